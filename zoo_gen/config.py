@@ -1,0 +1,112 @@
+"""Configuration: cards are constructor calls, commands are Hydra applications over one typed dataclass.
+
+A *card* is a mapping with `_target_` (an importable class or function) and its keyword values. `instantiate` makes the call,
+for trusted targets only: a config on disk is foreign data, and a target like `pandas.read_pickle` would execute it.
+"""
+
+import dataclasses
+import errno
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo_gen.errors import InputError
+
+_BUNDLED = Path(__file__).parent / "configs"
+CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "configs"
+"""Folder of the cards: inside the installed package, or `configs/` of a checkout."""
+
+TRUSTED = ("zoo_gen", "wsl")
+
+
+def resolve(target: str, trusted: Sequence[str] = ()) -> Callable[..., Any]:
+    """Returns the class or function named by a dotted path, if it is defined in a trusted package.
+
+    Being reachable from a trusted module is not enough (`zoo_gen.zoo.pd.read_pickle` is reachable): the object itself must be
+    defined in one. Raises `InputError` for anything else, and imports nothing outside the trusted packages.
+    """
+    packages = (*TRUSTED, *trusted)
+    module_name, _, name = target.rpartition(".")
+    refusal = InputError(
+        f"config names _target_ '{target}', which is not a public class or function of a trusted package ({', '.join(packages)}); "
+        "nothing was executed. If you wrote it yourself, add its package to trusted=[...]"
+    )
+    if module_name.partition(".")[0] not in packages or name.startswith("_"):
+        raise refusal
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"config names _target_ '{target}', which does not exist ({error})") from error
+    if getattr(found, "__module__", "").partition(".")[0] not in packages or not callable(found):
+        raise refusal
+    return found
+
+
+def instantiate(card: Any, trusted: Sequence[str] = ()) -> Any:
+    """Builds what a card describes: calls `_target_` with its keyword values, nested cards first.
+
+    Anything that is not a card is returned as it is (mappings and lists with the cards inside them built).
+    Raises `InputError` for untrusted targets and for keywords that the target does not take.
+    """
+    if isinstance(card, Mapping):
+        built = {key: instantiate(value, trusted) for key, value in card.items() if key != "_target_"}
+        if "_target_" not in card:
+            return built
+        target = resolve(str(card["_target_"]), trusted)
+        try:
+            return target(**built)
+        except TypeError as error:
+            raise InputError(f"card of {card['_target_']} does not fit its constructor: {error}") from error
+    if isinstance(card, list | tuple):
+        return [instantiate(value, trusted) for value in card]
+    return card
+
+
+def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Makes a Hydra command of `main(config)`, where `config` is an instance of the dataclass `schema`.
+
+    Unknown keys, unknown cards and values of the wrong type are errors before `main` starts. An `InputError` is printed as one
+    line and exits with code 1; so do a full disk and missing permissions.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import DictConfig, OmegaConf
+
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+
+    def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run(config: DictConfig) -> None:
+            plain = OmegaConf.to_container(config, resolve=True)
+            assert isinstance(plain, dict)
+            with one_clear_error():
+                main(schema(**{field.name: plain[field.name] for field in dataclasses.fields(schema)}))
+
+        return hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)
+
+    return decorate
+
+
+class one_clear_error:  # noqa: N801 (reads as a statement)
+    """A context in which expected failures end the process with one message and exit code 1."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Turns `InputError`, a full disk, missing permissions and Ctrl-C into a message."""
+        if isinstance(error, InputError):
+            message = str(error)
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"no space left on the disk of {error.filename or Path.cwd()}; free some and run the same command again: it resumes"
+        elif isinstance(error, PermissionError):
+            message = f"no permission for {error.filename}; make it accessible or choose another folder"
+        elif isinstance(error, KeyboardInterrupt):
+            message = "interrupted; the same command resumes"
+        else:
+            return
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(1) from error

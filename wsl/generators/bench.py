@@ -1,0 +1,118 @@
+"""The bench that generated models are measured on: zero-shot accuracy, novelty and diversity."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from wsl.generators.family import Family, Sample, flatten
+from wsl.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
+from zoo_gen.evaluate import logits, score_logits
+from zoo_gen.images import Images
+from zoo_gen.streams import stream
+
+MODELS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Scored:
+    """S models of one family and what they do: accuracy on the test images, classes predicted on the val images."""
+
+    weights: np.ndarray
+    accuracy: np.ndarray
+    predictions: np.ndarray
+
+
+def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images) -> Scored:
+    """Scores models of one family as they are, a stack of them at a time."""
+    accuracy, predictions = [], []
+    for start in range(0, len(states), MODELS_AT_ONCE):
+        stack = states[start : start + MODELS_AT_ONCE]
+        accuracy.append(
+            score_logits(logits(family.architecture, stack, images.test.pixels), images.test.labels).accuracy
+        )
+        predictions.append(logits(family.architecture, stack, images.val.pixels).argmax(-1))
+    return Scored(np.stack([flatten(state) for state in states]), np.concatenate(accuracy), np.concatenate(predictions))
+
+
+class Bench:
+    """Families of train models, scored once, against which any number of generators are measured.
+
+    Args:
+        families: the train models.
+        images: test images give the accuracies, val images the behaviour.
+        seed: of the random subsets that diversity is computed on.
+    """
+
+    def __init__(self, families: Sequence[Family], images: Images, *, seed: int):
+        self.families = families
+        self.images = images
+        self.seed = seed
+        self.train = [score_models(family.states, family=family, images=images) for family in families]
+
+    def measure(
+        self, name: str, settings: Mapping[str, Any], samples: Sequence[Sample], *, advance: Callable[[int], None]
+    ) -> dict[str, Any]:
+        """Scores and judges samples, calling `advance` with the number of models done: a row of generate.json."""
+        scored: dict[int, Scored] = {}
+        for i, family in enumerate(self.families):
+            if states := [state for owner, state in samples if owner is family]:
+                scored[i] = score_models(states, family=family, images=self.images)
+                advance(len(states))
+        return self._row(name, settings, scored)
+
+    def measure_train(self) -> dict[str, Any]:
+        """Judges each train model against the others: what a novelty and diversity of 1 look like."""
+        return self._row("train models", {}, dict(enumerate(self.train)))
+
+    def measure_nearest(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Measures the train model nearest to each sample: a generator no better has only learned to retrieve."""
+        scored: dict[int, Scored] = {}
+        for i, (family, train) in enumerate(zip(self.families, self.train, strict=True)):
+            if weights := [flatten(state) for owner, state in samples if owner is family]:
+                nearest = euclidean(np.stack(weights), train.weights).argmin(axis=1)
+                scored[i] = Scored(train.weights[nearest], train.accuracy[nearest], train.predictions[nearest])
+        return self._row("nearest train model", {}, scored)
+
+    def _row(self, name: str, settings: Mapping[str, Any], scored: Mapping[int, Scored]) -> dict[str, Any]:
+        judgements = {
+            self.families[i].name: judge(_distances(models, self.train[i]), stream(self.seed, "judge", i))
+            for i, models in scored.items()
+        }
+        verdict = pool(judgements)
+        accuracies = np.concatenate([models.accuracy for models in scored.values()])
+        q25, median, q75 = np.quantile(accuracies, [0.25, 0.5, 0.75])
+        return null_if_undefined(
+            {
+                "generator": name,
+                "settings": dict(settings),
+                "n": len(accuracies),
+                "accuracy": {"median": median, "q25": q25, "q75": q75},
+                "novelty": verdict.novelty,
+                "novelty_by_space": verdict.novelty_by_space,
+                "diversity": verdict.diversity,
+                "diversity_by_space": verdict.diversity_by_space,
+                "effective_rank_ratio": verdict.effective_rank_ratio,
+                "flags": verdict.flags,
+                "notes": verdict.notes,
+                "aligned": False,
+                "samples": {
+                    "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
+                    "accuracy": accuracies,
+                    "novelty": verdict.novelties,
+                },
+            }
+        )
+
+
+def _distances(models: Scored, train: Scored) -> dict[str, Distances]:
+    """Distances in both spaces; train models themselves are measured each against the others."""
+    pairs = {
+        "weights": (models.weights, train.weights, euclidean),
+        "behaviour": (models.predictions, train.predictions, disagreement),
+    }
+    if models is train:
+        return {space: Distances.among(b, distance=distance) for space, (_, b, distance) in pairs.items()}
+    return {space: Distances.between(a, b, distance=distance) for space, (a, b, distance) in pairs.items()}

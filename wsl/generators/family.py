@@ -1,0 +1,91 @@
+"""What a generator may look at, and what it gives back.
+
+Models are generated within a family: the fine-tuned train models of one root with one head type. They share a shape
+and a starting point, so their weights (N W) and latents (N T Z) are clouds of points in one space, and a sample
+inherits root and head type. A generator samples in whichever of the two spaces it likes; the family makes state dicts
+of either's points.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from einops import pack
+from jaxtyping import Float
+from torch import Tensor
+
+from zoo_gen.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The train models of one root and one head type."""
+
+    root: str
+    head: str
+    architecture: Mapping[str, Any]
+    root_state: Mapping[str, Tensor]
+    states: Sequence[Mapping[str, Tensor]]
+    val_accuracy: Float[np.ndarray, " N"]
+    latents: Float[np.ndarray, "N T Z"]
+    decode: Callable[[Float[np.ndarray, "T Z"]], dict[str, Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def name(self) -> str:
+        """Root and head type, for people."""
+        return f"{self.root}/{self.head}"
+
+    @cached_property
+    def weights(self) -> Float[np.ndarray, "N W"]:
+        """All weights of each train model, in the order of its state dict."""
+        return np.stack([flatten(state) for state in self.states])
+
+    def unflatten(self, weights: Float[np.ndarray, " W"]) -> dict[str, Tensor]:
+        """The state dict with these weights: the inverse of `flatten`."""
+        shapes = {name: tensor.shape for name, tensor in self.states[0].items()}
+        parts = torch.from_numpy(np.array(weights, dtype=np.float32)).split(
+            [shape.numel() for shape in shapes.values()]
+        )
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def anchors(self, count: int | None) -> np.ndarray:
+        """Indices of the `count` train models with the best val accuracy; None means all."""
+        return np.argsort(-self.val_accuracy, kind="stable")[:count]
+
+
+def flatten(state: Mapping[str, Tensor]) -> Float[np.ndarray, " W"]:
+    """All weights of a state dict, one after the other, as float32."""
+    return pack([tensor.float() for tensor in state.values()], "*")[0].numpy()
+
+
+Sample = tuple[Family, dict[str, Tensor]]
+"""A new model: the family it belongs to, and its weights."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A sampler of models, shaped like a scikit-learn estimator."""
+
+    def fit(self, families: Sequence[Family]) -> Self:
+        """Learns from the train models of each family."""
+        ...
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
+        """Draws n models; equal states of `rng` give equal models. A generator that knows fewer than n gives those."""
+        ...
+
+
+def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) -> list[Family]:
+    """Draws n families with replacement, each as likely as it has train models."""
+    if n < 1:
+        raise InputError(
+            f"n={n} models cannot be sampled; ask for at least 1, and for 200 if the figures are to be quoted"
+        )
+    sizes = np.array([len(family) for family in families])
+    return [families[i] for i in rng.choice(len(families), size=n, p=sizes / sizes.sum())]

@@ -1,0 +1,195 @@
+r"""Novelty and diversity: are generated models new, or train models in disguise?
+
+Everything is judged within one family (one root, one shape), from distances in two spaces: the weights themselves,
+and behaviour (the share of images on which two models predict different classes). With :math:`d` a distance,
+:math:`x` a sample and :math:`t` the train models of its family,
+
+.. math::
+    \mathrm{novelty}(x) = \frac{\min_t d(x, t)}{\mathrm{median}_t \min_{t' \ne t} d(t, t')}
+    \qquad
+    \mathrm{diversity} = \mathrm{median}_x \frac{\min_{x' \ne x} d(x, x')}{\mathrm{median}_t \min_{t' \ne t} d(t, t')},
+
+so that both are about 1 for a fresh draw of the population and 0 for a copy. The nearest of many is nearer than the
+nearest of few, so diversity compares as many samples as train models. In each figure the smaller of the two spaces
+counts, sample by sample. The effective-rank ratio (exponential of the entropy of the normalised singular values, Roy
+& Vetterli 2007) stands beside it.
+
+A figure that cannot be computed (a family with one train model, or whose train models coincide) is null; a note says
+why.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+THRESHOLD = 0.25
+"""Novelty or diversity below this raises the memorization flag."""
+
+DRAWS = 32
+"""Random subsets over which nearest neighbours among equally many samples and train models are averaged."""
+
+Distance = Callable[[Shaped[np.ndarray, "A F"], Shaped[np.ndarray, "B F"]], Float[np.ndarray, "A B"]]
+
+
+def euclidean(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:
+    """Distance between weights; infinite where either has weights that are not finite.
+
+    Computed from differences and not from inner products, which would put a copy at the square root of the round-off.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        distances = np.stack([np.linalg.norm(a - row, axis=1) for row in b], axis=1).astype(np.float64)
+    return np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
+
+
+def disagreement(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:
+    """Share of images, in 0..1, on which two models predict different classes."""
+    return np.stack([(a != row).mean(axis=1) for row in b], axis=1)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Distances of one family in one space: among samples, from samples to train models, among train models."""
+
+    samples: Float[np.ndarray, "S S"]
+    to_train: Float[np.ndarray, "S N"]
+    train: Float[np.ndarray, "N N"]
+
+    @classmethod
+    def between(cls, samples: np.ndarray, train: np.ndarray, *, distance: Distance) -> "Distances":
+        """Measures samples (S F) against train models (N F)."""
+        return cls(distance(samples, samples), distance(samples, train), distance(train, train))
+
+    @classmethod
+    def among(cls, train: np.ndarray, *, distance: Distance) -> "Distances":
+        """Measures train models (N F) as if they were samples, each against the others: the negative control."""
+        own = distance(train, train)
+        return cls(own, own + np.diag(np.full(len(own), np.inf)), own)
+
+
+def nearest_other(distances: Float[np.ndarray, "N N"]) -> Float[np.ndarray, " N"]:
+    """Distance of each of N models to its nearest other model; infinite for a single one."""
+    return (distances + np.diag(np.full(len(distances), np.inf))).min(axis=1)
+
+
+def effective_rank(distances: Float[np.ndarray, "N N"]) -> float:
+    """Number of dimensions, up to N - 1, that N points at these Euclidean distances fill: 0 if they coincide.
+
+    NaN if a distance is not finite.
+    """
+    if not np.isfinite(distances).all():
+        return float("nan")
+    centring = np.eye(len(distances)) - 1 / len(distances)
+    gram = -0.5 * centring @ np.square(distances) @ centring
+    singular = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None))
+    if (total := singular.sum()) == 0:
+        return 0.0
+    share = singular[singular > 1e-6 * total] / total
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the samples of one family scored: ratios per space, NaN where they are undefined, and notes that say why."""
+
+    novelty: dict[str, Float[np.ndarray, " S"]]
+    diversity: dict[str, Float[np.ndarray, " X"]]
+    effective_rank_ratio: float
+    notes: tuple[str, ...]
+
+
+def judge(spaces: Mapping[str, Distances], rng: np.random.Generator) -> Judgement:
+    """Judges the samples of one family.
+
+    Args:
+        spaces: "weights" and "behaviour" with their distances.
+        rng: draws the subsets among which diversity is measured.
+    """
+    n_samples, n_train = spaces["weights"].to_train.shape
+    size = min(n_samples, n_train)
+    draws = [(rng.permutation(n_samples)[:size], rng.permutation(n_train)[:size]) for _ in range(DRAWS)]
+    novelty, diversity = {}, {}
+    for name, space in spaces.items():
+        novelty[name] = _over_median(space.to_train.min(axis=1), nearest_other(space.train))
+        among_samples = [nearest_other(_within(space.samples, drawn)) for drawn, _ in draws]
+        among_train = [nearest_other(_within(space.train, drawn)) for _, drawn in draws]
+        diversity[name] = _over_median(np.concatenate(among_samples), np.concatenate(among_train))
+    weights = spaces["weights"]
+    train_rank = np.mean([effective_rank(_within(weights.train, drawn)) for _, drawn in draws])
+    sample_rank = np.mean([effective_rank(_within(weights.samples, drawn)) for drawn, _ in draws])
+    ratio = float(sample_rank / train_rank) if train_rank > 0 else float("nan")
+    notes = []
+    if n_train == 1:
+        notes.append("one train model has no neighbour, so novelty and diversity have no scale")
+    elif n_samples == 1:
+        notes.append("one sample has no neighbour, so diversity is undefined")
+    for name, space in spaces.items():
+        if n_train > 1 and np.median(nearest_other(space.train)) == 0:
+            notes.append(f"half of the train models or more coincide in {name}, which leaves no scale")
+    return Judgement(novelty, diversity, ratio, tuple(notes))
+
+
+def _within(distances: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    return distances[np.ix_(drawn, drawn)]
+
+
+def _over_median(distances: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    scale = np.median(reference)
+    return distances / scale if 0 < scale < np.inf else np.full(len(distances), np.nan)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The figures of one generator over the samples of all its families. NaN: undefined."""
+
+    novelties: Float[np.ndarray, " S"]
+    novelty: float
+    novelty_by_space: dict[str, float]
+    diversity: float
+    diversity_by_space: dict[str, float]
+    effective_rank_ratio: float
+    flags: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def pool(judgements: Mapping[str, Judgement]) -> Verdict:
+    """Medians over the samples of all families (whose names are the keys), and the memorization flag."""
+    each = list(judgements.values())
+    spaces = list(each[0].novelty)
+    novelty = {space: np.concatenate([one.novelty[space] for one in each]) for space in spaces}
+    diversity = {space: np.concatenate([one.diversity[space] for one in each]) for space in spaces}
+    novelties = smaller(novelty)
+    medians = _median(novelties), _median(smaller(diversity))
+    return Verdict(
+        novelties=novelties,
+        novelty=medians[0],
+        novelty_by_space={space: _median(values) for space, values in novelty.items()},
+        diversity=medians[1],
+        diversity_by_space={space: _median(values) for space, values in diversity.items()},
+        effective_rank_ratio=_median(np.array([one.effective_rank_ratio for one in each])),
+        flags=("memorization",) if min(medians) < THRESHOLD else (),
+        notes=tuple(f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes),
+    )
+
+
+def smaller(ratios: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The smaller of all spaces, sample by sample; NaN where one is undefined, as it might have been the smaller."""
+    return np.minimum.reduce(list(ratios.values()))
+
+
+def _median(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(np.median(defined)) if len(defined) else float("nan")
+
+
+def null_if_undefined(value: Any) -> Any:
+    """Makes NaN and infinities JSON's null, in nested lists, tuples, mappings and arrays too."""
+    if isinstance(value, Mapping):
+        return {key: null_if_undefined(item) for key, item in value.items()}
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        return [null_if_undefined(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,48 @@
+"""Makes a model zoo: `python -m zoo_gen zoo=digits_mini`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from rich.console import Console
+
+from zoo_gen.config import command, instantiate
+from zoo_gen.generate import generate
+from zoo_gen.zoo import Zoo
+
+
+@dataclass
+class ZooGenConfig:
+    """Everything the command takes."""
+
+    zoo: dict[str, Any] = MISSING
+    executor: dict[str, Any] = MISSING
+    seed: int = MISSING
+    path: str | None = MISSING
+
+
+@command("zoo_gen", ZooGenConfig)
+def main(config: ZooGenConfig) -> None:
+    """Makes the zoo of a card, or finishes one that was interrupted."""
+    name = config.zoo["name"] if config.seed == 0 else f"{config.zoo['name']}-seed{config.seed}"
+    path = Path(config.path or f"checkpoints/zoos/{name}")
+    zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=instantiate(config.executor))
+    print_summary(zoo)
+
+
+def print_summary(zoo: Zoo) -> None:
+    """Prints what a zoo holds, in three lines."""
+    final = zoo.select(stage="finetune", final=True).frame
+    quantiles = final["test_accuracy"].quantile([0.05, 0.5, 0.95]).tolist()
+    by_family = final.groupby("pretraining")["test_accuracy"].median().to_dict()
+    families = ", ".join(f"{family} {accuracy:.2f}" for family, accuracy in by_family.items())
+    diverged = zoo.select(status="diverged").frame["model"].nunique()
+    console = Console(highlight=False)
+    console.print(f"[bold]{zoo.name}[/bold]: {zoo.frame['model'].nunique()} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}")
+    console.print("test accuracy of the fine-tuned: 5 %% %.2f, median %.2f, 95 %% %.2f" % tuple(quantiles) + f" (medians: {families})")
+    console.print(f"content hash {zoo.content_hash}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Architectures: timm models described by the `config.json` of their folder.
+
+An architecture is a plain dict in timm's own format (`architecture`, `num_classes`, `model_args`, `pretrained_cfg`), so that every
+model folder of a zoo opens with `timm.create_model("local-dir:<folder>", pretrained=True)`. timm has no ViT with an MLP head: this
+module registers one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Mlp
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from zoo_gen.errors import InputError
+
+HEADS = ("linear", "mlp", "none")
+
+default_cfgs = generate_default_cfgs({"vit_mlp_head": {"input_size": (3, 224, 224), "classifier": "head.fc2", "first_conv": "patch_embed.proj"}})
+
+
+class MlpHeadVisionTransformer(VisionTransformer):
+    """A timm VisionTransformer whose classifier is a two-layer perceptron, `head.fc1` and `head.fc2`, as wide as the model."""
+
+    def __init__(self, *args: Any, num_classes: int = 1000, **kwargs: Any):
+        super().__init__(*args, num_classes=num_classes, **kwargs)
+        self.head = Mlp(self.num_features, self.num_features, num_classes)
+        self.head.apply(_init_linear)
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Initialises linear layers as timm initialises those of a ViT."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+@register_model
+def vit_mlp_head(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """The timm entry point of `MlpHeadVisionTransformer`; every size is an argument."""
+    return build_model_with_cfg(MlpHeadVisionTransformer, "vit_mlp_head", pretrained, **kwargs)
+
+
+def architecture(
+    *, timm_name: str, model_args: Mapping[str, Any], in_chans: int, img_size: int, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    """Describes a backbone in timm's `config.json` format, without a head.
+
+    Args:
+        timm_name: a VisionTransformer of timm; `model_args` override its sizes.
+        model_args: keyword arguments of `VisionTransformer`.
+        in_chans: image channels.
+        img_size: image height and width in pixels.
+        mean: per channel, of the pixels in [0, 1].
+        std: per channel, of the pixels in [0, 1].
+    """
+    return {
+        "architecture": timm_name,
+        "num_classes": 0,
+        "model_args": {"img_size": img_size, "in_chans": in_chans, **model_args},
+        "pretrained_cfg": {
+            "input_size": [in_chans, img_size, img_size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": list(mean),
+            "std": list(std),
+            "num_classes": 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+
+
+def with_head(backbone: Mapping[str, Any], head: str, num_classes: int) -> dict[str, Any]:
+    """Returns the architecture of `backbone` with a `linear` or `mlp` classifier, or with `none`."""
+    if head not in HEADS:
+        raise InputError(f"unknown head '{head}'; choose one of {', '.join(HEADS)}")
+    classes = 0 if head == "none" else num_classes
+    pretrained_cfg = {**backbone["pretrained_cfg"], "num_classes": classes}
+    described = {**backbone, "num_classes": classes, "pretrained_cfg": pretrained_cfg}
+    if head == "mlp":
+        sizes = timm_sizes(backbone)
+        described |= {"architecture": "vit_mlp_head", "model_args": sizes}
+        described["pretrained_cfg"] = {**pretrained_cfg, "classifier": "head.fc2"}
+    return described
+
+
+def timm_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the `model_args` that give `vit_mlp_head` the sizes of a named timm VisionTransformer."""
+    with torch.device("meta"):
+        model = build(backbone)
+    assert isinstance(model, VisionTransformer)
+    block: Any = model.blocks[0]
+    sizes = {
+        "patch_size": model.patch_embed.patch_size[0],
+        "embed_dim": model.embed_dim,
+        "depth": len(model.blocks),
+        "num_heads": block.attn.num_heads,
+        "mlp_ratio": block.mlp.fc1.out_features / model.embed_dim,
+    }
+    return sizes | dict(backbone["model_args"])
+
+
+def build(described: Mapping[str, Any]) -> nn.Module:
+    """Builds the model of a `config.json`, randomly initialised from torch's global generator.
+
+    Raises `InputError` for an architecture that timm does not have.
+    """
+    if not timm.is_model(described["architecture"]):
+        raise InputError(f"timm has no architecture '{described['architecture']}'; see timm.list_models()")
+    return timm.create_model(described["architecture"], num_classes=described["num_classes"], **described["model_args"])
+
+
+def initialize(described: Mapping[str, Any], seed: int) -> dict[str, torch.Tensor]:
+    """Returns the weights of a freshly initialised model; the same seed gives the same bits."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return {name: value.detach() for name, value in build(described).state_dict().items()}

@@ -1,0 +1,82 @@
+"""Generating a zoo: plan, partition, train every stack that is not finished, index.
+
+The same command on the same folder goes on where the last one ended. What a stack needs to resume lies in `state/` until it is
+finished.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo_gen.blueprint import Blueprint, ModelSpec
+from zoo_gen.config import instantiate
+from zoo_gen.errors import InputError
+from zoo_gen.executors.executor import Executor
+from zoo_gen.files import locked, write_weights
+from zoo_gen.population import PopulationTrainer
+from zoo_gen.writer import ModelWriter, create_zoo, epochs_done, write_index
+from zoo_gen.zoo import Zoo, read_json, read_weights
+
+
+def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, executor: Executor) -> Zoo:
+    """Makes a zoo, or finishes one that was interrupted.
+
+    Args:
+        path: folder of the zoo.
+        config: the resolved card of a `Blueprint`.
+        name: of the zoo.
+        seed: of all streams.
+        executor: that trains the stacks.
+
+    Raises `InputError` if the folder holds another zoo, or another process is writing it.
+    """
+    blueprint: Blueprint = instantiate(config)
+    specs = blueprint.plan(seed)
+    stacks = blueprint.partition(specs)
+    models = [spec.model for spec in specs]
+    with locked(path / ".lock", f"zoo {path}"):
+        create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
+        for stage in ("pretrain", "finetune"):
+            names = [stack for stack in stacks if stack.startswith(stage) and epochs_done(path, stacks[stack]) < stacks[stack]["epochs"]]
+            for _ in executor.run(path, names):  # each time a stack is finished
+                write_index(path, models)
+        write_index(path, models)
+    return Zoo.open(path)
+
+
+def train_stack(path: Path, name: str, *, device: torch.device | str = "cpu") -> None:
+    """Trains one stack of a zoo to its end, from its saved state if there is one.
+
+    Everything comes from `zoo.json`, so this is all that a worker on any machine has to be told.
+    """
+    description = read_json(path / "zoo.json")
+    blueprint: Blueprint = instantiate(description["config"])
+    specs = {spec.model: spec for spec in blueprint.plan(description["seed"])}
+    members = [specs[model] for model in description["stacks"][name]["models"]]
+    images = blueprint.pretrain_images if members[0].stage == "pretrain" else blueprint.finetune_images
+    parents = [_parent_weights(path, spec) for spec in members]
+    trainer = PopulationTrainer(members, images, parents, seed=description["seed"], device=device)
+    writers = [ModelWriter(path, spec) for spec in members]
+    state = path / "state" / f"{name}.safetensors"
+    if state.exists():
+        trainer.load_state(read_weights(state))
+        for writer in writers:
+            writer.resume(trainer.epoch)
+    while trainer.epoch < trainer.recipe.epochs:
+        trainer.train_epoch()
+        for index, (writer, results) in enumerate(zip(writers, trainer.evaluate(), strict=True)):
+            writer.save(trainer.epoch, trainer.weights(index), results)
+        write_weights(state, trainer.state())
+    state.unlink(missing_ok=True)
+
+
+def _parent_weights(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor] | None:
+    """Reads the final weights of the model that this one is fine-tuned from."""
+    if spec.parent is None:
+        return None
+    weights = path / "models" / spec.parent / "model.safetensors"
+    if not weights.exists():
+        raise InputError(f"root {spec.parent} of zoo {path} is not trained yet; run python -m zoo_gen with the zoo's arguments")
+    return read_weights(weights)

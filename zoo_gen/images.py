@@ -1,0 +1,78 @@
+"""Image data sets: normalised train / val / test tensors, split once by a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zoo_gen.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Normalised images and their labels, numbered from 0."""
+
+    pixels: Float[Tensor, "N C H W"]
+    labels: Int[Tensor, "N"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Three disjoint splits of one image data set; test images are touched only when results are recorded."""
+
+    train: ImageSplit
+    val: ImageSplit
+    test: ImageSplit
+    num_classes: int
+
+
+def digits(
+    *, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int
+) -> Images:
+    """Loads the 8x8 grey digits that ship with scikit-learn (no download), keeping some of the ten classes.
+
+    Args:
+        classes: digits to keep; label i is `classes[i]`.
+        fractions: shares of train, val and test, stratified by class.
+        mean: of the pixels in [0, 1], one number.
+        std: of the pixels in [0, 1], one number.
+        seed: of the split.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (test part: 1,797 images).
+    """
+    from sklearn.datasets import load_digits
+
+    unknown = set(classes) - set(range(10))
+    if unknown:
+        raise InputError(f"digits has classes 0 to 9, not {sorted(unknown)}")
+    bunch = load_digits()
+    kept = np.isin(bunch.target, classes)
+    pixels = torch.from_numpy(bunch.images[kept]).float().unsqueeze(1) / 16
+    order = {digit: label for label, digit in enumerate(classes)}
+    labels = torch.tensor([order[digit] for digit in bunch.target[kept].tolist()])
+    normalized = (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    return split_images(normalized, labels, fractions=fractions, seed=seed)
+
+
+def split_images(
+    pixels: Float[Tensor, "N C H W"], labels: Int[Tensor, "N"], *, fractions: Sequence[float], seed: int
+) -> Images:
+    """Splits images into train, val and test, stratified by label. Raises `InputError` unless the three fractions sum to 1."""
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}")
+    rng = np.random.default_rng(seed)
+    parts: tuple[list[int], ...] = ([], [], [])
+    num_classes = int(labels.max()) + 1
+    for label in range(num_classes):
+        members = rng.permutation(np.flatnonzero(labels.numpy() == label))
+        first, second = (round(len(members) * share) for share in (fractions[0], fractions[0] + fractions[1]))
+        for part, chosen in zip(parts, (members[:first], members[first:second], members[second:]), strict=True):
+            part.extend(chosen.tolist())
+    train, val, test = (ImageSplit(pixels[sorted(part)], labels[sorted(part)]) for part in parts)
+    return Images(train, val, test, num_classes)

@@ -1,0 +1,76 @@
+"""AdamW and SGD for a stack: one learning rate and weight decay per model, a few operations on the whole weight buffer.
+
+The first models of the stack train with AdamW (arXiv 1711.05101), the others with SGD and momentum, exactly as `torch.optim` would.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zoo_gen.blueprint import Recipe
+from zoo_gen.stack import ModelStack
+
+BETAS, EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9
+
+
+class StackOptimizer:
+    """One optimizer for the K models of a stack, whose recipes list AdamW before SGD.
+
+    Attributes:
+        first: (K, W) first moment of AdamW, momentum buffer of SGD.
+        second: (A, W) second moment of the A models that train with AdamW.
+        steps: taken so far.
+    """
+
+    def __init__(self, stack: ModelStack, recipes: Sequence[Recipe], *, steps_per_epoch: int):
+        self.stack, self.recipes, self.steps_per_epoch = stack, recipes, steps_per_epoch
+        self.adamw = sum(recipe.optimizer == "adamw" for recipe in recipes)
+        if any(recipe.optimizer == "adamw" for recipe in recipes[self.adamw :]):
+            raise ValueError("recipes must list AdamW before SGD")
+        flat = stack.flat
+        self.gradient = torch.zeros_like(flat)
+        self._gradients = list(stack.rows(self.gradient).values())
+        decays = [torch.full(shape, float(len(shape) == 2 or len(shape) == 4)).flatten() for _, shape in stack.slots.values()]
+        strength = torch.tensor([[recipe.weight_decay] for recipe in recipes], dtype=flat.dtype, device=flat.device)
+        self.decay = strength * torch.cat(decays).to(flat)
+        self.first = torch.zeros_like(flat)
+        self.second = torch.zeros_like(flat[: self.adamw])
+        self.steps = 0
+
+    def learning_rates(self) -> Float[Tensor, "K 1"]:
+        """The learning rate of each model at the coming step: linear warm-up, then a cosine to zero."""
+        rates = []
+        for recipe in self.recipes:
+            total, warmup = recipe.epochs * self.steps_per_epoch, recipe.warmup_epochs * self.steps_per_epoch
+            if self.steps < warmup:
+                share = (self.steps + 1) / (warmup + 1)
+            else:
+                share = (1 + math.cos(math.pi * (self.steps - warmup) / max(1, total - warmup))) / 2
+            rates.append([recipe.learning_rate * share])
+        return torch.tensor(rates, dtype=self.first.dtype, device=self.first.device)
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Updates all weights.
+
+        Args:
+            gradients: of the stack's parameters, in their order.
+        """
+        torch._foreach_copy_(self._gradients, list(gradients))
+        rates, flat, a = self.learning_rates(), self.stack.flat, self.adamw
+        self.steps += 1
+        if a:
+            weights, gradient, first, second, rate = flat[:a], self.gradient[:a], self.first[:a], self.second, rates[:a]
+            first.lerp_(gradient, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            denominator = second.sqrt().div_(math.sqrt(1 - BETAS[1] ** self.steps)).add_(EPS)
+            weights.mul_(1 - rate * self.decay[:a])
+            weights.sub_(first.div(denominator).mul_(rate / (1 - BETAS[0] ** self.steps)))
+        if a < len(flat):
+            weights, gradient, first = flat[a:], self.gradient[a:], self.first[a:]
+            gradient.addcmul_(weights, self.decay[a:])
+            first.mul_(MOMENTUM).add_(gradient)
+            weights.sub_(first * rates[a:])

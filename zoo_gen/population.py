@@ -1,0 +1,187 @@
+"""The population trainer: K models of one shape and length, trained at once as a stack."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo_gen.architecture import build, initialize
+from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
+from zoo_gen.blueprint import ModelSpec
+from zoo_gen.evaluate import score_logits, stack_logits
+from zoo_gen.images import Images, ImageSplit
+from zoo_gen.optimizers import StackOptimizer
+from zoo_gen.simclr import SimCLR, nt_xent
+from zoo_gen.stack import ModelStack
+from zoo_gen.streams import stream, stream_seed
+from zoo_gen.supervised import cross_entropy, smooth_targets
+
+Results = dict[str, float | None]
+
+
+class PopulationTrainer:
+    """A stack of models in training; one call of `train_epoch` moves all of them on by one epoch.
+
+    Every random draw comes from a stream that is opened anew for each model and epoch, so `state()` after an epoch is all that is
+    needed to go on bit for bit.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ModelSpec],
+        images: Images,
+        parents: Sequence[Mapping[str, Tensor] | None],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
+        """Sets up the stack at epoch 0.
+
+        Args:
+            specs: of one shape, objective, batch size and number of epochs, AdamW before SGD.
+            images: that the models are trained and scored on.
+            parents: weights each model starts from (all but the head), or None for a fresh start.
+            seed: of the zoo.
+            device: where to train.
+        """
+        self.specs, self.seed, self.epoch = specs, seed, 0
+        self.recipe = specs[0].recipe
+        self.contrastive = self.recipe.objective == "simclr"
+        self.images = Images(*(_moved(split, device) for split in (images.train, images.val, images.test)), images.num_classes)
+        self.recipes = [spec.recipe for spec in specs]
+        self.batch = min(self.recipe.batch_size, len(images.train))
+        self.steps = len(images.train) // self.batch
+        with torch.device("meta"):
+            template = build(specs[0].architecture)
+            template = SimCLR(template) if self.contrastive else template
+        self.stack = ModelStack(template, len(specs), device=device)
+        for index, (spec, parent) in enumerate(zip(specs, parents, strict=True)):
+            self.stack.load(index, start_weights(spec, parent, seed=seed))
+        self.optimizer = StackOptimizer(self.stack, self.recipes, steps_per_epoch=self.steps)
+        self.strengths = Strengths(self.recipes, device)
+        self.smoothing = torch.tensor([recipe.label_smoothing for recipe in self.recipes], device=device)
+        self.temperature = torch.tensor([recipe.temperature for recipe in self.recipes], device=device)
+
+    def _streams(self, name: str, epoch: int) -> list[np.random.Generator]:
+        """One generator per model for this purpose and epoch."""
+        return [stream(self.seed, spec.model, name, epoch) for spec in self.specs]
+
+    def train_epoch(self) -> None:
+        """Trains every model for one epoch over its own order of the training images."""
+        self.epoch += 1
+        train, device = self.images.train, self.images.train.pixels.device
+        count, views = self.steps * self.batch, 2 if self.contrastive else 1
+        orders = np.stack([rng.permutation(len(train))[:count] for rng in self._streams("order", self.epoch)])
+        orders = torch.from_numpy(orders).to(device).unflatten(1, (self.steps, self.batch))
+        augmentation = self._streams("augmentation", self.epoch)
+        draws = np.stack([rng.random((self.steps, views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
+        draws = torch.from_numpy(draws).to(device)
+        mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
+        parameters = list(self.stack.parameters())
+        self.stack.train()
+        for step in range(self.steps):
+            chosen = orders[:, step]
+            if self.contrastive:
+                losses = self._contrastive_loss(train.pixels[chosen], draws[:, step])
+            else:
+                losses = self._supervised_loss(train.pixels[chosen], train.labels[chosen], draws[:, step, 0], mixing[:, step])
+            self.optimizer.step(torch.autograd.grad(losses.sum(), parameters))
+
+    def _supervised_loss(self, pixels: Tensor, labels: Tensor, draws: Tensor, mixing: Tensor) -> Tensor:
+        """Cross-entropy (K,) on one augmented, mixed batch."""
+        pixels = view(pixels, draws, self.strengths)
+        targets = smooth_targets(labels, self.images.num_classes, self.smoothing)
+        if self.strengths.mixes:
+            pixels, targets = mix(pixels, targets, mixing)
+        return cross_entropy(self.stack(pixels), targets)
+
+    def _contrastive_loss(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """NT-Xent (K,) between two views of one batch; `draws` is (K, 2, B, draws)."""
+        pair = [view(pixels, draws[:, which], self.strengths) for which in (0, 1)]
+        return nt_xent(self.stack(torch.cat(pair, 1)), self.temperature)
+
+    @torch.no_grad()
+    def evaluate(self) -> list[Results]:
+        """Scores every model on all splits: losses, accuracies and their gaps; accuracies are None under SimCLR."""
+        results: list[Results] = [{} for _ in self.specs]
+        for name in ("train", "val", "test"):
+            split: ImageSplit = getattr(self.images, name)
+            if self.contrastive:
+                losses, accuracies = self._view_losses(split), None
+            else:
+                scored = score_logits(stack_logits(self.stack, split.pixels), split.labels)
+                losses, accuracies = scored.loss, scored.accuracy
+            for index, result in enumerate(results):
+                result[f"{name}_loss"] = float(losses[index])
+                result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
+        for result in results:
+            losses_known = (result["test_loss"], result["train_loss"])
+            accuracies_known = (result["train_accuracy"], result["test_accuracy"])
+            result["loss_gap"] = _difference(*losses_known)
+            result["accuracy_gap"] = _difference(*accuracies_known)
+        return results
+
+    def _view_losses(self, split: ImageSplit) -> Tensor:
+        """NT-Xent (K,) on a whole split, in batches, with the same views at every epoch."""
+        batches = max(1, len(split) // self.batch)
+        size = min(self.batch, len(split))
+        rngs = self._streams("evaluation", 0)
+        total = torch.zeros(len(self.specs), device=split.pixels.device)
+        for batch in range(batches):
+            pixels = split.pixels[batch * size : (batch + 1) * size].expand(len(self.specs), -1, -1, -1, -1)
+            draws = np.stack([rng.random((2, size, DRAWS), dtype=np.float32) for rng in rngs])
+            total += self._contrastive_loss(pixels, torch.from_numpy(draws).to(total.device))
+        return total / batches
+
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """The state dict of one model on the CPU, without the projection head of SimCLR."""
+        weights = self.stack.weights(index)
+        if self.contrastive:
+            weights = {name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")}
+        return weights
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to go on: weights, moments, and how far training is."""
+        return {
+            "weights": self.stack.flat,
+            "first": self.optimizer.first,
+            "second": self.optimizer.second,
+            "progress": torch.tensor([self.epoch, self.optimizer.steps]),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes back to a saved state."""
+        self.stack.flat.copy_(state["weights"])
+        self.optimizer.first.copy_(state["first"])
+        self.optimizer.second.copy_(state["second"])
+        self.epoch, self.optimizer.steps = (int(number) for number in state["progress"])
+
+
+def start_weights(spec: ModelSpec, parent: Mapping[str, Tensor] | None, *, seed: int) -> dict[str, Tensor]:
+    """Returns the weights a model starts from: a fresh initialisation, or its parent's with a fresh head.
+
+    Backbone and head come from streams of their own.
+    """
+    if spec.recipe.objective == "simclr":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, spec.model, "init"))
+            model: nn.Module = SimCLR(build(spec.architecture))
+        return {name: value.detach() for name, value in model.state_dict().items()}
+    fresh = initialize(spec.architecture, stream_seed(seed, spec.model, "init"))
+    head = initialize(spec.architecture, stream_seed(seed, spec.model, "head"))
+    start = {name: head[name] if name.startswith("head.") else value for name, value in fresh.items()}
+    if parent is not None:
+        start |= {name: value for name, value in parent.items() if not name.startswith("head.")}
+    return start
+
+
+def _moved(split: ImageSplit, device: torch.device | str) -> ImageSplit:
+    """The same images on a device."""
+    return ImageSplit(split.pixels.to(device), split.labels.to(device))
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    """Returns a - b, or None where one is missing."""
+    return None if a is None or b is None else a - b

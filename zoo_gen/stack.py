@@ -1,0 +1,181 @@
+"""Stacks: K models of one shape, run and trained as one program.
+
+A timm model has its parameters in a few kinds of leaf modules. Those are swapped for twins that hold K sets of weights and work on
+a batch of K·B images, model by model (one `baddbmm` where K models would launch K products); bare parameters such as `cls_token` are
+expanded along the batch. timm's own `forward` runs unchanged in between, so there is no second definition of the model to keep in
+step.
+
+All weights lie in one (K, W) buffer of which the parameters are views: an optimizer step is a handful of operations on that
+buffer, whatever the depth of the model.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo_gen.errors import InputError
+
+
+class StackedLinear(nn.Module):
+    """K linear layers: weight (K, out, in), bias (K, out)."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.bias = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (K·B, ..., in) to (K·B, ..., out)."""
+        weight = cast(Tensor, self.weight)
+        rows = x.reshape(len(weight), -1, x.shape[-1])
+        if self.bias is None:
+            out = torch.bmm(rows, weight.mT)
+        else:
+            out = torch.baddbmm(self.bias.unsqueeze(1), rows, weight.mT)
+        return out.view(*x.shape[:-1], -1)
+
+
+class StackedLayerNorm(nn.Module):
+    """K layer normalisations: weight and bias (K, features)."""
+
+    def __init__(self, layer: nn.LayerNorm):
+        super().__init__()
+        self.shape, self.eps = layer.normalized_shape, layer.eps
+        self.bias = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises the last axis of (K·B, ..., features)."""
+        normalized = functional.layer_norm(x, self.shape, None, None, self.eps)
+        weight = cast(Tensor, self.weight)
+        rows = normalized.reshape(len(weight), -1, x.shape[-1])
+        if self.bias is None:
+            return (rows * weight.unsqueeze(1)).view(x.shape)
+        return torch.addcmul(self.bias.unsqueeze(1), rows, weight.unsqueeze(1)).view(x.shape)
+
+
+class StackedConv2d(nn.Module):
+    """K patch filters: weight (K, out, in, p, p), bias (K, out); the stride equals the kernel size."""
+
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__()
+        if tuple(layer.stride) != tuple(layer.kernel_size) or layer.padding not in ((0, 0), 0) or layer.groups != 1:
+            raise InputError(f"cannot stack {layer}: only patch filters (stride = kernel size, no padding, no groups) are supported")
+        self.bias = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (K·B, in, height, width) to (K·B, out, height / p, width / p)."""
+        weight = cast(Tensor, self.weight)
+        p, q = weight.shape[-2:]
+        height = x.shape[-2] // p
+        patches = rearrange(x, "(k b) c (h p) (w q) -> k (b h w) (c p q)", k=len(weight), p=p, q=q)
+        filters = weight.flatten(2).mT
+        out = torch.bmm(patches, filters) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), patches, filters)
+        return rearrange(out, "k (b h w) d -> (k b) d h w", b=x.shape[0] // len(weight), h=height)
+
+
+_TWINS = {nn.Linear: StackedLinear, nn.LayerNorm: StackedLayerNorm, nn.Conv2d: StackedConv2d}
+
+
+class ModelStack(nn.Module):
+    """A stack of K models of one shape with independent weights.
+
+    Attributes:
+        flat: (K, W) weights of all models, one row per model; the parameters are views of it.
+        slots: name -> (offset, shape) of each tensor in a row, in the order of the model's `state_dict`.
+    """
+
+    flat: Tensor
+
+    def __init__(self, template: nn.Module, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+        """Stacks `size` models shaped like `template`, whose modules are taken over; weights start at zero.
+
+        Raises `InputError` for a model with buffers, active dropout or a parametrised layer that has no stacked twin.
+        """
+        super().__init__()
+        if any(True for _ in template.buffers()):
+            raise InputError(f"cannot stack {type(template).__name__}: it has buffers (batch statistics?)")
+        for module in template.modules():
+            if getattr(module, "drop_prob", 0.0) or (isinstance(module, nn.Dropout) and module.p):
+                raise InputError(f"cannot stack {type(template).__name__} with active {type(module).__name__}")
+        self.size = size
+        self.slots: dict[str, tuple[int, torch.Size]] = {}
+        offset = 0
+        for name, parameter in template.named_parameters():
+            self.slots[name] = (offset, parameter.shape)
+            offset += parameter.numel()
+        self.register_buffer("flat", torch.zeros(size, offset, dtype=dtype, device=device))
+        self._views = nn.ParameterList(nn.Parameter(view) for view in self.rows(self.flat).values())
+        self._bare: list[tuple[nn.Module, str, nn.Parameter]] = []
+        views = dict(zip(self.slots, self._views, strict=True))
+        self.model = self._stacked(template, "", views)
+
+    def rows(self, flat: Float[Tensor, "K W"]) -> dict[str, Tensor]:
+        """Views of a buffer shaped like `flat`, one (K, *shape) tensor for each name."""
+        return {
+            name: flat[:, start : start + math.prod(shape)].unflatten(1, shape or (1,)) for name, (start, shape) in self.slots.items()
+        }
+
+    def _stacked(self, module: nn.Module, prefix: str, views: Mapping[str, nn.Parameter]) -> nn.Module:
+        """Swaps the leaves of a module for their twins, in place where the module itself has none."""
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        twin = next((made for kind, made in _TWINS.items() if isinstance(module, kind)), None)
+        if own and twin is not None:
+            stacked = twin(cast(Any, module))
+            for name in own:
+                stacked._parameters.pop(name, None)
+                stacked.__dict__.pop(name, None)
+                stacked.register_parameter(name, views[prefix + name])
+            return stacked
+        for name in own:
+            del module._parameters[name]
+            setattr(module, name, None)
+            self._bare.append((module, name, views[prefix + name]))
+        for name, child in list(module.named_children()):
+            setattr(module, name, self._stacked(child, f"{prefix}{name}.", views))
+        return module
+
+    def forward(self, pixels: Float[Tensor, "K B *image"]) -> Tensor:
+        """Runs model k on the images of row k: (K, B, channels, height, width) -> (K, B, *outputs)."""
+        batch = pixels.shape[1]
+        for module, name, parameter in self._bare:
+            shape = parameter.shape[1:]
+            if len(shape) == 1:  # per-channel scales act on (batch, tokens, channels)
+                shape = (1, *shape)
+            elif shape[0] != 1:
+                raise InputError(f"cannot stack parameter {name} of shape {tuple(shape)}: its first axis is not a batch axis")
+            setattr(module, name, repeat(parameter.view(self.size, *shape[1:]), "k ... -> (k b) ...", b=batch))
+        out = self.model(pixels.flatten(0, 1))
+        for module, name, _ in self._bare:
+            setattr(module, name, None)
+        return out.unflatten(0, (self.size, batch))
+
+    @torch.no_grad()
+    def load(self, index: int, weights: Mapping[str, Tensor]) -> None:
+        """Copies one model's weights into row `index`; raises `InputError` where names or shapes differ from the stack's."""
+        if weights.keys() != self.slots.keys():
+            odd = sorted(weights.keys() ^ self.slots.keys())
+            raise InputError(f"weights do not fit the stack: {', '.join(odd[:4])} on one side only")
+        row = self.flat[index]
+        for name, (start, shape) in self.slots.items():
+            if weights[name].shape != shape:
+                raise InputError(f"weights do not fit the stack: {name} is {tuple(weights[name].shape)}, not {tuple(shape)}")
+            row[start : start + math.prod(shape)].copy_(weights[name].reshape(-1))
+
+    @torch.no_grad()
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Returns a copy of one model's weights, as a state dict on the CPU."""
+        row = self.flat[index].cpu()
+        return {name: row[start : start + math.prod(shape)].view(shape).clone() for name, (start, shape) in self.slots.items()}
+
+
+def stack_of(template: nn.Module, state_dicts: Sequence[Mapping[str, Tensor]], *, device: torch.device | str = "cpu") -> ModelStack:
+    """Returns the stack of models that have the given weights, ready to run (not to train)."""
+    stack = ModelStack(template, len(state_dicts), device=device)
+    for index, weights in enumerate(state_dicts):
+        stack.load(index, weights)
+    return stack.requires_grad_(False)

@@ -1,0 +1,146 @@
+"""Writing a zoo: checkpoints and records appear one by one and whole, the index is made of the records.
+
+Each model has a `record.json` that lists its finished epochs. It is written after the checkpoints it names, and the index after
+the records, so a kill between any two writes loses at most work, never consistency.
+"""
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from zoo_gen.blueprint import ModelSpec
+from zoo_gen.errors import InputError
+from zoo_gen.files import sha256_of, weights_sha256, write_atomically, write_json, write_weights
+from zoo_gen.zoo import COLUMNS, FORMAT_VERSION, RESULTS, read_json
+
+PACKAGES = ("vit-weight-space", "torch", "timm", "numpy", "safetensors")
+
+
+def create_zoo(
+    path: Path, *, name: str, seed: int, config: Mapping[str, Any], specs: Sequence[ModelSpec], stacks: Mapping[str, Any]
+) -> None:
+    """Writes `zoo.json` and the model folders' `config.json`, or checks that those on disk were made by the same command.
+
+    Raises `InputError` if the folder holds a zoo with another configuration, naming the differences, or something else.
+    """
+    description = {
+        "format": "zoo_gen",
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "seed": seed,
+        "models": len(specs),
+        "config": config,
+        "stacks": stacks,
+        "software": {package: importlib.metadata.version(package) for package in PACKAGES} | {"python": platform.python_version()},
+    }
+    if (path / "zoo.json").exists():
+        there = read_json(path / "zoo.json")
+        keys = ("format", "format_version", "name", "seed", "models", "config", "stacks")
+        differences = [line for key in keys for line in _differences(key, there.get(key), description[key])]
+        if differences:
+            shown = "; ".join(differences[:3])
+            raise InputError(f"zoo {path} was made with another configuration ({shown}); choose another path=..., or delete that folder")
+        return
+    if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise InputError(f"{path} is not empty and holds no zoo.json; choose another path=...")
+    for spec in specs:
+        write_json(path / "models" / spec.model / "config.json", spec.architecture)
+    write_json(path / "zoo.json", description)
+
+
+def _differences(name: str, there: Any, here: Any) -> list[str]:
+    """Lists where two nested configurations differ."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = sorted({*there, *here})
+        return [line for key in keys for line in _differences(f"{name}.{key}", there.get(key), here.get(key))]
+    return [] if there == here else [f"{name}: {there} there, {here} here"]
+
+
+class ModelWriter:
+    """The writer of one model's folder: a checkpoint and its record for each epoch."""
+
+    def __init__(self, zoo: Path, spec: ModelSpec):
+        self.spec = spec
+        self.zoo, self.folder = zoo, zoo / "models" / spec.model
+        self.diverged_epoch: int | None = None
+        self.rows: list[dict[str, Any]] = []
+
+    def resume(self, epoch: int) -> None:
+        """Reads the record back and forgets what lies after `epoch`."""
+        if epoch == 0:
+            return
+        record = read_json(self.folder / "record.json")
+        self.rows = [row for row in record["checkpoints"] if row["epoch"] <= epoch]
+        diverged = record["diverged_epoch"]
+        self.diverged_epoch = diverged if diverged is not None and diverged <= epoch else None
+
+    def save(self, epoch: int, weights: Mapping[str, Tensor], results: Mapping[str, float | None]) -> None:
+        """Writes one checkpoint and the record that names it; a diverged model is kept up to the epoch it happened."""
+        if self.diverged_epoch is not None:
+            return
+        finite = all(bool(value.isfinite().all()) for value in weights.values())
+        losses_finite = all(value is None or math.isfinite(value) for value in results.values())
+        if not (finite and losses_finite):
+            self.diverged_epoch = epoch
+        last = epoch == self.spec.recipe.epochs or self.diverged_epoch is not None
+        path = self.folder / ("model.safetensors" if last else f"epochs/{epoch:04d}.safetensors")
+        write_weights(path, weights)
+        self.rows.append(
+            {
+                "epoch": epoch,
+                "final": last,
+                "path": str(path.relative_to(self.zoo)),
+                "sha256": sha256_of(path),
+                "weights_sha256": weights_sha256(weights),
+                "results": {name: _finite(results[name]) for name in RESULTS},
+            }
+        )
+        record = {
+            "model": self.spec.model,
+            "root": self.spec.root,
+            "parent": self.spec.parent,
+            "stage": self.spec.stage,
+            "fold": self.spec.fold,
+            "diverged_epoch": self.diverged_epoch,
+            "factors": self.spec.factors,
+            "checkpoints": self.rows,
+        }
+        write_json(self.folder / "record.json", record)
+
+
+def _finite(value: float | None) -> float | None:
+    """None for NaN and infinities, which JSON does not have."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:
+    """Makes the index of all records there are, in the order of `models`, and returns it."""
+    rows = []
+    for model in models:
+        path = zoo / "models" / model / "record.json"
+        if not path.exists():
+            continue
+        record = read_json(path)
+        identity = {key: record[key] for key in ("model", "root", "parent", "stage", "fold", "diverged_epoch")}
+        identity["status"] = "ok" if record["diverged_epoch"] is None else "diverged"
+        rows += [{**identity, **record["factors"], **row, **row["results"]} for row in record["checkpoints"]]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = frame.astype({"fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")})
+    write_atomically(zoo / "index.parquet", lambda beside: frame.to_parquet(beside, index=False))
+    return frame
+
+
+def epochs_done(zoo: Path, stack: Mapping[str, Any]) -> int:
+    """Returns how many epochs of a stack are on disk for all its models; a diverged model has all it will get."""
+    done = []
+    for model in stack["models"]:
+        path = zoo / "models" / model / "record.json"
+        rows = read_json(path)["checkpoints"] if path.exists() else [{"epoch": 0, "final": False}]
+        done.append(stack["epochs"] if rows[-1]["final"] else rows[-1]["epoch"])
+    return min(done)

@@ -1,0 +1,124 @@
+"""Scores of predictions, with intervals that resample whole models.
+
+Every metric is a function `(truth, prediction, groups, counts) -> scores`: `groups` says which model a checkpoint belongs to, and
+row r of `counts` how often each model was drawn. All checkpoints of a model go with it, because they are not independent. Ones give
+the score itself, `bootstrap_counts` its bootstrap distribution. No metric looks at a checkpoint twice, since each is a ratio of sums
+over models (R2, balanced accuracy) or over pairs of models (Kendall's tau):
+
+    tau_b = w'Cw / sqrt(w'Yw · w'Pw),   C, Y, P = sums over pairs of concordance and of untied truths and predictions, w = counts
+
+so a thousand resamples cost a matrix product. Two predictions scored on the same `counts` are paired.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+Metric = Callable[
+    [Shaped[np.ndarray, "N"], Shaped[np.ndarray, "N"], Int[np.ndarray, "N"], Int[np.ndarray, "R G"]],
+    Float[np.ndarray, "R"],
+]
+
+_PAIRS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value with the 95 % interval around it; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def r2(
+    truth: Float[np.ndarray, "N"],
+    prediction: Float[np.ndarray, "N"],
+    groups: Int[np.ndarray, "N"],
+    counts: Int[np.ndarray, "R G"],
+) -> Float[np.ndarray, "R"]:
+    """Returns the coefficient of determination: 1 is perfect, 0 as good as the mean of the truths; NaN if they are all equal."""
+    centred = truth - truth.mean()
+    columns = np.stack([np.ones_like(centred), centred, centred**2, (truth - prediction) ** 2], axis=1)
+    n, first, second, residual = (counts @ _sum_by_group(columns, groups, counts.shape[1])).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = second - first**2 / n
+        return np.where(total > 1e-10 * second, 1 - residual / total, np.nan)
+
+
+def kendall_tau(
+    truth: Float[np.ndarray, "N"],
+    prediction: Float[np.ndarray, "N"],
+    groups: Int[np.ndarray, "N"],
+    counts: Int[np.ndarray, "R G"],
+) -> Float[np.ndarray, "R"]:
+    """Returns Kendall's tau-b, the agreement in order: 0 if all predictions are equal, NaN if all truths are."""
+    n_groups = counts.shape[1]
+    sums = np.zeros((3, n_groups, n_groups))
+    step = max(1, _PAIRS_AT_ONCE // len(truth))
+    for start in range(0, len(truth), step):
+        rows = slice(start, start + step)
+        of_truth = np.sign(truth[rows, None] - truth)
+        of_prediction = np.sign(prediction[rows, None] - prediction)
+        for total, pairs in zip(sums, (of_truth * of_prediction, of_truth**2, of_prediction**2), strict=True):
+            by_column = _sum_by_group(pairs.T, groups, n_groups)
+            total += _sum_by_group(by_column.T, groups[rows], n_groups)
+    concordant, truths, predictions = (np.einsum("rg,gh,rh->r", counts, total, counts, optimize=True) for total in sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tau = np.where(predictions > 0, concordant / np.sqrt(truths * predictions), 0.0)
+    return np.where(truths > 0, tau, np.nan)
+
+
+def balanced_accuracy(
+    truth: Shaped[np.ndarray, "N"],
+    prediction: Shaped[np.ndarray, "N"],
+    groups: Int[np.ndarray, "N"],
+    counts: Int[np.ndarray, "R G"],
+) -> Float[np.ndarray, "R"]:
+    """Returns the mean over the classes among the truths of the share that was recognised: chance is 1 / classes."""
+    members = (truth[:, None] == np.unique(truth)).astype(float)
+    hits = members * (truth == prediction)[:, None]
+    n_groups = counts.shape[1]
+    with np.errstate(invalid="ignore"):
+        recalls = (counts @ _sum_by_group(hits, groups, n_groups)) / (counts @ _sum_by_group(members, groups, n_groups))
+    return np.nanmean(recalls, axis=1)  # a class that a resample has lost does not count in it
+
+
+def bootstrap_counts(
+    families: Int[np.ndarray, "G"], *, draws: int, rng: np.random.Generator
+) -> Int[np.ndarray, "R G"]:
+    """Draws models with replacement: first as many families as there are, then models within each.
+
+    With one family for all this is the plain bootstrap over models; with the root of each model it is that of `leave_root_out`.
+
+    Returns:
+        How often each model was drawn, one row per resample.
+    """
+    codes, sizes = np.unique(families, return_counts=True)
+    chosen = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=draws)
+    counts = np.zeros((draws, len(families)), dtype=np.int64)
+    for i, (code, size) in enumerate(zip(codes, sizes, strict=True)):
+        counts[:, families == code] = rng.multinomial(chosen[:, i] * size, np.full(size, 1 / size))
+    return counts
+
+
+def score(
+    metric: Metric,
+    truth: Shaped[np.ndarray, "N"],
+    prediction: Shaped[np.ndarray, "N"],
+    groups: Int[np.ndarray, "N"],
+    counts: Int[np.ndarray, "R G"],
+) -> Score:
+    """Returns a metric of the whole sample, and the 2.5 and 97.5 % quantiles of it over the resamples `counts`."""
+    (value,) = metric(truth, prediction, groups, np.ones((1, counts.shape[1]), dtype=np.int64))
+    resampled = metric(truth, prediction, groups, counts)
+    resampled = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
+    return Score(float(value), float(low), float(high))
+
+
+def _sum_by_group(values: Float[np.ndarray, "N C"], groups: Int[np.ndarray, "N"], n_groups: int) -> Float[np.ndarray, "G C"]:
+    """Sums the rows of each group."""
+    return (np.arange(n_groups)[:, None] == groups).astype(float) @ values

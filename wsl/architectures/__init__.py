@@ -1,0 +1,6 @@
+"""Tables of axis names, one module per family of architectures.
+
+A module defines `TABLES`, a tuple of texts in the language of `wsl.layout`; the module's name is the family's. A
+table may have rows for tensors that a model lacks. Several tables are for forms that differ in what a tensor of one
+name means: the first one whose names and sizes fit is taken, so the more symmetric forms come first.
+"""

@@ -1,0 +1,135 @@
+"""Plans: where in the tokens each weight lies.
+
+Tokens of one plan are one flat buffer of `n_tokens * width` numbers. A segment is a strided window of it that holds
+one part of one tensor; a tokenizer is nothing but a way to lay segments out, and encoding is one strided copy per
+segment.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, reduce
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from wsl.layout import ROLES, Layout
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One part of one tensor and its window in the flat buffer of the tokens.
+
+    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks
+    (`blocks.{b}.attn.qkv.weight[0]`). `shape` is a shape of the part as it lies in its tensor, `strides` are its
+    strides in the buffer, which it enters at `start` and leaves before `stop`. A part fills that range alone where
+    the tokenizer packs densely (`Residual`), and shares it elsewhere (`Rows`).
+    """
+
+    key: str
+    kind: str
+    slot: int
+    part: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+
+    @classmethod
+    def place(
+        cls, layout: Layout, slot: int, part: int, shape: tuple[int, ...], strides: tuple[int, ...], *, start: int
+    ) -> "Segment":
+        """Returns the segment of a part of a slot, with its names."""
+        name, row, n = layout.slots[slot].name, layout.slots[slot].row, len(layout.slots[slot].parts)
+        suffix = f"[{part}]" if n > 1 else ""
+        return cls(name + suffix, row + suffix, slot, part, shape, strides, start)
+
+    @property
+    def stop(self) -> int:
+        """End of the range of the flat buffer."""
+        return self.start + 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights."""
+        return torch.Size(self.shape).numel()
+
+    def of(self, values: Tensor) -> Tensor:
+        """Returns this part's entries of values (... T D) as a view (..., *shape), to read or to write."""
+        flat = values.view(*values.shape[:-2], -1)
+        return flat.as_strided(
+            (*flat.shape[:-1], *self.shape), (*flat.stride()[:-1], *self.strides), flat.storage_offset() + self.start
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tokens `start` to `stop` of one role in one block, and the segments in them."""
+
+    block: int
+    role: str
+    start: int
+    stop: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights."""
+        return sum(segment.n_weights for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The place of every weight of a checkpoint in its tokens; hashable, equal for equal shapes, types and tokenizers.
+
+    `dtypes` and `differences` go with `layout.slots`: the type of each tensor, and whether the tokens hold its
+    difference to the root.
+    `blank` lists the ranges of the flat buffer that are cleared before weights are written; they cover all padding.
+    """
+
+    layout: Layout
+    dtypes: tuple[torch.dtype, ...]
+    differences: tuple[bool, ...]
+    width: int
+    groups: tuple[Group, ...]
+    blank: tuple[tuple[int, int], ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens T."""
+        return self.groups[-1].stop
+
+    @cached_property
+    def n_weights(self) -> int:
+        """Number of weights."""
+        return sum(group.n_weights for group in self.groups)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Type of the values: that of the tensors, or one that holds all of them."""
+        return reduce(torch.promote_types, self.dtypes)
+
+    @cached_property
+    def segments(self) -> tuple[tuple[Segment, ...], ...]:
+        """The segments of each slot of the layout."""
+        found: list[list[Segment]] = [[] for _ in self.layout.slots]
+        for group in self.groups:
+            for segment in group.segments:
+                found[segment.slot].append(segment)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "T D"]:
+        """True where a weight is, False where padding is. Shared by all tokens of the plan; read only."""
+        mask = torch.zeros(self.n_tokens, self.width, dtype=torch.bool)
+        for group in self.groups:
+            for segment in group.segments:
+                segment.of(mask).fill_(True)
+        return mask
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "T P"]:
+        """Block (0 stem, 1.. blocks, depth + 1 tail), place of the role in `ROLES`, index in the group; read only."""
+        rows = []
+        for group in self.groups:
+            index = torch.arange(group.stop - group.start)
+            rows.append(torch.stack([index * 0 + group.block, index * 0 + ROLES.index(group.role), index], dim=1))
+        return torch.cat(rows)

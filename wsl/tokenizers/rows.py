@@ -1,0 +1,66 @@
+"""The row tokenizer of the field: one token per output channel, its weights with its bias appended, zero-padded.
+
+This is the reference for comparisons, after SANE (Schürholt et al., 2024, arXiv 2406.09997), made lossless: position
+embeddings are a row each, and every vector that is no bias of a matrix (norms, layer scale, class token) is a row of
+its own. The width is that of the widest row of the checkpoint.
+"""
+
+import functools
+
+import torch
+
+from wsl.layout import Layout, Slot
+from wsl.tokenizers.codec import Codec
+from wsl.tokenizers.plan import Group, Plan, Segment
+
+
+class Rows(Codec):
+    """Tokenizer of rows of weight matrices.
+
+    Args:
+        reference: "none" for the weights themselves, "root" for differences to the root's.
+    """
+
+    def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
+        """Returns the plan of a layout."""
+        return _plan(layout, dtypes, differences)
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
+    matrix_of = _matrices_with_bias(layout.slots)
+    bias_of = {matrix: bias for bias, matrix in matrix_of.items()}
+    width = max(_rows(slot)[1] + (s in bias_of) for s, slot in enumerate(layout.slots) if s not in matrix_of)
+    groups, token = [], 0
+    for (block, role), members in layout.groups().items():
+        segments, start = [], token
+        for s, p in members:
+            if s in matrix_of:
+                continue
+            rows, columns = _rows(layout.slots[s])
+            segments.append(Segment.place(layout, s, p, (rows, columns), (width, 1), start=token * width))
+            if s in bias_of:
+                bias = bias_of[s]
+                segments.append(Segment.place(layout, bias, p, (rows,), (width,), start=token * width + columns))
+            token += rows
+        if segments:
+            groups.append(Group(block, role, start, token, tuple(segments)))
+    return Plan(layout, dtypes, differences, width, tuple(groups), blank=((0, token * width),))
+
+
+def _rows(slot: Slot) -> tuple[int, int]:
+    """Returns rows and columns of each part of a tensor: output channels of a matrix, one row of a vector."""
+    n, *rest = slot.shape
+    n //= len(slot.parts)
+    if not rest:
+        return 1, n
+    if n == 1:  # tokens and position embeddings: (1, positions, width)
+        return torch.Size(rest[:-1]).numel(), rest[-1]
+    return n, torch.Size(rest).numel()
+
+
+def _matrices_with_bias(slots: tuple[Slot, ...]) -> dict[int, int]:
+    """Returns bias -> matrix, as places in `slots`, for the biases that have one entry per row of a matrix."""
+    matrices = {slot.name[: -len("weight")] + "bias": s for s, slot in enumerate(slots) if len(slot.shape) > 1}
+    found = {s: matrices[slot.name] for s, slot in enumerate(slots) if slot.name in matrices}
+    return {s: m for s, m in found.items() if slots[s].shape == slots[m].shape[:1]}

@@ -1,0 +1,82 @@
+"""Tokens of a checkpoint, and what makes a tokenizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from wsl.tokenizers.plan import Plan
+from zoo_gen.errors import InputError
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The weights that decoded arithmetic misses by a rounding error: where they are, and their exact bits.
+
+    `index` counts through all tensors in the order of the layout's slots, `bits` are the weights read as integers.
+    """
+
+    index: Int[Tensor, " E"]
+    bits: Int[Tensor, " E"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A checkpoint as T vectors of D weights, with the plan that leads back.
+
+    `correction` is None where decoding is exact without one.
+    """
+
+    values: Float[Tensor, "T D"]
+    plan: Plan
+    correction: Correction | None
+
+    @property
+    def mask(self) -> Bool[Tensor, "T D"]:
+        """True where a weight is, False where padding is; shared by all tokens of the plan."""
+        return self.plan.mask
+
+    @property
+    def positions(self) -> Int[Tensor, "T P"]:
+        """Block, role, index of each token; shared by all tokens of the plan."""
+        return self.plan.positions
+
+    def with_values(self, values: Float[Tensor, "T D"]) -> "Tokens":
+        """Returns tokens of other values, such as a decoder network's: without correction, for there is nothing exact
+        to restore.
+
+        Raises:
+            InputError: the shape is not that of this plan.
+        """
+        if values.shape != (self.plan.n_tokens, self.plan.width):
+            raise InputError(
+                f"values of shape {tuple(values.shape)} do not fit the plan; "
+                f"pass {self.plan.n_tokens} tokens of width {self.plan.width}"
+            )
+        return Tokens(values, self.plan, None)
+
+
+class Tokenizer(Protocol):
+    """A lossless map between checkpoints and tokens: `decode(encode(s)) == s` to the bit, NaNs of diverged models
+    included.
+
+    With `reference == "root"` the tokens hold differences to the root's weights, except for heads and whatever the
+    root lacks or has in another shape; both directions then need the root. With `reference == "none"` a root is
+    ignored.
+    """
+
+    reference: str
+
+    def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:
+        """Returns where each weight would lie; reads names, shapes and types only."""
+        ...
+
+    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
+        """Returns the tokens of a checkpoint. Raises `InputError` for unknown tensors and for a missing root."""
+        ...
+
+    def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns the checkpoint of tokens. Raises `InputError` for a missing or unfit root."""
+        ...

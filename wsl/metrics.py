@@ -1,12 +1,13 @@
 """Scores of predictions, with intervals that resample whole models.
 
-Every metric is a function `(truth, prediction, groups, counts) -> scores`: `groups` says which model a checkpoint belongs to, and
-row r of `counts` how often each model was drawn. All checkpoints of a model go with it, because they are not independent. Ones give
-the score itself, `bootstrap_counts` its bootstrap distribution. No metric looks at a checkpoint twice, since each is a ratio of sums
-over models (R2, balanced accuracy) or over pairs of models (Kendall's tau):
+Every metric is a function `(truth, prediction, groups, counts) -> scores`: `groups` says which model a checkpoint
+belongs to, and row r of `counts` how often each model was drawn. All checkpoints of a model go with it, because they
+are not independent. Ones give the score itself, `bootstrap_counts` its bootstrap distribution. No metric looks at a
+checkpoint twice: each is a ratio of sums over models (R2, balanced accuracy) or over pairs of models (Kendall's tau),
 
-    tau_b = w'Cw / sqrt(w'Yw · w'Pw),   C, Y, P = sums over pairs of concordance and of untied truths and predictions, w = counts
+    tau_b = w'Cw / sqrt(w'Yw · w'Pw),
 
+with the counts w, and C, Y, P the sums over two models' pairs of concordance, of untied truths, of untied predictions;
 so a thousand resamples cost a matrix product. Two predictions scored on the same `counts` are paired.
 """
 
@@ -39,7 +40,7 @@ def r2(
     groups: Int[np.ndarray, "N"],
     counts: Int[np.ndarray, "R G"],
 ) -> Float[np.ndarray, "R"]:
-    """Returns the coefficient of determination: 1 is perfect, 0 as good as the mean of the truths; NaN if they are all equal."""
+    """Returns the coefficient of determination: 1 is perfect, 0 the mean of the truths; NaN if they are all equal."""
     centred = truth - truth.mean()
     columns = np.stack([np.ones_like(centred), centred, centred**2, (truth - prediction) ** 2], axis=1)
     n, first, second, residual = (counts @ _sum_by_group(columns, groups, counts.shape[1])).T
@@ -86,12 +87,11 @@ def balanced_accuracy(
     return np.nanmean(recalls, axis=1)  # a class that a resample has lost does not count in it
 
 
-def bootstrap_counts(
-    families: Int[np.ndarray, "G"], *, draws: int, rng: np.random.Generator
-) -> Int[np.ndarray, "R G"]:
+def bootstrap_counts(families: Int[np.ndarray, "G"], *, draws: int, rng: np.random.Generator) -> Int[np.ndarray, "R G"]:
     """Draws models with replacement: first as many families as there are, then models within each.
 
-    With one family for all this is the plain bootstrap over models; with the root of each model it is that of `leave_root_out`.
+    With one family for all this is the plain bootstrap over models; with the root of each model it is that of
+    `leave_root_out`.
 
     Returns:
         How often each model was drawn, one row per resample.
@@ -119,6 +119,8 @@ def score(
     return Score(float(value), float(low), float(high))
 
 
-def _sum_by_group(values: Float[np.ndarray, "N C"], groups: Int[np.ndarray, "N"], n_groups: int) -> Float[np.ndarray, "G C"]:
+def _sum_by_group(
+    values: Float[np.ndarray, "N C"], groups: Int[np.ndarray, "N"], n_groups: int
+) -> Float[np.ndarray, "G C"]:
     """Sums the rows of each group."""
     return (np.arange(n_groups)[:, None] == groups).astype(float) @ values

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wsl.layout import Layout, layout_of
-from wsl.tokenizers.plan import Plan, Segment
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
 
@@ -80,21 +80,19 @@ def pack(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor
     values = torch.empty(plan.n_tokens, plan.width, dtype=plan.dtype, device=device)
     for start, stop in plan.blank:
         values.view(-1)[start:stop] = 0
-    index, bits, offset = [], [], 0
+    corrections = []
     for i, slot in enumerate(plan.layout.slots):
-        weight = state_dict[slot.name].detach()
+        weight = state_dict[slot.name].detach().contiguous()
         difference, dtype = plan.differences[i], plan.dtypes[i]
         source = weight.to(plan.dtype) - _counterpart(plan, i, root) if difference else weight
         for segment in plan.segments[i]:
-            _copy(segment.of(values), _of_tensor(segment, source), segment)
+            segment.of(values).copy_(segment.of_tensor(source))
         if difference or dtype != plan.dtype:
-            exact = weight.contiguous().view(-1).view(_INTEGERS[dtype.itemsize])
-            (wrong,) = torch.where(_read(plan, i, values, root).view(-1).view(exact.dtype) != exact)
-            index.append(wrong + offset)
-            bits.append(exact[wrong].long())
-        offset += weight.numel()
-    correction = Correction(torch.cat(index), torch.cat(bits)) if any(len(wrong) for wrong in index) else None
-    return Tokens(values, plan, correction)
+            exact, decoded = _bits(weight), _bits(_read(plan, i, values, root))
+            (wrong,) = torch.where(decoded != exact)
+            if len(wrong):
+                corrections.append(Correction(slot.name, wrong, exact[wrong]))
+    return Tokens(values, plan, tuple(corrections))
 
 
 def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -103,25 +101,23 @@ def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tenso
     Raises:
         InputError: the tokens hold differences, and the root is not given or does not fit.
     """
-    plan, correction = tokens.plan, tokens.correction
     values = tokens.values.contiguous()
-    weights = {slot.name: _read(plan, i, values, root) for i, slot in enumerate(plan.layout.slots)}
-    if correction is not None:
-        ends = torch.tensor([weight.numel() for weight in weights.values()]).cumsum(0)
-        cuts = torch.searchsorted(correction.index, ends.to(correction.index.device)).tolist()
-        for weight, end, start, stop in zip(weights.values(), ends.tolist(), [0, *cuts], cuts, strict=False):
-            integers = weight.view(-1).view(_INTEGERS[weight.dtype.itemsize])
-            integers[correction.index[start:stop] - (end - weight.numel())] = correction.bits[start:stop].to(
-                integers.dtype
-            )
+    weights = {slot.name: _read(tokens.plan, i, values, root) for i, slot in enumerate(tokens.plan.layout.slots)}
+    for correction in tokens.corrections:
+        _bits(weights[correction.name])[correction.index] = correction.bits
     return weights
+
+
+def _bits(weight: Tensor) -> Tensor:
+    """Returns a view of a contiguous tensor as a row of integers."""
+    return weight.view(-1).view(_INTEGERS[weight.dtype.itemsize])
 
 
 def _read(plan: Plan, i: int, values: Tensor, root: Mapping[str, Tensor] | None) -> Tensor:
     """Decodes one tensor, up to rounding."""
     weight = torch.empty(plan.layout.slots[i].shape, dtype=plan.dtype, device=values.device)
     for segment in plan.segments[i]:
-        _copy(_of_tensor(segment, weight), segment.of(values), segment)
+        segment.of_tensor(weight).copy_(segment.of(values))
     if plan.differences[i]:
         weight = weight + _counterpart(plan, i, root)
     return weight.to(plan.dtypes[i])
@@ -134,16 +130,4 @@ def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tenso
             f"the tokens hold the difference of {slot.name!r} to a root, which is not given or lacks it; "
             "pass root=<state dict of the model this one was fine-tuned from>"
         )
-    return root[slot.name].detach().to(plan.dtype)
-
-
-def _of_tensor(segment: Segment, tensor: Tensor) -> Tensor:
-    """Returns the part as a view of its tensor, in the segment's shape."""
-    n = segment.n_weights
-    return tensor.reshape(-1)[segment.part * n : (segment.part + 1) * n].view(segment.shape)
-
-
-def _copy(target: Tensor, source: Tensor, segment: Segment) -> None:
-    """Copies with the buffer's fastest axis last, which is what PyTorch's blocked transposition recognises."""
-    order = sorted(range(len(segment.shape)), key=lambda axis: -segment.strides[axis])
-    target.permute(order).copy_(source.permute(order))
+    return root[slot.name].detach().contiguous().to(plan.dtype)

@@ -5,6 +5,7 @@ one part of one tensor; a tokenizer is nothing but a way to lay segments out, an
 segment.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -19,10 +20,10 @@ from wsl.layout import ROLES, Layout
 class Segment:
     """One part of one tensor and its window in the flat buffer of the tokens.
 
-    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks
-    (`blocks.{b}.attn.qkv.weight[0]`). `shape` is a shape of the part as it lies in its tensor, `strides` are its
-    strides in the buffer, which it enters at `start` and leaves before `stop`. A part fills that range alone where
-    the tokenizer packs densely (`Residual`), and shares it elsewhere (`Rows`).
+    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks; `slot` and `part` are its places
+    in the layout. It is read as an array of `shape` both in the buffer, at `start` with `strides`, and in its tensor, at
+    `offset` with `steps`. Where the tokenizer packs densely (`Residual`) it fills the buffer from `start` to `stop` alone;
+    elsewhere (`Rows`) it shares that range.
     """
 
     key: str
@@ -30,17 +31,28 @@ class Segment:
     slot: int
     part: int
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
     start: int
+    strides: tuple[int, ...]
+    offset: int
+    steps: tuple[int, ...]
 
     @classmethod
     def place(
-        cls, layout: Layout, slot: int, part: int, shape: tuple[int, ...], strides: tuple[int, ...], *, start: int
+        cls,
+        layout: Layout,
+        slot: int,
+        part: int,
+        *,
+        shape: tuple[int, ...],
+        start: int,
+        strides: tuple[int, ...],
+        steps: tuple[int, ...],
     ) -> "Segment":
-        """Returns the segment of a part of a slot, with its names."""
+        """Returns the segment of a part of a slot, with its names and its place in the tensor."""
         name, row, n = layout.slots[slot].name, layout.slots[slot].row, len(layout.slots[slot].parts)
         suffix = f"[{part}]" if n > 1 else ""
-        return cls(name + suffix, row + suffix, slot, part, shape, strides, start)
+        offset = part * math.prod(shape)
+        return cls(name + suffix, row + suffix, slot, part, shape, start, strides, offset, steps)
 
     @property
     def stop(self) -> int:
@@ -50,7 +62,7 @@ class Segment:
     @property
     def n_weights(self) -> int:
         """Number of weights."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     def of(self, values: Tensor) -> Tensor:
         """Returns this part's entries of values (... T D) as a view (..., *shape), to read or to write."""
@@ -58,6 +70,10 @@ class Segment:
         return flat.as_strided(
             (*flat.shape[:-1], *self.shape), (*flat.stride()[:-1], *self.strides), flat.storage_offset() + self.start
         )
+
+    def of_tensor(self, tensor: Tensor) -> Tensor:
+        """Returns this part of its (contiguous) tensor as a view of the same shape."""
+        return tensor.as_strided(self.shape, self.steps, tensor.storage_offset() + self.offset)
 
 
 @dataclass(frozen=True)

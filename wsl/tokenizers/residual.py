@@ -8,10 +8,11 @@ vectors of 32. Padding is only at the end of a group.
 """
 
 import functools
+import math
 
 import torch
 
-from wsl.layout import Layout
+from wsl.layout import Layout, Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.plan import Group, Plan, Segment
 from zoo_gen.errors import InputError
@@ -42,8 +43,8 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
     for (block, role), members in layout.groups().items():
         segments, end = [], token * width
         for s, p in members:
-            shape, strides = _vectors(layout, s, p)
-            segments.append(Segment.place(layout, s, p, shape, strides, start=end))
+            shape, steps = _vectors(layout.slots[s], p)
+            segments.append(Segment.place(layout, s, p, shape=shape, start=end, strides=(shape[1], 1), steps=steps))
             end = segments[-1].stop
         stop = -(-end // width)
         groups.append(Group(block, role, token, stop, tuple(segments)))
@@ -52,16 +53,15 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
     return Plan(layout, dtypes, differences, width, tuple(groups), tuple(blank))
 
 
-def _vectors(layout: Layout, s: int, p: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns shape and strides that lay a part out densely with the residual axis last."""
-    slot = layout.slots[s]
-    sizes = (slot.shape[0] // len(slot.parts), *slot.shape[1:])
-    residual = next(
-        (i for i, axes in enumerate(slot.parts[p].axes) if any(axis.kind == "resid" for axis in axes)), len(sizes) - 1
-    )
-    before, vector, after = (
-        torch.Size(cut).numel() for cut in (sizes[:residual], sizes[residual : residual + 1], sizes[residual + 1 :])
-    )
-    if after == 1:
-        return (before * vector,), (1,)
-    return (before, vector, after), (vector * after, 1, vector)
+def _vectors(slot: Slot, p: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns a part's number and length of vectors, and the steps from vector to vector and along each in its tensor.
+
+    Vectors run along the residual axis where that is the first or the last, and along the last axis otherwise.
+    """
+    first = slot.shape[0] // len(slot.parts)
+    rest = math.prod(slot.shape[1:])
+    writes = any(axis.kind == "resid" for axis in slot.parts[p].axes[0])
+    if writes and rest > 1:
+        return (rest, first), (1, rest)
+    last = slot.shape[-1] if len(slot.shape) > 1 else first
+    return (first * rest // last, last), (last, 1)

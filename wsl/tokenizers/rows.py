@@ -33,18 +33,23 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
     width = max(_rows(slot)[1] + (s in bias_of) for s, slot in enumerate(layout.slots) if s not in matrix_of)
     groups, token = [], 0
     for (block, role), members in layout.groups().items():
-        segments, start = [], token
+        segments, first = [], token
         for s, p in members:
             if s in matrix_of:
                 continue
             rows, columns = _rows(layout.slots[s])
-            segments.append(Segment.place(layout, s, p, (rows, columns), (width, 1), start=token * width))
+            shape, start = (rows, columns), token * width
+            segments.append(
+                Segment.place(layout, s, p, shape=shape, start=start, strides=(width, 1), steps=(columns, 1))
+            )
             if s in bias_of:
-                bias = bias_of[s]
-                segments.append(Segment.place(layout, bias, p, (rows,), (width,), start=token * width + columns))
+                shape, start = (rows,), token * width + columns
+                segments.append(
+                    Segment.place(layout, bias_of[s], p, shape=shape, start=start, strides=(width,), steps=(1,))
+                )
             token += rows
         if segments:
-            groups.append(Group(block, role, start, token, tuple(segments)))
+            groups.append(Group(block, role, first, token, tuple(segments)))
     return Plan(layout, dtypes, differences, width, tuple(groups), blank=((0, token * width),))
 
 

@@ -13,25 +13,20 @@ from zoo_gen.errors import InputError
 
 @dataclass(frozen=True)
 class Correction:
-    """The weights that decoded arithmetic misses by a rounding error: where they are, and their exact bits.
+    """The weights of one tensor that decoding misses by a rounding error: where they are, and their bits as integers."""
 
-    `index` counts through all tensors in the order of the layout's slots, `bits` are the weights read as integers.
-    """
-
+    name: str
     index: Int[Tensor, " E"]
     bits: Int[Tensor, " E"]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A checkpoint as T vectors of D weights, with the plan that leads back.
-
-    `correction` is None where decoding is exact without one.
-    """
+    """A checkpoint as T vectors of D weights, with the plan that leads back and what makes the way back exact."""
 
     values: Float[Tensor, "T D"]
     plan: Plan
-    correction: Correction | None
+    corrections: tuple[Correction, ...]
 
     @property
     def mask(self) -> Bool[Tensor, "T D"]:
@@ -55,7 +50,7 @@ class Tokens:
                 f"values of shape {tuple(values.shape)} do not fit the plan; "
                 f"pass {self.plan.n_tokens} tokens of width {self.plan.width}"
             )
-        return Tokens(values, self.plan, None)
+        return Tokens(values, self.plan, ())
 
 
 class Tokenizer(Protocol):

@@ -1,0 +1,190 @@
+"""A run: the folder of a trained hyper-representation, which explains itself.
+
+`config.yaml` (cards, settings, and which zoo in which state), `standardizer.json`, `model.safetensors`,
+`metrics.jsonl`. Reloading needs the path alone, and builds only `_target_`s of trusted packages: a config is foreign
+data.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import groupby, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from yaml import YAMLError
+
+from wsl.data import Batch, TokenizedZoo, window_starts
+from wsl.normalize import Standardizer
+from wsl.tokenizers.tokens import Tokens
+from zoo_gen import Checkpoint, InputError, Zoo
+from zoo_gen.config import instantiate
+from zoo_gen.files import write_atomically
+from zoo_gen.splits import Split
+
+CHECKPOINTS_AT_ONCE = 32
+"""Checkpoints of one plan that are encoded together."""
+
+
+class Run:
+    """A hyper-representation with everything that leads from checkpoints to latents and back.
+
+    Attributes:
+        path: the folder.
+        config: the resolved configuration of the training.
+        tokenizer, standardizer, model: built from the folder; the model is in eval mode.
+    """
+
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], standardizer: Standardizer, *, zoo: str | Path | None = None
+    ):
+        """Builds the parts of a run, the model with fresh weights; use `Run.open` for a trained one."""
+        self.path, self.config, self.standardizer = path, config, standardizer
+        self._zoo_path = zoo
+        try:
+            self._window, self._split, self._seed = config["window"], config["split"], config["seed"]
+            self._zoo_config, cards = config["zoo"], (config["tokenizer"], config["model"])
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path / 'config.yaml'} is not the configuration of a run ({error} is missing); train it again"
+            ) from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            self.tokenizer, self.model = (instantiate(card) for card in cards)
+        self.model.eval()
+
+    @classmethod
+    def open(cls, path: str | Path, *, zoo: str | Path | None = None) -> "Run":
+        """Opens a finished run by its folder, or by its name under checkpoints/runs.
+
+        Args:
+            path: the folder or the name.
+            zoo: where the run's zoo is now, if it has moved since.
+
+        Raises `InputError` for a run that is missing, unfinished, damaged, or names a `_target_` outside the trusted
+        packages.
+        """
+        folder = run_folder(path)
+        if not (folder / "config.yaml").is_file():
+            raise InputError(
+                f"run '{path}' not found at {folder.resolve()}; "
+                f"make it with: python -m wsl.train model=hyperrep run={path}"
+            )
+        config = read_config(folder)
+        run = cls(folder, config, Standardizer.load(folder / "standardizer.json"), zoo=zoo)
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise InputError(
+                f"run {folder} is not finished; the command that started it resumes it: python -m wsl.train run={path}"
+            )
+        try:
+            run.model.load_state_dict(load_file(weights))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            first_line = str(error).partition("\n")[0]
+            raise InputError(
+                f"the weights {weights} are damaged or of another model ({first_line}); "
+                f"delete {folder} and train it again"
+            ) from error
+        return run
+
+    @cached_property
+    def zoo(self) -> Zoo:
+        """The zoo that the run was trained on. Raises `InputError` if it is gone or no longer the same."""
+        stored = self._zoo_config
+        places = [Path(self._zoo_path)] if self._zoo_path else [Path(stored["path"]), self.path / stored["relative"]]
+        found = [Zoo.open(place) for place in places if (place / "zoo.json").is_file()]
+        point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
+        if not found:
+            raise InputError(
+                f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}"
+            )
+        for zoo in found:
+            if zoo.content_hash == stored["content_hash"]:
+                return zoo
+        now, then = found[0].content_hash[:12], stored["content_hash"][:12]
+        raise InputError(
+            f"the zoo at {found[0].path} is not the one that run {self.path} was trained on (content hash {now}, "
+            f"then {then}); if that one is elsewhere, {point}, else train a new run on this one"
+        )
+
+    @cached_property
+    def split(self) -> Split[Zoo]:
+        """Train, val and test models, as in training."""
+        return self.zoo.split(self._split, fold=self.config["fold"])
+
+    def latents(self, checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:
+        """Tokens and latents of each checkpoint, in order. Those of a model that diverged are not finite."""
+        every = TokenizedZoo(self.zoo, self.tokenizer)
+        for _, alike in groupby(map(every.tokens, checkpoints), key=lambda tokens: tokens.plan):
+            while some := list(islice(alike, CHECKPOINTS_AT_ONCE)):
+                batch = Batch(
+                    *map(torch.stack, zip(*(Batch.of(tokens, self.standardizer) for tokens in some), strict=True))
+                )
+                latents = self._by_window(lambda window: self.model.encode(*window), batch)
+                yield from zip(some, latents, strict=True)
+
+    def embed(self, checkpoints: Iterable[Checkpoint]) -> Float[np.ndarray, "N F"]:
+        """One vector per checkpoint: its latents, pooled by the model. Not finite for a model that diverged."""
+        rows = [
+            self.model.embed(latents[None], tokens.positions[None])[0] for tokens, latents in self.latents(checkpoints)
+        ]
+        return torch.stack(rows).numpy()
+
+    def decode(
+        self, tokens: Tokens, latents: Float[Tensor, "T Z"], *, root: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Weights from latents, laid out as in `tokens` (of any model of the same shape; its values do not matter)."""
+        batch = Batch(latents[None], torch.ones_like(latents[None], dtype=torch.bool), tokens.positions[None])
+        values = self._by_window(lambda window: self.model.decode(window.values, window.positions), batch)[0]
+        return self.tokenizer.decode(tokens.with_values(self.standardizer.restore(values, tokens.plan)), root=root)
+
+    @torch.no_grad()
+    def _by_window(self, function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """Applies a function window by window, on the model's device; where windows overlap, the later one counts."""
+        device, total = next(self.model.parameters()).device, batch.values.shape[-2]
+        starts = window_starts(total, self._window)
+        pieces = []
+        for start, following in pairwise([*starts, total]):
+            window = Batch(*(tensor.to(device) for tensor in batch.crop(start, self._window)))
+            pieces.append(function(window)[..., : following - start, :].float().cpu())
+        return torch.cat(pieces, dim=-2)
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a run: a path that exists or has more than one part, else a name under checkpoints/runs."""
+    given = Path(path)
+    return given if given.is_dir() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
+
+
+def zoo_folder(path: str | Path) -> Path:
+    """The folder of a zoo: a path that exists or has more than one part, else a name under checkpoints/zoos."""
+    given = Path(path)
+    return given if given.is_dir() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads a run's config.yaml as plain data. Raises `InputError` if it is damaged."""
+    path = folder / "config.yaml"
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, YAMLError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete {folder} and train the run again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is damaged (not a mapping); delete {folder} and train the run again")
+    return {str(key): value for key, value in config.items()}
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes a run's config.yaml in one piece."""
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+    write_atomically(folder / "config.yaml", lambda beside: _write_text(beside, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)

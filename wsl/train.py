@@ -1,0 +1,140 @@
+"""`python -m wsl.train model=hyperrep`: trains a hyper-representation on a zoo, into a run folder that explains itself.
+
+The same command resumes an interrupted run and leaves a finished one alone. Statistics are fitted, and the model
+trained, on the train models of the split alone; checkpoints with non-finite weights (models that diverged) are left
+out.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from wsl.data import TokenizedZoo, Windows
+from wsl.normalize import Standardizer
+from wsl.run import Run, read_config, run_folder, write_config, zoo_folder
+from wsl.trainer import Trainer
+from wsl.validation import Validation
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import command, instantiate
+from zoo_gen.files import locked
+
+FREE = ("accelerator", "devices", "workers")
+"""Settings that may change between an interrupted run and its resumption."""
+
+
+@dataclass
+class TrainConfig:
+    """Values of configs/train.yaml."""
+
+    zoo: str
+    run: str | None
+    model_name: str
+    split: str
+    fold: int
+    seed: int
+    tokenizer: dict[str, Any]
+    model: dict[str, Any]
+    objective: dict[str, Any]
+    window: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup: int
+    clip: float
+    log_every: int
+    validate_every: int
+    validation_batches: int
+    accelerator: str
+    devices: int
+    precision: str
+    workers: int
+
+
+@command("train", TrainConfig)
+def main(config: TrainConfig) -> None:
+    """Reads, fits, trains, and writes the run."""
+    console = Console()
+    zoo = Zoo.open(zoo_folder(config.zoo))
+    if not zoo.complete:
+        raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")
+    folder = run_folder(config.run or f"{zoo.path.name}_{config.model_name}")
+    with locked(folder / "lock", f"run {folder}"):
+        train(config, zoo, folder, console)
+
+
+def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None:
+    """Trains the run in `folder`, or what is left of it."""
+    tokenizer, objective = instantiate(config.tokenizer), instantiate(config.objective)
+    split = zoo.split(config.split, fold=config.fold)
+    train_models, val_models = TokenizedZoo(split.train, tokenizer), TokenizedZoo(split.val, tokenizer)
+    token_width = train_models.tokens(split.train[0]).values.shape[-1] + 1  # and the log-scale
+    resolved = _resolve(config, zoo, folder, token_width)
+    _agree(folder, resolved)
+    if (folder / "model.safetensors").is_file():
+        console.print(
+            f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)"
+        )
+        return
+
+    with console.status("reading checkpoints"):
+        train_tokens, val_tokens = (
+            [t for t in models if t.values.isfinite().all()] for models in (train_models, val_models)
+        )
+    standardizer = Standardizer.fit(train_tokens)
+    standardizer.save(folder / "standardizer.json")
+    write_config(folder, resolved)
+    run = Run(folder, resolved, standardizer, zoo=zoo.path)
+    train_windows = Windows(train_tokens, standardizer, length=config.window, seed=config.seed)
+    val_windows = Windows(val_tokens, standardizer, length=config.window, seed=config.seed)
+    sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
+    validation = Validation(run, objective, val_windows, **sizes)
+
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    fabric.launch()
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
+    Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation)
+    console.print(f"run {folder} is finished")
+
+
+def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int) -> dict[str, Any]:
+    """What config.yaml says: the command's values, the model card completed, and the zoo by place and content."""
+    place = {"path": str(zoo.path.resolve()), "relative": os.path.relpath(zoo.path.resolve(), folder.resolve())}
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("run", "model_name")}
+    return {
+        **values,
+        "model": {**config.model, "token_width": token_width},
+        "zoo": {**place, "content_hash": zoo.content_hash},
+    }
+
+
+def _agree(folder: Path, resolved: dict[str, Any]) -> None:
+    """Raises `InputError` if the folder holds a run of another configuration."""
+    if not (folder / "config.yaml").is_file():
+        return
+    old, new = _flat(read_config(folder)), _flat(resolved)
+    free = {*FREE, "zoo.path", "zoo.relative"}
+    keys = sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
+    if keys:
+        changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)
+        raise InputError(
+            f"{folder} holds a run of another configuration ({changes}); "
+            "choose run=<another name>, or delete the folder"
+        )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The training loop: AdamW, warm-up and cosine decay, gradient clipping, validation, and a state that survives SIGKILL.
+
+Nothing in the loop depends on what came before except the weights and the optimizer: the windows of a step follow
+from (seed, step), and so does torch's random state. Model, optimizer and step are replaced atomically as one
+safetensors file after each validation; on resume the lines of metrics.jsonl that are younger than the state are cut,
+and training continues to the same bits.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from wsl.data import Batch, Windows
+from zoo_gen.errors import InputError
+from zoo_gen.files import write_atomically, write_weights
+
+Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+"""Model and batch to `loss` and other scalars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The loop and its settings.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: windows per step, over all devices.
+        learning_rate: peak of the schedule, reached after `warmup` steps and followed by a cosine down to zero.
+        weight_decay: of matrices; biases, norms and position embeddings have none.
+        clip: largest norm of the gradient.
+        log_every, validate_every: steps between lines of training and of validation scalars in metrics.jsonl.
+        seed: of the random state of each step.
+        workers: processes that load batches; 0 loads them in the loop.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup: int
+    clip: float
+    log_every: int
+    validate_every: int
+    seed: int
+    workers: int
+
+    def fit(
+        self,
+        fabric: Fabric,
+        folder: Path,
+        model: nn.Module,
+        objective: Objective,
+        windows: Windows,
+        validate: Callable[[], dict[str, float]],
+    ) -> None:
+        """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
+
+        Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
+        """
+        optimizer = AdamW(_parameter_groups(model, self.weight_decay), lr=self.learning_rate)
+        wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+        state, metrics = folder / "state.safetensors", Metrics(folder / "metrics.jsonl")
+        done = _load(state, model, optimizer) if state.exists() else 0
+        metrics.resume(done)
+        shares = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        batches = windows.batches(range(done, self.steps), self.batch_size, **shares, workers=self.workers)
+
+        with _progress() as progress:
+            bar = progress.add_task("training", completed=done, total=self.steps, loss=math.nan)
+            since_log: list[dict[str, Tensor]] = []
+            for step, batch in enumerate(batches, start=done + 1):
+                torch.manual_seed(self.seed * self.steps + step)
+                rate = self._learning_rate(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                scalars = objective(wrapped, Batch(*fabric.to_device(tuple(batch))))
+                wrapped_optimizer.zero_grad()
+                fabric.backward(scalars["loss"])
+                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=self.clip)
+                wrapped_optimizer.step()
+                since_log.append({name: value.detach() for name, value in scalars.items()})
+
+                validating = step % self.validate_every == 0 or step == self.steps
+                if validating or step % self.log_every == 0:
+                    means = {name: torch.stack([s[name] for s in since_log]).nanmean().item() for name in scalars}
+                    means["loss"] = torch.stack([s["loss"] for s in since_log]).mean().item()
+                    since_log.clear()
+                    if not math.isfinite(means["loss"]):
+                        raise InputError(
+                            f"the loss is not finite at step {step}; "
+                            f"use a smaller learning_rate (now {self.learning_rate:g})"
+                        )
+                    progress.update(bar, loss=means["loss"])
+                    if fabric.is_global_zero:
+                        metrics.write("train", step, {**means, "learning_rate": rate})
+                if validating:
+                    if fabric.is_global_zero:
+                        metrics.write("validation", step, validate())
+                        _save(state, model, optimizer, step)
+                    fabric.barrier()
+                progress.update(bar, completed=step)
+        if fabric.is_global_zero:
+            write_weights(
+                folder / "model.safetensors", {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            )
+            state.unlink()
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero; steps count from 1."""
+        if step <= self.warmup:
+            return self.learning_rate * step / self.warmup
+        return self.learning_rate * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup + 1))) / 2
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object per event, with `event`, `step`, its scalars, and `time` (seconds of this
+    process so far).
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.start = path, time.perf_counter()
+
+    def resume(self, step: int) -> None:
+        """Cuts the events after a step (a line that was being written when the process died is one of them)."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        complete = [line for line in lines if line.endswith("}")]
+        kept = [line for line in complete if json.loads(line)["step"] <= step] if step else []
+        text = "".join(f"{line}\n" for line in kept)
+        write_atomically(self.path, lambda beside: _write_text(beside, text))
+
+    def write(self, event: str, step: int, scalars: dict[str, float]) -> None:
+        """Appends an event; scalars that are not finite become null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        seconds = round(time.perf_counter() - self.start, 3)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"event": event, "step": step, **finite, "time": seconds}) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; vectors and embeddings without."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
+    rest = [p for p in model.parameters() if p.ndim <= 1 or id(p) in embeddings]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _save(path: Path, model: nn.Module, optimizer: AdamW, step: int) -> None:
+    """Writes weights, moments of the optimizer by parameter name, and the step as one file."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, tensor in optimizer.state[parameter].items():
+            tensors[f"optimizer.{key}.{name}"] = tensor
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda beside: save_file(cpu, beside, {"step": str(step)}))
+
+
+def _load(path: Path, model: nn.Module, optimizer: AdamW) -> int:
+    """Restores what `_save` wrote and returns its step."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            step = int(file.metadata()["step"])
+        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+        for name, parameter in model.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                tensor = tensors[f"optimizer.{key}.{name}"]
+                optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the training state {path} is damaged ({error}); delete the run folder {path.parent} to start over"
+        ) from error
+    return step
+
+
+def _progress() -> Progress:
+    """A progress bar that vanishes when training is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn(), transient=True)

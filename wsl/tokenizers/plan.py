@@ -20,10 +20,10 @@ from wsl.layout import ROLES, Layout
 class Segment:
     """One part of one tensor and its window in the flat buffer of the tokens.
 
-    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks; `slot` and `part` are its places
-    in the layout. It is read as an array of `shape` both in the buffer, at `start` with `strides`, and in its tensor, at
-    `offset` with `steps`. Where the tokenizer packs densely (`Residual`) it fills the buffer from `start` to `stop` alone;
-    elsewhere (`Rows`) it shares that range.
+    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks; `slot` and `part` are its
+    places in the layout. It is read as an array of `shape` both in the buffer, at `start` with `strides`, and in its
+    tensor, at `offset` with `steps`. Where the tokenizer packs densely (`Residual`) it fills the buffer from `start` to
+    `stop` alone; elsewhere (`Rows`) it shares that range: `of` is right for both.
     """
 
     key: str

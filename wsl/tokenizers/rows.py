@@ -6,6 +6,7 @@ its own. The width is that of the widest row of the checkpoint.
 """
 
 import functools
+import math
 
 import torch
 
@@ -54,14 +55,13 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
 
 
 def _rows(slot: Slot) -> tuple[int, int]:
-    """Returns rows and columns of each part of a tensor: output channels of a matrix, one row of a vector."""
-    n, *rest = slot.shape
-    n //= len(slot.parts)
-    if not rest:
+    """Returns rows and columns of each part of a tensor: a row per output channel or position, one for a vector."""
+    n = slot.shape[0] // len(slot.parts)
+    if len(slot.shape) == 1:
         return 1, n
-    if n == 1:  # tokens and position embeddings: (1, positions, width)
-        return torch.Size(rest[:-1]).numel(), rest[-1]
-    return n, torch.Size(rest).numel()
+    if slot.parts[0].axes[0][0].name == "1":  # tokens and position embeddings: (1, positions, width)
+        return math.prod(slot.shape[:-1]), slot.shape[-1]
+    return n, math.prod(slot.shape[1:])
 
 
 def _matrices_with_bias(slots: tuple[Slot, ...]) -> dict[int, int]:

@@ -13,7 +13,7 @@ from zoo_gen.errors import InputError
 
 @dataclass(frozen=True)
 class Correction:
-    """The weights of one tensor that decoding misses by a rounding error: where they are, and their bits as integers."""
+    """The weights of one tensor that decoding misses by a rounding error: their places, and their bits as integers."""
 
     name: str
     index: Int[Tensor, " E"]
@@ -39,8 +39,7 @@ class Tokens:
         return self.plan.positions
 
     def with_values(self, values: Float[Tensor, "T D"]) -> "Tokens":
-        """Returns tokens of other values, such as a decoder network's: without correction, for there is nothing exact
-        to restore.
+        """Returns tokens of other values, such as a decoder network's, which have no exact weights to be corrected to.
 
         Raises:
             InputError: the shape is not that of this plan.
@@ -54,12 +53,10 @@ class Tokens:
 
 
 class Tokenizer(Protocol):
-    """A lossless map between checkpoints and tokens: `decode(encode(s)) == s` to the bit, NaNs of diverged models
-    included.
+    """A lossless map between checkpoints and tokens: `decode(encode(s)) == s` to the bit, NaNs of diverged models too.
 
-    With `reference == "root"` the tokens hold differences to the root's weights, except for heads and whatever the
-    root lacks or has in another shape; both directions then need the root. With `reference == "none"` a root is
-    ignored.
+    With `reference == "root"` the tokens hold differences to the root's weights, except for heads and for what the root
+    lacks or has in another shape; both directions then need the root. With `reference == "none"` it is ignored.
     """
 
     reference: str

@@ -1,0 +1,151 @@
+"""A layout covers every weight exactly once, says which axes transform together, and refuses what it does not know."""
+
+import sys
+from functools import partial
+
+import pytest
+import torch
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from wsl import architectures
+from wsl.layout import ROLES, Layout, layout_of
+from zoo_gen.errors import InputError
+
+small = partial(
+    VisionTransformer, img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4, num_classes=3
+)
+
+
+def with_mlp_head() -> nn.Module:
+    model = small()
+    model.register_module("head", Mlp(16, 24, 3))
+    return model
+
+
+VARIANTS = {
+    "plain": small,
+    "no class token": partial(small, class_token=False, global_pool="avg"),
+    "registers": partial(small, reg_tokens=2),
+    "layer scale": partial(small, init_values=1e-5),
+    "no qkv bias": partial(small, qkv_bias=False),
+    "q/k norm": partial(small, qk_norm=True),
+    "pre-norm": partial(small, pre_norm=True),
+    "no position embedding": partial(small, pos_embed="none"),
+    "attention pooling": partial(small, class_token=False, global_pool="map"),
+    "packed gated MLP": partial(small, mlp_layer=GluMlp),
+    "SwiGLU with q/k norm": partial(small, mlp_layer=SwiGLU, qk_norm=True),
+    "packed gated MLP with q/k norm": partial(small, mlp_layer=GluMlp, qk_norm=True),
+    "no head": partial(small, num_classes=0),
+    "MLP head": with_mlp_head,
+    "distilled": partial(
+        VisionTransformerDistilled, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, num_classes=3
+    ),
+}
+
+
+def meta(name: str) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return VARIANTS[name]().state_dict()
+
+
+def kinds(layout: Layout) -> set[str]:
+    return {axis.kind for slot in layout.slots for part in slot.parts for axes in part.axes for axis in axes}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_tensor_of_a_vit_has_one_slot_of_its_shape(name: str) -> None:
+    state_dict = meta(name)
+    layout = layout_of(state_dict)
+    assert sorted(slot.name for slot in layout.slots) == sorted(state_dict)
+    for slot in layout.slots:
+        assert slot.shape == tuple(state_dict[slot.name].shape)
+        assert all(part.role in ROLES and len(part.axes) == len(slot.shape) for part in slot.parts)
+    members = [member for group in layout.groups().values() for member in group]
+    assert len(members) == len(set(members)) == sum(len(slot.parts) for slot in layout.slots)
+    assert layout == layout_of(dict(reversed(state_dict.items())))
+
+
+def test_blocks_count_from_one_between_stem_and_tail() -> None:
+    layout = layout_of(meta("plain"))
+    blocks = {slot.name: slot.parts[0].block for slot in layout.slots}
+    assert blocks["pos_embed"] == 0
+    assert blocks["blocks.0.attn.qkv.weight"] == 1
+    assert blocks["blocks.1.mlp.fc2.bias"] == layout.depth == 2
+    assert blocks["norm.weight"] == blocks["head.bias"] == 3
+
+
+def test_axis_sizes_follow_from_shapes_and_the_number_of_heads() -> None:
+    sizes = dict(layout_of(meta("plain")).sizes)
+    assert (sizes["resid"], sizes["mlp.1"], sizes["class"], sizes["position"]) == (16, 64, 3, 5)
+    assert "head.0" not in sizes
+    sizes = dict(layout_of(meta("plain"), heads=4).sizes)
+    assert (sizes["head.0"], sizes["qk.0"], sizes["vo.1"]) == (4, 4, 4)
+    assert dict(layout_of(meta("q/k norm")).sizes)["head.1"] == 4  # the norm's size tells it
+    for model in ("plain", "q/k norm"):
+        with pytest.raises(InputError, match=r"head\.0"):
+            layout_of(meta(model), heads=3)
+
+
+def test_a_table_states_only_the_symmetries_of_its_form() -> None:
+    assert {"qk", "vo", "head", "mlp", "resid"} <= kinds(layout_of(meta("plain")))
+    assert "qk" not in kinds(layout_of(meta("q/k norm")))
+    parts = {
+        name: len(slot.parts) for name in VARIANTS for slot in layout_of(meta(name)).slots if "0.mlp.fc1" in slot.name
+    }
+    assert parts["packed gated MLP"] == parts["packed gated MLP with q/k norm"] == 2
+    assert parts["plain"] == 1
+
+
+def test_queries_and_keys_transform_dually_as_do_values_and_outputs() -> None:
+    slots = {slot.name: slot for slot in layout_of(meta("plain")).slots}
+    q, k, v = (part.axes[0][1] for part in slots["blocks.1.attn.qkv.weight"].parts)
+    o = slots["blocks.1.attn.proj.weight"].parts[0].axes[1][1]
+    assert q.name == k.name == "qk.1"
+    assert v.name == o.name == "vo.1"
+    assert [q.dual, k.dual, v.dual, o.dual] == [False, True, False, True]
+
+
+def test_unknown_tensors_are_named() -> None:
+    with pytest.raises(InputError, match=r"no row for blocks\.0\.adapter\.weight"):
+        layout_of(meta("plain") | {"blocks.0.adapter.weight": torch.zeros(2, 2)})
+
+
+def test_contradictory_sizes_are_named() -> None:
+    with pytest.raises(InputError, match=r"'resid' has size 16 .* and size 8 \(norm\.weight\)"):
+        layout_of(meta("plain") | {"norm.weight": torch.zeros(8)})
+    with pytest.raises(InputError, match=r"blocks\.0\.attn\.qkv\.weight of shape \(47, 16\) is not 3 equal part"):
+        layout_of(meta("plain") | {"blocks.0.attn.qkv.weight": torch.zeros(47, 16)})
+
+
+@pytest.mark.parametrize("state_dict", [{}, {"norm.weight": torch.zeros(0)}])
+def test_nothing_is_no_checkpoint(state_dict: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(InputError):
+        layout_of(state_dict)
+
+
+def test_a_new_architecture_is_one_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.ModuleDict({"stem": nn.Linear(3, 8), "layers": nn.ModuleList([nn.Linear(8, 8, bias=False)])})
+    with pytest.raises(InputError):
+        layout_of(model)
+    table = """
+        stem.weight        patch: resid channel
+        stem.bias          embed: resid
+        layers.{b}.weight  fc1: mlp.{b} resid
+    """
+    (tmp_path / "perceptron.py").write_text(f"TABLES = ('''{table}''',)")
+    monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
+    layout = layout_of(model)
+    monkeypatch.delitem(sys.modules, "wsl.architectures.perceptron")
+    assert (layout.family, layout.depth) == ("perceptron", 1)
+    assert list(layout.groups()) == [(0, "patch"), (0, "embed"), (1, "fc1")]
+
+
+def test_a_table_with_an_unknown_role_is_a_bug(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "misspelled.py").write_text("TABLES = ('weight  fc9: mlp resid',)")
+    monkeypatch.setattr(architectures, "__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match="fc9"):
+        layout_of({"weight": torch.zeros(2, 2)})
+    monkeypatch.delitem(sys.modules, "wsl.architectures.misspelled")

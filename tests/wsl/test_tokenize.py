@@ -1,0 +1,40 @@
+"""The coverage report counts every weight and has one clear message for what it cannot read."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wsl.tokenize import main, shapes_of
+
+
+def test_the_report_counts_every_weight_of_a_timm_model(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["vit_tiny_patch16_224"])
+    printed = capsys.readouterr().out
+    n = sum(tensor.numel() for tensor in shapes_of("vit_tiny_patch16_224").values())
+    assert f"100.00% of {n:,} weights" in printed
+    assert "padding" in printed
+
+
+def test_the_report_reads_a_file_as_it_reads_the_model(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = shapes_of("vit_tiny_patch16_224")
+    path = str(tmp_path / "model.safetensors")
+    save_file({name: torch.zeros(tensor.shape, dtype=torch.bfloat16) for name, tensor in meta.items()}, path)
+    main([path, "--tokenizer", "rows"])
+    assert "100.00% of" in capsys.readouterr().out
+
+
+def test_bad_input_ends_with_one_message(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"\xff" * 100)
+    for source, message in {
+        "vit_tinny_patch16_224": "did you mean vit_tiny_patch16_224",
+        "resnet18": "no row for conv1.weight",
+        str(tmp_path / "absent.safetensors"): "no file at",
+        str(damaged): "not a readable safetensors file",
+    }.items():
+        with pytest.raises(SystemExit) as exit:
+            main([source])
+        assert exit.value.code == 1
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert printed.err.count("\n") == 1

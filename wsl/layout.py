@@ -9,8 +9,8 @@ A layout is read off a table of axis names (`wsl.architectures`), one row per te
 `|` splits the first axis into equal parts, each `role: axes`; parentheses make one axis of several (the first varies
 slowest); `{b}` is the index of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
 
-Equal names mean the same group element, hence the same size: rows and columns of a weight g act as  W -> g_row W
-g_col^-1, and `*` marks the dual (g^-T). What is before the first dot of a name is its kind:
+Equal names mean the same group element, hence the same size. An element g acts on an axis by g, on one
+marked `*` by its dual g^-T. What is before the first dot of a name is its kind:
 
     resid  residual stream, permuted       mlp     hidden neurons, permuted       head  attention heads, permuted
     qk     features of queries and keys of a head, any invertible map             vo    the same of values and outputs
@@ -50,8 +50,7 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """An equal share of a tensor's first axis: one role, one block, and the axes of each dimension (several for a
-    product)."""
+    """An equal share of a tensor's first axis: its role, its block, and the axes of each dimension."""
 
     role: str
     block: int

@@ -1,7 +1,9 @@
 """The coverage report: what a tokenizer makes of a checkpoint, from names and shapes alone.
 
-python -m wsl.tokenize vit_small_patch16_224
-python -m wsl.tokenize model.safetensors --tokenizer rows
+    python -m wsl.tokenize vit_small_patch16_224
+    python -m wsl.tokenize model.safetensors --tokenizer rows
+
+A tokenizer is named by its card in `configs/tokenizer`; its reference does not matter to the report.
 """
 
 import argparse
@@ -11,21 +13,19 @@ from pathlib import Path
 import pandas as pd
 import timm
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wsl.tokenizers.coverage import coverage
-from wsl.tokenizers.residual import Residual
-from wsl.tokenizers.rows import Rows
-from zoo_gen.config import one_clear_error
+from zoo_gen.config import CONFIGS, instantiate, one_clear_error
 from zoo_gen.errors import InputError
 
 
 def shapes_of(source: str) -> dict[str, Tensor]:
-    """Returns the tensors of a timm model or safetensors file on the meta device: names, shapes and types without
-    weights.
+    """Returns the tensors of a timm model or safetensors file on the meta device: names and shapes, no weights.
 
     Raises:
         InputError: there is no such model or file, or the file is damaged.
@@ -66,14 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m wsl.tokenize", description="Print what a tokenizer makes of a checkpoint."
     )
     parser.add_argument("source", help="name of a timm model, or a .safetensors file")
-    parser.add_argument("--tokenizer", choices=["residual", "rows"], default="residual", help="default: residual")
-    parser.add_argument(
-        "--width", type=int, default=64, help="weights per token of the residual tokenizer; default: 64"
-    )
+    cards = {path.stem: path for path in sorted((CONFIGS / "tokenizer").glob("*.yaml"))}
+    parser.add_argument("--tokenizer", choices=cards, default="residual", help="default: residual")
     options = parser.parse_args(arguments)
     with one_clear_error():
-        residual = options.tokenizer == "residual"
-        tokenizer = Residual(width=options.width, reference="none") if residual else Rows(reference="none")
+        tokenizer = instantiate(OmegaConf.merge(OmegaConf.load(cards[options.tokenizer]), {"reference": "none"}))
         tensors = shapes_of(options.source)
         plan = tokenizer.plan(tensors)
         frame = coverage(plan)

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import timm
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -80,7 +80,7 @@ CHILD = fine_tuned(ROOT, seed=1)
 
 @pytest.fixture(params=CARDS, ids=lambda card: card.stem)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    return instantiate(yaml.safe_load(request.param.read_text()))
+    return instantiate(OmegaConf.load(request.param))
 
 
 def test_every_card_makes_a_lossless_tokenizer(tokenizer: Tokenizer) -> None:

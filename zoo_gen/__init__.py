@@ -1,11 +1,11 @@
 """Model zoos: populations of Vision Transformers with known generating factors, every epoch kept.
 
-    >>> from zoo_gen import Zoo, InputError
-    >>> try:
-    ...     Zoo.open("no/such/zoo")
-    ... except InputError as error:
-    ...     print(str(error).partition(" at ")[0])
-    zoo 'zoo' not found
+>>> from zoo_gen import Zoo, InputError
+>>> try:
+...     Zoo.open("no/such/zoo")
+... except InputError as error:
+...     print(str(error).partition(" at ")[0])
+zoo 'zoo' not found
 """
 
 from zoo_gen import architecture as _architecture  # registers the ViT with an MLP head in timm

@@ -39,8 +39,13 @@ def print_summary(zoo: Zoo) -> None:
     families = ", ".join(f"{family} {accuracy:.2f}" for family, accuracy in by_family.items())
     diverged = zoo.select(status="diverged").frame["model"].nunique()
     console = Console(highlight=False)
-    console.print(f"[bold]{zoo.name}[/bold]: {zoo.frame['model'].nunique()} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}")
-    console.print("test accuracy of the fine-tuned: 5 %% %.2f, median %.2f, 95 %% %.2f" % tuple(quantiles) + f" (medians: {families})")
+    console.print(
+        f"[bold]{zoo.name}[/bold]: {zoo.frame['model'].nunique()} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}"
+    )
+    console.print(
+        "test accuracy of the fine-tuned: 5 %% %.2f, median %.2f, 95 %% %.2f" % tuple(quantiles)
+        + f" (medians: {families})"
+    )
     console.print(f"content hash {zoo.content_hash}")
 
 

@@ -19,7 +19,9 @@ from zoo_gen.errors import InputError
 
 HEADS = ("linear", "mlp", "none")
 
-default_cfgs = generate_default_cfgs({"vit_mlp_head": {"input_size": (3, 224, 224), "classifier": "head.fc2", "first_conv": "patch_embed.proj"}})
+default_cfgs = generate_default_cfgs(
+    {"vit_mlp_head": {"input_size": (3, 224, 224), "classifier": "head.fc2", "first_conv": "patch_embed.proj"}}
+)
 
 
 class MlpHeadVisionTransformer(VisionTransformer):
@@ -28,14 +30,6 @@ class MlpHeadVisionTransformer(VisionTransformer):
     def __init__(self, *args: Any, num_classes: int = 1000, **kwargs: Any):
         super().__init__(*args, num_classes=num_classes, **kwargs)
         self.head = Mlp(self.num_features, self.num_features, num_classes)
-        self.head.apply(_init_linear)
-
-
-def _init_linear(module: nn.Module) -> None:
-    """Initialises linear layers as timm initialises those of a ViT."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
 
 
 @register_model
@@ -45,7 +39,13 @@ def vit_mlp_head(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
 
 
 def architecture(
-    *, timm_name: str, model_args: Mapping[str, Any], in_chans: int, img_size: int, mean: Sequence[float], std: Sequence[float]
+    *,
+    timm_name: str,
+    model_args: Mapping[str, Any],
+    in_chans: int,
+    img_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> dict[str, Any]:
     """Describes a backbone in timm's `config.json` format, without a head.
 

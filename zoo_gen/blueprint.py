@@ -66,7 +66,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises `InputError` for values that cannot be trained."""
-        for name, allowed in (("objective", ("supervised", "simclr")), ("head", HEADS), ("optimizer", ("adamw", "sgd"))):
+        for name, allowed in (
+            ("objective", ("supervised", "simclr")),
+            ("head", HEADS),
+            ("optimizer", ("adamw", "sgd")),
+        ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(allowed)}")
         if (self.head == "none") != (self.objective == "simclr"):
@@ -136,7 +140,9 @@ class Stage:
                 if odd:
                     unknown = [name for name in odd if name in values]
                     missing = [name for name in odd if name not in values]
-                    raise InputError(f"recipe has unknown factors {unknown} and lacks {missing}; the factors are {', '.join(FACTORS)}")
+                    raise InputError(
+                        f"recipe has unknown factors {unknown} and lacks {missing}; the factors are {', '.join(FACTORS)}"
+                    )
                 found.append((changes, Recipe(**values)))
         return found
 
@@ -180,7 +186,9 @@ class Blueprint:
                 described = with_head(self.architecture, recipe.head, self.finetune_images.num_classes)
                 name = "-".join([root.model, *(_short(value) for value in changes.values())])
                 fold = (number * len(variants) + place) % FOLDS
-                children.append(ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe))
+                children.append(
+                    ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe)
+                )
         if len({spec.model for spec in (*roots, *children)}) < len(roots) + len(children):
             raise InputError("two fine-tunings of the blueprint have the same factors; give them different seeds")
         return [*roots, *children]

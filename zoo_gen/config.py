@@ -65,6 +65,22 @@ def instantiate(card: Any, trusted: Sequence[str] = ()) -> Any:
     return card
 
 
+def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns what a command's configuration would be with these overrides, resolved, as plain Python.
+
+    >>> import zoo_gen.__main__
+    >>> compose("zoo_gen", ["zoo=digits_mini", "seed=3"])["seed"]
+    3
+    """
+    import hydra
+    from omegaconf import OmegaConf
+
+    with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
+        plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Makes a Hydra command of `main(config)`, where `config` is an instance of the dataclass `schema`.
 

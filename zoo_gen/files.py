@@ -40,7 +40,9 @@ def _write_text(path: Path, text: str) -> None:
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically. A full disk raises `OSError`, as it does for every other file."""
-    content = safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
+    content = safetensors.torch.save(
+        {name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"}
+    )
     write_atomically(path, lambda beside: _write_bytes(beside, content))
 
 
@@ -76,7 +78,9 @@ def locked(path: Path, what: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise InputError(f"{what} is being written by another process ({file.read().strip()}); wait for it, or stop it") from error
+            raise InputError(
+                f"{what} is being written by another process ({file.read().strip()}); wait for it, or stop it"
+            ) from error
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {os.uname().nodename}")
         file.flush()

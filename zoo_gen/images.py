@@ -65,7 +65,9 @@ def split_images(
 ) -> Images:
     """Splits images into train, val and test, stratified by label. Raises `InputError` unless the three fractions sum to 1."""
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}")
+        raise InputError(
+            f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}"
+        )
     rng = np.random.default_rng(seed)
     parts: tuple[list[int], ...] = ([], [], [])
     num_classes = int(labels.max()) + 1

@@ -23,7 +23,13 @@ PACKAGES = ("vit-weight-space", "torch", "timm", "numpy", "safetensors")
 
 
 def create_zoo(
-    path: Path, *, name: str, seed: int, config: Mapping[str, Any], specs: Sequence[ModelSpec], stacks: Mapping[str, Any]
+    path: Path,
+    *,
+    name: str,
+    seed: int,
+    config: Mapping[str, Any],
+    specs: Sequence[ModelSpec],
+    stacks: Mapping[str, Any],
 ) -> None:
     """Writes `zoo.json` and the model folders' `config.json`, or checks that those on disk were made by the same command.
 
@@ -37,7 +43,8 @@ def create_zoo(
         "models": len(specs),
         "config": config,
         "stacks": stacks,
-        "software": {package: importlib.metadata.version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "software": {package: importlib.metadata.version(package) for package in PACKAGES}
+        | {"python": platform.python_version()},
     }
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")
@@ -45,7 +52,9 @@ def create_zoo(
         differences = [line for key in keys for line in _differences(key, there.get(key), description[key])]
         if differences:
             shown = "; ".join(differences[:3])
-            raise InputError(f"zoo {path} was made with another configuration ({shown}); choose another path=..., or delete that folder")
+            raise InputError(
+                f"zoo {path} was made with another configuration ({shown}); choose another path=..., or delete that folder"
+            )
         return
     if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
         raise InputError(f"{path} is not empty and holds no zoo.json; choose another path=...")

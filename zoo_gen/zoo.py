@@ -25,7 +25,10 @@ from zoo_gen.splits import Split, split_models
 FORMAT_VERSION = 1
 IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "diverged_epoch", "fold")
 ALL_FACTORS = ("pretraining", *FACTORS)
-RESULTS = tuple(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")) + ("loss_gap", "accuracy_gap")
+RESULTS = tuple(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")) + (
+    "loss_gap",
+    "accuracy_gap",
+)
 FILES = ("path", "sha256", "weights_sha256")
 COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES)
 
@@ -103,25 +106,35 @@ class Zoo:
         """
         folder = Path(path)
         if not (folder / "zoo.json").is_file():
-            raise InputError(f"zoo '{folder.name}' not found at {folder.resolve()}; make it with: python -m zoo_gen zoo={folder.name}")
+            raise InputError(
+                f"zoo '{folder.name}' not found at {folder.resolve()}; make it with: python -m zoo_gen zoo={folder.name}"
+            )
         config = read_json(folder / "zoo.json")
         version = config.get("format_version")
         if config.get("format") != "zoo_gen" or not isinstance(version, int):
-            raise InputError(f"{folder / 'zoo.json'} does not describe a zoo; choose a folder made by python -m zoo_gen")
+            raise InputError(
+                f"{folder / 'zoo.json'} does not describe a zoo; choose a folder made by python -m zoo_gen"
+            )
         if version > FORMAT_VERSION:
             raise InputError(
                 f"zoo {folder} has format version {version}, this package reads up to {FORMAT_VERSION}; upgrade the package: "
                 "pip install -U vit-weight-space"
             )
         if not (folder / "index.parquet").is_file():
-            raise InputError(f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments")
+            raise InputError(
+                f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments"
+            )
         try:
             frame = pd.read_parquet(folder / "index.parquet")
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder}") from error
+            raise InputError(
+                f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder}"
+            ) from error
         missing = [column for column in COLUMNS if column not in frame]
         if missing:
-            raise InputError(f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen")
+            raise InputError(
+                f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen"
+            )
         return cls(folder, config, frame, frame)
 
     @property
@@ -172,7 +185,9 @@ class Zoo:
         rows = self._everything
         rows = rows[(rows["model"] == model) & rows["final"]]
         if rows.empty:
-            raise InputError(f"zoo {self.path} has no finished model '{model}'; finish the zoo by running python -m zoo_gen again")
+            raise InputError(
+                f"zoo {self.path} has no finished model '{model}'; finish the zoo by running python -m zoo_gen again"
+            )
         return self._checkpoint(rows.iloc[0])
 
     def images(self, stage: str) -> Images:
@@ -232,9 +247,13 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; restore it, or make the zoo again with python -m zoo_gen") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it, or make the zoo again with python -m zoo_gen") from error
+        raise InputError(
+            f"{path} is damaged ({error}); restore it, or make the zoo again with python -m zoo_gen"
+        ) from error
     if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged (not a JSON object); restore it, or make the zoo again with python -m zoo_gen")
+        raise InputError(
+            f"{path} is damaged (not a JSON object); restore it, or make the zoo again with python -m zoo_gen"
+        )
     return found
 
 
@@ -243,7 +262,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError as error:
-        raise InputError(f"checkpoint {path} is gone; make it again by running python -m zoo_gen with the zoo's arguments") from error
+        raise InputError(
+            f"checkpoint {path} is gone; make it again by running python -m zoo_gen with the zoo's arguments"
+        ) from error
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(
             f"checkpoint {path} is damaged or not a safetensors file ({error}); delete it and run python -m zoo_gen with the zoo's arguments"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The whole road: zoo -> hyper-representation -> probes -> new ViTs -> report. Each step reuses what is complete.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+
+$python -m zoo_gen zoo=digits_mini
+$python -m wsl.train zoo=digits_mini model=hyperrep run=demo
+$python -m wsl.probe run=demo
+$python -m wsl.generate run=demo generator=kde n=200
+$python -m wsl.report run=demo

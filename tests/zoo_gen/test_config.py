@@ -1,0 +1,77 @@
+"""Cards are constructor calls to trusted targets; imports go one way only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+import zoo_gen
+from tests.zoos import compose
+from zoo_gen import InputError
+from zoo_gen.config import CONFIGS, instantiate
+
+PACKAGE = Path(zoo_gen.__file__).parent
+CARDS = sorted(
+    path for group in ("zoo", "images", "executor", "architecture") for path in (CONFIGS / group).glob("*.yaml")
+)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "pandas.read_pickle",
+        "os.system",
+        "zoo_gen.zoo.pd.read_pickle",
+        "zoo_gen.zoo.json",
+        "zoo_gen.config._private",
+        "builtins.eval",
+        "",
+    ],
+)
+def test_untrusted_targets_are_refused(target: str) -> None:
+    with pytest.raises(InputError, match="_target_"):
+        instantiate({"_target_": target})
+
+
+def test_a_trusted_target_is_called_with_its_keywords() -> None:
+    built = instantiate(
+        {"inner": [{"_target_": "zoo_gen.executors.local.LocalExecutor", "processes": 1, "device": "cpu"}]}
+    )
+    assert built["inner"][0].processes == 1
+    with pytest.raises(InputError, match="does not fit"):
+        instantiate({"_target_": "zoo_gen.executors.local.LocalExecutor", "proceses": 1})
+
+
+@pytest.mark.parametrize("zoo", [path.stem for path in (CONFIGS / "zoo").glob("*.yaml")])
+def test_every_zoo_card_makes_a_blueprint(zoo: str) -> None:
+    assert instantiate(compose("zoo_gen", [f"zoo={zoo}"])["zoo"]).name == zoo
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_card_is_short_and_names_a_trusted_target(card: Path) -> None:
+    content = yaml.safe_load(card.read_text())
+    assert content["_target_"].startswith(("zoo_gen.", "wsl."))
+    assert len([line for line in card.read_text().splitlines() if line and not line.startswith("#")]) <= 15
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_zoo_gen_never_imports_wsl() -> None:
+    files = list(PACKAGE.rglob("*.py"))
+    assert len(files) > 10
+    assert [path.name for path in files if "wsl" in imported(path)] == []
+
+
+def test_hydra_is_imported_only_by_the_configuration_and_the_commands() -> None:
+    allowed = {"config.py", "__main__.py", "run.py", "train.py", "probe.py", "generate.py", "report.py", "tokenize.py"}
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "wsl").rglob("*.py")]
+    assert {path.name for path in files if imported(path) & {"hydra", "omegaconf"}} <= allowed

@@ -33,9 +33,7 @@ class InThisProcess:
             yield name
 
 
-def make_zoo(
-    path: Path, *overrides: str, axes: dict[str, list[Any]] | None = None, executor: InThisProcess | None = None
-) -> Zoo:
+def make_zoo(path: Path, *overrides: str, axes: dict[str, list[Any]] | None = None, executor: InThisProcess | None = None) -> Zoo:
     config = compose("zoo_gen", ["zoo=digits_mini", *TINY, *overrides])
     if axes is not None:
         config["zoo"]["finetune"]["axes"] = axes

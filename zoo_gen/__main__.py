@@ -43,8 +43,7 @@ def print_summary(zoo: Zoo) -> None:
         f"[bold]{zoo.name}[/bold]: {zoo.frame['model'].nunique()} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}"
     )
     console.print(
-        "test accuracy of the fine-tuned: 5 %% %.2f, median %.2f, 95 %% %.2f" % tuple(quantiles)
-        + f" (medians: {families})"
+        "test accuracy of the fine-tuned: 5 %% %.2f, median %.2f, 95 %% %.2f" % tuple(quantiles) + f" (medians: {families})"
     )
     console.print(f"content hash {zoo.content_hash}")
 

@@ -29,17 +29,13 @@ class Strengths:
         self.crop, self.shift, self.rotate = column("crop"), column("shift"), column("rotate")
         self.flip, self.jitter, self.erasing = column("flip"), column("jitter"), column("random_erasing")
         self.mixup, self.cutmix = [r.mixup for r in recipes], [r.cutmix for r in recipes]
-        self.moves = bool(
-            (self.crop < 1).any() or (self.shift > 0).any() or (self.rotate > 0).any() or (self.flip > 0).any()
-        )
+        self.moves = bool((self.crop < 1).any() or (self.shift > 0).any() or (self.rotate > 0).any() or (self.flip > 0).any())
         self.jitters = bool((self.jitter > 0).any())
         self.erases = bool((self.erasing > 0).any())
         self.mixes = any(self.mixup) or any(self.cutmix)
 
 
-def view(
-    pixels: Float[Tensor, "K B C H W"], draws: Float[Tensor, "K B draws"], strengths: Strengths
-) -> Float[Tensor, "K B C H W"]:
+def view(pixels: Float[Tensor, "K B C H W"], draws: Float[Tensor, "K B draws"], strengths: Strengths) -> Float[Tensor, "K B C H W"]:
     """Returns one random view: crop, shift, rotation and flip as one affine map, then contrast and brightness, then erasing."""
     x = pixels
     if strengths.moves:
@@ -77,9 +73,7 @@ def _box(x: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor) -> Te
     return (in_rows[..., :, None] & in_columns[..., None, :]).unsqueeze(-3)
 
 
-def mixing_draws(
-    rngs: Sequence[np.random.Generator], steps: int, strengths: Strengths
-) -> Float[np.ndarray, "K steps 4"]:
+def mixing_draws(rngs: Sequence[np.random.Generator], steps: int, strengths: Strengths) -> Float[np.ndarray, "K steps 4"]:
     """Draws, per model and step: the mixing weight, whether it is cutmix, and the centre of the box."""
     draws = np.ones((len(rngs), steps, 4), dtype=np.float32)
     for k, rng in enumerate(rngs):

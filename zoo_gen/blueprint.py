@@ -186,9 +186,7 @@ class Blueprint:
                 described = with_head(self.architecture, recipe.head, self.finetune_images.num_classes)
                 name = "-".join([root.model, *(_short(value) for value in changes.values())])
                 fold = (number * len(variants) + place) % FOLDS
-                children.append(
-                    ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe)
-                )
+                children.append(ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe))
         if len({spec.model for spec in (*roots, *children)}) < len(roots) + len(children):
             raise InputError("two fine-tunings of the blueprint have the same factors; give them different seeds")
         return [*roots, *children]

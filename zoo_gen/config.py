@@ -117,7 +117,9 @@ class one_clear_error:  # noqa: N801 (reads as a statement)
         if isinstance(error, InputError):
             message = str(error)
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"no space left on the disk of {error.filename or Path.cwd()}; free some and run the same command again: it resumes"
+            message = (
+                f"no space left on the disk of {error.filename or Path.cwd()}; free some and run the same command again: it resumes"
+            )
         elif isinstance(error, PermissionError):
             message = f"no permission for {error.filename}; make it accessible or choose another folder"
         elif isinstance(error, KeyboardInterrupt):

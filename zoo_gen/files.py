@@ -40,9 +40,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically. A full disk raises `OSError`, as it does for every other file."""
-    content = safetensors.torch.save(
-        {name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"}
-    )
+    content = safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
     write_atomically(path, lambda beside: _write_bytes(beside, content))
 
 

@@ -40,9 +40,7 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
         create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
         for stage in ("pretrain", "finetune"):
             names = [
-                stack
-                for stack in stacks
-                if stack.startswith(stage) and epochs_done(path, stacks[stack]) < stacks[stack]["epochs"]
+                stack for stack in stacks if stack.startswith(stage) and epochs_done(path, stacks[stack]) < stacks[stack]["epochs"]
             ]
             for _ in executor.run(path, names):  # each time a stack is finished
                 write_index(path, models)
@@ -82,7 +80,5 @@ def _parent_weights(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor] | No
         return None
     weights = path / "models" / spec.parent / "model.safetensors"
     if not weights.exists():
-        raise InputError(
-            f"root {spec.parent} of zoo {path} is not trained yet; run python -m zoo_gen with the zoo's arguments"
-        )
+        raise InputError(f"root {spec.parent} of zoo {path} is not trained yet; run python -m zoo_gen with the zoo's arguments")
     return read_weights(weights)

@@ -32,9 +32,7 @@ class Images:
     num_classes: int
 
 
-def digits(
-    *, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int
-) -> Images:
+def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int) -> Images:
     """Loads the 8x8 grey digits that ship with scikit-learn (no download), keeping some of the ten classes.
 
     Args:
@@ -60,14 +58,10 @@ def digits(
     return split_images(normalized, labels, fractions=fractions, seed=seed)
 
 
-def split_images(
-    pixels: Float[Tensor, "N C H W"], labels: Int[Tensor, "N"], *, fractions: Sequence[float], seed: int
-) -> Images:
+def split_images(pixels: Float[Tensor, "N C H W"], labels: Int[Tensor, "N"], *, fractions: Sequence[float], seed: int) -> Images:
     """Splits images into train, val and test, stratified by label. Raises `InputError` unless the three fractions sum to 1."""
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(
-            f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}"
-        )
+        raise InputError(f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}")
     rng = np.random.default_rng(seed)
     parts: tuple[list[int], ...] = ([], [], [])
     num_classes = int(labels.max()) + 1

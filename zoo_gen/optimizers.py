@@ -33,9 +33,7 @@ class StackOptimizer:
         flat = stack.flat
         self.gradient = torch.zeros_like(flat)
         self._gradients = list(stack.rows(self.gradient).values())
-        decays = [
-            torch.full(shape, float(len(shape) == 2 or len(shape) == 4)).flatten() for _, shape in stack.slots.values()
-        ]
+        decays = [torch.full(shape, float(len(shape) == 2 or len(shape) == 4)).flatten() for _, shape in stack.slots.values()]
         strength = torch.tensor([[recipe.weight_decay] for recipe in recipes], dtype=flat.dtype, device=flat.device)
         self.decay = strength * torch.cat(decays).to(flat)
         self.first = torch.zeros_like(flat)

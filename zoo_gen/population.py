@@ -48,9 +48,7 @@ class PopulationTrainer:
         self.specs, self.seed, self.epoch = specs, seed, 0
         self.recipe = specs[0].recipe
         self.contrastive = self.recipe.objective == "simclr"
-        self.images = Images(
-            *(_moved(split, device) for split in (images.train, images.val, images.test)), images.num_classes
-        )
+        self.images = Images(*(_moved(split, device) for split in (images.train, images.val, images.test)), images.num_classes)
         self.recipes = [spec.recipe for spec in specs]
         self.batch = min(self.recipe.batch_size, len(images.train))
         self.steps = len(images.train) // self.batch
@@ -79,9 +77,7 @@ class PopulationTrainer:
         augmentation = self._streams("augmentation", self.epoch)
         draws = np.stack([rng.random((self.steps, views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
         draws = torch.from_numpy(draws).to(device)
-        mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(
-            device
-        )
+        mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
         self.stack.train()
         for step in range(self.steps):
@@ -89,9 +85,7 @@ class PopulationTrainer:
             if self.contrastive:
                 losses = self._contrastive_loss(train.pixels[chosen], draws[:, step])
             else:
-                losses = self._supervised_loss(
-                    train.pixels[chosen], train.labels[chosen], draws[:, step, 0], mixing[:, step]
-                )
+                losses = self._supervised_loss(train.pixels[chosen], train.labels[chosen], draws[:, step, 0], mixing[:, step])
             self.optimizer.step(torch.autograd.grad(losses.sum(), parameters))
 
     def _supervised_loss(self, pixels: Tensor, labels: Tensor, draws: Tensor, mixing: Tensor) -> Tensor:
@@ -144,9 +138,7 @@ class PopulationTrainer:
         """The state dict of one model on the CPU, without the projection head of SimCLR."""
         weights = self.stack.weights(index)
         if self.contrastive:
-            weights = {
-                name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")
-            }
+            weights = {name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")}
         return weights
 
     def state(self) -> dict[str, Tensor]:

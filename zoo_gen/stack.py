@@ -76,11 +76,7 @@ class StackedConv2d(nn.Module):
         height = x.shape[-2] // p
         patches = rearrange(x, "(k b) c (h p) (w q) -> k (b h w) (c p q)", k=len(weight), p=p, q=q)
         filters = weight.flatten(2).mT
-        out = (
-            torch.bmm(patches, filters)
-            if self.bias is None
-            else torch.baddbmm(self.bias.unsqueeze(1), patches, filters)
-        )
+        out = torch.bmm(patches, filters) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), patches, filters)
         return rearrange(out, "k (b h w) d -> (k b) d h w", b=x.shape[0] // len(weight), h=height)
 
 
@@ -97,9 +93,7 @@ class ModelStack(nn.Module):
 
     flat: Tensor
 
-    def __init__(
-        self, template: nn.Module, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ):
+    def __init__(self, template: nn.Module, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
         """Stacks `size` models shaped like `template`, whose modules are taken over; weights start at zero.
 
         Raises `InputError` for a model with buffers, active dropout or a parametrised layer that has no stacked twin.
@@ -156,9 +150,7 @@ class ModelStack(nn.Module):
             if len(shape) == 1:  # per-channel scales act on (batch, tokens, channels)
                 shape = (1, *shape)
             elif shape[0] != 1:
-                raise InputError(
-                    f"cannot stack parameter {name} of shape {tuple(shape)}: its first axis is not a batch axis"
-                )
+                raise InputError(f"cannot stack parameter {name} of shape {tuple(shape)}: its first axis is not a batch axis")
             setattr(module, name, repeat(parameter.view(self.size, *shape[1:]), "k ... -> (k b) ...", b=batch))
         out = self.model(pixels.flatten(0, 1))
         for module, name, _ in self._bare:
@@ -174,24 +166,17 @@ class ModelStack(nn.Module):
         row = self.flat[index]
         for name, (start, shape) in self.slots.items():
             if weights[name].shape != shape:
-                raise InputError(
-                    f"weights do not fit the stack: {name} is {tuple(weights[name].shape)}, not {tuple(shape)}"
-                )
+                raise InputError(f"weights do not fit the stack: {name} is {tuple(weights[name].shape)}, not {tuple(shape)}")
             row[start : start + math.prod(shape)].copy_(weights[name].reshape(-1))
 
     @torch.no_grad()
     def weights(self, index: int) -> dict[str, Tensor]:
         """Returns a copy of one model's weights, as a state dict on the CPU."""
         row = self.flat[index].cpu()
-        return {
-            name: row[start : start + math.prod(shape)].view(shape).clone()
-            for name, (start, shape) in self.slots.items()
-        }
+        return {name: row[start : start + math.prod(shape)].view(shape).clone() for name, (start, shape) in self.slots.items()}
 
 
-def stack_of(
-    template: nn.Module, state_dicts: Sequence[Mapping[str, Tensor]], *, device: torch.device | str = "cpu"
-) -> ModelStack:
+def stack_of(template: nn.Module, state_dicts: Sequence[Mapping[str, Tensor]], *, device: torch.device | str = "cpu") -> ModelStack:
     """Returns the stack of models that have the given weights, ready to run (not to train)."""
     stack = ModelStack(template, len(state_dicts), device=device)
     for index, weights in enumerate(state_dicts):

@@ -6,9 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def smooth_targets(
-    labels: Int[Tensor, "K B"], num_classes: int, smoothing: Float[Tensor, "K"]
-) -> Float[Tensor, "K B classes"]:
+def smooth_targets(labels: Int[Tensor, "K B"], num_classes: int, smoothing: Float[Tensor, "K"]) -> Float[Tensor, "K B classes"]:
     """Returns one-hot targets with a share `smoothing` spread over all classes."""
     share = smoothing[:, None, None]
     return functional.one_hot(labels, num_classes).to(smoothing.dtype) * (1 - share) + share / num_classes

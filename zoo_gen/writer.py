@@ -43,8 +43,7 @@ def create_zoo(
         "models": len(specs),
         "config": config,
         "stacks": stacks,
-        "software": {package: importlib.metadata.version(package) for package in PACKAGES}
-        | {"python": platform.python_version()},
+        "software": {package: importlib.metadata.version(package) for package in PACKAGES} | {"python": platform.python_version()},
     }
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")

@@ -25,7 +25,8 @@ from zoo_gen.splits import Split, split_models
 FORMAT_VERSION = 1
 IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "diverged_epoch", "fold")
 ALL_FACTORS = ("pretraining", *FACTORS)
-RESULTS = tuple(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")) + (
+RESULTS = (
+    *(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")),
     "loss_gap",
     "accuracy_gap",
 )
@@ -112,18 +113,14 @@ class Zoo:
         config = read_json(folder / "zoo.json")
         version = config.get("format_version")
         if config.get("format") != "zoo_gen" or not isinstance(version, int):
-            raise InputError(
-                f"{folder / 'zoo.json'} does not describe a zoo; choose a folder made by python -m zoo_gen"
-            )
+            raise InputError(f"{folder / 'zoo.json'} does not describe a zoo; choose a folder made by python -m zoo_gen")
         if version > FORMAT_VERSION:
             raise InputError(
                 f"zoo {folder} has format version {version}, this package reads up to {FORMAT_VERSION}; upgrade the package: "
                 "pip install -U vit-weight-space"
             )
         if not (folder / "index.parquet").is_file():
-            raise InputError(
-                f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments"
-            )
+            raise InputError(f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments")
         try:
             frame = pd.read_parquet(folder / "index.parquet")
         except (OSError, pa.ArrowException) as error:
@@ -132,9 +129,7 @@ class Zoo:
             ) from error
         missing = [column for column in COLUMNS if column not in frame]
         if missing:
-            raise InputError(
-                f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen"
-            )
+            raise InputError(f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen")
         return cls(folder, config, frame, frame)
 
     @property
@@ -185,9 +180,7 @@ class Zoo:
         rows = self._everything
         rows = rows[(rows["model"] == model) & rows["final"]]
         if rows.empty:
-            raise InputError(
-                f"zoo {self.path} has no finished model '{model}'; finish the zoo by running python -m zoo_gen again"
-            )
+            raise InputError(f"zoo {self.path} has no finished model '{model}'; finish the zoo by running python -m zoo_gen again")
         return self._checkpoint(rows.iloc[0])
 
     def images(self, stage: str) -> Images:
@@ -247,13 +240,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; restore it, or make the zoo again with python -m zoo_gen") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}); restore it, or make the zoo again with python -m zoo_gen"
-        ) from error
+        raise InputError(f"{path} is damaged ({error}); restore it, or make the zoo again with python -m zoo_gen") from error
     if not isinstance(found, dict):
-        raise InputError(
-            f"{path} is damaged (not a JSON object); restore it, or make the zoo again with python -m zoo_gen"
-        )
+        raise InputError(f"{path} is damaged (not a JSON object); restore it, or make the zoo again with python -m zoo_gen")
     return found
 
 

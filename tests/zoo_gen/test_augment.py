@@ -35,16 +35,12 @@ def test_no_augmentation_changes_nothing() -> None:
     assert torch.equal(view(images(2), draws(2), Strengths(recipes(NOTHING, NOTHING), "cpu")), images(2))
 
 
-@pytest.mark.parametrize(
-    "change", [{"crop": 0.5}, {"shift": 0.2}, {"rotate": 30.0}, {"jitter": 0.4}, {"random_erasing": 1.0}]
-)
+@pytest.mark.parametrize("change", [{"crop": 0.5}, {"shift": 0.2}, {"rotate": 30.0}, {"jitter": 0.4}, {"random_erasing": 1.0}])
 def test_a_models_view_does_not_depend_on_its_neighbours(change: dict[str, float]) -> None:
     with_change = NOTHING | change
     alone = view(images(1), draws(1), Strengths(recipes(with_change), "cpu"))
     beside = view(images(2), draws(2), Strengths(recipes(with_change, NOTHING), "cpu"))
-    torch.testing.assert_close(
-        beside[0], view(images(2), draws(2), Strengths(recipes(with_change, with_change), "cpu"))[0]
-    )
+    torch.testing.assert_close(beside[0], view(images(2), draws(2), Strengths(recipes(with_change, with_change), "cpu"))[0])
     torch.testing.assert_close(beside[1], images(2)[1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(alone[0], images(1)[0])
 
@@ -78,9 +74,7 @@ def test_mixed_targets_say_how_much_of_each_image_there_is(kind: str) -> None:
 def test_smoothed_cross_entropy_is_that_of_torch() -> None:
     logits, labels = torch.randn(2, 6, 5), torch.randint(5, (2, 6))
     ours = cross_entropy(logits, smooth_targets(labels, 5, torch.tensor([0.1, 0.0])))
-    theirs = [
-        torch.nn.functional.cross_entropy(logits[k], labels[k], label_smoothing=s) for k, s in enumerate((0.1, 0.0))
-    ]
+    theirs = [torch.nn.functional.cross_entropy(logits[k], labels[k], label_smoothing=s) for k, s in enumerate((0.1, 0.0))]
     torch.testing.assert_close(ours, torch.stack(theirs))
 
 

@@ -51,10 +51,7 @@ def test_every_model_is_in_one_stack_of_its_kind() -> None:
     assert sorted(model for stack in stacks.values() for model in stack["models"]) == sorted(specs)
     for stack in stacks.values():
         assert len(stack["models"]) <= plan.stack_size
-        kinds = {
-            (specs[m].stage, specs[m].recipe.head, specs[m].recipe.objective, specs[m].recipe.epochs)
-            for m in stack["models"]
-        }
+        kinds = {(specs[m].stage, specs[m].recipe.head, specs[m].recipe.objective, specs[m].recipe.epochs) for m in stack["models"]}
         assert len(kinds) == 1
         optimizers = [specs[model].recipe.optimizer for model in stack["models"]]
         assert optimizers == sorted(optimizers)
@@ -71,9 +68,7 @@ def test_every_model_is_in_one_stack_of_its_kind() -> None:
         ({}, {"seed": [0, 0]}, "same factors"),
     ],
 )
-def test_a_blueprint_that_cannot_be_trained_is_refused(
-    recipe: dict[str, Any], axes: dict[str, Any], message: str
-) -> None:
+def test_a_blueprint_that_cannot_be_trained_is_refused(recipe: dict[str, Any], axes: dict[str, Any], message: str) -> None:
     plan = blueprint()
     stage = Stage(recipe={**plan.finetune.recipe, **recipe}, axes=axes, members=[])
     with pytest.raises(InputError, match=message):

@@ -12,9 +12,7 @@ from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, instantiate
 
 PACKAGE = Path(zoo_gen.__file__).parent
-CARDS = sorted(
-    path for group in ("zoo", "images", "executor", "architecture") for path in (CONFIGS / group).glob("*.yaml")
-)
+CARDS = sorted(path for group in ("zoo", "images", "executor", "architecture") for path in (CONFIGS / group).glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +33,7 @@ def test_untrusted_targets_are_refused(target: str) -> None:
 
 
 def test_a_trusted_target_is_called_with_its_keywords() -> None:
-    built = instantiate(
-        {"inner": [{"_target_": "zoo_gen.executors.local.LocalExecutor", "processes": 1, "device": "cpu"}]}
-    )
+    built = instantiate({"inner": [{"_target_": "zoo_gen.executors.local.LocalExecutor", "processes": 1, "device": "cpu"}]})
     assert built["inner"][0].processes == 1
     with pytest.raises(InputError, match="does not fit"):
         instantiate({"_target_": "zoo_gen.executors.local.LocalExecutor", "proceses": 1})

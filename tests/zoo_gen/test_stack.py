@@ -61,9 +61,7 @@ def test_a_stack_is_generic_over_the_vits_of_timm_or_refuses(name: str) -> None:
     torch.testing.assert_close(stack_of(timm.create_model(name, **sizes).eval(), states)(pixels), expected)
 
 
-def sequential(
-    recipe: Recipe, start: dict[str, torch.Tensor], batches: torch.Tensor, labels: torch.Tensor
-) -> nn.Module:
+def sequential(recipe: Recipe, start: dict[str, torch.Tensor], batches: torch.Tensor, labels: torch.Tensor) -> nn.Module:
     """Trains one timm model by torch.optim."""
     model = build(with_head(BACKBONE, "linear", 5)).double()
     model.load_state_dict(start)
@@ -102,10 +100,7 @@ def test_stacked_training_equals_torch_optim_on_timm_models() -> None:
         stack.load(index, start)
     optimizer = StackOptimizer(stack, members, steps_per_epoch=10)
     for step in range(20):
-        losses = (
-            functional.cross_entropy(stack(batches[:, step]).flatten(0, 1), labels[:, step].flatten(), reduction="sum")
-            / 8
-        )
+        losses = functional.cross_entropy(stack(batches[:, step]).flatten(0, 1), labels[:, step].flatten(), reduction="sum") / 8
         optimizer.step(torch.autograd.grad(losses, list(stack.parameters())))
     for index, recipe in enumerate(members):
         expected = sequential(recipe, starts[index], batches[index], labels[index]).state_dict()
@@ -113,9 +108,7 @@ def test_stacked_training_equals_torch_optim_on_timm_models() -> None:
         worst, other = 0.0, 0.0
         for name, value in stack.weights(index).items():
             if name.endswith("qkv.bias"):  # the gradient of the key bias is round-off by theory
-                value, expected[name], swapped[name] = (
-                    x.view(3, -1)[[0, 2]] for x in (value, expected[name], swapped[name])
-                )
+                value, expected[name], swapped[name] = (x.view(3, -1)[[0, 2]] for x in (value, expected[name], swapped[name]))
             worst = max(worst, float((value - expected[name]).norm() / expected[name].norm()))
             other = max(other, float((value - swapped[name]).norm() / expected[name].norm()))
         assert worst < 1e-9

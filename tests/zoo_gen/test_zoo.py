@@ -47,9 +47,7 @@ def test_scoring_weights_again_gives_the_recorded_results(tiny_zoo: Path) -> Non
     chosen = list(zoo.select(stage="finetune", head="mlp", epoch=1))[:5]
     scored = score(chosen[0].architecture, [c.state_dict() for c in chosen], zoo.images("finetune").val)
     assert scored.accuracy.tolist() == [c.results["val_accuracy"] for c in chosen]
-    torch.testing.assert_close(
-        scored.loss.double(), torch.tensor([c.results["val_loss"] for c in chosen], dtype=torch.float64)
-    )
+    torch.testing.assert_close(scored.loss.double(), torch.tensor([c.results["val_loss"] for c in chosen], dtype=torch.float64))
 
 
 def test_splits_keep_families_and_epochs_together(tiny_zoo: Path) -> None:
@@ -81,9 +79,7 @@ def test_the_same_seed_gives_the_same_zoo_and_another_does_not(short: Zoo, tmp_p
     assert make_zoo(tmp_path / "other", "seed=1", axes=TWO_RATES).content_hash != short.content_hash
 
 
-def test_an_interrupted_zoo_is_finished_to_the_same_bits(
-    short: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_zoo_is_finished_to_the_same_bits(short: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zoo_gen.generate as module
 
     writes = 0

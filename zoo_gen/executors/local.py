@@ -45,9 +45,7 @@ class LocalExecutor:
         )
         with (
             Progress(*columns) as progress,
-            ProcessPoolExecutor(
-                workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
-            ) as pool,
+            ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)) as pool,
         ):
             total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
             bar = progress.add_task(f"{zoo.name}: {len(stacks)} stacks", total=total)
@@ -55,9 +53,7 @@ class LocalExecutor:
             try:
                 while futures:
                     done, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
-                    progress.update(
-                        bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values())
-                    )
+                    progress.update(bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values()))
                     for future in done:
                         name = futures.pop(future)
                         future.result()

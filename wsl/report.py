@@ -97,8 +97,8 @@ def project(run: Run, children: Zoo, *, limit: int) -> tuple[pd.DataFrame, list[
     shown = children.select(path=frame["path"][before_end % stride == 0].tolist())
     part = {model: name for name, zoo in run.split._asdict().items() for model in zoo.frame["model"]}
     features = run.embed(shown)
-    finite = np.isfinite(features).all(axis=1)
-    points = shown.frame[finite].assign(split=[part[model] for model in shown.frame["model"][finite]])
+    finite = np.isfinite(features.sum(axis=1))
+    points = shown.frame.assign(split=[part[model] for model in shown.frame["model"]])[finite]
 
     scaler, pca = StandardScaler(), PCA(n_components=2, svd_solver="full")
     pca.fit(scaler.fit_transform(features[finite][points["split"] == "train"]))

@@ -14,7 +14,7 @@ import pytest
 
 from wsl import figures
 from wsl.page import page
-from wsl.report import project, read_rows
+from wsl.report import main, project, read_rows
 from wsl.run import Run
 from wsl.sections import (
     embedding_section,
@@ -282,6 +282,40 @@ def test_the_map_is_fitted_on_train_models_and_keeps_every_final_checkpoint():
     assert set(points["split"]) == {"train", "val", "test"}
     everything, _ = project(run, zoo, limit=10_000)
     assert len(everything) == 11 * 15
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    monkeypatch.setattr("sys.argv", ["report", *overrides])
+    main()
+
+
+def test_a_run_without_probes_is_reported_with_the_commands_that_are_missing(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browse: Browse
+):
+    folder = Path(shutil.copytree(tiny_run.path, tmp_path / "<b>run"))
+    call(monkeypatch, f"run={folder}", "checkpoints=100")
+    content = (folder / "report.html").read_text(encoding="utf-8")
+    drawing, console = browse(content)
+    assert console == []
+    assert (
+        drawing.drawn
+        == promised(content)
+        == {
+            *("accuracy-by-factor", "accuracy-histogram", "learning-curves", "losses", "decoded-accuracy", "role-errors"),
+            "embedding-map",
+        }
+    )
+    assert "python -m wsl.probe run=" in content
+    assert "python -m wsl.generate run=" in content
+    assert "<b>run" not in content
+    assert tiny_run.zoo.content_hash[:12] in content
+
+
+def test_a_missing_run_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit_:
+        call(monkeypatch, "run=nowhere")
+    assert exit_.value.code == 1
+    assert "run 'nowhere' not found" in capsys.readouterr().err
 
 
 def test_a_damaged_file_of_results_is_named_with_the_command_that_makes_it_again(tmp_path: Path):

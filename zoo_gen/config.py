@@ -106,7 +106,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
     return decorate
 
 
-class one_clear_error:  # noqa: N801 (reads as a statement)
+class one_clear_error:
     """A context in which expected failures end the process with one message and exit code 1."""
 
     def __enter__(self) -> None:

@@ -45,7 +45,7 @@ def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float) -
     """The population; `frame` has one row per fine-tuned checkpoint."""
     final = frame.query("final")
     diverged = len(final.query("status == 'diverged'"))
-    lead = f"{len(final):,} fine-tuned models; each dot and each line is one of them. {diverged} diverged."
+    lead = f"{len(final):,} fine-tuned models; each dot and each line is one of them. {diverged or 'None'} diverged."
     boxes, bars = figures.accuracy_by_factor(final, factors), figures.accuracy_histogram(final, chance)
     curves = figures.learning_curves(frame, factors)
     return Section("zoo", "Zoo", [paragraph(lead), figure_row(boxes, bars, width="half"), figure_row(curves)])
@@ -68,18 +68,14 @@ def training_section(metrics: Rows) -> Section:
     )
     above = figure_row(
         figures.curves("losses", "Loss", losses, y=error, scale="log"),
-        figures.curves(
-            "decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"
-        ),
+        figures.curves("decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"),
         width="half",
     )
     below = figure_row(figures.curves("role-errors", "Validation error by role", errors, y=error, scale="log"))
     return Section("training", "Training", [paragraph(lead), above, below])
 
 
-def embedding_section(
-    points: pd.DataFrame, colourings: Sequence[str], *, explained: Sequence[float], total: int
-) -> Section:
+def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explained: Sequence[float], total: int) -> Section:
     """The embedding in two dimensions; `points` has a row per checkpoint, `total` is how many there are."""
     lead = "One dot per checkpoint, placed by its weights alone. The axes are fitted on train models."
     if len(points) < total:

@@ -23,6 +23,7 @@ _AXIS = {
     "gridcolor": GRID,
     "zeroline": False,
     "automargin": True,
+    "ticklabelstandoff": 4,
     "title": {"font": {"color": MUTED, "size": 13}, "standoff": 8},
 }
 STYLE = go.layout.Template(

@@ -6,7 +6,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-_METRICS = {"r2": "R2", "kendall_tau": "tau", "balanced_accuracy": "bal.acc"}
+_METRICS = {"r2": "R2", "kendall_tau": "tau", "balanced_accuracy": "acc"}
 LOW_CEILING = 0.5
 """Targets with a lower ceiling are shown and not counted (docs/protocol.md)."""
 
@@ -17,21 +17,27 @@ def probe_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     features = list(dict.fromkeys(row["features"] for row in asked))
     cells = {(row["subset"], row["target"], row["metric"], row["features"]): row for row in asked}
     table = Table(
-        title=_title(asked), title_justify="left", caption=_caption(rows), caption_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+        title=_title(asked),
+        title_justify="left",
+        caption=_caption(rows),
+        caption_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("target", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    for name in ("chance", "ceil.", *(name.replace("_", " ") for name in features)):
+    for name in ("chance…\nceiling", *(name.replace("_", " ") for name in features)):
         table.add_column(name, justify="right")
     for subset in dict.fromkeys(row["subset"] for row in asked):
         table.add_section()
-        table.add_row(f"[bold]{subset} checkpoints")
+        table.add_row(f"[bold]{subset.upper()}")
         for target, metric in dict.fromkeys((row["target"], row["metric"]) for row in asked):
             found = [cells[subset, target, metric, name] for name in features]
             chance, ceiling, trivial = (found[0][key] for key in ("chance", "ceiling", "trivial"))
             shown_only = trivial or (ceiling is not None and ceiling < LOW_CEILING)
-            limits = (_number(chance), _number(ceiling))
-            table.add_row(target, _METRICS[metric], *limits, *map(_cell, found), style="dim" if shown_only else None)
+            limits = f"{_number(chance)}…{_number(ceiling)}"
+            table.add_row(target, _METRICS[metric], limits, *map(_cell, found), style="dim" if shown_only else None)
     return table
 
 
@@ -50,9 +56,10 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
     for metric, name in (("r2", "R2"), ("kendall_tau", "|tau|")):
         medians = [row["value"] for row in controls if row["metric"] == metric]
         if medians:
-            lines.append(f"targets shuffled in train and val: median {name} at most {max(medians):.2f} in {len(medians)} controls")
-    lines.append("*: not above the 99th percentile of shuffled targets   -: nothing to predict, or unknown")
-    lines.append(f"dim: readable from the shapes, or a ceiling under {LOW_CEILING}: shown, not counted")
+            lines.append(f"fitted to shuffled targets: median {name} at most {max(medians):.2f} in {len(medians)} controls")
+    lines.append("acc: balanced accuracy   -: nothing to predict, or unknown")
+    lines.append("*: not above the 99th percentile of shuffled targets")
+    lines.append(f"dim: readable from the shapes, or a ceiling under {LOW_CEILING}; shown, not counted")
     return "\n".join(lines)
 
 

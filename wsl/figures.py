@@ -93,9 +93,7 @@ def curves(name: str, title: str, lines: Mapping[str, Sequence[tuple[int, float]
         )
         for i, (key, points) in enumerate(lines.items())
     ]
-    layout = axes(
-        "training step", y, hovermode="x unified", showlegend=True, yaxis_type=scale, yaxis_rangemode="tozero"
-    )
+    layout = axes("training step", y, hovermode="x unified", showlegend=True, yaxis_type=scale, yaxis_rangemode="tozero")
     return Figure(name, title, {"": traces}, layout)
 
 
@@ -135,9 +133,7 @@ def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Se
             rows = points.dropna(subset=column)
             views[heading(column)] = [dots(column, "", {"color": rows[column], **quantity(column)}, rows)]
         else:
-            views[heading(column)] = [
-                dots(column, name, {"color": colour}, rows) for name, colour, rows in levels(points, column)
-            ]
+            views[heading(column)] = [dots(column, name, {"color": colour}, rows) for name, colour, rows in levels(points, column)]
     x, y = (f"principal component {i} ({share:.0%} of the variance)" for i, share in enumerate(explained, 1))
     return Figure("embedding-map", "The population in two dimensions", views, axes(x, y, height=560), menu="colour")
 
@@ -226,9 +222,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: flo
             hovertemplate="%{text}<br>accuracy %{y:.2f}, novelty %{x:.2f}",
         )
 
-    layout = axes(
-        "novelty (distance to the nearest train model; 1 = as between train models)", "test accuracy, untrained"
-    )
+    layout = axes("novelty (distance to the nearest train model; 1 = as between train models)", "test accuracy, untrained")
     layout |= {"height": 480, "showlegend": True, "yaxis_rangemode": "tozero"}
     layout |= {"xaxis_range": [-0.03 * widest, 1.05 * widest]}
     band = {"type": "rect", "x0": 0, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0}}
@@ -258,6 +252,4 @@ def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: flo
 
 def settings(row: Mapping[str, Any]) -> str:
     """The settings of a row of generate.json, for readers."""
-    return ", ".join(
-        f"{heading(key)} {'all' if value is None else label(value)}" for key, value in row["settings"].items()
-    )
+    return ", ".join(f"{heading(key)} {'all' if value is None else label(value)}" for key, value in row["settings"].items())

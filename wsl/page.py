@@ -58,10 +58,7 @@ def paragraph(content: str, kind: str = "lead") -> str:
 
 def headline(figures: Sequence[tuple[str, str, str]]) -> str:
     """Row of large numbers: (name, number, remark), plain text."""
-    cells = [
-        f"<div><dt>{text(n)}</dt><dd><strong>{text(v)}</strong><small>{text(r)}</small></dd></div>"
-        for n, v, r in figures
-    ]
+    cells = [f"<div><dt>{text(n)}</dt><dd><strong>{text(v)}</strong><small>{text(r)}</small></dd></div>" for n, v, r in figures]
     return f'<dl class="headline">{"".join(cells)}</dl>'
 
 

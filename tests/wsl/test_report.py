@@ -293,7 +293,7 @@ def test_a_run_without_probes_is_reported_with_the_commands_that_are_missing(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browse: Browse
 ):
     folder = Path(shutil.copytree(tiny_run.path, tmp_path / "<b>run"))
-    call(monkeypatch, f"run={folder}", "checkpoints=100")
+    call(monkeypatch, f"run='{folder}'", "checkpoints=100")
     content = (folder / "report.html").read_text(encoding="utf-8")
     drawing, console = browse(content)
     assert console == []

@@ -96,9 +96,11 @@ def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
     """Builds the cards of a group by name or pattern, in the order of their names.
 
     Raises:
-        InputError: a name or pattern fits no card; the message lists them.
+        InputError: nothing is wanted, or a name or pattern fits no card; the message lists them.
     """
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
+    if not wanted:
+        raise InputError(f"no card of {CONFIGS / group} was asked for; name some, or '*' for all: {', '.join(files)}")
     for pattern in wanted:
         if not any(fnmatch(name, pattern) for name in files):
             raise InputError(f"no card '{pattern}' in {CONFIGS / group}; there is {', '.join(files)}")

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from wsl.features.features import Features
 from wsl.features.hyperrep import Embedding
 from wsl.features.weight_statistics import WeightStatistics
 from wsl.probe import cards
@@ -136,7 +137,9 @@ def test_the_embedding_is_that_of_the_run():
 @pytest.mark.parametrize("name", cards("features", ["*"]))
 def test_every_card_gives_named_numbers_one_row_per_checkpoint(name):
     zoo = FakeZoo([FakeCheckpoint(weights(seed)) for seed in range(1, 4)])
-    table = cards("features", [name])[name].extract(FakeRun(), zoo)
+    features = cards("features", [name])[name]
+    assert isinstance(features, Features)
+    table = features.extract(cast(Run, FakeRun()), cast(Zoo, zoo))
     assert len(table) == 3
     assert table.columns.is_unique
     assert all(np.issubdtype(kind, np.floating) for kind in table.dtypes)

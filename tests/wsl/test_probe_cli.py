@@ -74,6 +74,8 @@ def test_the_same_command_gives_the_same_rows(tiny_run: Run):
 def test_a_card_that_does_not_exist_is_named_beside_those_that_do():
     with pytest.raises(InputError, match=r"no card 'hyperep' .* there is hyperrep, statistics"):
         cards("features", ["hyperep"])
+    with pytest.raises(InputError, match=r"no card of .* was asked for"):
+        cards("probe", [])
 
 
 def test_a_run_whose_split_leaks_is_refused(tiny_run: Run):

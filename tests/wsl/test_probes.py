@@ -7,7 +7,7 @@ from wsl.probe import cards
 from wsl.probes.classification import Classification
 from wsl.probes.inputs import Inputs, Standardizer
 from wsl.probes.leaks import refuse_leaks
-from wsl.probes.probe import Answers
+from wsl.probes.probe import Answers, Probe
 from wsl.probes.regression import Regression, shuffle_models
 from wsl.probes.survey import Survey
 from zoo_gen import InputError, Zoo
@@ -230,6 +230,7 @@ def test_features_fitted_on_test_models_are_refused():
 @pytest.mark.parametrize("name", cards("probe", ["*"]))
 def test_every_probe_card_keeps_the_protocol(name):
     probe = cards("probe", [name])[name]
+    assert isinstance(probe, Probe)
     frame = population().assign(
         learning_rate=0.1, head="linear", pretraining="simclr", test_loss=1.0, accuracy_gap=0.1, loss_gap=np.nan
     )

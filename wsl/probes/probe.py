@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ class Answers:
     models: Int[np.ndarray, "N"]
 
 
+@runtime_checkable
 class Probe(Protocol):
     """A question: train checkpoints fit the answer, val checkpoints choose its penalty, test checkpoints are asked."""
 

@@ -70,9 +70,7 @@ SMALL = [
 
 
 def train_small(zoo: Path, folder: Path, *overrides: str) -> Run:
-    values = compose("train", [*SMALL, *overrides])
-    values["zoo"] = str(zoo)
-    config = TrainConfig(**values)
+    config = TrainConfig(**compose("train", [*SMALL, *overrides, f"zoo={zoo}"]))
     train(config, Zoo.open(zoo), folder, Console(quiet=True))
     return Run.open(folder)
 

@@ -32,9 +32,7 @@ def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, imag
     accuracy, predictions = [], []
     for start in range(0, len(first), MODELS_AT_ONCE):
         stack = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
-        accuracy.append(
-            score_logits(logits(family.architecture, stack, images.test.pixels), images.test.labels).accuracy
-        )
+        accuracy.append(score_logits(logits(family.architecture, stack, images.test.pixels), images.test.labels).accuracy)
         predictions.append(logits(family.architecture, stack, images.val.pixels).argmax(-1))
     return Scored(weights, np.concatenate(accuracy)[which], np.concatenate(predictions)[which])
 

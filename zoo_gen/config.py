@@ -80,7 +80,7 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for_hydra, values = _set_apart(config_name, overrides)
         config = hydra.compose(config_name, for_hydra, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # cards may ask which choice they are
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True)
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)
     assert isinstance(plain, dict)
     return {**{str(key): value for key, value in plain.items()}, **values}
 

@@ -62,7 +62,7 @@ def report(run: Run, *, checkpoints: int) -> str:
     chance = 1 / first.architecture["num_classes"]
     factors = [name for name in ("root", *first.factors) if len(set(frame[name].dropna())) > 1]
     results = [name for name in first.results if len(frame[name].dropna())]
-    results = _results(run)
+    found = _results(run)
     points, explained = project(run, children, limit=checkpoints)
     colourings = list(dict.fromkeys(["test_accuracy", *factors, "split", "epoch", *results]))
 
@@ -74,13 +74,13 @@ def report(run: Run, *, checkpoints: int) -> str:
     return page(
         run.path.resolve().name,
         over="Report of a run",
-        lead=introduction(run, results["metrics"]),
+        lead=introduction(run, found["metrics"]),
         sections=[
             zoo_section(frame, factors, chance=chance),
-            training_section(results["metrics"]),
+            training_section(found["metrics"]),
             embedding_section(points, colourings, explained=explained, total=len(children)),
-            optional("Probes", "probe", results["probes"], probe_section),
-            optional("Generation", "generate", results["samples"], lambda rows: generation_section(rows, chance=chance)),
+            optional("Probes", "probe", found["probes"], probe_section),
+            optional("Generation", "generate", found["samples"], lambda rows: generation_section(rows, chance=chance)),
         ],
         footer=f"Made by <code>python -m wsl.report run={text(run.path)}</code>. One file that loads nothing.",
     )

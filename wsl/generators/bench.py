@@ -14,7 +14,7 @@ from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
 
-MODELS_AT_ONCE = 32
+MODELS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tens
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise InputError(f"tensor {broken[0]!r} is not finite, so it has no canonical form; leave diverged checkpoints out")
     folded, _ = fold({name: tensor.detach().double() for name, tensor in weights.items()}, layout)
-    return transform(folded, _balance(folded, layout), layout)
+    return transform(folded, balance(folded, layout), layout)
 
 
 def gather(
@@ -102,7 +102,8 @@ def pairs(weights: Mapping[str, Tensor], layout: Layout, name: str) -> tuple[Ten
     return plain, gather(weights, layout, name, where=lambda axis, others: axis.dual)
 
 
-def _balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
+def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
+    """Returns the maps of each head that balance a folded stack."""
     maps: Maps = {}
     for name, size in axes_of(layout, MAPPED).items():
         (_, rx), (_, ry) = (

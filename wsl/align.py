@@ -4,9 +4,9 @@ In standard form (`wsl.canonical.standardize`) all symmetries left keep distance
 :math:`\langle g a, b \rangle`. One axis at a time has a closed solution, given the others, from the products
 :math:`G = \sum b\, a^T` of all entries along it: an assignment for permutations (Ainsworth et al., Git Re-Basin, 2209.04836),
 the orthogonal polar factor for rotations (Procrustes), and for heads both, with the nuclear norms of every pair of heads
-as scores. Alternating them climbs to a local optimum. It begins at the vectors of the residual stream that nothing else moves
-(patch filters, position embeddings, biases, heads), and from the canonical form, so that copies in whatever disguise end in
-the same place.
+as scores. Alternating them climbs to a local optimum. It begins from canonical forms, so that copies in whatever disguise
+end in the same place, and with the vectors of the residual stream that nothing else moves (patch filters, position
+embeddings, biases, heads), where they bring the two nearer.
 
 Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows.
 """
@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wsl.canonical import anchored, balance, canonicalize, gather, pairs, standardize
+from wsl.canonical import anchored, balance, canonicalize, choose, gather, pairs
 from wsl.fold import NULLS, fold, rotatable, unfold, unstack
 from wsl.layout import Axis, Layout
-from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, heads_of, transform
+from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, heads_of, inverse, transform
 
 SWEEPS = 100
 """Most rounds over all axes; a handful is usual."""
@@ -35,14 +35,12 @@ GAIN = 1e-9
 
 @dataclass(frozen=True)
 class Alignment:
-    """A stack of K checkpoints as like another as symmetries allow, and the maps that make it so.
+    """A stack of K checkpoints as like another as symmetries allow, and their distances to it.
 
-    `maps` act between the forms compared: those of the checkpoints themselves, or their standard forms where null directions
-    are among the moves. `distance` is that of the forms.
+    Distances are of the weights as they are, or of standard forms where null directions are among the moves.
     """
 
     weights: dict[str, Tensor]
-    maps: Maps
     distance: Float[Tensor, "K"]
 
 
@@ -170,19 +168,27 @@ def _align(
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
     if not folds:
         b = _expand(b, a)
-        maps = _match(*evidence(a, b), layout, moves)
-        aligned = transform(a, maps, layout)
-        return Alignment(aligned, maps, _distance(aligned, b))
-    a = standardize(a, layout)
-    b, gauge = fold(b, layout)
-    balanced = balance(b, layout)
-    back: Maps = {name: Matrix(g.dual.mT, g.matrix.mT) for name, g in balanced.items() if isinstance(g, Matrix)}
-    b = _expand(transform(b, balanced, layout), a)
-    maps = _match(*evidence(a, b), layout, moves)
+        aligned = transform(a, _match(*evidence(a, b), layout, moves), layout)
+        return Alignment(aligned, _distance(aligned, b))
+    folded, gauge = fold(b, layout)
+    balanced = balance(folded, layout)
+    b, steps = choose(transform(folded, balanced, layout), layout)
+    a = canonicalize(a, layout)
+    maps = _match(*evidence(a, b := _expand(b, a)), layout, moves)
     aligned = transform(a, maps, layout)
     found = _distance(aligned, b)
-    back = {name: Matrix(*(g.expand(len(found), -1, -1, -1) for g in pair)) for name, pair in back.items()}
-    return Alignment(unfold(transform(aligned, back, layout), gauge, layout), maps, found)
+    for step in reversed([balanced, *steps]):
+        aligned = transform(aligned, _repeat(inverse(step), len(found)), layout)
+    gauge = {name: tensor.expand(len(found), *tensor.shape[1:]) for name, tensor in gauge.items()}
+    return Alignment(unfold(aligned, gauge, layout), found)
+
+
+def _repeat(maps: Maps, size: int) -> Maps:
+    """Repeats the maps of one checkpoint for each of a stack, as views."""
+    return {
+        name: Matrix(*(x.expand(size, *x.shape[1:]) for x in g)) if isinstance(g, Matrix) else g.expand(size, -1)
+        for name, g in maps.items()
+    }
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -209,8 +215,12 @@ def _match(
         for name, step in steps.items():
             maps[name] = _compose(step, maps[name]) if name in maps else step
 
+    before = _similarity(a, b)
+    start: Maps = {}
     for name in streams:
-        take(_stream_step(a, b, evidence, layout, name, moves, anchored))
+        start |= _stream_step(a, b, evidence, layout, name, moves, anchored)
+    better = _similarity(transform(a, start, evidence), b) > before
+    take({name: _where(better, step) for name, step in start.items()})
     best = _similarity(a, b)
     for _ in range(SWEEPS):
         for name in heads:
@@ -272,6 +282,14 @@ def _head_step(
         if name in maps:  # what was there belongs to the heads of the old order
             maps[name] = Matrix(*(pair[rows, order] for pair in maps[name]))
     return steps
+
+
+def _where(chosen: Bool[Tensor, "K"], step: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
+    """Takes a step for the chosen checkpoints, and none for the others."""
+    if isinstance(step, Matrix):
+        matrix = torch.where(chosen[:, None, None], step.matrix, torch.eye(step.matrix.shape[-1]).to(step.matrix))
+        return Matrix(matrix, matrix)
+    return torch.where(chosen[:, None], step, torch.arange(step.shape[1], device=step.device))
 
 
 def _compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:

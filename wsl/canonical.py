@@ -45,12 +45,22 @@ def canonicalize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Ten
     Returns:
         The stack of canonical forms in float64.
     """
-    w = standardize(weights, layout)
-    w = transform(w, _streams(w, layout), layout)
+    return choose(standardize(weights, layout), layout)[0]
+
+
+def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], list[Maps]]:
+    """Chooses one of the standard forms of a stack (K, *shape).
+
+    Returns:
+        The canonical form, and the maps that lead there from the given one, one after the other.
+    """
+    steps = [_streams(standard, layout)]
+    w = transform(standard, steps[-1], layout)
     order = {name: _order(gather(w, layout, name, where=lambda *_: True)) for name in axes_of(layout, ("mlp",))}
     order |= {name: _order(_heads(w, layout, name)) for name in axes_of(layout, ("head",))}
     w = transform(w, order, layout)
-    return transform(w, _signs(w, layout), layout)
+    steps += [order, _signs(w, layout)]
+    return transform(w, steps[-1], layout), steps
 
 
 def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from wsl.layout import Layout, Rule, Slot
 
 Gauge = dict[str, Tensor]
-"""What folding removes, by tensor; `name:mean` is the mean of a tensor over its residual or input features."""
+"""What folding removes, by tensor; `name:mean` is the mean of what a tensor writes, `name:input` that of what it reads."""
 
 NULLS = ("norm", "bias", "scale", "mean")
 """The kinds of null directions, in the order of folding."""
@@ -76,6 +76,7 @@ def random_gauge(
         strength: standard deviation of biases, means and logarithms of scales.
     """
     gauge = dict(own)
+    names = {slot.name for slot in layout.slots}
 
     def normal(name: str) -> Tensor:
         like = own[name]
@@ -91,7 +92,7 @@ def random_gauge(
             scales = rule.verb == "scale" or name == f"{rule.source}.weight"
             gauge[name] = normal(name).exp() if scales else normal(name)
         shift = f"{rule.source}.bias"
-        if rule.verb == "norm" and shift in own and any(f"{layer}.weight:mean" not in own for layer in rule.targets):
+        if rule.verb == "norm" and shift in own and any(f"{layer}.bias" not in names for layer in rule.targets):
             gauge[shift] = 1 + gauge[shift]  # a layer without bias reads its constant off the mean of the shift
     return gauge
 
@@ -111,7 +112,7 @@ def rotatable(layout: Layout, stream: str) -> bool:
 
 def _keys(rule: Rule) -> list[str]:
     if rule.verb == "norm":
-        return [f"{rule.source}.weight", f"{rule.source}.bias", *(f"{layer}.weight:mean" for layer in rule.targets)]
+        return [f"{rule.source}.weight", f"{rule.source}.bias", *(f"{layer}.weight:input" for layer in rule.targets)]
     if rule.verb == "mean":
         return [f"{rule.source}:mean"]
     return [_key(rule)]
@@ -155,9 +156,9 @@ def _fold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[st
             constant = (w[name].flatten(2) @ beta.unsqueeze(-1)).squeeze(-1)
             mean = matrix.mean(-1)
             matrix = matrix - mean.unsqueeze(-1)
+            gauge[f"{name}:input"] = mean
             if f"{layer}.bias" in w:
                 w[f"{layer}.bias"] = w[f"{layer}.bias"] + constant
-                gauge[f"{name}:mean"] = mean
             else:
                 matrix = matrix + constant.unsqueeze(-1) / matrix.shape[-1]
         w[name] = matrix.view_as(w[name])
@@ -170,23 +171,46 @@ def _unfold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[
     scale, shift = f"{rule.source}.weight", f"{rule.source}.bias"
     gamma, beta = gauge[scale], gauge.get(shift)
     inverse = torch.where(gamma == 0, 0, 1 / gamma)  # what a scale of zero hides is lost
+    w[scale] = gamma
+    if beta is not None:
+        beta = w[shift] = _readable(w, rule, gauge, beta, gamma)
     for layer in rule.targets:
         name = f"{layer}.weight"
         matrix = w[name].flatten(2)
         if beta is not None and f"{layer}.bias" in w:
-            matrix = (matrix + gauge[f"{name}:mean"].unsqueeze(-1)) * inverse.unsqueeze(1)
+            matrix = (matrix + gauge[f"{name}:input"].unsqueeze(-1)) * inverse.unsqueeze(1)
             w[f"{layer}.bias"] = w[f"{layer}.bias"] - (matrix @ beta.unsqueeze(-1)).squeeze(-1)
         elif beta is not None:
-            constant, ratio = matrix.sum(-1), beta * inverse
-            matrix = matrix - matrix.mean(-1, keepdim=True)
-            mean = (constant - (matrix @ ratio.unsqueeze(-1)).squeeze(-1)) / ratio.sum(-1, keepdim=True)
-            matrix = (matrix + mean.unsqueeze(-1)) * inverse.unsqueeze(1)
+            missing, total = _missing(matrix, gauge[f"{name}:input"], beta * inverse)
+            mean = gauge[f"{name}:input"] + torch.where(_vanishes(total), 0, missing / total)
+            matrix = (matrix - matrix.mean(-1, keepdim=True) + mean.unsqueeze(-1)) * inverse.unsqueeze(1)
         else:
             matrix = matrix * inverse.unsqueeze(1)
         w[name] = matrix.view_as(w[name])
-    w[scale] = gamma
-    if beta is not None:
-        w[shift] = beta
+
+
+def _readable(w: Mapping[str, Tensor], rule: Rule, gauge: Gauge, beta: Tensor, gamma: Tensor) -> Tensor:
+    """Adds the scale to a shift off whose vanishing mean some layer without bias cannot read its constant."""
+    ratio = torch.where(gamma == 0, 0, beta / gamma)
+    for layer in rule.targets:
+        if f"{layer}.bias" not in w:
+            matrix = w[f"{layer}.weight"].flatten(2)
+            missing, total = _missing(matrix, gauge[f"{layer}.weight:input"], ratio)
+            hidden = missing.norm(dim=-1, keepdim=True) > 1e-9 * matrix.flatten(1).norm(dim=-1, keepdim=True)
+            beta = torch.where(_vanishes(total) & hidden, beta + gamma, beta)
+            ratio = torch.where(gamma == 0, 0, beta / gamma)
+    return beta
+
+
+def _missing(matrix: Tensor, mean: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns what a folded layer without bias (K, out, in) lacks of its constant in a gauge, and what a unit of mean adds."""
+    centred = matrix - matrix.mean(-1, keepdim=True)
+    total = ratio.sum(-1, keepdim=True)
+    return matrix.sum(-1) - (centred @ ratio.unsqueeze(-1)).squeeze(-1) - mean * total, total
+
+
+def _vanishes(total: Tensor) -> Tensor:
+    return total.abs() < 1e-3
 
 
 def _part(rule: Rule, slots: Mapping[str, Slot]) -> slice:

@@ -221,7 +221,7 @@ def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], .
         keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed)))
     slots = tuple(slot for _, slot in sorted(keyed, key=lambda item: item[0]))
     bindings = [values for _, values, *_ in matches]
-    return Layout(family, len(blocks), slots, _solve(slots, heads), tuple(_rules(table, slots, bindings)))
+    return Layout(family, len(blocks), slots, _solve(slots, heads), tuple(dict.fromkeys(_rules(table, slots, bindings))))
 
 
 def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:

@@ -178,6 +178,11 @@ def transform(weights: Mapping[str, Tensor], maps: Maps, layout: Layout) -> dict
     return moved
 
 
+def inverse(maps: Maps) -> Maps:
+    """Returns the maps that undo these. Raises nothing, but permuted heads and their matrices must come in separate maps."""
+    return {name: Matrix(g.dual.mT, g.matrix.mT) if isinstance(g, Matrix) else g.argsort(1) for name, g in maps.items()}
+
+
 def split(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], sizes: Mapping[str, int]) -> Tensor:
     """Gives each axis of a part of a stack (K, *dims) a dimension of its own."""
     shape = [size for i, dim in enumerate(axes) for size in (
@@ -187,9 +192,10 @@ def split(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], sizes: Mapping[str,
 
 
 def _move(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], maps: Maps, sizes: Mapping[str, int]) -> Tensor:
-    flat = [axis for dim in axes for axis in dim]
-    if not any(axis.name in maps for axis in flat):
+    if not any(axis.name in maps for dim in axes for axis in dim):
         return piece
+    axes = tuple(dim if all(axis.name in sizes for axis in dim) else (Axis("unknown", False),) for dim in axes)
+    flat = [axis for dim in axes for axis in dim]
     x = split(piece, axes, sizes)
     rows = torch.arange(len(x), device=x.device).unsqueeze(1)
     head = next((i for i, axis in enumerate(flat, 1) if axis.kind == "head"), 0)

@@ -51,10 +51,10 @@ def measure(zoo: Zoo) -> dict[str, Any]:
     pairs = list(itertools.combinations(range(len(roots)), 2))
     weights = stack([{name: tensor.double() for name, tensor in root.state_dict().items()} for root in roots])
     layout = layout_of(roots[0].build())
-    a, b = (
-        {name: tensor[torch.tensor([pair[side] for pair in pairs])] for name, tensor in weights.items()} for side in (0, 1)
-    )
-    barriers = {name: _barriers(roots[0], _aligned(name, a, b, layout, roots[0], images.train), b, images.test) for name in ALIGNMENTS}
+    a, b = ({name: tensor[torch.tensor([pair[side] for pair in pairs])] for name, tensor in weights.items()} for side in (0, 1))
+    barriers = {
+        name: _barriers(roots[0], _aligned(name, a, b, layout, roots[0], images.train), b, images.test) for name in ALIGNMENTS
+    }
     rng = np.random.default_rng(0)
     counts = rng.multinomial(len(roots), np.full(len(roots), 1 / len(roots)), size=DRAWS)
     shares = np.stack([counts[:, i] * counts[:, j] for i, j in pairs], axis=1).astype(float)  # pairs of distinct roots

@@ -44,9 +44,7 @@ class Alignment:
     distance: Float[Tensor, "K"]
 
 
-def align(
-    weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor], moves: Collection[str]
-) -> Alignment:
+def align(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor], moves: Collection[str]) -> Alignment:
     """Aligns a stack (K, *shape) by weight matching.
 
     Args:
@@ -99,9 +97,7 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -
     return _distance(transform(a, _match(a, b, layout, layout, _COMPACT), layout), b)
 
 
-def aligned_vectors(
-    weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]
-) -> Float[np.ndarray, "N F"]:
+def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]) -> Float[np.ndarray, "N F"]:
     """Returns a stack (N, *shape) in standard form, aligned to one checkpoint (1, *shape), as rows.
 
     The Euclidean distance of two rows is 0 for copies, however disguised, and otherwise no less than the distance of
@@ -200,9 +196,7 @@ def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor,
     return sum((a[name] - b[name]).flatten(1).square().sum(1) for name in a).sqrt()
 
 
-def _match(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, moves: Collection[str]
-) -> Maps:
+def _match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, moves: Collection[str]) -> Maps:
     """Climbs from stack `a` to stack `b` (of `evidence`) and returns the maps that it took."""
     maps: Maps = {}
     streams = [name for name in axes_of(evidence, ("resid",)) if {"resid", "rotation"} & set(moves)]

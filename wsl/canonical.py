@@ -116,9 +116,7 @@ def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     """Returns the maps of each head that balance a folded stack."""
     maps: Maps = {}
     for name, size in axes_of(layout, MAPPED).items():
-        (_, rx), (_, ry) = (
-            torch.linalg.qr(functional.pad(x, (0, max(0, size - x.shape[-1]))).mT) for x in pairs(w, layout, name)
-        )
+        (_, rx), (_, ry) = (torch.linalg.qr(functional.pad(x, (0, max(0, size - x.shape[-1]))).mT) for x in pairs(w, layout, name))
         u, s, vh = torch.linalg.svd(rx @ ry.mT)
         root = s.sqrt().unsqueeze(-1)
         maps[name] = Matrix(root * (u.mT @ torch.linalg.pinv(rx.mT)), root * (vh @ torch.linalg.pinv(ry.mT)))

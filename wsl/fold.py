@@ -63,9 +63,7 @@ def unfold(weights: Mapping[str, Tensor], gauge: Gauge, layout: Layout) -> dict[
     return layout.turn(w)
 
 
-def random_gauge(
-    own: Gauge, layout: Layout, generator: torch.Generator, *, nulls: Collection[str], strength: float
-) -> Gauge:
+def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, nulls: Collection[str], strength: float) -> Gauge:
     """Replaces a stack's gauge by a random one in the null directions named (of `NULLS`), and keeps the rest.
 
     Args:
@@ -104,7 +102,8 @@ def rotatable(layout: Layout, stream: str) -> bool:
     """
     axes = {slot.name: {axis.name for part in slot.parts for dim in part.axes for axis in dim} for slot in layout.slots}
     found = [
-        rule for rule in layout.rules
+        rule
+        for rule in layout.rules
         if rule.verb in ("norm", "scale") and stream in axes.get(f"{rule.source}.weight", axes.get(rule.source, set()))
     ]
     return bool(found) and all(rule.targets for rule in found)

@@ -49,6 +49,7 @@ from wsl import architectures
 from wsl.table import ROLES, Table, parse
 from zoo_gen.errors import InputError
 
+
 class Axis(NamedTuple):
     """Name of an axis and whether it transforms with the dual of the group element of that name."""
 
@@ -125,9 +126,7 @@ class Layout:
         return {key: found[key] for key in sorted(found, key=lambda key: (key[0], ROLES.index(key[1])))}
 
 
-def layout_of(
-    source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()
-) -> Layout:
+def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
     """Finds the architecture of a state dict or model and returns its layout.
 
     Args:
@@ -260,9 +259,7 @@ def _solve(slots: tuple[Slot, ...], heads: int | None) -> tuple[tuple[str, int],
         n = len(slot.parts)
         for part in slot.parts:
             if len(part.axes) != len(slot.shape) or slot.shape[0] % n:
-                raise _Mismatch(
-                    0, f"{slot.name} of shape {slot.shape} is not {n} equal part(s) of {len(part.axes)} dimension(s)"
-                )
+                raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {n} equal part(s) of {len(part.axes)} dimension(s)")
             for axes, size in zip(part.axes, (slot.shape[0] // n, *slot.shape[1:]), strict=True):
                 equate(tuple(axis.name for axis in axes), size, slot.name)
     if heads is not None:

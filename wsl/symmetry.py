@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.fold import NULLS, Gauge, fold, random_gauge, rotatable, unfold
-from wsl.layout import Axis, Layout, Slot
+from wsl.layout import Axis, Layout
 from zoo_gen.errors import InputError
 
 PERMUTED = ("resid", "mlp", "head")
@@ -185,9 +185,11 @@ def inverse(maps: Maps) -> Maps:
 
 def split(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], sizes: Mapping[str, int]) -> Tensor:
     """Gives each axis of a part of a stack (K, *dims) a dimension of its own."""
-    shape = [size for i, dim in enumerate(axes) for size in (
-        [sizes[axis.name] for axis in dim] if len(dim) > 1 else [piece.shape[1 + i]]
-    )]
+    shape = [
+        size
+        for i, dim in enumerate(axes)
+        for size in ([sizes[axis.name] for axis in dim] if len(dim) > 1 else [piece.shape[1 + i]])
+    ]
     return piece.reshape(len(piece), *shape)
 
 

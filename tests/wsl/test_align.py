@@ -105,9 +105,10 @@ def test_alignment_keeps_the_function_and_does_not_add_distance(trained) -> None
     expected = outputs(model, others, pixels.double())
     assert (outputs(model, found.weights, pixels.double()) - expected).norm() < 1e-9 * expected.norm()
     shuffled = moved(others, layout, COMPACT)
-    raw, aligned = norm(minus(shuffled, {n: t.expand_as(others[n]) for n, t in one.items()})), norm(minus(
-        align(shuffled, layout, to=one, moves=COMPACT).weights, {n: t.expand_as(others[n]) for n, t in one.items()}
-    ))
+    raw, aligned = (
+        norm(minus(shuffled, {n: t.expand_as(others[n]) for n, t in one.items()})),
+        norm(minus(align(shuffled, layout, to=one, moves=COMPACT).weights, {n: t.expand_as(others[n]) for n, t in one.items()})),
+    )
     assert (aligned < raw).all()
 
 
@@ -163,8 +164,16 @@ class MadeUp(nn.Module):
         super().__init__()
         self.stem = nn.Linear(5, 12)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({"ln": nn.LayerNorm(12), "qk": nn.Linear(12, 8), "v": nn.Linear(12, 4), "out": nn.Linear(4, 12),
-                           "up": nn.Linear(12, 20), "down": nn.Linear(20, 12)})
+            nn.ModuleDict(
+                {
+                    "ln": nn.LayerNorm(12),
+                    "qk": nn.Linear(12, 8),
+                    "v": nn.Linear(12, 4),
+                    "out": nn.Linear(4, 12),
+                    "up": nn.Linear(12, 20),
+                    "down": nn.Linear(20, 12),
+                }
+            )
             for _ in range(2)
         )
         self.end = nn.LayerNorm(12)

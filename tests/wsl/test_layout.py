@@ -12,6 +12,7 @@ from wsl.layout import ROLES, Layout, layout_of
 from wsl.table import parse
 from zoo_gen.errors import InputError
 
+
 def meta(name: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         return MODELS[name]().state_dict()
@@ -61,7 +62,8 @@ def test_a_table_states_only_the_symmetries_of_its_form() -> None:
     parts = {
         name: len(slot.parts)
         for name in ("plain", "packed gated MLP", "packed gated MLP with q/k norm")
-        for slot in layout_of(meta(name)).slots if "0.mlp.fc1" in slot.name
+        for slot in layout_of(meta(name)).slots
+        if "0.mlp.fc1" in slot.name
     }
     assert parts["packed gated MLP"] == parts["packed gated MLP with q/k norm"] == 2
     assert parts["plain"] == 1

@@ -112,7 +112,9 @@ def caught(name: str, every: int) -> None:
     drops = [pair for pair in found if "wrong" not in pair[0].partition("->")[2]]
     assert drops
     for what, wrong in {*drops[::every], *found[::every]}:
-        element = sample(wrong, 1, torch.Generator().manual_seed(1), moves=(*PERMUTED, *MAPPED), maps="general", dtype=torch.float64)
+        element = sample(
+            wrong, 1, torch.Generator().manual_seed(1), moves=(*PERMUTED, *MAPPED), maps="general", dtype=torch.float64
+        )
         error = (outputs(model, apply(element, weights, wrong), inputs) - expected).norm() / expected.norm()
         assert error > 1e-6, what
 

@@ -120,16 +120,21 @@ _POOLED_TAIL = """
     bias attn_pool.kv.bias[1] -> attn_pool.proj
     norm attn_pool.norm -> attn_pool.mlp.fc1
 """ + "\n".join(
-    line.replace(" resid", " resid.pool") for line in _TAIL.splitlines() if line.split()[:1] and "norm norm " not in line
-    and not line.strip().startswith("norm.")
+    line.replace(" resid", " resid.pool")
+    for line in _TAIL.splitlines()
+    if line.split()[:1] and "norm norm " not in line and not line.strip().startswith("norm.")
 )
 
 
 def _parallel(table: str) -> str:
     """Rewrites the rows of a block for several attentions and MLPs side by side, each with its norm and layer scale."""
     names = {
-        "norm1": "attns.{i}.norm", "ls1": "attns.{i}.ls", "attn.": "attns.{i}.attn.",
-        "norm2": "ffns.{i}.norm", "ls2": "ffns.{i}.ls", "mlp.": "ffns.{i}.mlp.",
+        "norm1": "attns.{i}.norm",
+        "ls1": "attns.{i}.ls",
+        "attn.": "attns.{i}.attn.",
+        "norm2": "ffns.{i}.norm",
+        "ls2": "ffns.{i}.ls",
+        "mlp.": "ffns.{i}.mlp.",
     }
     for old, new in names.items():
         table = table.replace("blocks.{b}." + old, "blocks.{b}." + new)
@@ -138,6 +143,4 @@ def _parallel(table: str) -> str:
 
 _FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP))
 
-TABLES = tuple(
-    _STEM + blocks + tail for tail in (_TAIL, _POOLED_TAIL) for blocks in (*_FORMS, *map(_parallel, _FORMS))
-)
+TABLES = tuple(_STEM + blocks + tail for tail in (_TAIL, _POOLED_TAIL) for blocks in (*_FORMS, *map(_parallel, _FORMS)))

@@ -7,7 +7,8 @@ A layout is read off a table of axis names (`wsl.architectures`), one row per te
     head.bias                    head: class
 
 `|` splits the first axis into equal parts, each `role: axes`; parentheses make one axis of several (the first varies
-slowest; a row may go on in a line that begins with `|`, a rule after `->`); `{b}` is the index of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
+slowest; a row may go on in a line that begins with `|`, a rule after `->`); `{b}` is the index
+of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
 
 A name that ends in `^T` is of a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
 Other placeholders than `{b}` (`{i}` of parallel branches) may stand in names too.

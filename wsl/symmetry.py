@@ -127,7 +127,7 @@ def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> di
     """
     if not element.rotations and element.gauge is None:
         return transform(weights, element.maps, layout)
-    folded, own = fold(weights, layout)
+    folded, _ = fold(weights, layout)
     turned = transform(folded, element.rotations, layout) if element.rotations else folded
     if element.gauge is not None:
         turned = unfold(turned, element.gauge, layout)
@@ -179,7 +179,7 @@ def transform(weights: Mapping[str, Tensor], maps: Maps, layout: Layout) -> dict
 
 
 def inverse(maps: Maps) -> Maps:
-    """Returns the maps that undo these. Raises nothing, but permuted heads and their matrices must come in separate maps."""
+    """Returns the maps that undo these, which move heads or the features of heads, not both."""
     return {name: Matrix(g.dual.mT, g.matrix.mT) if isinstance(g, Matrix) else g.argsort(1) for name, g in maps.items()}
 
 

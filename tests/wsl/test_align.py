@@ -38,7 +38,7 @@ def moved(weights: dict[str, Tensor], layout: Layout, moves: tuple[str, ...], ma
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_moved_model_comes_back_to_itself(name: str) -> None:
-    model, heads, inputs = build(name)
+    model, heads, _ = build(name)
     layout = layout_of(model, heads=heads)
     weights = stack([model.state_dict()] * 2)
     copy = moved(weights, layout, COMPACT)

@@ -111,8 +111,7 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
 def centre_of(weights: Mapping[str, Tensor], layout: Layout, *, rounds: int) -> dict[str, Tensor]:
     """Returns a common centre (1, *shape) of a stack: the mean of its standard forms, each aligned to the last centre.
 
-    The first centre is the first checkpoint. The mean of models of one root works as a model; in general it is but a
-    reference to align to.
+    The first centre is the first checkpoint. It is a reference to align to, and in general no model that works.
     """
     a = canonicalize(weights, layout)
     centre = {name: tensor[:1] for name, tensor in a.items()}

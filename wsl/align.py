@@ -11,6 +11,7 @@ embeddings, biases, heads), where they bring the two nearer.
 Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -101,11 +102,15 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
     """Returns a stack (N, *shape) in standard form, aligned to one checkpoint (1, *shape), as rows.
 
     The Euclidean distance of two rows is 0 for copies, however disguised, and otherwise no less than the distance of
-    their orbits: all-pairs distances for the price of N alignments.
+    their orbits: all-pairs distances for the price of N alignments. Rows of checkpoints that are not finite are NaN.
     """
-    a = canonicalize(weights, layout)
-    aligned = transform(a, _match(a, _expand(canonicalize(to, layout), a), layout, layout, _COMPACT), layout)
-    return torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
+    finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in weights.values()]).all(0)
+    rows = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
+    if finite.any():
+        a = canonicalize({name: tensor[finite] for name, tensor in weights.items()}, layout)
+        aligned = transform(a, _match(a, _expand(canonicalize(to, layout), a), layout, layout, _COMPACT), layout)
+        rows[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
+    return rows
 
 
 def centre_of(weights: Mapping[str, Tensor], layout: Layout, *, rounds: int) -> dict[str, Tensor]:

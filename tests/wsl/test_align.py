@@ -139,6 +139,16 @@ def test_real_models_are_not_flagged(trained) -> None:
     assert pool({"family": judge({"weights": own, "behaviour": own}, np.random.default_rng(0))}).flags == ()
 
 
+def test_diverged_models_are_infinitely_far(trained) -> None:
+    weights, layout, _, _ = trained
+    broken = {name: tensor[:3].clone() for name, tensor in weights.items()}
+    broken["cls_token"][1] = float("inf")
+    vectors = aligned_vectors(broken, layout, to={name: tensor[:1] for name, tensor in weights.items()})
+    distances = euclidean(vectors, vectors)
+    assert np.isinf(distances[1]).all()
+    assert np.isfinite(distances[0, [0, 2]]).all()
+
+
 def test_distance_is_that_of_orbits(trained) -> None:
     weights, layout, _, _ = trained
     a, b = ({name: tensor[[i, i + 1]] for name, tensor in weights.items()} for i in (0, 3))

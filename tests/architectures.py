@@ -24,6 +24,11 @@ def with_mlp_head() -> nn.Module:
     return model
 
 
+class NormedSwiGLU(SwiGLU):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs | {"norm_layer": nn.LayerNorm})
+
+
 def huggingface(config: str, model: str, **sizes: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     return getattr(transformers, model)(getattr(transformers, config)(**sizes))
@@ -56,7 +61,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "attention pooling": partial(small, class_token=False, global_pool="map"),
     "packed gated MLP": partial(small, mlp_layer=GluMlp),
     "SwiGLU with q/k norm": partial(small, mlp_layer=SwiGLU, qk_norm=True),
-    "normed SwiGLU": partial(small, mlp_layer=partial(SwiGLU, norm_layer=nn.LayerNorm)),
+    "normed SwiGLU": partial(small, mlp_layer=NormedSwiGLU),
     "packed gated MLP with q/k norm": partial(small, mlp_layer=GluMlp, qk_norm=True),
     "RMS norms": partial(small, norm_layer=nn.RMSNorm),
     "parallel": partial(small, block_fn=ParallelThingsBlock, init_values=1e-5),

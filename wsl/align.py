@@ -30,7 +30,7 @@ from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, head
 SWEEPS = 100
 """Most rounds over all axes; a handful is usual."""
 
-GAIN = 1e-9
+GAIN = 1e-7
 """Sweeps end where the similarity of no checkpoint grows by more than this, relative to its norm."""
 
 
@@ -197,7 +197,7 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
-    return sum((a[name] - b[name]).flatten(1).square().sum(1) for name in a).sqrt()
+    return torch.stack([(a[name] - b[name]).flatten(1).square().sum(1) for name in a]).sum(0).sqrt()
 
 
 def _match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, moves: Collection[str]) -> Maps:
@@ -235,7 +235,7 @@ def _match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, l
 
 
 def _similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
-    return sum((a[name] * b[name]).flatten(1).sum(1) for name in a)
+    return torch.stack([(a[name] * b[name]).flatten(1).sum(1) for name in a]).sum(0)
 
 
 def _products(
@@ -291,8 +291,10 @@ def _where(chosen: Bool[Tensor, "K"], step: Int[Tensor, "K n"] | Matrix) -> Int[
 
 
 def _compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
-    if isinstance(step, Matrix):
+    if isinstance(step, Matrix) and isinstance(last, Matrix):
         return Matrix(step.matrix @ last.matrix, step.dual @ last.dual)
+    assert isinstance(step, Tensor)
+    assert isinstance(last, Tensor)
     return last.gather(1, step)
 
 

@@ -56,7 +56,7 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
     """
     steps = [_streams(standard, layout)]
     w = transform(standard, steps[-1], layout)
-    order = {name: _order(gather(w, layout, name, where=lambda *_: True)) for name in axes_of(layout, ("mlp",))}
+    order: Maps = {name: _order(gather(w, layout, name, where=lambda *_: True)) for name in axes_of(layout, ("mlp",))}
     order |= {name: _order(_heads(w, layout, name)) for name in axes_of(layout, ("head",))}
     w = transform(w, order, layout)
     steps += [order, _signs(w, layout)]

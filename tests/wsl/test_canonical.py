@@ -14,8 +14,8 @@ from zoo_gen.errors import InputError
 
 
 def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    difference = sum((a[name] - b[name]).flatten(1).square().sum(1) for name in b)
-    return (difference / sum(b[name].flatten(1).square().sum(1) for name in b)).sqrt().max().item()
+    square = [torch.stack([w[name].flatten(1).square().sum(1) for name in b]).sum(0) for w in ({n: a[n] - b[n] for n in b}, b)]
+    return (square[0] / square[1]).sqrt().max().item()
 
 
 def loaded(name: str) -> tuple[nn.Module, dict[str, Tensor], Layout, Tensor]:

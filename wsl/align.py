@@ -33,6 +33,9 @@ SWEEPS = 100
 GAIN = 1e-7
 """Sweeps end where the similarity of no checkpoint grows by more than this, relative to its norm."""
 
+RIDGE = 1e-3
+"""Weight of no rotation at all in the first step, over that of the vectors it matches."""
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -250,7 +253,11 @@ def _stream_step(
     products = _products(a, b, evidence, name, where)
     if "rotation" in moves and rotatable(layout, name):
         frame = frame_of(products.shape[-1], products.dtype, products.device)
-        turn = frame @ _polar(frame.T @ products @ frame) @ frame.T + 1 / len(frame)
+        products = frame.T @ products @ frame
+        if where is anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
+            ridge = RIDGE * products.flatten(1).norm(dim=1)[:, None, None]
+            products = products + ridge * torch.eye(products.shape[-1]).to(products)
+        turn = frame @ _polar(products) @ frame.T + 1 / len(frame)
         return {name: Matrix(turn, turn)}
     return {name: _assign(products)} if "resid" in moves else {}
 

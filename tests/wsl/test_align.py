@@ -50,11 +50,11 @@ def test_a_moved_model_comes_back_to_itself(name: str) -> None:
     assert (distance(disguised, weights, layout) < 1e-6 * norm(weights)).all()
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_zoo: Path) -> tuple[dict[str, Tensor], Layout, nn.Module, Tensor]:
-    """Linear-head children of the first root, in float64."""
+@pytest.fixture(scope="module", params=["linear", "mlp"])
+def trained(tiny_zoo: Path, request: pytest.FixtureRequest) -> tuple[dict[str, Tensor], Layout, nn.Module, Tensor]:
+    """Children of the first root with one kind of head, in float64."""
     zoo = Zoo.open(tiny_zoo)
-    chosen = list(zoo.select(final=True, status="ok", head="linear", root="supervised_0"))
+    chosen = list(zoo.select(final=True, status="ok", head=request.param, root="supervised_0"))
     weights = {name: tensor.double() for name, tensor in stack([one.state_dict() for one in chosen]).items()}
     return weights, layout_of(chosen[0].build()), chosen[0].build(), zoo.images("finetune").train.pixels[:64]
 

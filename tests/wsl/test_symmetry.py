@@ -113,7 +113,7 @@ def caught(name: str, every: int) -> None:
     assert drops
     for what, wrong in {*drops[::every], *found[::every]}:
         element = sample(
-            wrong, 1, torch.Generator().manual_seed(1), moves=(*PERMUTED, *MAPPED), maps="general", dtype=torch.float64
+            wrong, 6, torch.Generator().manual_seed(1), moves=(*PERMUTED, *MAPPED), maps="general", dtype=torch.float64
         )
         error = (outputs(model, apply(element, weights, wrong), inputs) - expected).norm() / expected.norm()
         assert error > 1e-6, what

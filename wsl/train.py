@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
@@ -54,12 +55,14 @@ class TrainConfig:
     devices: int
     precision: str
     workers: int
+    threads: int
 
 
 @command("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Reads, fits, trains, and writes the run."""
     console = Console()
+    torch.set_num_threads(config.threads)
     zoo = Zoo.open(zoo_folder(config.zoo))
     if not zoo.complete:
         raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")
@@ -77,25 +80,22 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     resolved = _resolve(config, zoo, folder, token_width)
     _agree(folder, resolved)
     if (folder / "model.safetensors").is_file():
-        console.print(
-            f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)"
-        )
+        console.print(f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)")
         return
 
     with console.status("reading checkpoints"):
-        train_tokens, val_tokens = (
-            [t for t in models if t.values.isfinite().all()] for models in (train_models, val_models)
-        )
+        train_tokens, val_tokens = ([t for t in models if t.values.isfinite().all()] for models in (train_models, val_models))
     standardizer = Standardizer.fit(train_tokens)
+    run = Run(folder, resolved, standardizer, zoo=zoo.path)
     standardizer.save(folder / "standardizer.json")
     write_config(folder, resolved)
-    run = Run(folder, resolved, standardizer, zoo=zoo.path)
     train_windows = Windows(train_tokens, standardizer, length=config.window, seed=config.seed)
     val_windows = Windows(val_tokens, standardizer, length=config.window, seed=config.seed)
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validation = Validation(run, objective, val_windows, **sizes)
 
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    precision: Any = config.precision  # Fabric checks it
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
     fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
     Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation)
@@ -123,8 +123,7 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
     if keys:
         changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)
         raise InputError(
-            f"{folder} holds a run of another configuration ({changes}); "
-            "choose run=<another name>, or delete the folder"
+            f"{folder} holds a run of another configuration ({changes}); choose run=<another name>, or delete the folder"
         )
 
 

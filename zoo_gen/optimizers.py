@@ -59,7 +59,8 @@ class StackOptimizer:
         Args:
             gradients: of the stack's parameters, in their order.
         """
-        torch._foreach_copy_(self._gradients, list(gradients))
+        for row, gradient in zip(self._gradients, gradients, strict=True):
+            row.copy_(gradient)
         rates, flat, a = self.learning_rates(), self.stack.flat, self.adamw
         self.steps += 1
         if a:

@@ -48,7 +48,8 @@ class PopulationTrainer:
         self.specs, self.seed, self.epoch = specs, seed, 0
         self.recipe = specs[0].recipe
         self.contrastive = self.recipe.objective == "simclr"
-        self.images = Images(*(_moved(split, device) for split in (images.train, images.val, images.test)), images.num_classes)
+        train, val, test = (_moved(split, device) for split in (images.train, images.val, images.test))
+        self.images = Images(train, val, test, images.num_classes)
         self.recipes = [spec.recipe for spec in specs]
         self.batch = min(self.recipe.batch_size, len(images.train))
         self.steps = len(images.train) // self.batch

@@ -31,6 +31,7 @@ ALIGNMENTS = ("naive", "permutation", "permutation + orthogonal", "full", "activ
 
 
 def main() -> None:
+    """Measures the zoos of the command line; writes a JSON file and prints a line for each alignment."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoos", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)

@@ -43,6 +43,7 @@ def seconds(*runs: Callable[[], Any]) -> list[float]:
 
 
 def main() -> None:
+    """Prints the costs."""
     torch.set_num_threads(1)
     zoo = Zoo.open(Path(sys.argv[1]))
     chosen = list(zoo.select(stage="finetune", final=True, status="ok", head="linear"))

@@ -147,15 +147,15 @@ class Run:
 
 
 def run_folder(path: str | Path) -> Path:
-    """The folder of a run: a path that exists or has more than one part, else a name under checkpoints/runs."""
+    """The folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
     given = Path(path)
-    return given if given.is_dir() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
+    return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
 
 
 def zoo_folder(path: str | Path) -> Path:
-    """The folder of a zoo: a path that exists or has more than one part, else a name under checkpoints/zoos."""
+    """The folder of a zoo: a path that holds one or has more than one part, else a name under checkpoints/zoos."""
     given = Path(path)
-    return given if given.is_dir() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
+    return given if (given / "zoo.json").is_file() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def main(config: TrainConfig) -> None:
     """Reads, fits, trains, and writes the run."""
     console = Console()
     torch.set_num_threads(config.threads)
+    for name in ("steps", "batch_size", "window", "log_every", "validate_every"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} must be at least 1, not {getattr(config, name)}")
     zoo = Zoo.open(zoo_folder(config.zoo))
     if not zoo.complete:
         raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")

@@ -223,6 +223,10 @@ class Zoo:
         return len(self.frame)
 
     def __getitem__(self, index: int) -> Checkpoint:
+        if not isinstance(index, int):
+            raise TypeError(f"a zoo is indexed by whole numbers; for several checkpoints use select(...) or list(zoo)[{index}]")
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"checkpoint {index} of a selection of {len(self)}: {self!r}; look at zoo.frame for what there is")
         return self._checkpoint(self.frame.iloc[index])
 
     def __iter__(self) -> Iterator[Checkpoint]:

@@ -70,6 +70,7 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_zoo: Path, tmp_path: 
         (["model=hyperep"], "hyperep"),
         (["stepz=3"], "stepz"),
         (["steps=abc"], "abc"),
+        (["steps=0"], "at least 1"),
         (["split=by_checkpoint"], "by_checkpoint"),
         (["+model.depth=3"], "does not fit its constructor"),
         (["model._target_=pandas.read_pickle"], "nothing was executed"),

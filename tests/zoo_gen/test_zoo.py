@@ -50,6 +50,15 @@ def test_scoring_weights_again_gives_the_recorded_results(tiny_zoo: Path) -> Non
     torch.testing.assert_close(scored.loss.double(), torch.tensor([c.results["val_loss"] for c in chosen], dtype=torch.float64))
 
 
+def test_a_zoo_is_indexed_by_whole_numbers_within_the_selection(tiny_zoo: Path) -> None:
+    zoo = Zoo.open(tiny_zoo)
+    assert zoo[-1].model == zoo.frame["model"].iloc[-1]
+    with pytest.raises(IndexError, match="selection of 0"):
+        zoo.select(stage="finetuned")[0]
+    with pytest.raises(TypeError, match=r"list\(zoo\)"):
+        zoo[slice(3)]  # type: ignore[index]
+
+
 def test_splits_keep_families_and_epochs_together(tiny_zoo: Path) -> None:
     zoo = Zoo.open(tiny_zoo)
     tested: list[str] = []

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo_gen.architecture import build
-from zoo_gen.blueprint import FACTORS
 from zoo_gen.config import instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
+from zoo_gen.recipe import FACTORS
 from zoo_gen.splits import Split, split_models
 
 FORMAT_VERSION = 1
@@ -79,11 +79,11 @@ class Checkpoint:
         return read_weights(self.path)
 
     def build(self) -> nn.Module:
-        """Builds the timm model with these weights, in eval mode."""
+        """Builds the timm model with these weights, in eval mode and float32."""
         with torch.device("meta"):
             model = build(self.architecture)
         model.load_state_dict(self.state_dict(), assign=True)
-        return model.eval()
+        return model.float().eval()
 
 
 class Zoo:
@@ -125,7 +125,7 @@ class Zoo:
             frame = pd.read_parquet(folder / "index.parquet")
         except (OSError, pa.ArrowException) as error:
             raise InputError(
-                f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder}"
+                f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder} --repair"
             ) from error
         missing = [column for column in COLUMNS if column not in frame]
         if missing:

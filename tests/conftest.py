@@ -1,9 +1,13 @@
 """Fixtures shared by all tests: one tiny zoo made by the real generator."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.zoos import make_zoo
 
 torch.set_num_threads(1)
 
@@ -11,6 +15,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits_mini blueprint (3 roots x 24) with two epochs each and little data: 75 models in seconds."""
-    from tests.zoos import make_tiny_zoo
-
-    return make_tiny_zoo(tmp_path_factory.mktemp("zoos") / "tiny")
+    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
+    with (shared / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of pytest-xdist share one zoo
+        return make_zoo(shared / "tiny").path

@@ -40,8 +40,4 @@ def make_zoo(path: Path, *overrides: str, axes: dict[str, list[Any]] | None = No
     return generate(path, config["zoo"], name=path.name, seed=config["seed"], executor=executor or InThisProcess())
 
 
-def make_tiny_zoo(path: Path) -> Path:
-    return make_zoo(path).path
-
-
-__all__ = ["TWO_RATES", "InThisProcess", "make_tiny_zoo", "make_zoo", "compose", "zoo_gen"]
+__all__ = ["TWO_RATES", "InThisProcess", "compose", "make_zoo", "zoo_gen"]

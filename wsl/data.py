@@ -86,6 +86,4 @@ class Windows(Dataset[Batch]):
         """
         share = batch_size // world_size
         firsts = [step * batch_size + rank * share for step in steps]
-        return DataLoader(
-            self, batch_sampler=[list(range(first, first + share)) for first in firsts], num_workers=workers
-        )
+        return DataLoader(self, batch_sampler=[list(range(first, first + share)) for first in firsts], num_workers=workers)

@@ -36,6 +36,7 @@ class GenerateConfig:
     """Values of configs/generate.yaml."""
 
     run: str
+    zoo: str | None
     generator: dict[str, Any]
     generator_name: str
     n: int
@@ -50,7 +51,7 @@ def main(config: GenerateConfig) -> None:
     if config.n < 1:
         raise InputError(f"n={config.n} models cannot be sampled; ask for n=1 or more, n=200 for figures to be quoted")
     candidates = list(_candidates(config))
-    run = Run.open(config.run)
+    run = Run.open(config.run, zoo=config.zoo)
     families = families_of(run)
     with Progress(transient=True) as progress:
         bar = progress.add_task("train models", total=config.n * len(candidates))
@@ -73,26 +74,25 @@ def main(config: GenerateConfig) -> None:
 
 
 def _candidates(config: GenerateConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields names and cards: the generator as it is, then each combination of scanned values."""
+    """Yields names and cards: the generator as it is, then what is scanned and the baselines."""
     yield config.generator_name, config.generator
-    for name in [config.generator_name, *config.baselines]:
-        chosen = name == config.generator_name
-        card = config.generator if chosen else _card(name)
-        scan = config.scan.get(name, {})
-        if chosen and not scan:
-            continue
-        if unknown := set(scan) - set(card):
-            raise InputError(f"scan.{name} names {sorted(unknown)}, which configs/generator/{name}.yaml does not have")
-        for values in itertools.product(*scan.values()):
-            yield name, {**card, **dict(zip(scan, values, strict=True))}
+    cards = {name: _card(name) for name in {*config.baselines, *config.scan}} | {
+        config.generator_name: config.generator
+    }
+    for name in dict.fromkeys([config.generator_name, *config.baselines]):
+        card, scan = cards[name], config.scan.get(name, {})
+        if unknown := sorted(set(scan) - set(card)):
+            raise InputError(f"scan.{name} names {unknown}, which configs/generator/{name}.yaml does not have")
+        if scan or name != config.generator_name:
+            for values in itertools.product(*scan.values()):
+                yield name, {**card, **dict(zip(scan, values, strict=True))}
 
 
 def _card(name: str) -> dict[str, Any]:
     folder = CONFIGS / "generator"
     if not (folder / f"{name}.yaml").is_file():
-        raise InputError(
-            f"no generator '{name}'; choose among {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
-        )
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise InputError(f"no generator '{name}'; choose among {known}")
     card = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
     assert isinstance(card, dict)
     return {str(key): value for key, value in card.items()}

@@ -159,9 +159,7 @@ def _parse(table: str) -> tuple[_Row, ...]:
     return tuple(rows)
 
 
-def _fit(
-    family: str, rows: tuple[_Row, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None
-) -> Layout:
+def _fit(family: str, rows: tuple[_Row, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
     matches = []
     unknown = []
     for name, shape in shapes:
@@ -202,9 +200,7 @@ def _solve(slots: tuple[Slot, ...], heads: int | None) -> tuple[tuple[str, int],
         n = len(slot.parts)
         for part in slot.parts:
             if len(part.axes) != len(slot.shape) or slot.shape[0] % n:
-                raise _Mismatch(
-                    0, f"{slot.name} of shape {slot.shape} is not {n} equal part(s) of {len(part.axes)} dimension(s)"
-                )
+                raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {n} equal part(s) of {len(part.axes)} dimension(s)")
             for axes, size in zip(part.axes, (slot.shape[0] // n, *slot.shape[1:]), strict=True):
                 equate(tuple(axis.name for axis in axes), size, slot.name)
     if heads is not None:

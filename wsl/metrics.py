@@ -104,6 +104,12 @@ def bootstrap_counts(families: Int[np.ndarray, "G"], *, draws: int, rng: np.rand
     return counts
 
 
+def whole(metric: Metric, truth: Shaped[np.ndarray, "N"], prediction: Shaped[np.ndarray, "N"]) -> float:
+    """Returns a metric of the whole sample."""
+    (value,) = metric(truth, prediction, np.zeros(len(truth), dtype=np.int64), np.ones((1, 1), dtype=np.int64))
+    return float(value)
+
+
 def score(
     metric: Metric,
     truth: Shaped[np.ndarray, "N"],
@@ -112,15 +118,12 @@ def score(
     counts: Int[np.ndarray, "R G"],
 ) -> Score:
     """Returns a metric of the whole sample, and the 2.5 and 97.5 % quantiles of it over the resamples `counts`."""
-    (value,) = metric(truth, prediction, groups, np.ones((1, counts.shape[1]), dtype=np.int64))
     resampled = metric(truth, prediction, groups, counts)
     resampled = resampled[np.isfinite(resampled)]
     low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
-    return Score(float(value), float(low), float(high))
+    return Score(whole(metric, truth, prediction), float(low), float(high))
 
 
-def _sum_by_group(
-    values: Float[np.ndarray, "N C"], groups: Int[np.ndarray, "N"], n_groups: int
-) -> Float[np.ndarray, "G C"]:
+def _sum_by_group(values: Float[np.ndarray, "N C"], groups: Int[np.ndarray, "N"], n_groups: int) -> Float[np.ndarray, "G C"]:
     """Sums the rows of each group."""
     return (np.arange(n_groups)[:, None] == groups).astype(float) @ values

@@ -130,13 +130,9 @@ class Standardizer:
         """Reads what `save` wrote. Raises `InputError` if the file is missing or not such a file."""
         try:
             stored = json.loads(path.read_text())
-            moments = {
-                name: {key: (float(m), float(d)) for key, (m, d) in stored[name].items()} for name in ("parts", "roles")
-            }
+            moments = {name: {key: (float(m), float(d)) for key, (m, d) in stored[name].items()} for name in ("parts", "roles")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"cannot read the statistics of the run at {path} ({error}); train the run again"
-            ) from error
+            raise InputError(f"cannot read the statistics of the run at {path} ({error}); train the run again") from error
         return cls(**moments)
 
     def _table(self, plan: Plan) -> _Table:

@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits
 
 from wsl.probes.leaks import refuse_leaks
 from wsl.probes.survey import Survey
@@ -32,7 +33,7 @@ class ProbeConfig:
     run: str
     zoo: str | None
     targets: list[str]
-    features: list[str]
+    inputs: list[str]
     penalties: list[float]
     draws: int
     shuffles: int
@@ -56,15 +57,13 @@ def probe(run: Run, config: ProbeConfig) -> list[dict[str, Any]]:
     Raises:
         InputError: a card is unknown, or the run's split leaks.
     """
-    probes, extractors = cards("probe", config.targets), cards("features", config.features)
+    probes, extractors = cards("probe", config.targets), cards("features", config.inputs)
     scheme, fold = run.config["split"], run.config["fold"]
     train, val, test = run.split
     refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen={*train.frame["model"], *val.frame["model"]})
 
     children = run.zoo.select(stage="finetune")
-    children = children.select(
-        path=children.frame["path"][children.frame["test_loss"].notna()].tolist()
-    )  # the others diverged
+    children = children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
     frame = children.frame
     survey = Survey(
         frame=frame,
@@ -79,16 +78,17 @@ def probe(run: Run, config: ProbeConfig) -> list[dict[str, Any]]:
     subsets = {"all": np.full(len(frame), True), "final": frame["final"].to_numpy(dtype=bool)}
     rows = []
     with Progress(transient=True) as progress:
+        bar = progress.add_task("probing", total=len(extractors) * len(subsets))
         for name, extractor in extractors.items():
-            bar = progress.add_task(name, total=len(subsets) * len(probes))
+            progress.update(bar, description=name)
             features = extractor.extract(run, children).to_numpy(dtype=np.float64)
             for subset, chosen in subsets.items():
-                for target, question in probes.items():
-                    about = {"split": scheme, "fold": fold, "subset": subset, "target": target, "smoke_test": True}
-                    for row in survey.ask(question, features, subset=chosen):
-                        label = f"{name}, {row['control']}" if row["control"] else name
-                        rows.append(about | {"features": label} | row)
-                    progress.advance(bar)
+                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
+                with threadpool_limits(1):  # these matrices are small: threads would wait for one another
+                    scores = survey.ask(probes, features, subset=chosen)
+                labels = (f"{name}, {row['control']}" if row["control"] else name for row in scores)
+                rows += [about | {"features": label} | row for label, row in zip(labels, scores, strict=True)]
+                progress.advance(bar)
     return rows
 
 
@@ -96,9 +96,11 @@ def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
     """Builds the cards of a group by name or pattern, in the order of their names.
 
     Raises:
-        InputError: a name or pattern fits no card; the message lists them.
+        InputError: nothing is wanted, or a name or pattern fits no card; the message lists them.
     """
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
+    if not wanted:
+        raise InputError(f"no card of {CONFIGS / group} was asked for; name some, or '*' for all: {', '.join(files)}")
     for pattern in wanted:
         if not any(fnmatch(name, pattern) for name in files):
             raise InputError(f"no card '{pattern}' in {CONFIGS / group}; there is {', '.join(files)}")

@@ -41,9 +41,7 @@ class Run:
         tokenizer, standardizer, model: built from the folder; the model is in eval mode.
     """
 
-    def __init__(
-        self, path: Path, config: Mapping[str, Any], standardizer: Standardizer, *, zoo: str | Path | None = None
-    ):
+    def __init__(self, path: Path, config: Mapping[str, Any], standardizer: Standardizer, *, zoo: str | Path | None = None):
         """Builds the parts of a run, the model with fresh weights; use `Run.open` for a trained one."""
         self.path, self.config, self.standardizer = path, config, standardizer
         self._zoo_path = zoo
@@ -73,8 +71,7 @@ class Run:
         folder = run_folder(path)
         if not (folder / "config.yaml").is_file():
             raise InputError(
-                f"run '{path}' not found at {folder.resolve()}; "
-                f"make it with: python -m wsl.train model=hyperrep run={path}"
+                f"run '{path}' not found at {folder.resolve()}; make it with: python -m wsl.train model=hyperrep run={path}"
             )
         config = read_config(folder)
         run = cls(folder, config, Standardizer.load(folder / "standardizer.json"), zoo=zoo)
@@ -88,8 +85,7 @@ class Run:
         except (SafetensorError, RuntimeError, OSError) as error:
             first_line = str(error).partition("\n")[0]
             raise InputError(
-                f"the weights {weights} are damaged or of another model ({first_line}); "
-                f"delete {folder} and train it again"
+                f"the weights {weights} are damaged or of another model ({first_line}); delete {folder} and train it again"
             ) from error
         return run
 
@@ -101,9 +97,7 @@ class Run:
         found = [Zoo.open(place) for place in places if (place / "zoo.json").is_file()]
         point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
         if not found:
-            raise InputError(
-                f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}"
-            )
+            raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
         for zoo in found:
             if zoo.content_hash == stored["content_hash"]:
                 return zoo
@@ -123,17 +117,13 @@ class Run:
         every = TokenizedZoo(self.zoo, self.tokenizer)
         for _, alike in groupby(map(every.tokens, checkpoints), key=lambda tokens: tokens.plan):
             while some := list(islice(alike, CHECKPOINTS_AT_ONCE)):
-                batch = Batch(
-                    *map(torch.stack, zip(*(Batch.of(tokens, self.standardizer) for tokens in some), strict=True))
-                )
+                batch = Batch(*map(torch.stack, zip(*(Batch.of(tokens, self.standardizer) for tokens in some), strict=True)))
                 latents = self._by_window(lambda window: self.model.encode(*window), batch)
                 yield from zip(some, latents, strict=True)
 
     def embed(self, checkpoints: Iterable[Checkpoint]) -> Float[np.ndarray, "N F"]:
         """One vector per checkpoint: its latents, pooled by the model. Not finite for a model that diverged."""
-        rows = [
-            self.model.embed(latents[None], tokens.positions[None])[0] for tokens, latents in self.latents(checkpoints)
-        ]
+        rows = [self.model.embed(latents[None], tokens.positions[None])[0] for tokens, latents in self.latents(checkpoints)]
         return torch.stack(rows).numpy()
 
     def decode(

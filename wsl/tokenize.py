@@ -35,13 +35,9 @@ def shapes_of(source: str) -> dict[str, Tensor]:
             with safe_open(source, framework="pt", device="cpu") as file:
                 return {name: file.get_tensor(name).to("meta") for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError as error:
-            raise InputError(
-                f"no file at {Path(source).absolute()}; name a safetensors file or a timm model"
-            ) from error
+            raise InputError(f"no file at {Path(source).absolute()}; name a safetensors file or a timm model") from error
         except SafetensorError as error:
-            raise InputError(
-                f"{source} is not a readable safetensors file ({error}); write or fetch it again"
-            ) from error
+            raise InputError(f"{source} is not a readable safetensors file ({error}); write or fetch it again") from error
     if not timm.is_model(source):
         close = difflib.get_close_matches(source, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the models"
@@ -62,9 +58,7 @@ def table_of(frame: pd.DataFrame) -> Table:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the report of the checkpoint named on the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wsl.tokenize", description="Print what a tokenizer makes of a checkpoint."
-    )
+    parser = argparse.ArgumentParser(prog="python -m wsl.tokenize", description="Print what a tokenizer makes of a checkpoint.")
     parser.add_argument("source", help="name of a timm model, or a .safetensors file")
     cards = {path.stem: path for path in sorted((CONFIGS / "tokenizer").glob("*.yaml"))}
     parser.add_argument("--tokenizer", choices=cards, default="residual", help="default: residual")
@@ -77,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         weights = sum(tensor.numel() for tensor in tensors.values())
         console = Console()
         console.print(
-            f"{options.source}: {frame.loc['total', 'weights'] / weights:.2%} of {weights:,} weights "
+            f"{options.source}: {frame['weights']['total'] / weights:.2%} of {weights:,} weights "
             f"in {plan.n_tokens:,} tokens of {plan.width}",
             soft_wrap=True,
         )

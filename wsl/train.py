@@ -77,25 +77,22 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     resolved = _resolve(config, zoo, folder, token_width)
     _agree(folder, resolved)
     if (folder / "model.safetensors").is_file():
-        console.print(
-            f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)"
-        )
+        console.print(f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)")
         return
 
     with console.status("reading checkpoints"):
-        train_tokens, val_tokens = (
-            [t for t in models if t.values.isfinite().all()] for models in (train_models, val_models)
-        )
+        train_tokens, val_tokens = ([t for t in models if t.values.isfinite().all()] for models in (train_models, val_models))
     standardizer = Standardizer.fit(train_tokens)
+    run = Run(folder, resolved, standardizer, zoo=zoo.path)
     standardizer.save(folder / "standardizer.json")
     write_config(folder, resolved)
-    run = Run(folder, resolved, standardizer, zoo=zoo.path)
     train_windows = Windows(train_tokens, standardizer, length=config.window, seed=config.seed)
     val_windows = Windows(val_tokens, standardizer, length=config.window, seed=config.seed)
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validation = Validation(run, objective, val_windows, **sizes)
 
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    precision: Any = config.precision  # Fabric checks it
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
     fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
     Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation)
@@ -123,8 +120,7 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
     if keys:
         changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)
         raise InputError(
-            f"{folder} holds a run of another configuration ({changes}); "
-            "choose run=<another name>, or delete the folder"
+            f"{folder} holds a run of another configuration ({changes}); choose run=<another name>, or delete the folder"
         )
 
 

@@ -88,7 +88,7 @@ class Trainer:
                 scalars = objective(wrapped, Batch(*fabric.to_device(tuple(batch))))
                 wrapped_optimizer.zero_grad()
                 fabric.backward(scalars["loss"])
-                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=self.clip)
+                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=self.clip, error_if_nonfinite=False)
                 wrapped_optimizer.step()
                 since_log.append({name: value.detach() for name, value in scalars.items()})
 
@@ -99,8 +99,7 @@ class Trainer:
                     since_log.clear()
                     if not math.isfinite(means["loss"]):
                         raise InputError(
-                            f"the loss is not finite at step {step}; "
-                            f"use a smaller learning_rate (now {self.learning_rate:g})"
+                            f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})"
                         )
                     progress.update(bar, loss=means["loss"])
                     if fabric.is_global_zero:
@@ -112,9 +111,7 @@ class Trainer:
                     fabric.barrier()
                 progress.update(bar, completed=step)
         if fabric.is_global_zero:
-            write_weights(
-                folder / "model.safetensors", {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-            )
+            write_weights(folder / "model.safetensors", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
             state.unlink()
 
     def _learning_rate(self, step: int) -> float:

@@ -41,17 +41,14 @@ def main(config: ZooGenConfig) -> None:
 def print_summary(zoo: Zoo) -> None:
     """Prints what a zoo holds, in three lines."""
     final = zoo.select(stage="finetune", final=True).frame
-    quantiles = final["test_accuracy"].quantile([0.05, 0.5, 0.95]).tolist()
+    low, median, high = final["test_accuracy"].quantile([0.05, 0.5, 0.95])
     by_family = final.groupby("pretraining")["test_accuracy"].median().to_dict()
     families = ", ".join(f"{family} {accuracy:.2f}" for family, accuracy in by_family.items())
+    models = zoo.frame["model"].nunique()
     diverged = zoo.select(status="diverged").frame["model"].nunique()
-    console = Console(highlight=False)
-    console.print(
-        f"[bold]{zoo.name}[/bold]: {zoo.frame['model'].nunique()} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}"
-    )
-    console.print(
-        "test accuracy of the fine-tuned: 5 %% %.2f, median %.2f, 95 %% %.2f" % tuple(quantiles) + f" (medians: {families})"
-    )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{zoo.name}[/bold]: {models} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}")
+    console.print(f"final test accuracy: 5 % {low:.2f}, median {median:.2f}, 95 % {high:.2f} (medians by pre-training: {families})")
     console.print(f"content hash {zoo.content_hash}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -93,7 +93,7 @@ def with_head(backbone: Mapping[str, Any], head: str, num_classes: int) -> dict[
 
 
 def resized(backbone: Mapping[str, Any], width: int | None, depth: int | None) -> dict[str, Any]:
-    """Returns `backbone` with another width or depth; the number of heads stays. Raises `InputError` where heads do not divide it."""
+    """Returns `backbone` with another width or depth, as many heads. Raises `InputError` where these do not divide the width."""
     changes = {name: value for name, value in (("embed_dim", width), ("depth", depth)) if value is not None}
     described = {**backbone, "model_args": {**backbone["model_args"], **changes}}
     heads = described["model_args"].get("num_heads")

@@ -82,10 +82,8 @@ def mixing_draws(rngs: Sequence[np.random.Generator], steps: int, strengths: Str
             kind: rng.beta(alpha, alpha, steps) if alpha > 0 else np.ones(steps)
             for kind, alpha in (("mixup", strengths.mixup[k]), ("cutmix", strengths.cutmix[k]))
         }
-        if strengths.mixup[k] and strengths.cutmix[k]:
-            is_cutmix = uniform[:, 0] < 0.5
-        else:
-            is_cutmix = np.full(steps, strengths.cutmix[k] > 0)
+        both = strengths.mixup[k] and strengths.cutmix[k]
+        is_cutmix = uniform[:, 0] < 0.5 if both else np.full(steps, strengths.cutmix[k] > 0)
         draws[k, :, 0] = np.where(is_cutmix, weights["cutmix"], weights["mixup"])
         draws[k, :, 1] = is_cutmix
         draws[k, :, 2:] = uniform[:, 1:]

@@ -1,8 +1,8 @@
 """Blueprints: generating factors -> a directed forest of model specs, roots first, then their fine-tuned children.
 
-A blueprint is data. A stage has one recipe (a value for every factor) and says what varies: members listed one by one, times the full
-grid over the axes, times samples drawn at random. Roots and children have a stage each. The blueprint of the reference is 10 roots x 24 fine-tunings
-(A Model Zoo of Vision Transformers, arXiv 2504.10231).
+A blueprint is data. A stage has one recipe (a value for every factor) and says what varies: members listed one by one, times the
+full grid over the axes, times samples drawn at random. Roots and children have a stage each. The blueprint of the reference is
+10 roots x 24 fine-tunings (A Model Zoo of Vision Transformers, arXiv 2504.10231).
 """
 
 import dataclasses
@@ -151,7 +151,7 @@ class Blueprint:
                 described, recipe = _sized(backbone, varied, self.finetune_images.num_classes)
                 if (recipe.width, recipe.depth) != (root.recipe.width, root.recipe.depth):
                     raise InputError(
-                        f"a child of {root.model} cannot have width {recipe.width} and depth {recipe.depth}: it takes over weights of "
+                        f"a child of {root.model} cannot have width {recipe.width} and depth {recipe.depth}: its weights have "
                         f"width {root.recipe.width} and depth {root.recipe.depth}; vary both in zoo.pretrain"
                     )
                 name = "-".join([root.model, *(_short(value) for value in changes.values())])

@@ -76,9 +76,10 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
-        plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
+        for_hydra, values = _set_apart(config_name, overrides)
+        plain = OmegaConf.to_container(hydra.compose(config_name, for_hydra), resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {**{str(key): value for key, value in plain.items()}, **values}
 
 
 def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
@@ -92,21 +93,48 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
     from omegaconf import DictConfig, OmegaConf
 
     ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    _SCHEMAS[config_name] = schema
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
+        values: dict[str, str] = {}
+
         @functools.wraps(main)
         def run(config: DictConfig) -> None:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
+            plain |= values
             with one_clear_error():
                 main(schema(**{field.name: plain[field.name] for field in dataclasses.fields(schema)}))
 
-        return hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)
+        start = hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)
+
+        @functools.wraps(main)
+        def command_line() -> None:
+            sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
+            values.update(found)
+            start()
+
+        return command_line
 
     return decorate
 
 
-class one_clear_error:  # noqa: N801 (reads as a statement)
+_SCHEMAS: dict[str, type] = {}
+
+
+def _set_apart(config_name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes overrides of plain values out of the command line whose key is also the name of a group of cards.
+
+    `zoo=digits_mini` chooses a card in `python -m zoo_gen`, and is the name or path of a zoo everywhere else; Hydra would look for
+    a card there, too.
+    """
+    fields = dataclasses.fields(_SCHEMAS[config_name])
+    plain = {field.name for field in fields if not str(field.type).startswith("dict") and (CONFIGS / field.name).is_dir()}
+    values = dict(text.split("=", 1) for text in overrides if text.partition("=")[0] in plain)
+    return [text for text in overrides if text.partition("=")[0] not in plain], values
+
+
+class one_clear_error:
     """A context in which expected failures end the process with one message and exit code 1."""
 
     def __enter__(self) -> None:

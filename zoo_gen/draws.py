@@ -14,7 +14,7 @@ def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
 
     Args:
         rng: the model's stream of draws.
-        card: `{choices: [...]}`, or `{uniform: [low, high]}`, `{log_uniform: [low, high]}`, `{integers: [low, high]}` (high included).
+        card: `{choices: [...]}`, `{uniform: [low, high]}`, `{log_uniform: [low, high]}` or `{integers: [low, high]}` (both included).
 
     Real numbers are rounded to three digits, so that the model id tells them exactly. Raises `InputError` for any other card.
 
@@ -31,5 +31,6 @@ def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
         case [("integers", [int(low), int(high)])] if low <= high:
             return int(rng.integers(low, high + 1))
     raise InputError(
-        f"cannot draw from {dict(card)}; write {{choices: [...]}}, or {{uniform: [low, high]}}, log_uniform or integers with low <= high"
+        f"cannot draw from {dict(card)}; write {{choices: [...]}}, {{uniform: [low, high]}}, {{log_uniform: [low, high]}} "
+        "or {integers: [low, high]}, low <= high"
     )

@@ -17,7 +17,7 @@ from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack, stack_of
 
 ENTRIES_AT_ONCE = 2**18
-"""Entries of the residual stream of all models of a stack together in one forward pass: what a core's cache holds pays on the CPU."""
+"""Entries of the residual stream of all models of a stack together in one forward pass: what a core's cache holds is fastest."""
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
             for _ in executor.run(path, names):  # each time a stack is finished
                 write_index(path, models)
         write_index(path, models)
-        for state in (path / "state").glob("*.safetensors"):  # of a stack that was killed after its last record
-            state.unlink()
+        for state in (path / "state").glob("*"):
+            state.unlink()  # left by a kill after the last checkpoint
     return Zoo.open(path)
 
 

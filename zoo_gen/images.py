@@ -68,7 +68,7 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
     unknown = set(classes) - set(range(10))
     if unknown:
         raise InputError(f"digits has classes 0 to 9, not {sorted(unknown)}")
-    bunch = load_digits()
+    bunch: Any = load_digits()
     kept = np.isin(bunch.target, classes)
     pixels = torch.from_numpy(bunch.images[kept]).float().unsqueeze(1) / 16
     order = {digit: label for label, digit in enumerate(classes)}

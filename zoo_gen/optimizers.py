@@ -58,7 +58,7 @@ class StackOptimizer:
         return torch.tensor(rates, dtype=self.first.dtype, device=self.first.device)
 
     def _frozen_weights(self) -> Float[Tensor, "K W"] | None:
-        """Where weights stay as they are: everything but the head of models with a frozen backbone; None where nothing is frozen."""
+        """Where weights stay as they are: all but the head of models with a frozen backbone; None where nothing is frozen."""
         models = torch.tensor([recipe.frozen == "backbone" for recipe in self.recipes], device=self.gradient.device)
         if not bool(models.any()):
             return None
@@ -72,7 +72,8 @@ class StackOptimizer:
         Args:
             gradients: of the stack's parameters, in their order.
         """
-        torch._foreach_copy_(self._gradients, list(gradients))
+        for row, gradient in zip(self._gradients, gradients, strict=True):
+            row.copy_(gradient)
         if self.frozen is not None:
             self.gradient.masked_fill_(self.frozen, 0.0)
         rates, flat, a = self.learning_rates(), self.stack.flat, self.adamw

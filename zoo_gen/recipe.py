@@ -23,7 +23,7 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images per step and model; an incomplete last batch is dropped.
         warmup_epochs: length of the warm-up.
-        dropout: probability that an activation is dropped: after the embedding, the projections of attention and MLP, before the head.
+        dropout: probability that an activation is dropped (after embedding, attention and MLP, and before the head).
         label_smoothing: of the cross-entropy.
         mixup: alpha of the Beta distribution, 0 for none; with cutmix, each batch takes one of both at random.
         cutmix: alpha of the Beta distribution, 0 for none.

@@ -1,9 +1,8 @@
 """Stacks: K models of one shape, run and trained as one program.
 
 A timm model has its parameters in a few kinds of leaf modules. Those are swapped for twins that hold K sets of weights and work on
-a batch of K·B images, model by model (one `baddbmm` where K models would launch K products); bare parameters such as `cls_token` are
-expanded along the batch. timm's own `forward` runs unchanged in between, so there is no second definition of the model to keep in
-step.
+a batch of K·B images, model by model (one `baddbmm` where K models would launch K); bare parameters such as `cls_token` are
+expanded along the batch. The `forward` of timm runs unchanged: there is no second definition of the model to keep in step.
 
 All weights lie in one (K, W) buffer of which the parameters are views: an optimizer step is a handful of operations on that
 buffer, whatever the depth of the model.
@@ -33,10 +32,7 @@ class StackedLinear(nn.Module):
         """Maps (K·B, ..., in) to (K·B, ..., out)."""
         weight = cast(Tensor, self.weight)
         rows = x.reshape(len(weight), -1, x.shape[-1])
-        if self.bias is None:
-            out = torch.bmm(rows, weight.mT)
-        else:
-            out = torch.baddbmm(self.bias.unsqueeze(1), rows, weight.mT)
+        out = torch.bmm(rows, weight.mT) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight.mT)
         return out.view(*x.shape[:-1], -1)
 
 
@@ -164,6 +160,9 @@ class ModelStack(nn.Module):
                 stacked.register_parameter(name, views[prefix + name])
             return stacked
         for name in own:
+            shape = views[prefix + name].shape[1:]
+            if len(shape) > 1 and shape[0] != 1:
+                raise InputError(f"cannot stack parameter {prefix + name} of shape {tuple(shape)}: its first axis is no batch axis")
             del module._parameters[name]
             setattr(module, name, None)
             self._bare.append((module, name, views[prefix + name]))
@@ -181,12 +180,9 @@ class ModelStack(nn.Module):
         """Runs model k on the images of row k: (K, B, channels, height, width) -> (K, B, *outputs)."""
         batch = pixels.shape[1]
         for module, name, parameter in self._bare:
-            shape = parameter.shape[1:]
-            if len(shape) == 1:  # per-channel scales act on (batch, tokens, channels)
-                shape = (1, *shape)
-            elif shape[0] != 1:
-                raise InputError(f"cannot stack parameter {name} of shape {tuple(shape)}: its first axis is not a batch axis")
-            setattr(module, name, repeat(parameter.view(self.size, *shape[1:]), "k ... -> (k b) ...", b=batch))
+            # (1, tokens, channels) has a batch axis to fill; (channels,) acts on (batch, tokens, channels)
+            own = parameter.squeeze(1) if parameter.ndim > 2 else parameter.unsqueeze(1)
+            setattr(module, name, repeat(own, "k ... -> (k b) ...", b=batch))
         out = self.model(pixels.flatten(0, 1))
         for module, name, _ in self._bare:
             setattr(module, name, None)

@@ -150,10 +150,15 @@ def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:
 
 
 def epochs_done(zoo: Path, stack: Mapping[str, Any]) -> int:
-    """Returns how many epochs of a stack are on disk for all its models; a diverged model has all it will get."""
+    """Returns how many epochs of a stack are on disk for all its models; a diverged model has all it will get.
+
+    A stack that has lost a file has none: it is trained again, to the same bits.
+    """
     done = []
     for model in stack["models"]:
         path = zoo / "models" / model / "record.json"
-        rows = read_json(path)["checkpoints"] if path.exists() else [{"epoch": 0, "final": False}]
+        rows = read_json(path)["checkpoints"] if path.exists() else []
+        if not rows or not all((zoo / row["path"]).exists() for row in rows):
+            return 0
         done.append(stack["epochs"] if rows[-1]["final"] else rows[-1]["epoch"])
     return min(done)

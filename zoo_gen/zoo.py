@@ -252,9 +252,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except FileNotFoundError as error:
         raise InputError(
-            f"checkpoint {path} is gone; make it again by running python -m zoo_gen with the zoo's arguments"
+            f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
         ) from error
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"checkpoint {path} is damaged or not a safetensors file ({error}); delete it and run python -m zoo_gen with the zoo's arguments"
+            f"checkpoint {path} is damaged or no safetensors file ({error}); delete it, then run python -m zoo_gen with the zoo's "
+            "arguments: it makes the file again"
         ) from error

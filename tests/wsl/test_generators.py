@@ -16,9 +16,7 @@ from zoo_gen.images import Images, ImageSplit
 
 CARDS = sorted((CONFIGS / "generator").glob("*.yaml"))
 SIZES = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
-BACKBONE = architecture(
-    timm_name="vit_tiny_patch16_224", model_args=SIZES, in_chans=1, img_size=8, mean=[0.5], std=[0.5]
-)
+BACKBONE = architecture(timm_name="vit_tiny_patch16_224", model_args=SIZES, in_chans=1, img_size=8, mean=[0.5], std=[0.5])
 LATENT = 4
 
 
@@ -87,9 +85,7 @@ def test_every_card_samples_models_of_a_family_reproducibly(card, families):
     assert len(first) == 24 or card.stem == "soup"
     for (family, state), (same_family, same_state) in zip(first, again, strict=True):
         assert family is same_family
-        assert {name: tensor.shape for name, tensor in state.items()} == {
-            n: t.shape for n, t in family.states[0].items()
-        }
+        assert {name: tensor.shape for name, tensor in state.items()} == {n: t.shape for n, t in family.states[0].items()}
         assert all(torch.equal(tensor, same_state[name]) for name, tensor in state.items())
 
 
@@ -97,8 +93,7 @@ def test_every_card_samples_models_of_a_family_reproducibly(card, families):
 def test_other_seeds_give_other_models(card, families):
     first, second = (sample(load(card), families, seed=seed) for seed in (0, 1))
     assert any(
-        one is not other or not np.array_equal(flatten(a), flatten(b))
-        for (one, a), (other, b) in zip(first, second, strict=True)
+        one is not other or not np.array_equal(flatten(a), flatten(b)) for (one, a), (other, b) in zip(first, second, strict=True)
     )
 
 
@@ -165,9 +160,7 @@ def test_a_soup_is_the_mean_and_a_gaussian_without_spread_is_the_soup(families):
 
 def test_a_gaussian_has_the_mean_and_the_spread_of_the_train_models(families):
     family = families[0]
-    sampled = np.stack(
-        [flatten(state) for _, state in sample(WeightGaussian(spread=1, anchors=None), [family], n=3000)]
-    )
+    sampled = np.stack([flatten(state) for _, state in sample(WeightGaussian(spread=1, anchors=None), [family], n=3000)])
     assert sampled.var(axis=0).sum() / family.weights.var(axis=0, ddof=1).sum() == pytest.approx(1, rel=0.05)
 
 

@@ -14,9 +14,7 @@ from wsl import architectures
 from wsl.layout import ROLES, Layout, layout_of
 from zoo_gen.errors import InputError
 
-small = partial(
-    VisionTransformer, img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4, num_classes=3
-)
+small = partial(VisionTransformer, img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4, num_classes=3)
 
 
 def with_mlp_head() -> nn.Module:
@@ -40,9 +38,7 @@ VARIANTS = {
     "packed gated MLP with q/k norm": partial(small, mlp_layer=GluMlp, qk_norm=True),
     "no head": partial(small, num_classes=0),
     "MLP head": with_mlp_head,
-    "distilled": partial(
-        VisionTransformerDistilled, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, num_classes=3
-    ),
+    "distilled": partial(VisionTransformerDistilled, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, num_classes=3),
 }
 
 
@@ -92,9 +88,7 @@ def test_axis_sizes_follow_from_shapes_and_the_number_of_heads() -> None:
 def test_a_table_states_only_the_symmetries_of_its_form() -> None:
     assert {"qk", "vo", "head", "mlp", "resid"} <= kinds(layout_of(meta("plain")))
     assert "qk" not in kinds(layout_of(meta("q/k norm")))
-    parts = {
-        name: len(slot.parts) for name in VARIANTS for slot in layout_of(meta(name)).slots if "0.mlp.fc1" in slot.name
-    }
+    parts = {name: len(slot.parts) for name in VARIANTS for slot in layout_of(meta(name)).slots if "0.mlp.fc1" in slot.name}
     assert parts["packed gated MLP"] == parts["packed gated MLP with q/k norm"] == 2
     assert parts["plain"] == 1
 

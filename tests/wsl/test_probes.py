@@ -5,8 +5,9 @@ import pytest
 from wsl.metrics import balanced_accuracy, kendall_tau, r2
 from wsl.probe import cards
 from wsl.probes.classification import Classification
+from wsl.probes.inputs import Inputs, Standardizer
 from wsl.probes.leaks import refuse_leaks
-from wsl.probes.probe import Sample, Standardizer
+from wsl.probes.probe import Answers, Probe
 from wsl.probes.regression import Regression, shuffle_models
 from wsl.probes.survey import Survey
 from zoo_gen import InputError, Zoo
@@ -52,23 +53,19 @@ def survey(frame: pd.DataFrame, **changes) -> Survey:
 
 def ask(probe, features, frame=None, **changes) -> dict[tuple, dict]:
     frame = population() if frame is None else frame
-    rows = survey(frame, **changes).ask(probe, features, subset=np.full(len(frame), True))
+    rows = survey(frame, **changes).ask({"probe": probe}, features, subset=np.full(len(frame), True))
     return {(row["control"], row["metric"]): row for row in rows}
 
 
 def accuracy_probe(**changes) -> Regression:
-    return Regression(
-        **({"column": "test_accuracy", "scale": "linear", "noise": "binomial", "trivial": False} | changes)
-    )
+    return Regression(**({"column": "test_accuracy", "scale": "linear", "noise": "binomial", "trivial": False} | changes))
 
 
 def clustered_noise(n: int = 20, seed: int = 1) -> np.ndarray:
     """Features that tell which model it is and how old, as weights do, but nothing of its accuracy."""
     rng = np.random.default_rng(seed)
     own, age = rng.normal(size=(MODELS, n)), rng.normal(size=n)
-    return (
-        own[:, None] + age * np.linspace(0, 1, EPOCHS)[:, None] + 0.1 * rng.normal(size=(MODELS, EPOCHS, n))
-    ).reshape(-1, n)
+    return (own[:, None] + age * np.linspace(0, 1, EPOCHS)[:, None] + 0.1 * rng.normal(size=(MODELS, EPOCHS, n))).reshape(-1, n)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +124,13 @@ def test_ridge_predictions_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     features, weights = rng.normal(size=(90, 7)), rng.normal(size=7)
     targets, models = features @ weights + 0.1 * rng.normal(size=90), np.arange(90)
-    train, val, test = (Sample(features[rows], targets[rows], models[rows]) for rows in np.split(np.arange(90), 3))
-    found = accuracy_probe().predict(train, val, test.features, penalties=[0.1])
-    standardize = Standardizer.fit(train.features)
-    expected = Ridge(alpha=0.1 * 30).fit(standardize(train.features), train.targets).predict(standardize(test.features))
-    np.testing.assert_allclose(found, expected)
+    train, val, test = np.split(np.arange(90), 3)
+    inputs = Inputs.of(features[train], features[val], features[test])
+    answers = (Answers(targets[rows], models[rows]) for rows in (train, val))
+    found = accuracy_probe().predict(inputs, *answers, penalties=[0.1])
+    standardize = Standardizer.fit(features[train])
+    reference = Ridge(alpha=0.1 * len(train)).fit(standardize(features[train]), targets[train])
+    np.testing.assert_allclose(found, reference.predict(standardize(features[test])))
 
 
 def test_absent_and_constant_features_are_zero_after_standardisation():
@@ -150,7 +149,7 @@ def test_test_features_do_not_change_the_standardisation():
     test = frame["model"].to_numpy() == "m05"
     outlier[test] = 1e6 * rng.normal(size=(test.sum(), 6))
     circumstances = survey(frame)
-    probe, subset = accuracy_probe(), ~test
+    probe, subset = {"accuracy": accuracy_probe()}, ~test
     assert circumstances.ask(probe, features, subset=subset) == circumstances.ask(probe, outlier, subset=subset)
 
 
@@ -231,6 +230,7 @@ def test_features_fitted_on_test_models_are_refused():
 @pytest.mark.parametrize("name", cards("probe", ["*"]))
 def test_every_probe_card_keeps_the_protocol(name):
     probe = cards("probe", [name])[name]
+    assert isinstance(probe, Probe)
     frame = population().assign(
         learning_rate=0.1, head="linear", pretraining="simclr", test_loss=1.0, accuracy_gap=0.1, loss_gap=np.nan
     )

@@ -84,3 +84,10 @@ def test_hydra_is_imported_only_by_the_configuration_and_the_commands() -> None:
     allowed = {"config.py", "__main__.py", "run.py", "train.py", "probe.py", "generate.py", "report.py", "tokenize.py"}
     files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "wsl").rglob("*.py")]
     assert {path.name for path in files if imported(path) & {"hydra", "omegaconf"}} <= allowed
+
+
+def test_a_key_can_be_a_plain_value_of_one_command_and_a_group_of_another() -> None:
+    import wsl.train  # registers its schema
+
+    assert wsl.train.TrainConfig(**compose("train", ["zoo=/some/where else"])).zoo == "/some/where else"
+    assert compose("zoo_gen", ["zoo=digits_mini"])["zoo"]["name"] == "digits_mini"

@@ -1,6 +1,8 @@
 """A stack of K models computes and trains exactly what K timm models do one after the other."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import timm
@@ -26,7 +28,7 @@ BACKBONE = architecture(
 )
 
 
-def recipes(*changes: dict[str, object]) -> list[Recipe]:
+def recipes(*changes: Mapping[str, object]) -> list[Recipe]:
     base = instantiate(compose("zoo_gen")["zoo"]).finetune.recipe
     return [dataclasses.replace(Recipe(**base), epochs=2, **change) for change in changes]  # type: ignore[arg-type]
 
@@ -49,7 +51,7 @@ def test_a_stack_runs_each_model_as_timm_does(head: str) -> None:
     ["vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_base_patch14_reg4_dinov2", "vit_small_patch16_rope_224"],
 )
 def test_a_stack_is_generic_over_the_vits_of_timm_or_refuses(name: str) -> None:
-    sizes = {"img_size": 28, "patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
+    sizes: dict[str, Any] = {"img_size": 28, "patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
     models = [timm.create_model(name, **sizes).eval() for _ in range(2)]
     pixels = torch.randn(2, 2, 3, 28, 28)
     if any(True for _ in models[0].buffers()):
@@ -73,7 +75,9 @@ def sequential(recipe: Recipe, start: dict[str, torch.Tensor], batches: torch.Te
         "sgd": lambda: torch.optim.SGD(groups, lr=1.0, momentum=0.9),
     }
     optimizer = kinds[recipe.optimizer]()
-    rates = StackOptimizer(ModelStack(build(with_head(BACKBONE, "linear", 5)), 1), [recipe], steps_per_epoch=10)
+    rates = StackOptimizer(
+        ModelStack(build(with_head(BACKBONE, "linear", 5)), 1, dtype=torch.float64), [recipe], steps_per_epoch=10
+    )
     for pixels, truth in zip(batches, labels, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = float(rates.learning_rates())

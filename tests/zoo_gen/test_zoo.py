@@ -108,6 +108,14 @@ def test_a_finished_zoo_is_not_trained_again(short: Zoo) -> None:
         make_zoo(short.path, "zoo.stack_size=2", axes=TWO_RATES)
 
 
+def test_a_lost_checkpoint_is_made_again_to_the_same_bits(short: Zoo, tmp_path: Path) -> None:
+    zoo = Zoo.open(copied(short, tmp_path))
+    zoo[3].path.unlink()
+    again = make_zoo(zoo.path, axes=TWO_RATES)
+    assert again[3].state_dict().keys() == short[3].state_dict().keys()
+    assert again.content_hash == short.content_hash
+
+
 def test_a_diverged_model_is_kept_with_its_epoch(tmp_path: Path) -> None:
     zoo = make_zoo(tmp_path / "zoo", axes={"learning_rate": [1e-3, 1e30]})
     wild = zoo.select(stage="finetune", learning_rate=1e30).frame

@@ -97,7 +97,5 @@ _TAIL = """
 """
 
 TABLES = tuple(
-    _STEM + _NORMS + attention + mlp + _TAIL
-    for attention in (_ATTENTION, _NORMED_ATTENTION)
-    for mlp in (_MLP, _PACKED_MLP)
+    _STEM + _NORMS + attention + mlp + _TAIL for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP)
 )

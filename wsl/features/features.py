@@ -1,6 +1,6 @@
 """What features are: a map from checkpoints to named numbers, which may have been fitted on the run's train models."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -8,6 +8,7 @@ from wsl.run import Run
 from zoo_gen import Zoo
 
 
+@runtime_checkable
 class Features(Protocol):
     """A map from checkpoints to vectors that reads weights alone: no factor, no result, and no image."""
 

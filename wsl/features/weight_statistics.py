@@ -61,9 +61,7 @@ class WeightStatistics:
             if stack:
                 flush(stack)
 
-        tables = [
-            pd.DataFrame(columns[name], columns=[f"{name}/{statistic}" for statistic in names]) for name in columns
-        ]
+        tables = [pd.DataFrame(columns[name], columns=[f"{name}/{statistic}" for statistic in names]) for name in columns]
         present = pd.DataFrame({f"{name}/present": np.isfinite(columns[name][:, 0]).astype(float) for name in columns})
         return pd.concat([*tables, present], axis=1)
 
@@ -89,9 +87,5 @@ def _root_of(checkpoint: Checkpoint, zoo: Zoo, roots: dict[str, dict[str, Tensor
 def _difference(weights: dict[str, Tensor], root: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the weights minus the root's where those have a counterpart; a head has none, whatever its shape."""
     new = {slot.name for slot in layout_of(weights).slots for part in slot.parts if part.role == "head"}
-    shared = {
-        name
-        for name, tensor in root.items()
-        if name not in new and name in weights and weights[name].shape == tensor.shape
-    }
+    shared = {name for name, tensor in root.items() if name not in new and name in weights and weights[name].shape == tensor.shape}
     return {name: tensor - root[name] if name in shared else tensor for name, tensor in weights.items()}

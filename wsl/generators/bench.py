@@ -26,15 +26,15 @@ class Scored:
 
 
 def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images) -> Scored:
-    """Scores models of one family as they are, a stack of them at a time."""
+    """Scores models of one family as they are, a stack of them at a time; equal models are run once."""
+    weights = np.stack([flatten(state) for state in states])
+    _, first, which = np.unique(weights, axis=0, return_index=True, return_inverse=True)
     accuracy, predictions = [], []
-    for start in range(0, len(states), MODELS_AT_ONCE):
-        stack = states[start : start + MODELS_AT_ONCE]
-        accuracy.append(
-            score_logits(logits(family.architecture, stack, images.test.pixels), images.test.labels).accuracy
-        )
+    for start in range(0, len(first), MODELS_AT_ONCE):
+        stack = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
+        accuracy.append(score_logits(logits(family.architecture, stack, images.test.pixels), images.test.labels).accuracy)
         predictions.append(logits(family.architecture, stack, images.val.pixels).argmax(-1))
-    return Scored(np.stack([flatten(state) for state in states]), np.concatenate(accuracy), np.concatenate(predictions))
+    return Scored(weights, np.concatenate(accuracy)[which], np.concatenate(predictions)[which])
 
 
 class Bench:

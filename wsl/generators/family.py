@@ -49,9 +49,7 @@ class Family:
     def unflatten(self, weights: Float[np.ndarray, " W"]) -> dict[str, Tensor]:
         """The state dict with these weights: the inverse of `flatten`."""
         shapes = {name: tensor.shape for name, tensor in self.states[0].items()}
-        parts = torch.from_numpy(np.array(weights, dtype=np.float32)).split(
-            [shape.numel() for shape in shapes.values()]
-        )
+        parts = torch.from_numpy(np.array(weights, dtype=np.float32)).split([shape.numel() for shape in shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def anchors(self, count: int | None) -> np.ndarray:
@@ -84,8 +82,6 @@ class Generator(Protocol):
 def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) -> list[Family]:
     """Draws n families with replacement, each as likely as it has train models."""
     if n < 1:
-        raise InputError(
-            f"n={n} models cannot be sampled; ask for at least 1, and for 200 if the figures are to be quoted"
-        )
+        raise InputError(f"n={n} models cannot be sampled; ask for at least 1, and for 200 if the figures are to be quoted")
     sizes = np.array([len(family) for family in families])
     return [families[i] for i in rng.choice(len(families), size=n, p=sizes / sizes.sum())]

@@ -1,16 +1,14 @@
 r"""Kernel density estimate in latent space: the sampler of hyper-representations (Schürholt et al., arXiv 2209.14733).
 
-In each family a sample is the latents :math:`z_a` of a train model (its anchor) plus Gaussian noise with the
-covariance of the family's anchors, :math:`z = z_a + h\,\Sigma^{1/2}\varepsilon`. There are far more latent dimensions
-than anchors, so :math:`\Sigma` is never formed: a Gaussian combination of the centred anchors has it exactly.
-Bandwidth :math:`h = 0` gives the decoded anchors themselves, and a large one forgets the anchor.
+In each family a sample is the latents :math:`z_a` of a train model (its anchor) plus Gaussian noise,
+:math:`z = z_a + h\,\sigma\varepsilon`, where :math:`\sigma` is the standard deviation over the family's anchors, latent by
+latent. Bandwidth :math:`h = 0` gives the decoded anchors themselves, and a large one forgets the anchor.
 """
 
 from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-from einops import einsum
 
 from wsl.generators.family import Family, Sample, draw_families
 
@@ -39,6 +37,5 @@ class KDE:
 
     def _latents(self, family: Family, rng: np.random.Generator) -> np.ndarray:
         anchors = family.latents[family.anchors(self.anchors)]
-        mixture = rng.standard_normal(len(anchors)) / np.sqrt(max(len(anchors) - 1, 1))
-        noise = einsum(mixture, anchors - anchors.mean(axis=0), "n, n t z -> t z")
+        noise = anchors.std(axis=0) * rng.standard_normal(anchors.shape[1:])
         return anchors[rng.integers(len(anchors))] + self.bandwidth * noise

@@ -29,9 +29,7 @@ class WeightGaussian:
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models."""
-        return [
-            (family, family.unflatten(self._weights(family, rng))) for family in draw_families(self.families, n, rng)
-        ]
+        return [(family, family.unflatten(self._weights(family, rng))) for family in draw_families(self.families, n, rng)]
 
     def _weights(self, family: Family, rng: np.random.Generator) -> np.ndarray:
         weights = family.weights[family.anchors(self.anchors)]

@@ -1,4 +1,4 @@
-"""Blocks of the hyper-representation: a pre-norm transformer block and the embedding of token positions."""
+"""Blocks of the hyper-representation: a pre-norm transformer block, linear maps per role, position embeddings."""
 
 import torch
 from einops import rearrange
@@ -24,7 +24,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """Pre-norm transformer block, `x + attention(norm(x))` then `x + mlp(norm(x))`, that starts as the identity."""
 
     def __init__(self, width: int, *, heads: int, mlp_ratio: float):
         super().__init__()
@@ -32,12 +32,35 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads=heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        last = nn.Linear(hidden, width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
+        for branch in (self.attn.proj, last):
+            nn.init.zeros_(branch.weight)
+            nn.init.zeros_(branch.bias)
 
     def forward(self, x: Float[Tensor, "B T M"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
         """Maps a window of tokens; `real` is False where it is padded."""
         x = x + self.attn(self.norm1(x), real)
         return x + self.mlp(self.norm2(x))
+
+
+class RoleLinear(nn.Module):
+    """Linear map with weights of its own for each role: q rows and fc2 columns live in different subspaces."""
+
+    def __init__(self, inputs: int, outputs: int, *, roles: int):
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(roles, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(roles, outputs))
+
+    def forward(self, x: Float[Tensor, "B T I"], role: Int[Tensor, "B T"]) -> Float[Tensor, "B T O"]:
+        """Maps each token by the weights of its role; padded tokens, whose role is negative, to zeros."""
+        order = role.flatten().argsort(stable=True)
+        counts = torch.bincount(role.flatten() + 1, minlength=len(self.weight) + 1).tolist()
+        padding, *members = rearrange(x, "b t i -> (b t) i").index_select(0, order).split(counts)
+        mapped = [torch.addmm(b, tokens, w) for b, tokens, w in zip(self.bias, members, self.weight, strict=True)]
+        y = torch.cat([padding.new_zeros(len(padding), self.weight.shape[-1]), *mapped])
+        return y.index_select(0, order.argsort()).view(*role.shape, -1)
 
 
 class PositionEmbedding(nn.Module):

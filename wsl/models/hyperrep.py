@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.models.blocks import Block, PositionEmbedding
+from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
 
 
 class HyperRep(nn.Module):
@@ -49,21 +49,21 @@ class HyperRep(nn.Module):
     ):
         super().__init__()
         self.latent, self.blocks, self.roles = latent, blocks, roles
-        self.project = nn.Linear(token_width, width)
+        self.project = RoleLinear(token_width, width, roles=roles)
         self.encoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
         self.encoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(encoder_depth))
-        self.bottleneck = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent))
+        self.bottleneck = nn.Linear(width, latent)
         self.expand = nn.Linear(latent, width)
         self.decoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
-        self.unproject = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, token_width))
+        self.unproject = RoleLinear(width, token_width, roles=roles)
 
     def encode(
         self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
     ) -> Float[Tensor, "B T Z"]:
         """Latents of each token. `mask` is False at padding within tokens; padded tokens have negative positions."""
         real = positions[..., 0] >= 0
-        x = self.project(values.masked_fill(~mask, 0)) + self.encoder_positions(positions)
+        x = self.project(values.masked_fill(~mask, 0), positions[..., 1]) + self.encoder_positions(positions)
         for block in self.encoder:
             x = block(x, real)
         return self.bottleneck(x)
@@ -74,7 +74,7 @@ class HyperRep(nn.Module):
         x = self.expand(latents) + self.decoder_positions(positions)
         for block in self.decoder:
             x = block(x, real)
-        return self.unproject(x)
+        return self.unproject(x, positions[..., 1])
 
     def forward(
         self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]

@@ -1,9 +1,7 @@
 """A multinomial logistic regression of one label: optimizer, weight decay, head, pre-training method, root.
 
 Classes weigh the same however many checkpoints they have, as they do in the score, balanced accuracy. The penalty with
-the best score on val wins, the strongest among equals. The fit happens in the basis of the singular vectors of the
-train features, which changes nothing (the penalty is rotation invariant) but the number of unknowns: never more than
-train checkpoints.
+the best score on val wins, the strongest among equals; each fit starts from that of the next stronger penalty.
 """
 
 import warnings
@@ -11,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from wsl.metrics import Metric, balanced_accuracy
-from wsl.probes.probe import Sample, Standardizer
+from wsl.metrics import Metric, balanced_accuracy, whole
+from wsl.probes.inputs import Inputs
+from wsl.probes.probe import Answers
 
 
 class Classification:
@@ -48,36 +47,29 @@ class Classification:
         """Returns 1: a label does not depend on the test images."""
         return 1.0
 
-    def predict(
-        self, train: Sample, val: Sample, test: Float[np.ndarray, "N F"], *, penalties: Sequence[float]
-    ) -> Shaped[np.ndarray, "N"]:
-        """Returns the labels for the test features; see `Probe.predict`."""
-        standardize = Standardizer.fit(train.features)
-        _, s, vt = np.linalg.svd(standardize(train.features), full_matrices=False)
-        basis = vt[s > 1e-8 * s.max()].T
-        inputs, on_val, on_test = (standardize(part) @ basis for part in (train.features, val.features, test))
-        groups, once = np.arange(len(val.targets)), np.ones((1, len(val.targets)), dtype=np.int64)
+    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
+        """Returns the labels for the test inputs; see `Probe.predict`."""
         model = LogisticRegression(class_weight="balanced", tol=1e-3, max_iter=100, warm_start=True)
         best_score, best_answer = -1.0, np.array([])
         for penalty in sorted(penalties, reverse=True):
-            model.set_params(C=1 / (penalty * len(inputs)))
+            model.set_params(C=1 / (penalty * len(inputs.train)))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties need no last digit
-                model.fit(inputs, train.targets)
-            (val_score,) = balanced_accuracy(val.targets, np.asarray(model.predict(on_val)), groups, once)
+                model.fit(inputs.train, train.targets)
+            val_score = whole(balanced_accuracy, val.targets, np.asarray(model.predict(inputs.val)))
             if val_score > best_score:
-                best_score, best_answer = val_score, np.asarray(model.predict(on_test))
+                best_score, best_answer = val_score, np.asarray(model.predict(inputs.test))
         return best_answer
 
     def predict_shuffled(
         self,
-        train: Sample,
-        val: Sample,
-        test: Float[np.ndarray, "N F"],
+        inputs: Inputs,
+        train: Answers,
+        val: Answers,
         *,
         penalties: Sequence[float],
         shuffles: int,
         rng: np.random.Generator,
     ) -> Shaped[np.ndarray, "R N"]:
         """Returns no rows: a label has chance beside it instead of this control."""
-        return np.empty((0, len(test)), dtype=train.targets.dtype)
+        return np.empty((0, len(inputs.test)), dtype=train.targets.dtype)

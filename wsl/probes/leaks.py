@@ -22,9 +22,7 @@ def refuse_leaks(*, train: Zoo, val: Zoo, test: Zoo, scheme: str, seen: Collecti
     for name, zoo in sets.items():
         roots = zoo.frame.loc[zoo.frame["stage"] == "pretrain", "model"]
         if len(roots):
-            raise InputError(
-                f"the {name} set of the probe holds roots ({_names(roots)}); probe fine-tuned models alone"
-            )
+            raise InputError(f"the {name} set of the probe holds roots ({_names(roots)}); probe fine-tuned models alone")
     columns = ["model", "root"] if scheme == "leave_root_out" else ["model"]
     for column in columns:
         for one, other in (("train", "val"), ("train", "test"), ("val", "test")):

@@ -1,25 +1,26 @@
-"""What a probe is: a target, a way to predict it from features, and the metrics that judge the prediction."""
+"""What a probe is: a target, a way to predict it from inputs, and the metrics that judge the prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from wsl.metrics import Metric
+from wsl.probes.inputs import Inputs
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Checkpoints as a probe sees them: features (NaN where one lacks a tensor), the answer, and the model of each."""
+class Answers:
+    """What a probe is to say about some checkpoints, and the model of each."""
 
-    features: Float[np.ndarray, "N F"]
     targets: Shaped[np.ndarray, "N"]
     models: Int[np.ndarray, "N"]
 
 
+@runtime_checkable
 class Probe(Protocol):
     """A question: train checkpoints fit the answer, val checkpoints choose its penalty, test checkpoints are asked."""
 
@@ -52,17 +53,15 @@ class Probe(Protocol):
         """
         ...
 
-    def predict(
-        self, train: Sample, val: Sample, test: Float[np.ndarray, "N F"], *, penalties: Sequence[float]
-    ) -> Shaped[np.ndarray, "N"]:
-        """Returns the answers for the test features, by the penalty that is best on val."""
+    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
+        """Returns the answers for the test inputs, by the penalty that is best on val."""
         ...
 
     def predict_shuffled(
         self,
-        train: Sample,
-        val: Sample,
-        test: Float[np.ndarray, "N F"],
+        inputs: Inputs,
+        train: Answers,
+        val: Answers,
         *,
         penalties: Sequence[float],
         shuffles: int,
@@ -70,25 +69,3 @@ class Probe(Protocol):
     ) -> Shaped[np.ndarray, "R N"]:
         """Returns answers of probes fitted to shuffled targets, one row per shuffle; no rows for probes without it."""
         ...
-
-
-@dataclass(frozen=True)
-class Standardizer:
-    """Zero mean and unit variance per feature, as seen on train; what is absent (NaN) or constant becomes 0."""
-
-    mean: Float[np.ndarray, "F"]
-    scale: Float[np.ndarray, "F"]
-
-    @classmethod
-    def fit(cls, features: Float[np.ndarray, "N F"]) -> "Standardizer":
-        """Returns the standardiser of train features."""
-        present = np.isfinite(features)
-        n = np.maximum(present.sum(axis=0), 1)
-        mean = np.where(present, features, 0).sum(axis=0) / n
-        deviation = np.sqrt(np.where(present, (features - mean) ** 2, 0).sum(axis=0) / n)
-        constant = deviation <= 1e-6 * np.abs(mean)  # what is left is the rounding of float32
-        return cls(mean, np.where(constant, np.inf, deviation))
-
-    def __call__(self, features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N F"]:
-        """Returns standardised features."""
-        return np.where(np.isfinite(features), (features - self.mean) / self.scale, 0)

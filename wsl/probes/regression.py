@@ -4,7 +4,7 @@ With standardised features X = U S V', targets y, their mean ȳ, and penalty λ 
 
     ŷ = ȳ + X_test V (S² + λN)⁻¹ S U'(y - ȳ),
 
-one decomposition for every penalty and for any number of shuffled targets. The penalty with the smallest squared error
+for every penalty and any number of shuffled targets at once. The penalty with the smallest squared error
 on val wins, and it has to beat ȳ, the infinite penalty, by one standard error over the val models: a probe that cannot
 be told from the mean answers the mean. So a target that has nothing to do with the features scores about 0, not a noisy
 negative number.
@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from wsl.metrics import Metric, kendall_tau, r2
-from wsl.probes.probe import Sample, Standardizer
+from wsl.metrics import Metric, kendall_tau, r2, whole
+from wsl.probes.inputs import Inputs
+from wsl.probes.probe import Answers
 
 _REMEASURED = 100  # bootstraps of the test images behind a ceiling
 
@@ -72,29 +73,26 @@ class Regression:
         truth, _ = self.targets(frame)
         accuracy = frame["test_accuracy"].to_numpy(dtype=float)
         remeasured = truth + rng.binomial(images, accuracy, size=(_REMEASURED, len(truth))) / images - accuracy
-        groups, once = np.arange(len(truth)), np.ones((1, len(truth)), dtype=np.int64)
-        return float(np.mean([self.metrics[metric](again, truth, groups, once) for again in remeasured]))
+        return float(np.mean([whole(self.metrics[metric], again, truth) for again in remeasured]))
 
-    def predict(
-        self, train: Sample, val: Sample, test: Float[np.ndarray, "N F"], *, penalties: Sequence[float]
-    ) -> Float[np.ndarray, "N"]:
-        """Returns the predictions for the test features; see `Probe.predict`."""
-        return _ridge(train, train.targets[None], val, val.targets[None], test, penalties)[0]
+    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
+        """Returns the predictions for the test inputs; see `Probe.predict`."""
+        return _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)[0]
 
     def predict_shuffled(
         self,
-        train: Sample,
-        val: Sample,
-        test: Float[np.ndarray, "N F"],
+        inputs: Inputs,
+        train: Answers,
+        val: Answers,
         *,
         penalties: Sequence[float],
         shuffles: int,
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "R N"]:
-        """Returns predictions for the test features after fitting shuffled targets; see `Probe.predict_shuffled`."""
+        """Returns predictions for the test inputs after fitting shuffled targets; see `Probe.predict_shuffled`."""
         of_train = np.stack([shuffle_models(train.targets, train.models, rng=rng) for _ in range(shuffles)])
         of_val = np.stack([shuffle_models(val.targets, val.models, rng=rng) for _ in range(shuffles)])
-        return _ridge(train, of_train, val, of_val, test, penalties)
+        return _ridge(inputs, of_train, of_val, val.models, penalties)
 
 
 def shuffle_models(
@@ -108,34 +106,30 @@ def shuffle_models(
 
 
 def _ridge(
-    train: Sample,
+    inputs: Inputs,
     train_targets: Float[np.ndarray, "R N"],
-    val: Sample,
     val_targets: Float[np.ndarray, "R V"],
-    test: Float[np.ndarray, "T F"],
+    val_models: Int[np.ndarray, "V"],
     penalties: Sequence[float],
 ) -> Float[np.ndarray, "R T"]:
     """Predicts R targets at once, each by its own best penalty."""
-    standardize = Standardizer.fit(train.features)
-    u, s, vt = np.linalg.svd(standardize(train.features), full_matrices=False)
-    on_val, on_test = standardize(val.features) @ vt.T, standardize(test) @ vt.T
     mean = train_targets.mean(axis=1, keepdims=True)
-    projected = (train_targets - mean) @ u * s
+    projected = (train_targets - mean) @ inputs.train
 
-    _, models = np.unique(val.models, return_inverse=True)
+    _, models = np.unique(val_models, return_inverse=True)
     of_model = (np.arange(models.max() + 1)[:, None] == models) / np.bincount(models)[:, None]
     mean_error = (val_targets - mean) ** 2 @ of_model.T  # one number per target and val model
 
     best_error = np.full(len(mean), np.inf)
     best_gain = np.zeros_like(mean_error)
-    predictions = np.repeat(mean, len(test), axis=1)
+    predictions = np.repeat(mean, len(inputs.test), axis=1)
     for penalty in penalties:
-        coefficients = projected / (s**2 + penalty * len(train.features))
-        error = (val_targets - mean - coefficients @ on_val.T) ** 2 @ of_model.T
+        coefficients = projected / (inputs.strengths**2 + penalty * len(inputs.train))
+        error = (val_targets - mean - coefficients @ inputs.val.T) ** 2 @ of_model.T
         better = error.mean(axis=1) < best_error
         best_error = np.where(better, error.mean(axis=1), best_error)
         best_gain = np.where(better[:, None], mean_error - error, best_gain)
-        predictions = np.where(better[:, None], mean + coefficients @ on_test.T, predictions)
+        predictions = np.where(better[:, None], mean + coefficients @ inputs.test.T, predictions)
     standard_error = best_gain.std(axis=1) / np.sqrt(max(best_gain.shape[1] - 1, 1))
     convincing = best_gain.mean(axis=1) > standard_error
     return np.where(convincing[:, None], predictions, mean)

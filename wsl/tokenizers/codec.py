@@ -28,9 +28,7 @@ class Codec(ABC):
 
     def __init__(self, *, reference: str):
         if reference not in ("none", "root"):
-            raise InputError(
-                f"reference {reference!r} of the tokenizer is neither 'none' nor 'root'; choose one of them"
-            )
+            raise InputError(f"reference {reference!r} of the tokenizer is neither 'none' nor 'root'; choose one of them")
         self.reference = reference
 
     @abstractmethod
@@ -65,12 +63,9 @@ def _dtypes(layout: Layout, state_dict: Mapping[str, Tensor]) -> tuple[torch.dty
 def _differences(layout: Layout, root: Mapping[str, Tensor] | None) -> tuple[bool, ...]:
     """Returns what is coded as a difference: everything but heads, which are made anew, and what has no counterpart."""
     if root is None:
-        raise InputError(
-            "the tokenizer's reference is 'root'; pass root=<state dict of the model this one was fine-tuned from>"
-        )
+        raise InputError("the tokenizer's reference is 'root'; pass root=<state dict of the model this one was fine-tuned from>")
     return tuple(
-        slot.parts[0].role != "head" and slot.name in root and tuple(root[slot.name].shape) == slot.shape
-        for slot in layout.slots
+        slot.parts[0].role != "head" and slot.name in root and tuple(root[slot.name].shape) == slot.shape for slot in layout.slots
     )
 
 

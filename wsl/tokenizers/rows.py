@@ -40,14 +40,10 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
                 continue
             rows, columns = _rows(layout.slots[s])
             shape, start = (rows, columns), token * width
-            segments.append(
-                Segment.place(layout, s, p, shape=shape, start=start, strides=(width, 1), steps=(columns, 1))
-            )
+            segments.append(Segment.place(layout, s, p, shape=shape, start=start, strides=(width, 1), steps=(columns, 1)))
             if s in bias_of:
                 shape, start = (rows,), token * width + columns
-                segments.append(
-                    Segment.place(layout, bias_of[s], p, shape=shape, start=start, strides=(width,), steps=(1,))
-                )
+                segments.append(Segment.place(layout, bias_of[s], p, shape=shape, start=start, strides=(width,), steps=(1,)))
             token += rows
         if segments:
             groups.append(Group(block, role, first, token, tuple(segments)))

@@ -1,0 +1,1 @@
+"""Who trains the stacks of a zoo: one executor per file."""

@@ -1,7 +1,7 @@
 """Image sets in the Parquet form of the Hugging Face hub: a column of `{bytes, path}` and a column of integer labels.
 
-Read by pyarrow, which the zoo's index needs anyway, rather than by `datasets`: hub sets are Parquet files, one reader serves local ones
-too, and no second copy in Arrow files is left on the disk.
+Read by pyarrow, which the zoo's index needs anyway, rather than by `datasets`: hub sets are Parquet files, one reader serves local
+ones too, and no second copy in Arrow files is left on the disk.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Pictures: encoded images anywhere, decoded once into memory where they fit, and whenever they are asked for where they do not.
 
-Every source of images ends here: it hands over two lists (training and test pictures, each with a label) and the settings of its card.
+Every source of images ends here: it hands over training and test pictures, each with a label, and the settings of its card.
 """
 
 import io
@@ -38,7 +38,7 @@ class Look:
     std: Sequence[float]
 
     def decode(self, picture: Picture) -> Tensor:
-        """Decodes one picture to (C, size, size) of 8 bits. Raises `InputError` if it is none, naming the file where there is one."""
+        """Decodes one picture to (C, size, size) of 8 bits. Raises `InputError`, naming the file, if it is none."""
         try:
             if isinstance(picture, np.ndarray):
                 opened = Image.fromarray(picture)
@@ -123,7 +123,7 @@ def assemble(
         odd = sorted({int(label) for label in labels if not 0 <= int(label) < num_classes})
         if odd:
             raise InputError(
-                f"the data set has the {what} labels {odd[:5]}, outside of 0 to {num_classes - 1}; check num_classes and the label column"
+                f"the data set has the {what} labels {odd[:5]}, not 0 to {num_classes - 1}; check num_classes and the label column"
             )
         order = rng.permutation(len(labels))
         for start, count in zip((0, counts[0]), counts, strict=False):

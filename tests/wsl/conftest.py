@@ -1,0 +1,81 @@
+"""A tokenized family of small ViTs, which differ from their root by low-rank updates of all sizes, and a tiny run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from wsl.run import Run
+from wsl.tokenizers.residual import Residual
+from wsl.tokenizers.tokens import Tokens
+from wsl.train import TrainConfig, train
+from zoo_gen import Zoo
+from zoo_gen.architecture import build
+from zoo_gen.config import compose
+
+ARCHITECTURE = {
+    "architecture": "vit_tiny_patch16_224",
+    "num_classes": 5,
+    "model_args": {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2},
+}
+TOKENIZER = Residual(width=16, reference="root")
+
+
+def planted(shape: torch.Size, basis: torch.Generator, rng: torch.Generator) -> Tensor:
+    """Rows in the span of two directions that all children share."""
+    directions = torch.randn(2, shape[-1], generator=basis)
+    return torch.randn(*shape[:-1], 2, generator=rng) @ directions
+
+
+def noise(shape: torch.Size, basis: torch.Generator, rng: torch.Generator) -> Tensor:
+    """Rows in any direction."""
+    return torch.randn(shape, generator=rng)
+
+
+Change = Callable[[torch.Size, torch.Generator, torch.Generator], Tensor]
+
+
+def make_family(count: int, change: Change) -> list[Tokens]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        root = build(ARCHITECTURE).state_dict()
+    rng, children = torch.Generator().manual_seed(1), []
+    for number in range(count):
+        basis, scale = torch.Generator().manual_seed(2), 10.0 ** -(number % 4)
+        children.append({name: w + scale * change(w.shape, basis, rng) for name, w in root.items()})
+    return [TOKENIZER.encode(child, root=root) for child in children]
+
+
+@pytest.fixture(scope="session")
+def family() -> list[Tokens]:
+    """Twelve checkpoints with structure."""
+    return make_family(12, planted)
+
+
+@pytest.fixture(scope="session")
+def noisy_family() -> list[Tokens]:
+    """Twelve checkpoints without."""
+    return make_family(12, noise)
+
+
+SMALL = [
+    *("model.width=32", "model.heads=2", "model.latent=8", "model.encoder_depth=1", "model.decoder_depth=1"),
+    *("window=64", "batch_size=4", "steps=4", "warmup=2", "log_every=1", "validate_every=2", "validation_batches=1"),
+    *("model_name=hyperrep", "accelerator=cpu"),
+]
+"""Overrides of the train command that make it take seconds."""
+
+
+def train_small(zoo: Path, folder: Path, *overrides: str) -> Run:
+    config = TrainConfig(**compose("train", [*SMALL, *overrides, f"zoo={zoo}"]))
+    train(config, Zoo.open(zoo), folder, Console(quiet=True))
+    return Run.open(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on the tiny zoo, hardly trained; copy its folder before changing anything in it."""
+    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "tiny")

@@ -1,0 +1,150 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from wsl.generate import families_of
+from wsl.generate import main as generate
+from wsl.generators.bench import score_models
+from wsl.run import Run
+from wsl.train import main as train
+
+SMALL = [
+    "steps=2",
+    "batch_size=2",
+    "model.width=16",
+    "model.latent=4",
+    "model.encoder_depth=1",
+    "model.decoder_depth=1",
+]
+
+
+def command(monkeypatch: pytest.MonkeyPatch, main, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    main()
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a zoo, a run of it, and what generate made of the run."""
+    folder = tmp_path_factory.mktemp("generate")
+    (folder / "checkpoints" / "zoos").mkdir(parents=True)
+    (folder / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        command(monkeypatch, train, "run=demo", *SMALL)
+        command(monkeypatch, generate, "n=12")
+    return folder / "checkpoints" / "runs" / "demo"
+
+
+@pytest.fixture
+def call(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder.parents[2])
+    return lambda *arguments: command(monkeypatch, generate, *arguments)
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict]:
+    return json.loads((folder / "generate.json").read_text())
+
+
+def test_the_rows_hold_the_generator_and_every_baseline(rows):
+    names = [row["generator"] for row in rows]
+    assert names[:3] == ["train models", "kde", "nearest train model"]
+    assert {"random_init", "new_head", "copy", "copy_noise", "soup", "weight_gaussian", "decoded_copy"} <= set(names)
+    for row in rows:
+        assert row["n"] == 12 or row["generator"] in ("train models", "soup")
+        assert row["accuracy"]["q25"] <= row["accuracy"]["median"] <= row["accuracy"]["q75"]
+        assert row["aligned"] is False
+
+
+def test_copies_are_flagged_and_train_models_judged_against_the_others_are_not(rows):
+    flags = {row["generator"]: row["flags"] for row in rows}
+    assert flags["copy"] == flags["nearest train model"] == ["memorization"]
+    assert flags["train models"] == []
+
+
+def test_the_samples_are_timm_folders_that_hold_what_was_scored(folder, rows):
+    models = sorted((folder / "samples" / "kde").iterdir())
+    assert [model.name for model in models] == [f"{i:04d}" for i in range(12)]
+    images = Run.open(folder).zoo.images("finetune").test
+    accuracies = []
+    for model in models:
+        built = timm.create_model(f"local-dir:{model}", pretrained=True).eval()
+        with torch.no_grad():
+            accuracies.append((built(images.pixels).argmax(-1) == images.labels).float().mean().item())
+    kde = next(row for row in rows if row["generator"] == "kde")
+    assert sorted(accuracies) == pytest.approx(sorted(kde["samples"]["accuracy"]), abs=1e-6)
+
+
+def test_families_hold_train_models_only_and_decode_to_their_shapes(folder):
+    run = Run.open(folder)
+    families = families_of(run)
+    train_models = run.split.train.select(final=True, status="ok")
+    assert sum(map(len, families)) == len(train_models)
+    held = {state["pos_embed"].numpy().tobytes() for family in families for state in family.states}
+    unseen = [checkpoint.state_dict()["pos_embed"].numpy().tobytes() for checkpoint in run.split.test.select(final=True)]
+    assert not held & set(unseen)
+    for family in families:
+        decoded = family.decode(family.latents[0])
+        assert {name: w.shape for name, w in decoded.items()} == {name: w.shape for name, w in family.states[0].items()}
+
+
+def test_train_models_score_what_the_zoo_recorded(folder):
+    run = Run.open(folder)
+    finals = list(run.split.train.select(final=True, status="ok"))
+    recorded = {checkpoint.state_dict()["pos_embed"].numpy().tobytes(): checkpoint for checkpoint in finals}
+    for family in families_of(run):
+        scored = score_models(family.states, family=family, images=run.zoo.images("finetune"))
+        known = [recorded[state["pos_embed"].numpy().tobytes()].results["test_accuracy"] for state in family.states]
+        assert scored.accuracy == pytest.approx(known, abs=1e-6)
+
+
+def test_a_seed_gives_the_same_rows_whatever_the_baselines_and_another_seed_other_models(folder, call, rows):
+    sampled = folder / "samples" / "kde" / "0003" / "model.safetensors"
+    weights = load_file(sampled)
+    call("n=12", "baselines=[]")
+    assert json.loads((folder / "generate.json").read_text()) == rows[:3]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(sampled).items())
+    call("n=12", "baselines=[]", "seed=1")
+    assert json.loads((folder / "generate.json").read_text())[1]["samples"] != rows[1]["samples"]
+
+
+def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(folder, call):
+    call("n=3", "baselines=[copy_noise]", "scan.copy_noise.noise=[0.1, 0.5]", "+scan.kde.bandwidth=[0.0, 1.0]")
+    assert len(list((folder / "samples" / "kde").iterdir())) == 3
+    rows = json.loads((folder / "generate.json").read_text())
+    noises = [row["settings"]["noise"] for row in rows if row["generator"] == "copy_noise"]
+    widths = [row["settings"]["bandwidth"] for row in rows if row["generator"] == "kde"]
+    assert noises == [0.1, 0.5]
+    assert widths[1:] == [0.0, 1.0]
+    assert not np.isnan(rows[1]["accuracy"]["median"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["n=0"], "n=0 models cannot be sampled"),
+        (["n=-5"], "n=-5 models cannot be sampled"),
+        (["n=abc"], "could not be converted to Integer"),
+        (["generator=kdee"], "Could not find 'generator/kdee'"),
+        (["generator.bandwith=1"], "bandwith"),
+        (["baselines=[coppy]"], "no generator 'coppy'; choose among copy, copy_noise"),
+        (["+scan.copy_noise.nois=[1]"], "scan.copy_noise names ['nois']"),
+        (["+scan.copyy.noise=[1]"], "no generator 'copyy'"),
+        (["run=nowhere"], "run 'nowhere' not found"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_message_and_a_failing_exit_code(arguments, message, call, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        call(*arguments)
+    assert exit_.value.code in (1, 2)
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said

@@ -1,0 +1,127 @@
+"""Laws of the autoencoder and of its objective; every card of either group is built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from wsl.data import Batch, Windows
+from wsl.models.hyperrep import HyperRep
+from wsl.normalize import Standardizer
+from wsl.objectives.reconstruction import Reconstruction
+from wsl.tokenizers.tokens import Tokens
+from zoo_gen.config import CONFIGS, instantiate
+
+MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
+OBJECTIVES = sorted((CONFIGS / "objective").glob("*.yaml"))
+
+
+def small_model(*, latent: int = 4) -> HyperRep:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
+        model = HyperRep(token_width=17, latent=latent, blocks=4, roles=10, **sizes)
+        for parameter in model.parameters():  # blocks start as the identity, which would prove little
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def batch_of(family: list[Tokens], *, count: int = 3) -> Batch:
+    standardizer = Standardizer.fit(family)
+    return Batch(*map(torch.stack, zip(*(Batch.of(t, standardizer) for t in family[:count]), strict=True)))
+
+
+@pytest.mark.parametrize("card", MODELS, ids=lambda card: card.stem)
+def test_every_model_card_builds_a_model_that_compresses_and_decodes(card: Path, family: list[Tokens]):
+    model = instantiate({**yaml.safe_load(card.read_text()), "token_width": 17})
+    batch = batch_of(family)
+    latents = model.encode(*batch)
+    assert latents.shape[:2] == batch.values.shape[:2]
+    assert model.decode(latents, batch.positions).shape == batch.values.shape
+    assert len(model.embed(latents, batch.positions)) == len(batch.values)
+
+
+@pytest.mark.parametrize("card", OBJECTIVES, ids=lambda card: card.stem)
+def test_every_objective_card_gives_a_loss_that_reaches_all_weights(card: Path, family: list[Tokens]):
+    model, objective = small_model(), instantiate(yaml.safe_load(card.read_text()))
+    scalars = objective(model, batch_of(family))
+    assert all(value.ndim == 0 for value in scalars.values())
+    scalars["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_permuting_the_batch_permutes_the_latents(family: list[Tokens]):
+    model, batch, order = small_model(), batch_of(family), torch.tensor([2, 0, 1])
+    latents = model.encode(*batch)
+    torch.testing.assert_close(model.encode(*(tensor[order] for tensor in batch)), latents[order])
+    assert not torch.allclose(model.encode(batch.values[order], *batch[1:]), latents)
+
+
+def test_padding_does_not_change_what_real_tokens_become(family: list[Tokens]):
+    model, batch = small_model(), batch_of(family)
+    n = batch.values.shape[1]
+    padded = batch.crop(0, n + 7)
+    latents = model.encode(*padded)
+    torch.testing.assert_close(latents[:, :n], model.encode(*batch))
+    torch.testing.assert_close(model.decode(latents, padded.positions)[:, :n], model.decode(latents[:, :n], batch.positions))
+    seen = padded._replace(positions=padded.positions.clamp(min=0))
+    assert not torch.allclose(model.encode(*seen)[:, :n], model.encode(*batch))
+
+
+def test_what_the_mask_hides_is_not_seen(family: list[Tokens]):
+    model, batch = small_model(), batch_of(family)
+    garbage = batch.values.where(batch.mask, torch.tensor(1e6))
+    assert not batch.mask.all()
+    assert torch.equal(model.encode(garbage, batch.mask, batch.positions), model.encode(*batch))
+    assert not torch.allclose(model.encode(garbage, torch.ones_like(batch.mask), batch.positions), model.encode(*batch))
+
+
+def test_the_embedding_does_not_depend_on_the_order_of_tokens(family: list[Tokens]):
+    model, batch = small_model(), batch_of(family)
+    latents, order = model.encode(*batch), torch.randperm(batch.values.shape[1])
+    embedding = model.embed(latents, batch.positions)
+    torch.testing.assert_close(model.embed(latents[:, order], batch.positions[:, order]), embedding)
+    assert not torch.allclose(model.embed(latents[:, order], batch.positions), embedding)
+    assert embedding.shape == (3, 10 * 2 * 4)
+
+
+class Constant(nn.Module):
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = output
+
+    def forward(self, values: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        return self.output
+
+
+def test_an_exact_reconstruction_has_no_loss_and_an_empty_one_has_an_error_of_one(family: list[Tokens]):
+    batch, objective = batch_of(family), Reconstruction(scale_weight=1)
+    garbage = batch.values.where(batch.mask, torch.tensor(7.0))
+    assert objective(Constant(garbage), batch)["loss"] == 0
+    scalars = objective(Constant(torch.zeros_like(batch.values)), batch)
+    assert scalars["error/q"] == pytest.approx(1, abs=1e-3)
+    assert scalars["error/scale"] > 0.1
+    heads_only = batch._replace(positions=batch.positions.index_fill(-1, torch.tensor([1]), 9))
+    assert objective(Constant(garbage), heads_only)["error/q"].isnan()
+
+
+def test_the_loss_falls_on_planted_structure_and_not_on_noise(family: list[Tokens], noisy_family: list[Tokens]):
+    def error_after_training(tokens: list[Tokens]) -> float:
+        model, objective = small_model(latent=3), Reconstruction(scale_weight=1)
+        train, held_out = tokens[:8], tokens[8:]
+        windows = Windows(train, Standardizer.fit(train), length=60, seed=0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for batch in windows.batches(range(120), 8, rank=0, world_size=1, workers=0):
+            optimizer.zero_grad()
+            objective(model, batch)["loss"].backward()
+            optimizer.step()
+        standardizer = Standardizer.fit(train)
+        batch = Batch(*map(torch.stack, zip(*(Batch.of(t, standardizer) for t in held_out), strict=True)))
+        with torch.no_grad():
+            scalars = objective(model, batch)
+        return float(torch.stack([scalars[f"error/{role}"] for role in ("q", "k", "v", "fc1")]).mean())
+
+    assert error_after_training(family) < 0.4
+    assert error_after_training(noisy_family) > 0.7

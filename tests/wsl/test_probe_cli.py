@@ -1,0 +1,117 @@
+"""The probe command: the rows of probe.json, its table, and clear refusals."""
+
+import dataclasses
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from wsl.probe import ProbeConfig, cards, probe
+from wsl.probes.table import probe_table
+from wsl.run import Run
+from zoo_gen import InputError
+from zoo_gen.config import CONFIGS, compose
+from zoo_gen.splits import Split
+
+FIELDS = {"split", "fold", "subset", "target", "features", "control", "metric", "value", "low", "high", "chance", "ceiling"}
+
+
+def config(*overrides: str) -> ProbeConfig:
+    return ProbeConfig(**compose("probe", ["draws=50", "shuffles=20", *overrides]))
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_run: Run) -> list[dict]:
+    return probe(tiny_run, config())
+
+
+def test_every_target_is_asked_of_every_kind_of_features_on_all_and_final_checkpoints(rows: list[dict]):
+    asked = {(row["subset"], row["target"], row["features"]) for row in rows if row["control"] is None}
+    targets, inputs = ([path.stem for path in (CONFIGS / group).glob("*.yaml")] for group in ("probe", "features"))
+    assert asked == {(subset, target, features) for subset in ("all", "final") for target in targets for features in inputs}
+    assert all(row.keys() >= FIELDS for row in rows)
+    assert len({(*(row[key] for key in ("subset", "target", "features", "metric")),) for row in rows}) == len(rows)
+
+
+def test_rows_are_plain_json_with_the_chance_of_each_question(rows: list[dict]):
+    json.dumps(rows, allow_nan=False)
+    for row in rows:
+        chance = {"r2": 0, "kendall_tau": 0, "balanced_accuracy": {"root": 1 / 3}.get(row["target"], 1 / 2)}[row["metric"]]
+        assert row["chance"] == (None if row["value"] is None else pytest.approx(chance))
+
+
+def test_the_head_is_read_from_the_weights_and_marked_as_trivial(rows: list[dict]):
+    head = [row for row in rows if row["target"] == "head" and row["features"] == "statistics"]
+    assert all(row["value"] == 1 for row in head)
+    assert all(row["trivial"] == (row["target"] == "head") for row in rows)
+
+
+def test_the_epoch_of_final_checkpoints_is_nothing_to_predict(rows: list[dict]):
+    final = [row for row in rows if row["target"] == "epoch" and row["subset"] == "final"]
+    assert final
+    assert all(row["value"] is None for row in final)
+
+
+def test_the_table_says_that_it_is_a_smoke_test_and_fits_eighty_columns(rows: list[dict]):
+    printed = io.StringIO()
+    Console(width=80, file=printed).print(probe_table(rows))
+    text = printed.getvalue()
+    assert "smoke test" in text
+    assert "split by_model, fold 0, 15 test models" in text
+    assert sum(line.split()[:1] == ["test_accuracy"] for line in text.splitlines()) == 4  # R2 and tau of all and of final ones
+
+
+def test_the_same_command_gives_the_same_rows(tiny_run: Run):
+    some = config("targets=[test_accuracy,root]", "inputs=[stat*]")
+    assert probe(tiny_run, some) == probe(tiny_run, some)
+
+
+def test_a_card_that_does_not_exist_is_named_beside_those_that_do():
+    with pytest.raises(InputError, match=r"no card 'hyperep' .* there is hyperrep, statistics"):
+        cards("features", ["hyperep"])
+    with pytest.raises(InputError, match=r"no card of .* was asked for"):
+        cards("probe", [])
+
+
+def test_a_run_whose_split_leaks_is_refused(tiny_run: Run):
+    leaking = Run.open(tiny_run.path)
+    train, val, test = tiny_run.split
+    leaking.__dict__["split"] = Split(train, val, tiny_run.zoo.select(model=[test[0].model, train[0].model]))
+    with pytest.raises(InputError, match=f"model {train[0].model} is in train and in test"):
+        probe(leaking, config())
+
+
+def test_a_split_by_root_is_probed_too(tiny_run: Run):
+    by_root = Run.open(tiny_run.path)
+    by_root.config = {**tiny_run.config, "split": "leave_root_out"}
+    by_root.__dict__["split"] = tiny_run.zoo.split("leave_root_out", fold=0)
+    rows = probe(by_root, config("targets=[root,test_loss]", "inputs=[statistics]"))
+    assert all(row["value"] is None for row in rows if row["target"] == "root")
+    assert all(row["value"] is not None and row["n_models"] == 24 for row in rows if row["target"] == "test_loss")
+
+
+def test_the_command_writes_probe_json_and_prints_the_table(tiny_run: Run, tmp_path: Path):
+    folder = shutil.copytree(tiny_run.path, tmp_path / "run")
+    options = ["draws=20", "shuffles=5", "targets=[epoch]", f"run={folder}"]
+    done = subprocess.run([sys.executable, "-m", "wsl.probe", *options], capture_output=True, text=True, check=True)
+    rows = json.loads((folder / "probe.json").read_text())
+    assert {row["target"] for row in rows} == {"epoch"}
+    assert "smoke test" in done.stdout
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(("option", "complaint"), [("run=nowhere", "run 'nowhere' not found"), ("draws=abc", "draws=abc")])
+def test_bad_input_ends_in_one_message(option: str, complaint: str, tmp_path: Path):
+    done = subprocess.run([sys.executable, "-m", "wsl.probe", option], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_options_of_the_command_are_those_of_its_card():
+    assert compose("probe", []).keys() == {field.name for field in dataclasses.fields(ProbeConfig)}

@@ -1,0 +1,129 @@
+"""A run reloads by its path alone, reads no foreign code, and says where its zoo is missed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from wsl.run import Run
+from zoo_gen import InputError
+
+
+@pytest.fixture
+def folder(tiny_run: Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run.path, tmp_path / "run"))
+
+
+def change(folder: Path, edit: Callable[[dict], None]) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    edit(config)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_run_opened_by_path_has_the_weights_that_were_trained(tiny_run: Run, folder: Path):
+    again = Run.open(folder)
+    for name, tensor in tiny_run.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+    untrained = Run(folder, again.config, again.standardizer).model.state_dict()
+    assert any(not torch.equal(tensor, again.model.state_dict()[name]) for name, tensor in untrained.items())
+
+
+def test_a_run_is_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "checkpoints" / "runs").mkdir(parents=True)
+    folder.rename(tmp_path / "checkpoints" / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert len(Run.open("demo").zoo) > 0
+
+
+def test_latents_and_embedding_follow_the_order_of_the_checkpoints(tiny_run: Run):
+    checkpoints = list(tiny_run.split.test)
+    some = [checkpoints[i] for i in (5, 23, 0)]
+    embedding, picked = tiny_run.embed(checkpoints), tiny_run.embed(some)
+    assert embedding.dtype == np.float32
+    np.testing.assert_allclose(picked, embedding[[5, 23, 0]], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(embedding[5], embedding[0])
+    for checkpoint, (tokens, latents) in zip(some, tiny_run.latents(some), strict=True):
+        assert latents.shape == (tokens.plan.n_tokens, tiny_run.model.latent)
+        state = tiny_run.decode(tokens, latents, root=tiny_run.zoo.root(checkpoint).state_dict())
+        assert {name: w.shape for name, w in state.items()} == {n: w.shape for n, w in checkpoint.state_dict().items()}
+
+
+def test_decoding_does_not_read_the_values_of_its_template(tiny_run: Run):
+    checkpoint = tiny_run.split.test[0]
+    root = tiny_run.zoo.root(checkpoint).state_dict()
+    ((tokens, latents),) = tiny_run.latents([checkpoint])
+    blank = tokens.with_values(torch.zeros_like(tokens.values))
+    original, other = (tiny_run.decode(template, latents, root=root) for template in (tokens, blank))
+    assert all(torch.equal(original[name], other[name]) for name in original)
+    moved = tiny_run.decode(tokens, latents + 1, root=root)
+    assert any(not torch.equal(original[name], moved[name]) for name in original)
+
+
+def test_the_parts_of_the_split_share_no_model(tiny_run: Run):
+    train, val, test = (set(part.frame["model"]) for part in tiny_run.split)
+    assert train
+    assert val
+    assert test
+    assert not train & val | train & test | val & test
+
+
+def test_a_missing_run_names_the_command_that_makes_it(tmp_path: Path):
+    with pytest.raises(InputError, match=r"not found at .*python -m wsl\.train"):
+        Run.open(tmp_path / "nothing")
+
+
+def test_an_unfinished_run_is_not_opened(folder: Path):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="not finished"):
+        Run.open(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -10])
+def test_truncated_weights_are_named(folder: Path, keep: int):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"model\.safetensors are damaged"):
+        Run.open(folder)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "a: 1", "model: {}\nwindow: 3"])
+def test_a_damaged_configuration_is_named(folder: Path, text: str):
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        Run.open(folder)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "model"])
+def test_a_target_outside_the_trusted_packages_is_not_called(folder: Path, key: str, tmp_path: Path):
+    bait = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "owned")}
+    for card in ({"_target_": "pandas.read_pickle", "filepath_or_buffer": "x.pkl"}, bait):
+        change(folder, lambda config, card=card: config.update({key: card}))
+        with pytest.raises(InputError, match="nothing was executed"):
+            Run.open(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_zoo_that_moved_is_found_where_the_user_points(folder: Path, tiny_zoo: Path, tmp_path: Path):
+    def move(config: dict) -> None:
+        config["zoo"] |= {"path": str(tmp_path / "gone"), "relative": "gone/too"}
+
+    change(folder, move)
+    with pytest.raises(InputError, match=r"if it has moved, point to it with zoo="):
+        len(Run.open(folder).zoo)
+    assert len(Run.open(folder, zoo=tiny_zoo).zoo) > 0
+
+
+def test_a_zoo_that_moved_along_with_the_run_is_found(folder: Path, tiny_zoo: Path, tmp_path: Path):
+    shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    change(folder, lambda config: config["zoo"].update({"path": "/nowhere", "relative": "../zoo"}))
+    assert Run.open(folder).zoo.path.resolve() == (tmp_path / "zoo").resolve()
+
+
+def test_another_zoo_in_the_same_place_is_refused(folder: Path):
+    change(folder, lambda config: config["zoo"].update(content_hash="0" * 64))
+    with pytest.raises(InputError, match="is not the one that run"):
+        len(Run.open(folder).zoo)

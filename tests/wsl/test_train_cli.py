@@ -1,0 +1,108 @@
+"""The train command: reproducible, resumable after SIGKILL, and clear about bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.wsl.conftest import SMALL, train_small
+from wsl.run import Run
+from wsl.train import main
+from zoo_gen import InputError
+
+
+def events(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+def test_the_same_command_twice_gives_the_same_metrics(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
+    again = train_small(tiny_zoo, tmp_path / "again")
+    assert events(again.path) == events(tiny_run.path)
+    other = train_small(tiny_zoo, tmp_path / "other", "seed=1")
+    assert events(other.path) != events(tiny_run.path)
+
+
+def test_metrics_hold_losses_errors_per_role_and_decoded_accuracy(tiny_run: Run):
+    train, validation = ([e for e in events(tiny_run.path) if e["event"] == kind] for kind in ("train", "validation"))
+    assert [event["step"] for event in train] == [1, 2, 3, 4]
+    assert [event["step"] for event in validation] == [2, 4]
+    for event in validation:
+        assert {"loss", "error/q", "error/head", "error/scale", "accuracy_original", "accuracy_decoded"} <= event.keys()
+        assert 0 <= event["accuracy_decoded"] <= 1
+
+
+def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(tiny_run: Run, tiny_zoo: Path):
+    before = (tiny_run.path / "metrics.jsonl").read_text()
+    train_small(tiny_zoo, tiny_run.path)
+    assert (tiny_run.path / "metrics.jsonl").read_text() == before
+    with pytest.raises(InputError, match=r"another configuration \(model\.latent is 8 there and 9 here; steps is 4"):
+        train_small(tiny_zoo, tiny_run.path, "model.latent=9", "steps=5")
+
+
+def test_a_killed_training_continues_to_the_same_bits(tiny_zoo: Path, tmp_path: Path):
+    overrides, home = ["steps=120", "validate_every=10"], tmp_path / "checkpoints"
+    (home / "zoos").mkdir(parents=True)
+    (home / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    command = [sys.executable, "-m", "wsl.train", *SMALL, "run=killed", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (home / "runs" / "killed" / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (home / "runs" / "killed" / "model.safetensors").exists()
+    resumed = train_small(tiny_zoo, home / "runs" / "killed", *overrides)
+    whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
+    assert events(resumed.path) == events(whole.path)
+    assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=hyperep"], "hyperep"),
+        (["stepz=3"], "stepz"),
+        (["steps=abc"], "abc"),
+        (["split=by_checkpoint"], "by_checkpoint"),
+        (["+model.depth=3"], "does not fit its constructor"),
+        (["model._target_=pandas.read_pickle"], "nothing was executed"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing_behind(
+    arguments: list[str],
+    message: str,
+    tiny_zoo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    (tmp_path / "checkpoints" / "zoos").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    monkeypatch.chdir(tmp_path)
+    small = [] if "model=hyperep" in arguments else SMALL
+    monkeypatch.setattr(sys, "argv", ["train", *small, "run=new", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "checkpoints" / "runs" / "new" / "config.yaml").exists()
+
+
+def test_a_missing_zoo_names_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *SMALL])
+    with pytest.raises(SystemExit):
+        main()
+    assert "make it with: python -m zoo_gen zoo=digits_mini" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

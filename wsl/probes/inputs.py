@@ -1,0 +1,56 @@
+"""Inputs of linear probes: features standardised on train and turned into the basis of its singular vectors.
+
+With X = U S V' for the standardised train features, a probe sees XV = US and the same turn of val and test. A ridge or
+logistic regression gives the same answers in any such basis, but here there are never more unknowns than train
+checkpoints, a ridge regression is a division by S² + penalty, and one decomposition serves every question.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The three sets of a split in one basis; `strengths` are the singular values S of train."""
+
+    train: Float[np.ndarray, "N C"]
+    val: Float[np.ndarray, "V C"]
+    test: Float[np.ndarray, "T C"]
+    strengths: Float[np.ndarray, "C"]
+
+    @classmethod
+    def of(cls, train: Float[np.ndarray, "N F"], val: Float[np.ndarray, "V F"], test: Float[np.ndarray, "T F"]) -> "Inputs":
+        """Standardises and turns features; nothing is fitted on val or test."""
+        standardize = Standardizer.fit(train)
+        _, s, vt = np.linalg.svd(standardize(train), full_matrices=False)
+        basis = vt.T[:, s >= 1e-10 * s.max()]
+        return cls(
+            train=standardize(train) @ basis,
+            val=standardize(val) @ basis,
+            test=standardize(test) @ basis,
+            strengths=s[: basis.shape[1]],
+        )
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Zero mean and unit variance per feature, as seen on train; what is absent (NaN) or constant becomes 0."""
+
+    mean: Float[np.ndarray, "F"]
+    scale: Float[np.ndarray, "F"]
+
+    @classmethod
+    def fit(cls, features: Float[np.ndarray, "N F"]) -> "Standardizer":
+        """Returns the standardiser of train features."""
+        present = np.isfinite(features)
+        n = np.maximum(present.sum(axis=0), 1)
+        mean = np.where(present, features, 0).sum(axis=0) / n
+        deviation = np.sqrt(np.where(present, (features - mean) ** 2, 0).sum(axis=0) / n)
+        constant = deviation <= 1e-6 * np.abs(mean)  # what is left is the rounding of float32
+        return cls(mean, np.where(constant, np.inf, deviation))
+
+    def __call__(self, features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N F"]:
+        """Returns standardised features."""
+        return np.where(np.isfinite(features), (features - self.mean) / self.scale, 0)

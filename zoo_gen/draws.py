@@ -14,12 +14,12 @@ def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
 
     Args:
         rng: the model's stream of draws.
-        card: `{choices: [...]}`, `{uniform: [low, high]}`, `{log_uniform: [low, high]}` or `{integers: [low, high]}` (both included).
+        card: `{choices: [...]}`, or two bounds: `{uniform: [low, high]}`, `{log_uniform: ...}`, `{integers: ...}`.
 
     Real numbers are rounded to three digits, so that the model id tells them exactly. Raises `InputError` for any other card.
 
     >>> draw(np.random.default_rng(0), {"log_uniform": [1e-4, 1e-1]})
-    0.00815
+    0.00814
     """
     match list(card.items()):
         case [("choices", [_, *_] as choices)]:

@@ -1,6 +1,6 @@
 """Hardware: where and how a stack is computed. Nothing else in the package knows whether there is a GPU.
 
-In the ranks of a Fabric (models too large to stack) every rank takes its share of each batch and the gradients are averaged, which is
+In the ranks of a Fabric (models too large to stack) every rank takes its share of each batch and gradients are averaged, which is
 all that data parallelism means for one stack. Mixing and the negatives of SimCLR stay within a rank's share.
 """
 

@@ -118,7 +118,9 @@ def stage(recipe: dict[str, Any], draws: dict[str, Any], samples: int, axes: dic
 
 
 def test_random_draws_repeat_and_differ_between_families_and_samples() -> None:
-    drawn = stage({}, {"learning_rate": {"log_uniform": [1e-4, 1e-1]}, "batch_size": {"choices": [16, 32]}}, 4, {"head": ["linear", "mlp"]})
+    drawn = stage(
+        {}, {"learning_rate": {"log_uniform": [1e-4, 1e-1]}, "batch_size": {"choices": [16, 32]}}, 4, {"head": ["linear", "mlp"]}
+    )
     plan = dataclasses.replace(blueprint(), finetune=drawn)
     children = [spec for spec in plan.plan(0) if spec.parent]
     assert [spec.model for spec in children] == [spec.model for spec in plan.plan(0) if spec.parent]

@@ -75,7 +75,9 @@ def test_the_verify_command_says_what_is_wrong_and_exits_with_one(copied: Path) 
 def test_a_second_generator_is_turned_away_and_a_dead_ones_lock_is_free(copied: Path) -> None:
     with locked(copied / ".lock", f"zoo {copied}"), pytest.raises(InputError, match=rf"another process \(pid {os.getpid()}"):
         make_zoo(copied, axes=TWO_RATES)
-    script = f"import os; from pathlib import Path; from zoo_gen.files import locked\nwith locked(Path({str(copied / '.lock')!r}), 'x'): os._exit(9)"
+    lock = copied / ".lock"
+    holder = f"with locked(Path({str(lock)!r}), 'x'): os._exit(9)"
+    script = f"import os; from pathlib import Path; from zoo_gen.files import locked\n{holder}"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     with locked(copied / ".lock", "zoo"):
         pass

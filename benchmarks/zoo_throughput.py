@@ -149,6 +149,7 @@ def matrix_peak() -> float:
 
 
 def main() -> None:
+    """Measures all arrangements and prints what was found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", type=int, default=24)
     parser.add_argument("--width", type=int, default=32)

@@ -3,9 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
+run=checkpoints/runs/demo
 
 $python -m zoo_gen zoo=digits_mini
 $python -m wsl.train zoo=digits_mini model=hyperrep run=demo
-$python -m wsl.probe run=demo
-$python -m wsl.generate run=demo generator=kde n=200
+[ $run/probe.json -nt $run/model.safetensors ] || $python -m wsl.probe run=demo
+[ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=kde n=200
 $python -m wsl.report run=demo

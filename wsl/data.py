@@ -69,7 +69,11 @@ class TokenizedZoo:
 
 
 class Windows(Dataset[Batch]):
-    """Windows of `length` consecutive tokens; number n is drawn from the checkpoints as (seed, n) says."""
+    """Windows of `length` consecutive tokens; number n is drawn from the checkpoints as (seed, n) says.
+
+    Windows are those that a checkpoint is encoded in, where every token is in one. With starts drawn at random, the first and last
+    tokens (patch filters, final norm, head: what the accuracy of decoded weights depends on most) would hardly ever be seen.
+    """
 
     def __init__(self, checkpoints: Sequence[Tokens], standardizer: Standardizer, *, length: int, seed: int):
         self.checkpoints, self.standardizer, self.length, self.seed = checkpoints, standardizer, length, seed
@@ -77,7 +81,7 @@ class Windows(Dataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         rng = np.random.default_rng((self.seed, number))
         tokens = self.checkpoints[int(rng.integers(len(self.checkpoints)))]
-        start = rng.integers(max(0, len(tokens.values) - self.length) + 1)
+        start = rng.choice(window_starts(len(tokens.values), self.length))
         return Batch.of(tokens, self.standardizer).crop(int(start), self.length)
 
     def batches(self, steps: range, batch_size: int, *, rank: int, world_size: int, workers: int) -> DataLoader[Batch]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -76,9 +77,7 @@ def main(config: GenerateConfig) -> None:
 def _candidates(config: GenerateConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields names and cards: the generator as it is, then what is scanned and the baselines."""
     yield config.generator_name, config.generator
-    cards = {name: _card(name) for name in {*config.baselines, *config.scan}} | {
-        config.generator_name: config.generator
-    }
+    cards = {name: _card(name) for name in {*config.baselines, *config.scan}} | {config.generator_name: config.generator}
     for name in dict.fromkeys([config.generator_name, *config.baselines]):
         card, scan = cards[name], config.scan.get(name, {})
         if unknown := sorted(set(scan) - set(card)):
@@ -110,9 +109,7 @@ def families_of(run: Run) -> list[Family]:
     if not groups:
         raise InputError(f"run {run.path} has no train model that finished without diverging; make a larger zoo")
     checkpoints, encoded = list(finals), list(run.latents(finals))
-    return [
-        _family(run, [checkpoints[i] for i in members], [encoded[i] for i in members]) for members in groups.values()
-    ]
+    return [_family(run, [checkpoints[i] for i in members], [encoded[i] for i in members]) for members in groups.values()]
 
 
 def _family(run: Run, checkpoints: Sequence[Checkpoint], encoded: Sequence[tuple[Tokens, Tensor]]) -> Family:
@@ -142,26 +139,28 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows for the terminal."""
-    out = Table(title="Generated models, zero-shot: median over all samples [quartiles]")
+    """The rows for the terminal, in 80 columns."""
+    out = Table(
+        title="Generated models as sampled: medians over all of them \\[quartiles]",
+        caption="novelty, diversity: 1 is as far apart as train models are, in weights or in\n"
+        "behaviour, whichever is smaller; below 0.25: memorized; weights are not aligned",
+        box=SIMPLE,
+        padding=(0, 0, 0, 1),
+    )
     out.add_column("generator")
-    for heading in ("n", "test accuracy", "novelty", "weights", "behaviour", "diversity", "rank ratio"):
+    for heading in ("n", "test accuracy", "novelty", "diversity"):
         out.add_column(heading, justify="right")
-    out.add_column("flag")
+    out.add_column("")
     for row in rows:
         accuracy = row["accuracy"]
-        settings = " ".join(f"{key}={'all' if value is None else value}" for key, value in row["settings"].items())
-        figures = [row["novelty"], *row["novelty_by_space"].values(), row["diversity"], row["effective_rank_ratio"]]
+        settings = " ".join(f"{key}={value}" for key, value in row["settings"].items() if value is not None)
         out.add_row(
             f"{row['generator']} [dim]{settings}[/]",
             str(row["n"]),
-            f"{accuracy['median']:.3f} \\[{accuracy['q25']:.2f}, {accuracy['q75']:.2f}]",
-            *("–" if figure is None else f"{figure:.2f}" for figure in figures),
-            "[red]memorization[/]" if row["flags"] else "",
+            f"{accuracy['median']:.2f} \\[{accuracy['q25']:.2f}, {accuracy['q75']:.2f}]",
+            *("–" if row[figure] is None else f"{row[figure]:.2f}" for figure in ("novelty", "diversity")),
+            "[red]memorized[/]" if row["flags"] else "",
         )
-    out.caption = (
-        "novelty, diversity: 1 = as far apart as train models, the smaller of weights and behaviour counts; not aligned"
-    )
     return out
 
 

@@ -4,13 +4,13 @@ Differences between a checkpoint and its root span orders of magnitude from one 
 plain z-score a few wild models would own every loss. With x a value of a part, and s the root mean square of u over a
 group (the tokens of one role in one block),
 
-    u = (x - mean_part) / deviation_part,    l = clip((log s - mean_role) / deviation_role),    token = (u / scale(l),
-    l)
+    u = (x - mean_part) / deviation_part,  l = clip((log s - mean_role) / deviation_role),  token = (u / scale(l), l)
 
-where scale(l) = exp(mean_role + deviation_role l): tokens carry a direction of unit root mean square, and the
-standardised log-scale rides along as one more coordinate of each. The inverse is exact up to rounding, clipped or
-not, because it is scale(l) that divides. Means and deviations of parts are medians over the train checkpoints (and
-blocks), which a diverging model does not move.
+where scale(l) = exp(mean_role + deviation_role l): tokens carry a direction of unit root mean square, and the standardised
+log-scale rides along as one more coordinate of each. The inverse is exact up to rounding, clipped or not, because it is
+scale(l) that divides. Means of parts are medians over the train checkpoints (and blocks), deviations upper deciles: neither
+is moved by a diverging model, and a part that only some optimizers move (a key's bias has no gradient, so SGD leaves it
+alone) is measured where it moves, or it would outshout its whole group there.
 """
 
 import json
@@ -27,6 +27,9 @@ from wsl.tokenizers.plan import Plan, Segment
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
+
+UPPER = 0.9
+"""Quantile of a part's size over the train checkpoints that stands for its deviation."""
 
 CLIP = 5.0
 """Log-scales are clipped at this many deviations (the direction then has more, or less, than unit scale)."""
@@ -88,7 +91,7 @@ class Standardizer:
         for plan, sums in sums_of.items():
             for segment, row in zip(_segments(plan), sums.permute(1, 2, 0), strict=True):
                 squares[segment.kind].append(_squares_about(mean[segment.kind], row) / row[0])
-        deviation = {kind: _median_of_positive(torch.cat(values)).sqrt() for kind, values in squares.items()}
+        deviation = {kind: _typical_size(torch.cat(values)) for kind, values in squares.items()}
         for plan, sums in sums_of.items():
             rows_of_parts = iter(sums.permute(1, 2, 0))
             for group in plan.groups:
@@ -190,10 +193,10 @@ def _squares_about(mean: Tensor, row: Float[Tensor, "3 N"]) -> Float[Tensor, " N
     return (square - 2 * mean * total + count * mean**2).clamp(min=0)
 
 
-def _median_of_positive(values: Float[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Median of the positive entries; 1 where there are none."""
-    positive = values[values > 0]
-    return positive.median() if len(positive) else torch.ones((), dtype=values.dtype)
+def _typical_size(squares: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Root of the upper decile of mean squares; 1 if that is zero."""
+    size = squares.quantile(UPPER).sqrt()
+    return size if size > 0 else torch.ones_like(size)
 
 
 def _scale(log_scale: Float[Tensor, " G"], table: _Table) -> Float[Tensor, " G"]:

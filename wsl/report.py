@@ -27,6 +27,7 @@ from wsl.sections import (
     training_section,
     zoo_section,
 )
+from wsl.summary import summary_table
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command
 from zoo_gen.files import write_atomically
@@ -50,6 +51,7 @@ def main(config: ReportConfig) -> None:
         html = report(run, checkpoints=config.checkpoints)
     target = run.path / "report.html"
     write_atomically(target, lambda beside: _write_text(beside, html))
+    console.print(summary_table(run, **_results(run)))
     console.print(f"report: {target}", soft_wrap=True)
 
 
@@ -60,27 +62,37 @@ def report(run: Run, *, checkpoints: int) -> str:
     chance = 1 / first.architecture["num_classes"]
     factors = [name for name in ("root", *first.factors) if len(set(frame[name].dropna())) > 1]
     results = [name for name in first.results if len(frame[name].dropna())]
-    metrics = read_rows(run.path / "metrics.jsonl", again=f"delete {run.path} and train the run again")
+    found = _results(run)
     points, explained = project(run, children, limit=checkpoints)
     colourings = list(dict.fromkeys(["test_accuracy", *factors, "split", "epoch", *results]))
 
-    def optional(title: str, module: str, section: Callable[[list[dict[str, Any]]], Section]) -> Section:
-        path, again = run.path / f"{module}.json", f"python -m wsl.{module} run={run.path}"
-        return section(read_rows(path, again=again)) if path.exists() else missing_section(title, again)
+    def optional(
+        title: str, module: str, rows: list[dict[str, Any]], section: Callable[[list[dict[str, Any]]], Section]
+    ) -> Section:
+        return section(rows) if rows else missing_section(title, f"python -m wsl.{module} run={run.path}")
 
     return page(
         run.path.resolve().name,
         over="Report of a run",
-        lead=introduction(run, metrics),
+        lead=introduction(run, found["metrics"]),
         sections=[
             zoo_section(frame, factors, chance=chance),
-            training_section(metrics),
+            training_section(found["metrics"]),
             embedding_section(points, colourings, explained=explained, total=len(children)),
-            optional("Probes", "probe", probe_section),
-            optional("Generation", "generate", lambda rows: generation_section(rows, chance=chance)),
+            optional("Probes", "probe", found["probes"], probe_section),
+            optional("Generation", "generate", found["samples"], lambda rows: generation_section(rows, chance=chance)),
         ],
         footer=f"Made by <code>python -m wsl.report run={text(run.path)}</code>. One file that loads nothing.",
     )
+
+
+def _results(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """What the folder of a run holds: events of its training, rows of its probes and samples if there are any."""
+    found = {"metrics": read_rows(run.path / "metrics.jsonl", again=f"delete {run.path} and train the run again")}
+    for key, module in (("probes", "probe"), ("samples", "generate")):
+        path, again = run.path / f"{module}.json", f"python -m wsl.{module} run={run.path}"
+        found[key] = read_rows(path, again=again) if path.exists() else []
+    return found
 
 
 def project(run: Run, children: Zoo, *, limit: int) -> tuple[pd.DataFrame, list[float]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
@@ -54,12 +55,14 @@ class TrainConfig:
     devices: int
     precision: str
     workers: int
+    threads: int
 
 
 @command("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Reads, fits, trains, and writes the run."""
     console = Console()
+    torch.set_num_threads(config.threads)
     zoo = Zoo.open(zoo_folder(config.zoo))
     if not zoo.complete:
         raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")

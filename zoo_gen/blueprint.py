@@ -80,7 +80,7 @@ class Stage:
             choices.append([dict(zip(names, row, strict=True)) for row in rows])
         found = []
         for member in self.members or [{}]:
-            for *combination, sample in itertools.product(*choices, range(self.samples)):
+            for combination, sample in itertools.product(itertools.product(*choices), range(self.samples)):
                 changes = dict(member)
                 for change in combination:
                     changes |= change

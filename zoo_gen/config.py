@@ -73,11 +73,14 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     3
     """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
         for_hydra, values = _set_apart(config_name, overrides)
-        plain = OmegaConf.to_container(hydra.compose(config_name, for_hydra), resolve=True)
+        config = hydra.compose(config_name, for_hydra, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # cards may ask which choice they are
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)
     assert isinstance(plain, dict)
     return {**{str(key): value for key, value in plain.items()}, **values}
 

@@ -70,16 +70,12 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU) -> None:
         trainer.load_state(read_weights(state))
         for writer in writers:
             writer.resume(trainer.epoch)
-    writes = hardware.fabric is None or hardware.fabric.global_rank == 0
     while trainer.epoch < trainer.recipe.epochs:
         trainer.train_epoch()
-        if not writes:
-            continue
         for index, (writer, results) in enumerate(zip(writers, trainer.evaluate(), strict=True)):
             writer.save(trainer.epoch, trainer.weights(index), results)
         write_weights(state, trainer.state())
-    if writes:
-        state.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
 
 
 def _parent_weights(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor] | None:

@@ -44,11 +44,11 @@ class Images:
 def images_stand_in(card: Mapping[str, Any]) -> Images:
     """Returns images without content, of the counts and classes that a card states: enough to plan with."""
     shape = (len(card["mean"]), card["size"], card["size"])
-    splits = [
+    train, val, test = (
         ImageSplit(torch.empty(count, *shape, device="meta"), torch.empty(count, dtype=torch.int64, device="meta"))
         for count in card["images"]
-    ]
-    return Images(*splits, card["num_classes"])
+    )
+    return Images(train, val, test, card["num_classes"])
 
 
 def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int) -> Images:

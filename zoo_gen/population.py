@@ -98,16 +98,15 @@ class PopulationTrainer:
         parameters = list(self.stack.parameters())
         self.stack.train()
         self._open_dropout_streams()
-        shard = self.hardware.shard(self.batch)
         for step in range(self.steps):
-            chosen = orders[:, step, shard]
+            chosen = orders[:, step]
             with self.hardware.precision_context():
                 if self.contrastive:
-                    losses = self._contrastive_loss(train.pixels[chosen], draws[:, step, :, shard])
+                    losses = self._contrastive_loss(train.pixels[chosen], draws[:, step])
                 else:
                     pixels, labels = train.pixels[chosen], train.labels[chosen]
-                    losses = self._supervised_loss(pixels, labels, draws[:, step, 0, shard], mixing[:, step])
-            self.optimizer.step(self.hardware.averaged(torch.autograd.grad(losses.sum(), parameters)))
+                    losses = self._supervised_loss(pixels, labels, draws[:, step, 0], mixing[:, step])
+            self.optimizer.step(torch.autograd.grad(losses.sum(), parameters))
 
     def _open_dropout_streams(self) -> None:
         """Gives every model with dropout its stream of this epoch."""

@@ -127,9 +127,11 @@ class Zoo:
             raise InputError(
                 f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder} --repair"
             ) from error
-        missing = [column for column in COLUMNS if column not in frame]
+        missing = [column for column in COLUMNS if column not in frame and column not in ALL_FACTORS]
         if missing:
             raise InputError(f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen")
+        younger = [factor for factor in ALL_FACTORS if factor not in frame]
+        frame = frame.assign(**dict.fromkeys(younger))  # than the zoo, which has no values of them
         return cls(folder, config, frame, frame)
 
     @property
@@ -189,8 +191,12 @@ class Zoo:
 
     @cached_property
     def content_hash(self) -> str:
-        """Sha256 over the sorted (model, epoch, hash of tensors, factors, results): no times, paths or versions."""
-        columns = ["model", "epoch", "weights_sha256", *ALL_FACTORS, *RESULTS]
+        """Sha256 over the sorted (model, epoch, hash of tensors, factors, results): no times, paths or versions.
+
+        Factors that are younger than the zoo do not count: the hash of a zoo never changes.
+        """
+        factors = [name for name in ALL_FACTORS if self._everything[name].notna().any()]
+        columns = ["model", "epoch", "weights_sha256", *factors, *RESULTS]
         rows = self._everything[columns].sort_values(["model", "epoch"]).to_dict("records")
         plain = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -23,6 +23,8 @@ SMALL = [
     "model.decoder_depth=1",
 ]
 
+ONE_ROW_EACH = ["scan.copy_noise.noise=[0.2]", "scan.weight_gaussian={spread: [1.0], anchors: [2]}"]
+
 
 def command(monkeypatch: pytest.MonkeyPatch, main, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
@@ -38,7 +40,7 @@ def folder(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         command(monkeypatch, train, "run=demo", *SMALL)
-        command(monkeypatch, generate, "n=12")
+        command(monkeypatch, generate, "n=12", *ONE_ROW_EACH)
     return folder / "checkpoints" / "runs" / "demo"
 
 

@@ -21,8 +21,8 @@ def blueprint() -> Blueprint:
 
 def few(images: Images) -> Images:
     """The same images, fewer of them."""
-    splits = [ImageSplit(split.pixels[:64], split.labels[:64]) for split in (images.train, images.val, images.test)]
-    return Images(*splits, images.num_classes)
+    train, val, test = (ImageSplit(split.pixels[:64], split.labels[:64]) for split in (images.train, images.val, images.test))
+    return Images(train, val, test, images.num_classes)
 
 
 def specs(*changes: dict[str, Any]) -> list[ModelSpec]:
@@ -159,10 +159,10 @@ def test_factors_out_of_range_are_refused(change: dict[str, Any]) -> None:
 
 def test_hardware_that_is_not_there_is_one_clear_error() -> None:
     with pytest.raises(InputError, match="float32, bfloat16"):
-        Hardware(device="cpu", precision="int4", compile=None, fabric=None)
+        Hardware(device="cpu", precision="int4", compile=None)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"executor\.device=cpu"):
-            Hardware(device="cuda", precision="bfloat16", compile=None, fabric=None)
+            Hardware(device="cuda", precision="bfloat16", compile=None)
 
 
 def test_bfloat16_steps_stay_close_to_float32_ones() -> None:
@@ -170,7 +170,7 @@ def test_bfloat16_steps_stay_close_to_float32_ones() -> None:
     images = few(blueprint().finetune_images)
     flats = []
     for precision in ("float32", "bfloat16"):
-        hardware = Hardware(device="cpu", precision=precision, compile=None, fabric=None)
+        hardware = Hardware(device="cpu", precision=precision, compile=None)
         trainer = PopulationTrainer(members, images, [None], seed=0, hardware=hardware)
         start = trainer.stack.flat.clone()
         trainer.train_epoch()
@@ -185,7 +185,7 @@ def test_a_gpu_trains_what_the_cpu_trains(mode: str | None) -> None:
     members, images = specs({}, {"learning_rate": 1e-2}), few(blueprint().finetune_images)
     trainers = [
         PopulationTrainer(members, images, [None, None], seed=0, hardware=hardware)
-        for hardware in (CPU, Hardware(device="cuda", precision="float32", compile=mode, fabric=None))
+        for hardware in (CPU, Hardware(device="cuda", precision="float32", compile=mode))
     ]
     for trainer in trainers:
         trainer.train_epoch()

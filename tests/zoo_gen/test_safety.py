@@ -83,6 +83,16 @@ def test_a_second_generator_is_turned_away_and_a_dead_ones_lock_is_free(copied: 
         pass
 
 
+def test_a_zoo_older_than_a_factor_opens_without_it(copied: Path, short: Zoo) -> None:
+    index = copied / "index.parquet"
+    pd.read_parquet(index).drop(columns=["dropout"]).to_parquet(index)
+    old = Zoo.open(copied)
+    assert old[0].factors == {**short[0].factors, "dropout": None}
+    pd.read_parquet(index).drop(columns=["test_loss"]).to_parquet(index)
+    with pytest.raises(InputError, match="lacks the columns"):
+        Zoo.open(copied)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"

@@ -126,7 +126,7 @@ def test_a_torchvision_set_is_read_from_its_own_files(tmp_path: Path, monkeypatc
 
 def test_images_that_do_not_fit_in_memory_are_streamed_to_the_same_pixels(hub: Path) -> None:
     kept = parquet(source=str(hub), **COLUMNS, **LOOK)
-    streamed = parquet(source=str(hub), **COLUMNS, **(LOOK | {"memory_gb": 1e-6}))
+    streamed = parquet(source=str(hub), **COLUMNS, **{**LOOK, "memory_gb": 1e-6})
     assert isinstance(streamed.train.pixels, StreamedPixels)
     assert torch.is_tensor(kept.train.pixels)
     index = torch.tensor([[3, 0], [3, 5]])

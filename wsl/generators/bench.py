@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wsl.generators.family import Family, Sample, flatten
@@ -13,7 +14,7 @@ from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
 
-MODELS_AT_ONCE = 32
+MODELS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, imag
     """Scores models of one family as they are, a stack of them at a time; equal models are run once."""
     weights = np.stack([flatten(state) for state in states])
     _, first, which = np.unique(weights, axis=0, return_index=True, return_inverse=True)
+    pixels = torch.cat([images.test.pixels, images.val.pixels])
     accuracy, predictions = [], []
     for start in range(0, len(first), MODELS_AT_ONCE):
         stack = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
-        accuracy.append(score_logits(logits(family.architecture, stack, images.test.pixels), images.test.labels).accuracy)
-        predictions.append(logits(family.architecture, stack, images.val.pixels).argmax(-1))
+        test, val = logits(family.architecture, stack, pixels).split([len(images.test), len(images.val)], dim=1)
+        accuracy.append(score_logits(test, images.test.labels).accuracy)
+        predictions.append(val.argmax(-1))
     return Scored(weights, np.concatenate(accuracy)[which], np.concatenate(predictions)[which])
 
 

@@ -26,7 +26,7 @@ class LocalExecutor:
     def __init__(self, *, processes: int | None, device: str, precision: str, compile: str | None):
         """Chooses how many processes to use (None: one per core) and their hardware, as of `zoo_gen.hardware.Hardware`."""
         self.processes = processes or len(os.sched_getaffinity(0))
-        self.hardware = Hardware(device=device, precision=precision, compile=compile, fabric=None)
+        self.hardware = Hardware(device=device, precision=precision, compile=compile)
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
         """Trains stacks, largest first, with a progress bar that counts the epochs on disk."""

@@ -130,7 +130,7 @@ def assemble(
             chosen = sorted(order[start : start + count].tolist())
             picked, truth = [pictures[number] for number in chosen], torch.tensor([int(labels[number]) for number in chosen])
             splits.append(ImageSplit(_pixels(picked, look, memory_gb=memory_gb * count / sum(images), workers=workers), truth))
-    return Images(*splits, num_classes)
+    return Images(splits[0], splits[1], splits[2], num_classes)
 
 
 def _pixels(pictures: Sequence[Picture], look: Look, *, memory_gb: float, workers: int) -> Tensor:

@@ -7,7 +7,11 @@ A layout is read off a table of axis names (`wsl.architectures`), one row per te
     head.bias                    head: class
 
 `|` splits the first axis into equal parts, each `role: axes`; parentheses make one axis of several (the first varies
-slowest); `{b}` is the index of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
+slowest; a row may go on in a line that begins with `|`, a rule after `->`); `{b}` is the index
+of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
+
+A name that ends in `^T` is of a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
+Other placeholders than `{b}` (`{i}` of parallel branches) may stand in names too.
 
 Equal names mean the same group element, hence the same size. An element g acts on an axis by g, on one
 marked `*` by its dual g^-T. What is before the first dot of a name is its kind:
@@ -16,24 +20,35 @@ marked `*` by its dual g^-T. What is before the first dot of a name is its kind:
     qk     features of queries and keys of a head, any invertible map             vo    the same of values and outputs
 
 Every other kind (`class`, `position`, `dim`, ...) carries no symmetry, and `1` is an axis of size one.
+
+What the model cannot feel, though no axis says so, stands in rules, lines with an arrow (`wsl.fold` acts on them):
+
+    norm   blocks.{b}.norm1 -> blocks.{b}.attn.qkv              scale and shift of a norm pass into the layers that read it
+    bias   blocks.{b}.attn.qkv.bias[2] -> blocks.{b}.attn.proj  a constant passes through a layer into its bias (part 2: values)
+    bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes what all keys share
+    scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
+    mean   cls_token blocks.{b}.mlp.fc2 -> nothing              norms remove the mean of what is written to the residual stream
+
+A norm that something else reads too is written `norm ... -> kept`. It, and a norm or scale none of whose layers the model
+has, keeps its stream from being rotated; a stream all of whose norms and scales fold away has every rotation of its features
+that fixes the mean as a symmetry.
 """
 
+import fnmatch
 import functools
 import importlib
 import math
 import pkgutil
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from wsl import architectures
+from wsl.table import ROLES, Table, parse
 from zoo_gen.errors import InputError
-
-ROLES = ("patch", "embed", "q", "k", "v", "o", "fc1", "fc2", "vectors", "head")
-"""What a part is for. A role's id is its place in this tuple, for every architecture."""
 
 
 class Axis(NamedTuple):
@@ -59,12 +74,29 @@ class Part:
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor of a checkpoint: its name, its shape, its row in the table, and its parts along the first axis."""
+    """One tensor of a checkpoint: its name, its shape, its row in the table, and its parts along the first axis.
+
+    `shape` and `parts` are as in the table; the checkpoint has the last two dimensions the other way round where `transposed`.
+    """
 
     name: str
     shape: tuple[int, ...]
     row: str
     parts: tuple[Part, ...]
+    transposed: bool = False
+
+    def turn(self, tensor: Tensor) -> Tensor:
+        """Returns a view of a tensor (... *shape) of the checkpoint as the table has it, and the other way round."""
+        return tensor.mT if self.transposed else tensor
+
+
+class Rule(NamedTuple):
+    """What a model cannot feel: the tensor or layer `source`, one of its parts, and the layers that it passes into."""
+
+    verb: str
+    source: str
+    part: int | None
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +112,11 @@ class Layout:
     depth: int
     slots: tuple[Slot, ...]
     sizes: tuple[tuple[str, int], ...]
+    rules: tuple[Rule, ...] = ()
+
+    def turn(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns views of tensors (... *shape) of the checkpoint as the table has them, and the other way round."""
+        return {slot.name: slot.turn(weights[slot.name]) for slot in self.slots}
 
     def groups(self) -> dict[tuple[int, str], list[tuple[int, int]]]:
         """Returns (block, role) -> [(slot, part), ...], sorted by block, then by role as in `ROLES`."""
@@ -90,18 +127,26 @@ class Layout:
         return {key: found[key] for key in sorted(found, key=lambda key: (key[0], ROLES.index(key[1])))}
 
 
-def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None) -> Layout:
+def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
     """Finds the architecture of a state dict or model and returns its layout.
 
     Args:
         source: a model or its state dict; only names and shapes are read.
-        heads: number of attention heads per block, which no state dict tells. Tokens do not need it, symmetries do.
+        heads: number of attention heads per block, which no state dict tells (a model's `num_heads` does). Tokens do
+            not need it, symmetries do.
+        opaque: patterns (`adapter.*`) of tensors that no table need know: they are covered, in the tail, without any
+            symmetry. It is for the caller to know that they do not read what the symmetries move.
 
     Raises:
-        InputError: no table of `wsl.architectures` has all its tensors with consistent sizes.
+        InputError: no table of `wsl.architectures` has all other tensors with consistent sizes, or a pattern of `opaque`
+            names none.
     """
-    tensors = source.state_dict() if isinstance(source, nn.Module) else source
-    return _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads)
+    if isinstance(source, nn.Module):
+        found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
+        heads = found.pop() if heads is None and len(found) == 1 else heads
+        source = source.state_dict()
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in source.items())
+    return _layout(shapes, heads, tuple(opaque))
 
 
 class _Mismatch(Exception):
@@ -113,78 +158,93 @@ class _Mismatch(Exception):
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
+def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, opaque: tuple[str, ...]) -> Layout:
     if not shapes:
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
     if empty := [name for name, shape in shapes if 0 in shape]:
         raise InputError(f"tensor {empty[0]!r} of the checkpoint is empty; remove it")
+    for pattern in opaque:
+        if not fnmatch.filter((name for name, _ in shapes), pattern):
+            raise InputError(f"no tensor of the checkpoint is named {pattern!r}; remove it from opaque")
+    passed = [pair for pair in shapes if any(fnmatch.fnmatchcase(pair[0], pattern) for pattern in opaque)]
+    known = tuple(pair for pair in shapes if pair not in passed)
     misses: list[tuple[str, _Mismatch]] = []
     for module in pkgutil.iter_modules(architectures.__path__):
-        for table in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
+        for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
             try:
-                return _fit(module.name, _parse(table), shapes, heads)
+                layout = _fit(module.name, parse(text), known, heads)
             except _Mismatch as miss:
                 misses.append((module.name, miss))
+            else:
+                tail = tuple(_opaque(name, shape, layout.depth + 1) for name, shape in passed)
+                return replace(layout, slots=layout.slots + tail)
     family, closest = min(misses, key=lambda item: item[1].unknown)
     raise InputError(
         f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; the closest, {family!r}, "
-        f"does not because {closest.reason}. Add a table for it (one file in wsl/architectures), or remove what is no "
-        "weight of the model"
+        f"does not because {closest.reason}. Add a table for it (one file in wsl/architectures), remove what is no "
+        "weight of the model, or pass its names as opaque"
     )
 
 
-class _Row(NamedTuple):
-    name: str
-    pattern: re.Pattern[str]
-    parts: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]  # (role, axes of each dimension) of each part
-    tail: bool
+def _opaque(name: str, shape: tuple[int, ...], block: int) -> Slot:
+    axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
+    return Slot(name, shape, name, (Part("vectors", block, axes),))
 
 
-@functools.cache
-def _parse(table: str) -> tuple[_Row, ...]:
-    """Reads a table; a malformed one is a bug of its module (ValueError), not bad input."""
-    rows: list[_Row] = []
-    for line in filter(None, map(str.strip, table.splitlines())):
-        name, text = line.split(maxsplit=1)
-        parts = []
-        for part in text.split("|"):
-            role, _, axes = part.partition(":")
-            if role.strip() not in ROLES:
-                raise ValueError(f"row {line!r}: role {role.strip()!r} is not one of {', '.join(ROLES)}")
-            dimensions = re.findall(r"\(([^()]+)\)|(\S+)", axes)
-            parts.append((role.strip(), tuple(tuple((product or single).split()) for product, single in dimensions)))
-        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(name))
-        tail = "{b}" not in name and any("{b}" in row.name for row in rows)
-        rows.append(_Row(name, re.compile(pattern), tuple(parts), tail))
-    return tuple(rows)
-
-
-def _fit(family: str, rows: tuple[_Row, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
-    matches = []
+def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
+    matches: list[tuple[int, dict[str, str], str, tuple[int, ...]]] = []
     unknown = []
     for name, shape in shapes:
-        hit = next(((i, match) for i, row in enumerate(rows) if (match := row.pattern.fullmatch(name))), None)
+        hit = next(((i, match) for i, row in enumerate(table.rows) if (match := row.pattern.fullmatch(name))), None)
         if hit:
-            matches.append((*hit, name, shape))
+            matches.append((hit[0], hit[1].groupdict(), name, shape))
         else:
             unknown.append(name)
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise _Mismatch(len(unknown), f"it has no row for {', '.join(unknown[:3])}{more}")
 
-    depth = 1 + max((int(match["b"]) for i, match, *_ in matches if "{b}" in rows[i].name), default=-1)
+    blocks = sorted({(table.rows[i].stage, int(values["b"])) for i, values, *_ in matches if "b" in values})
     keyed = []
-    for i, match, name, shape in matches:
-        row = rows[i]
-        block = int(match["b"]) + 1 if "{b}" in row.name else (depth + 1 if row.tail else 0)
+    for i, values, name, shape in matches:
+        row = table.rows[i]
+        if "b" in values:
+            block = 1 + blocks.index((row.stage, int(values["b"])))
+        else:  # the stem, the end of a stage, or the tail
+            block = sum(stage <= row.stage for stage, _ in blocks) + row.tail
         parts = []
         for role, dimensions in row.parts:
-            named = [[axis.format(**match.groupdict()) for axis in dimension] for dimension in dimensions]
+            named = [[axis.format(**values) for axis in dimension] for dimension in dimensions]
             axes = tuple(tuple(Axis(name.removesuffix("*"), name.endswith("*")) for name in names) for names in named)
             parts.append(Part(role, block, axes))
-        keyed.append(((block, i, name), Slot(name, shape, row.name, tuple(parts))))
+        turned = (*shape[:-2], shape[-1], shape[-2]) if row.transposed and len(shape) > 1 else shape
+        keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed)))
     slots = tuple(slot for _, slot in sorted(keyed, key=lambda item: item[0]))
-    return Layout(family, depth, slots, _solve(slots, heads))
+    bindings = [values for _, values, *_ in matches]
+    return Layout(family, len(blocks), slots, _solve(slots, heads), tuple(dict.fromkeys(_rules(table, slots, bindings))))
+
+
+def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
+    """Writes a table's rules out for the tensors that there are; what moves nowhere is dropped, or kept without targets."""
+    names = {slot.name for slot in slots}
+    for verb, sources, targets in table.rules:
+        holes = set(re.findall(r"{(\w+)}", " ".join(sources)))
+        filled = {tuple((hole, values[hole]) for hole in sorted(holes)) for values in bindings if holes <= set(values)}
+        for values in map(dict, sorted(filled)):
+            layers = [target.format(**values) for target in targets]
+            for text in sources:
+                match = re.fullmatch(r"(.+?)(?:\[(\d+)\])?", text.format(**values))
+                assert match
+                source, part = match[1], None if match[2] is None else int(match[2])
+                present = [name for name in (source, f"{source}.weight", f"{source}.bias") if name in names]
+                if verb == "mean":
+                    yield from (Rule(verb, name, None, ()) for name in present)
+                elif verb == "bias":
+                    found = tuple(layer for layer in layers if f"{layer}.bias" in names)
+                    if present and (found or layers == ["nothing"]):
+                        yield Rule(verb, source, part, found)
+                elif present:  # norm, scale
+                    yield Rule(verb, source, part, tuple(layer for layer in layers if f"{layer}.weight" in names))
 
 
 def _solve(slots: tuple[Slot, ...], heads: int | None) -> tuple[tuple[str, int], ...]:

@@ -1,63 +1,34 @@
 """A layout covers every weight exactly once, says which axes transform together, and refuses what it does not know."""
 
 import sys
-from functools import partial
 
 import pytest
 import torch
-from timm.layers.mlp import GluMlp, Mlp, SwiGLU
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from tests.architectures import MODELS
 from wsl import architectures
 from wsl.layout import ROLES, Layout, layout_of
+from wsl.table import parse
 from zoo_gen.errors import InputError
-
-small = partial(VisionTransformer, img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4, num_classes=3)
-
-
-def with_mlp_head() -> nn.Module:
-    model = small()
-    model.register_module("head", Mlp(16, 24, 3))
-    return model
-
-
-VARIANTS = {
-    "plain": small,
-    "no class token": partial(small, class_token=False, global_pool="avg"),
-    "registers": partial(small, reg_tokens=2),
-    "layer scale": partial(small, init_values=1e-5),
-    "no qkv bias": partial(small, qkv_bias=False),
-    "q/k norm": partial(small, qk_norm=True),
-    "pre-norm": partial(small, pre_norm=True),
-    "no position embedding": partial(small, pos_embed="none"),
-    "attention pooling": partial(small, class_token=False, global_pool="map"),
-    "packed gated MLP": partial(small, mlp_layer=GluMlp),
-    "SwiGLU with q/k norm": partial(small, mlp_layer=SwiGLU, qk_norm=True),
-    "packed gated MLP with q/k norm": partial(small, mlp_layer=GluMlp, qk_norm=True),
-    "no head": partial(small, num_classes=0),
-    "MLP head": with_mlp_head,
-    "distilled": partial(VisionTransformerDistilled, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, num_classes=3),
-}
 
 
 def meta(name: str) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        return VARIANTS[name]().state_dict()
+        return MODELS[name]().state_dict()
 
 
 def kinds(layout: Layout) -> set[str]:
     return {axis.kind for slot in layout.slots for part in slot.parts for axes in part.axes for axis in axes}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_tensor_of_a_vit_has_one_slot_of_its_shape(name: str) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_of_a_model_has_one_slot_of_its_shape(name: str) -> None:
     state_dict = meta(name)
     layout = layout_of(state_dict)
     assert sorted(slot.name for slot in layout.slots) == sorted(state_dict)
     for slot in layout.slots:
-        assert slot.shape == tuple(state_dict[slot.name].shape)
+        assert slot.shape == tuple(slot.turn(state_dict[slot.name]).shape)
         assert all(part.role in ROLES and len(part.axes) == len(slot.shape) for part in slot.parts)
     members = [member for group in layout.groups().values() for member in group]
     assert len(members) == len(set(members)) == sum(len(slot.parts) for slot in layout.slots)
@@ -88,7 +59,12 @@ def test_axis_sizes_follow_from_shapes_and_the_number_of_heads() -> None:
 def test_a_table_states_only_the_symmetries_of_its_form() -> None:
     assert {"qk", "vo", "head", "mlp", "resid"} <= kinds(layout_of(meta("plain")))
     assert "qk" not in kinds(layout_of(meta("q/k norm")))
-    parts = {name: len(slot.parts) for name in VARIANTS for slot in layout_of(meta(name)).slots if "0.mlp.fc1" in slot.name}
+    parts = {
+        name: len(slot.parts)
+        for name in ("plain", "packed gated MLP", "packed gated MLP with q/k norm")
+        for slot in layout_of(meta(name)).slots
+        if "0.mlp.fc1" in slot.name
+    }
     assert parts["packed gated MLP"] == parts["packed gated MLP with q/k norm"] == 2
     assert parts["plain"] == 1
 
@@ -143,3 +119,29 @@ def test_a_table_with_an_unknown_role_is_a_bug(tmp_path, monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match="fc9"):
         layout_of({"weight": torch.zeros(2, 2)})
     monkeypatch.delitem(sys.modules, "wsl.architectures.misspelled")
+
+
+def test_unknown_tensors_pass_through_where_asked() -> None:
+    weights = meta("plain") | {"adapter.weight": torch.zeros(2, 3), "adapter.scale": torch.zeros(())}
+    layout = layout_of(weights, opaque=["adapter.*"])
+    assert sorted(slot.name for slot in layout.slots) == sorted(weights)
+    assert not {"resid", "mlp", "head"} & {
+        axis.kind for slot in layout.slots if "adapter" in slot.name for dim in slot.parts[0].axes for axis in dim
+    }
+    with pytest.raises(InputError, match="adopter"):
+        layout_of(weights, opaque=["adapter.*", "adopter.*"])
+
+
+def test_blocks_count_on_through_the_stages_of_a_hierarchy() -> None:
+    layout = layout_of(meta("Swin"))
+    blocks = {slot.name: slot.parts[0].block for slot in layout.slots}
+    assert [blocks[f"layers.{name}.mlp.fc1.weight"] for name in ("0.blocks.0", "0.blocks.1", "1.blocks.0")] == [1, 2, 3]
+    assert blocks["patch_embed.proj.weight"] == 0
+    assert blocks["layers.1.downsample.reduction.weight"] == 2
+    assert blocks["head.fc.weight"] == layout.depth + 1 == 4
+
+
+@pytest.mark.parametrize("line", ["move a -> b", "norm -> b", "mean a ->"])
+def test_a_malformed_rule_is_a_bug(line: str) -> None:
+    with pytest.raises(ValueError, match="rule"):
+        parse(f"a vectors: resid\n{line}")

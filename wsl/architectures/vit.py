@@ -1,12 +1,15 @@
 """The Vision Transformer of timm (`timm.models.VisionTransformer`), in its common forms.
 
 With or without class, register and distillation tokens, position embedding, pre-norm layer, layer scale, biases, q/k
-norm, gated MLP, attention pooling; no head, a linear head (also the distilled pair) or an MLP head. Two things change
-what a tensor means:
+norm, gated MLP, parallel branches (`ParallelThingsBlock`), attention pooling; no head, a linear head (also the distilled
+pair) or an MLP head. Some things change what a tensor means:
 
-- a q/k norm standardises each head's features and thereby blocks the invertible maps of `qk`;
-- a packed gated MLP stacks gate and value in one `fc1`, twice as tall as `fc2` is wide.
+- a q/k norm standardises each head's features and thereby blocks the invertible maps of `qk`; and the key bias is before it;
+- a packed gated MLP stacks gate and value in one `fc1`, twice as tall as `fc2` is wide;
+- attention pooling starts a stream of its own, which the head reads without a norm.
 """
+
+import re
 
 _STEM = """
     patch_embed.proj.weight       patch: resid channel row column
@@ -17,6 +20,8 @@ _STEM = """
     pos_embed                     embed: 1 position resid
     norm_pre.weight               vectors: resid
     norm_pre.bias                 vectors: resid
+    norm norm_pre -> kept
+    mean patch_embed.proj cls_token dist_token reg_token pos_embed norm_pre.bias -> nothing
 """
 
 _NORMS = """
@@ -26,6 +31,13 @@ _NORMS = """
     blocks.{b}.norm2.bias         vectors: resid
     blocks.{b}.ls1.gamma          vectors: resid
     blocks.{b}.ls2.gamma          vectors: resid
+    norm  blocks.{b}.norm1 -> blocks.{b}.attn.qkv
+    norm  blocks.{b}.norm2 -> blocks.{b}.mlp.fc1 blocks.{b}.mlp.fc1_g blocks.{b}.mlp.fc1_x
+    scale blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj
+    scale blocks.{b}.ls2.gamma -> blocks.{b}.mlp.fc2
+    bias  blocks.{b}.attn.qkv.bias[2] -> blocks.{b}.attn.proj
+    norm  blocks.{b}.mlp.norm -> blocks.{b}.mlp.fc2
+    mean  blocks.{b}.attn.proj blocks.{b}.mlp.fc2 -> nothing
 """
 
 _ATTENTION = """
@@ -33,6 +45,7 @@ _ATTENTION = """
     blocks.{b}.attn.qkv.bias      vectors: (head.{b} qk.{b}) | vectors: (head.{b} qk.{b}*) | vectors: (head.{b} vo.{b})
     blocks.{b}.attn.proj.weight   o: resid (head.{b} vo.{b}*)
     blocks.{b}.attn.proj.bias     vectors: resid
+    bias blocks.{b}.attn.qkv.bias[1] -> nothing
 """
 
 _NORMED_ATTENTION = """
@@ -44,6 +57,7 @@ _NORMED_ATTENTION = """
     blocks.{b}.attn.k_norm.bias   vectors: dim.{b}
     blocks.{b}.attn.proj.weight   o: resid (head.{b} vo.{b}*)
     blocks.{b}.attn.proj.bias     vectors: resid
+    bias blocks.{b}.attn.k_norm.bias -> nothing
 """
 
 _MLP = """
@@ -71,19 +85,6 @@ _PACKED_MLP = """
 _TAIL = """
     norm.weight                   vectors: resid
     norm.bias                     vectors: resid
-    attn_pool.latent              embed: 1 1 resid
-    attn_pool.q.weight            q: (head.pool qk.pool) resid
-    attn_pool.q.bias              vectors: (head.pool qk.pool)
-    attn_pool.kv.weight           k: (head.pool qk.pool*) resid | v: (head.pool vo.pool) resid
-    attn_pool.kv.bias             vectors: (head.pool qk.pool*) | vectors: (head.pool vo.pool)
-    attn_pool.proj.weight         o: resid (head.pool vo.pool*)
-    attn_pool.proj.bias           vectors: resid
-    attn_pool.norm.weight         vectors: resid
-    attn_pool.norm.bias           vectors: resid
-    attn_pool.mlp.fc1.weight      fc1: mlp.pool resid
-    attn_pool.mlp.fc1.bias        vectors: mlp.pool
-    attn_pool.mlp.fc2.weight      fc2: resid mlp.pool
-    attn_pool.mlp.fc2.bias        vectors: resid
     fc_norm.weight                vectors: resid
     fc_norm.bias                  vectors: resid
     head.weight                   head: class resid
@@ -94,8 +95,52 @@ _TAIL = """
     head.fc1.bias                 head: mlp.head
     head.fc2.weight               head: class mlp.head
     head.fc2.bias                 head: class
+    norm norm    -> head head_dist head.fc1
+    norm fc_norm -> head head.fc1
 """
 
-TABLES = tuple(
-    _STEM + _NORMS + attention + mlp + _TAIL for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP)
+_POOLED_TAIL = """
+    norm.weight                   vectors: resid
+    norm.bias                     vectors: resid
+    attn_pool.latent              embed: 1 1 resid.latent
+    attn_pool.q.weight            q: (head.pool qk.pool) resid.latent
+    attn_pool.q.bias              vectors: (head.pool qk.pool)
+    attn_pool.kv.weight           k: (head.pool qk.pool*) resid | v: (head.pool vo.pool) resid
+    attn_pool.kv.bias             vectors: (head.pool qk.pool*) | vectors: (head.pool vo.pool)
+    attn_pool.proj.weight         o: resid.pool (head.pool vo.pool*)
+    attn_pool.proj.bias           vectors: resid.pool
+    attn_pool.norm.weight         vectors: resid.pool
+    attn_pool.norm.bias           vectors: resid.pool
+    attn_pool.mlp.fc1.weight      fc1: mlp.pool resid.pool
+    attn_pool.mlp.fc1.bias        vectors: mlp.pool
+    attn_pool.mlp.fc2.weight      fc2: resid.pool mlp.pool
+    attn_pool.mlp.fc2.bias        vectors: resid.pool
+    norm norm -> attn_pool.kv
+    bias attn_pool.kv.bias[0] -> nothing
+    bias attn_pool.kv.bias[1] -> attn_pool.proj
+    norm attn_pool.norm -> attn_pool.mlp.fc1
+""" + "\n".join(
+    line.replace(" resid", " resid.pool")
+    for line in _TAIL.splitlines()
+    if line.split()[:1] and "norm norm " not in line and not line.strip().startswith("norm.")
 )
+
+
+def _parallel(table: str) -> str:
+    """Rewrites the rows of a block for several attentions and MLPs side by side, each with its norm and layer scale."""
+    names = {
+        "norm1": "attns.{i}.norm",
+        "ls1": "attns.{i}.ls",
+        "attn.": "attns.{i}.attn.",
+        "norm2": "ffns.{i}.norm",
+        "ls2": "ffns.{i}.ls",
+        "mlp.": "ffns.{i}.mlp.",
+    }
+    for old, new in names.items():
+        table = table.replace("blocks.{b}." + old, "blocks.{b}." + new)
+    return re.sub(r"\b(head|qk|vo|dim|mlp)\.{b}", r"\1.{b}.{i}", table)
+
+
+_FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP))
+
+TABLES = tuple(_STEM + blocks + tail for tail in (_TAIL, _POOLED_TAIL) for blocks in (*_FORMS, *map(_parallel, _FORMS)))

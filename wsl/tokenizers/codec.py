@@ -65,7 +65,8 @@ def _differences(layout: Layout, root: Mapping[str, Tensor] | None) -> tuple[boo
     if root is None:
         raise InputError("the tokenizer's reference is 'root'; pass root=<state dict of the model this one was fine-tuned from>")
     return tuple(
-        slot.parts[0].role != "head" and slot.name in root and tuple(root[slot.name].shape) == slot.shape for slot in layout.slots
+        slot.parts[0].role != "head" and slot.name in root and tuple(slot.turn(root[slot.name]).shape) == slot.shape
+        for slot in layout.slots
     )
 
 
@@ -77,7 +78,7 @@ def pack(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor
         values.view(-1)[start:stop] = 0
     corrections = []
     for i, slot in enumerate(plan.layout.slots):
-        weight = state_dict[slot.name].detach().contiguous()
+        weight = slot.turn(state_dict[slot.name].detach()).contiguous()
         difference, dtype = plan.differences[i], plan.dtypes[i]
         source = weight.to(plan.dtype) - _counterpart(plan, i, root) if difference else weight
         for segment in plan.segments[i]:
@@ -100,7 +101,7 @@ def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tenso
     weights = {slot.name: _read(tokens.plan, i, values, root) for i, slot in enumerate(tokens.plan.layout.slots)}
     for correction in tokens.corrections:
         _bits(weights[correction.name])[correction.index] = correction.bits
-    return weights
+    return {slot.name: slot.turn(weights[slot.name]).contiguous() for slot in tokens.plan.layout.slots}
 
 
 def _bits(weight: Tensor) -> Tensor:
@@ -120,9 +121,9 @@ def _read(plan: Plan, i: int, values: Tensor, root: Mapping[str, Tensor] | None)
 
 def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor:
     slot = plan.layout.slots[i]
-    if root is None or slot.name not in root or tuple(root[slot.name].shape) != slot.shape:
+    if root is None or slot.name not in root or tuple(slot.turn(root[slot.name]).shape) != slot.shape:
         raise InputError(
             f"the tokens hold the difference of {slot.name!r} to a root, which is not given or lacks it; "
             "pass root=<state dict of the model this one was fine-tuned from>"
         )
-    return root[slot.name].detach().contiguous().to(plan.dtype)
+    return slot.turn(root[slot.name].detach()).contiguous().to(plan.dtype)

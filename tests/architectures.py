@@ -1,0 +1,104 @@
+"""Every family and form of model whose symmetries are known, small enough to run in milliseconds, with inputs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from wsl.fold import unstack
+
+small = partial(VisionTransformer, img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4, num_classes=3)
+
+
+def with_mlp_head() -> nn.Module:
+    model = small()
+    model.register_module("head", Mlp(16, 24, 3))
+    return model
+
+
+class NormedSwiGLU(SwiGLU):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs | {"norm_layer": nn.LayerNorm})
+
+
+def huggingface(config: str, model: str, **sizes: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    return getattr(transformers, model)(getattr(transformers, config)(**sizes))
+
+
+def images(model: nn.Module) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    channels = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
+    return torch.randn(3, channels, 8, 8, generator=generator, dtype=torch.float64)
+
+
+def words(model: nn.Module) -> Tensor:
+    return torch.randint(1, 11, (3, 6), generator=torch.Generator().manual_seed(0))
+
+
+_BERT = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+_GPT = {"vocab_size": 11, "n_positions": 9, "n_embd": 16, "n_layer": 2, "n_head": 4, "pad_token_id": 0, "bos_token_id": 0}
+_GPT |= {"eos_token_id": 0}
+_VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": small,
+    "no class token": partial(small, class_token=False, global_pool="avg"),
+    "registers": partial(small, reg_tokens=2),
+    "layer scale": partial(small, init_values=1e-5),
+    "no qkv bias": partial(small, qkv_bias=False),
+    "q/k norm": partial(small, qk_norm=True),
+    "pre-norm": partial(small, pre_norm=True),
+    "no position embedding": partial(small, pos_embed="none"),
+    "attention pooling": partial(small, class_token=False, global_pool="map"),
+    "packed gated MLP": partial(small, mlp_layer=GluMlp),
+    "SwiGLU with q/k norm": partial(small, mlp_layer=SwiGLU, qk_norm=True),
+    "normed SwiGLU": partial(small, mlp_layer=NormedSwiGLU),
+    "packed gated MLP with q/k norm": partial(small, mlp_layer=GluMlp, qk_norm=True),
+    "RMS norms": partial(small, norm_layer=nn.RMSNorm),
+    "parallel": partial(small, block_fn=ParallelThingsBlock, init_values=1e-5),
+    "parallel with q/k norm": partial(small, block_fn=ParallelThingsBlock, qk_norm=True),
+    "no head": partial(small, num_classes=0),
+    "MLP head": with_mlp_head,
+    "distilled": partial(VisionTransformerDistilled, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, num_classes=3),
+    "Swin": partial(
+        SwinTransformer, img_size=8, patch_size=2, window_size=2, embed_dim=8, depths=(2, 1), num_heads=(2, 4), num_classes=3
+    ),
+    "Swin of three stages": partial(
+        SwinTransformer, img_size=8, patch_size=1, window_size=2, embed_dim=8, depths=(1, 1, 1), num_heads=(2, 2, 4), num_classes=3
+    ),
+    "Hugging Face ViT": partial(
+        huggingface, "ViTConfig", "ViTForImageClassification", image_size=8, patch_size=4, num_channels=1, **_VIT
+    ),
+    "BERT": partial(huggingface, "BertConfig", "BertForSequenceClassification", max_position_embeddings=9, **_BERT),
+    "GPT-2": partial(huggingface, "GPT2Config", "GPT2LMHeadModel", **_GPT),
+    "GPT-2 classifier": partial(huggingface, "GPT2Config", "GPT2ForSequenceClassification", **_GPT),
+}
+
+
+def build(name: str) -> tuple[nn.Module, int | None, Tensor]:
+    """A model in float64 with weights far from their initial values, its number of heads (Swin's table tells), and inputs."""
+    torch.manual_seed(0)
+    model = MODELS[name]().double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    heads = None if "Swin" in name.split() else 4
+    return model, heads, words(model) if name.startswith(("BERT", "GPT")) else images(model)
+
+
+def outputs(model: nn.Module, weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """Runs a stack (K, *shape): (K, ...) outputs."""
+    found = []
+    for one in unstack(weights):
+        out = functional_call(model, one, (inputs,), tie_weights=False)
+        found.append(out if isinstance(out, Tensor) else out.logits)
+    return torch.stack(found).detach()

@@ -1,4 +1,4 @@
-"""Makes a model zoo: `python -m zoo_gen zoo=digits_mini`."""
+"""Makes a model zoo: `python -m zoo_gen zoo=digits_mini`. With `plan=true` it says what that would take, and trains nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 
+from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import command, instantiate
 from zoo_gen.generate import generate
+from zoo_gen.plan import estimate, print_plan
 from zoo_gen.zoo import Zoo
 
 
@@ -18,6 +20,8 @@ class ZooGenConfig:
 
     zoo: dict[str, Any] = MISSING
     executor: dict[str, Any] = MISSING
+    plan: bool = MISSING
+    gpu: str = MISSING
     seed: int = MISSING
     path: str | None = MISSING
 
@@ -27,6 +31,9 @@ def main(config: ZooGenConfig) -> None:
     """Makes the zoo of a card, or finishes one that was interrupted."""
     name = config.zoo["name"] if config.seed == 0 else f"{config.zoo['name']}-seed{config.seed}"
     path = Path(config.path or f"checkpoints/zoos/{name}")
+    if config.plan:
+        print_plan(estimate(blueprint_of(config.zoo, load=[]), seed=config.seed), gpu=config.gpu)
+        return
     zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=instantiate(config.executor))
     print_summary(zoo)
 

@@ -5,7 +5,9 @@ model folder of a zoo opens with `timm.create_model("local-dir:<folder>", pretra
 module registers one.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import timm
@@ -18,6 +20,7 @@ from torch import nn
 from zoo_gen.errors import InputError
 
 HEADS = ("linear", "mlp", "none")
+INITS = ("timm", "xavier", "kaiming", "orthogonal")
 
 default_cfgs = generate_default_cfgs(
     {"vit_mlp_head": {"input_size": (3, 224, 224), "classifier": "head.fc2", "first_conv": "patch_embed.proj"}}
@@ -89,20 +92,36 @@ def with_head(backbone: Mapping[str, Any], head: str, num_classes: int) -> dict[
     return described
 
 
+def resized(backbone: Mapping[str, Any], width: int | None, depth: int | None) -> dict[str, Any]:
+    """Returns `backbone` with another width or depth, as many heads. Raises `InputError` where these do not divide the width."""
+    changes = {name: value for name, value in (("embed_dim", width), ("depth", depth)) if value is not None}
+    described = {**backbone, "model_args": {**backbone["model_args"], **changes}}
+    heads = described["model_args"].get("num_heads")
+    if width is not None and heads and width % heads:
+        raise InputError(f"width {width} is not a multiple of the {heads} attention heads; choose another width")
+    return described
+
+
 def timm_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the `model_args` that give `vit_mlp_head` the sizes of a named timm VisionTransformer."""
+    return {**_sizes(json.dumps(dict(backbone), sort_keys=True)), **backbone["model_args"]}
+
+
+@cache
+def _sizes(described: str) -> Mapping[str, Any]:
+    """The sizes of an architecture given as JSON."""
+    backbone = json.loads(described)
     with torch.device("meta"):
         model = build(backbone)
     assert isinstance(model, VisionTransformer)
     block: Any = model.blocks[0]
-    sizes = {
+    return {
         "patch_size": model.patch_embed.patch_size[0],
         "embed_dim": model.embed_dim,
         "depth": len(model.blocks),
         "num_heads": block.attn.num_heads,
         "mlp_ratio": block.mlp.fc1.out_features / model.embed_dim,
     }
-    return sizes | dict(backbone["model_args"])
 
 
 def build(described: Mapping[str, Any]) -> nn.Module:
@@ -115,8 +134,24 @@ def build(described: Mapping[str, Any]) -> nn.Module:
     return timm.create_model(described["architecture"], num_classes=described["num_classes"], **described["model_args"])
 
 
-def initialize(described: Mapping[str, Any], seed: int) -> dict[str, torch.Tensor]:
-    """Returns the weights of a freshly initialised model; the same seed gives the same bits."""
+def initialize(described: Mapping[str, Any], seed: int, *, scheme: str = "timm") -> dict[str, torch.Tensor]:
+    """Returns the weights of a freshly initialised model; the same seed gives the same bits.
+
+    Args:
+        described: the architecture.
+        seed: of torch's generator.
+        scheme: one of `INITS`; all but `timm` draw the weights of every linear layer and patch filter anew.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {name: value.detach() for name, value in build(described).state_dict().items()}
+        model = build(described)
+        redraw(model, scheme)
+        return {name: value.detach() for name, value in model.state_dict().items()}
+
+
+def redraw(model: nn.Module, scheme: str) -> None:
+    """Draws all matrices of a model by a scheme, from torch's global generator."""
+    fill = {"xavier": nn.init.xavier_uniform_, "kaiming": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}.get(scheme)
+    for module in model.modules():
+        if fill is not None and isinstance(module, nn.Linear | nn.Conv2d):
+            fill(module.weight)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_gen.blueprint import Recipe
+from zoo_gen.recipe import Recipe
 
 DRAWS = 12
 """Uniform numbers that one view of one image takes: 7 for the view, 5 for erasing."""

@@ -1,86 +1,27 @@
 """Blueprints: generating factors -> a directed forest of model specs, roots first, then their fine-tuned children.
 
-A blueprint is data. A stage has one recipe (a value for every factor) and axes that vary some of them: the children of a root are
-the full grid over the axes, the roots are listed one by one. The blueprint of the reference is 10 roots x 24 fine-tunings
-(A Model Zoo of Vision Transformers, arXiv 2504.10231).
+A blueprint is data. A stage has one recipe (a value for every factor) and says what varies: members listed one by one, times the
+full grid over the axes, times samples drawn at random. Roots and children have a stage each. The blueprint of the reference is
+10 roots x 24 fine-tunings (A Model Zoo of Vision Transformers, arXiv 2504.10231).
 """
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoo_gen.architecture import HEADS, with_head
+from zoo_gen.architecture import resized, timm_sizes, with_head
+from zoo_gen.config import instantiate
+from zoo_gen.draws import draw
 from zoo_gen.errors import InputError
+from zoo_gen.images import images_stand_in
+from zoo_gen.recipe import FACTORS, Recipe
 from zoo_gen.streams import stream
 
 FOLDS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Every generating factor of one training.
-
-    Attributes:
-        objective: `supervised` (cross-entropy) or `simclr` (NT-Xent between two views).
-        head: `linear`, `mlp`, or `none` (SimCLR).
-        optimizer: `adamw` or `sgd` (momentum 0.9).
-        learning_rate: peak; linear warm-up, then cosine to zero.
-        weight_decay: on matrices only (decoupled for AdamW, added to the gradient for SGD).
-        epochs: passes over the training images.
-        batch_size: images per step and model; an incomplete last batch is dropped.
-        warmup_epochs: length of the warm-up.
-        label_smoothing: of the cross-entropy.
-        mixup: alpha of the Beta distribution, 0 for none; with cutmix, each batch takes one of both at random.
-        cutmix: alpha of the Beta distribution, 0 for none.
-        random_erasing: probability that a rectangle of an image is set to the mean.
-        crop: smallest share of the image side that a random crop keeps, 1 for none.
-        shift: largest shift, as a share of the image side.
-        rotate: largest rotation, in degrees.
-        flip: probability of a horizontal flip.
-        jitter: largest relative change of contrast, and of brightness in standard deviations.
-        temperature: of NT-Xent.
-        seed: replicate number; it does nothing but tell two models with equal factors apart.
-    """
-
-    objective: str
-    head: str
-    optimizer: str
-    learning_rate: float
-    weight_decay: float
-    epochs: int
-    batch_size: int
-    warmup_epochs: float
-    label_smoothing: float
-    mixup: float
-    cutmix: float
-    random_erasing: float
-    crop: float
-    shift: float
-    rotate: float
-    flip: float
-    jitter: float
-    temperature: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Raises `InputError` for values that cannot be trained."""
-        for name, allowed in (
-            ("objective", ("supervised", "simclr")),
-            ("head", HEADS),
-            ("optimizer", ("adamw", "sgd")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(allowed)}")
-        if (self.head == "none") != (self.objective == "simclr"):
-            raise InputError("SimCLR trains a model with head=none; supervised training needs head=linear or head=mlp")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-
-FACTORS = tuple(field.name for field in dataclasses.fields(Recipe))
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -111,14 +52,22 @@ class Stage:
         axes: factor -> values; the stage has the full grid. A key of several factors joined by commas varies them together:
             `optimizer,learning_rate: [[adamw, 1e-3], [sgd, 1e-1]]`.
         members: explicit list of changes to the recipe, one model (times the grid) each.
+        draws: factor -> what to draw it from (`zoo_gen.draws.draw`), for each model by its own stream.
+        samples: models with draws of their own for each point of the grid; 1 without draws.
     """
 
     recipe: Mapping[str, Any]
     axes: Mapping[str, Sequence[Any]]
     members: Sequence[Mapping[str, Any]]
+    draws: Mapping[str, Mapping[str, Any]]
+    samples: int
 
-    def variants(self) -> list[tuple[dict[str, Any], Recipe]]:
+    def variants(self, seed: int, family: str) -> list[tuple[dict[str, Any], Recipe]]:
         """Returns what varies, and the whole recipe, for each model of the stage.
+
+        Args:
+            seed: of the zoo.
+            family: root that the models descend from; its random draws are its own.
 
         Raises `InputError` for a factor that does not exist or has no value.
         """
@@ -131,10 +80,13 @@ class Stage:
             choices.append([dict(zip(names, row, strict=True)) for row in rows])
         found = []
         for member in self.members or [{}]:
-            for combination in itertools.product(*choices):
+            for combination, sample in itertools.product(itertools.product(*choices), range(self.samples)):
                 changes = dict(member)
                 for change in combination:
                     changes |= change
+                if self.draws:
+                    rng = stream(seed, "draws", family, *map(str, changes.values()), sample)
+                    changes |= {factor: draw(rng, card) for factor, card in self.draws.items()}
                 values = {**self.recipe, **changes}
                 odd = sorted(set(values) ^ set(FACTORS))
                 if odd:
@@ -159,6 +111,8 @@ class Blueprint:
         pretrain: the roots.
         finetune: the children of each root.
         stack_size: models trained as one program, at most.
+        dtype: of stored weights: `float32`, `bfloat16` or `float16`.
+        keep_every: epochs between stored checkpoints; 1 keeps all, the last epoch is always kept.
     """
 
     name: str
@@ -168,22 +122,38 @@ class Blueprint:
     pretrain: Stage
     finetune: Stage
     stack_size: int
+    dtype: str
+    keep_every: int
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for settings that mean nothing."""
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown dtype '{self.dtype}' of stored weights; choose one of {', '.join(DTYPES)}")
+        for name in ("stack_size", "keep_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def plan(self, seed: int) -> list[ModelSpec]:
         """Returns the forest, roots first. Model ids tell what varies, and do not depend on the rest of the grid."""
         roots, children = [], []
         counts: dict[str, int] = {}
-        for _, recipe in self.pretrain.variants():
+        for _, recipe in self.pretrain.variants(seed, "roots"):
             number = counts.get(recipe.objective, 0)
             counts[recipe.objective] = number + 1
             name = f"{recipe.objective}_{number}"
-            described = with_head(self.architecture, recipe.head, self.pretrain_images.num_classes)
+            described, recipe = _sized(self.architecture, recipe, self.pretrain_images.num_classes)
             roots.append(ModelSpec(name, name, None, "pretrain", None, recipe.objective, described, recipe))
-        variants = self.finetune.variants()
         for number, root in enumerate(roots):
+            backbone = resized(self.architecture, root.recipe.width, root.recipe.depth)
+            variants = self.finetune.variants(seed, root.model)
             places = stream(seed, root.model, "split").permutation(len(variants))
-            for place, (changes, recipe) in zip(places.tolist(), variants, strict=True):
-                described = with_head(self.architecture, recipe.head, self.finetune_images.num_classes)
+            for place, (changes, varied) in zip(places.tolist(), variants, strict=True):
+                described, recipe = _sized(backbone, varied, self.finetune_images.num_classes)
+                if (recipe.width, recipe.depth) != (root.recipe.width, root.recipe.depth):
+                    raise InputError(
+                        f"a child of {root.model} cannot have width {recipe.width} and depth {recipe.depth}: its weights have "
+                        f"width {root.recipe.width} and depth {root.recipe.depth}; vary both in zoo.pretrain"
+                    )
                 name = "-".join([root.model, *(_short(value) for value in changes.values())])
                 fold = (number * len(variants) + place) % FOLDS
                 children.append(ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe))
@@ -196,7 +166,8 @@ class Blueprint:
         groups: dict[tuple[object, ...], list[ModelSpec]] = {}
         for spec in specs:
             recipe = spec.recipe
-            key = (spec.stage, recipe.objective, recipe.head, recipe.epochs, recipe.batch_size)
+            shape = json.dumps(spec.architecture, sort_keys=True)
+            key = (spec.stage, recipe.objective, shape, recipe.epochs, recipe.batch_size, recipe.fraction)
             groups.setdefault(key, []).append(spec)
         stacks: dict[str, dict[str, Any]] = {}
         for key, members in groups.items():
@@ -206,6 +177,26 @@ class Blueprint:
                 models = [spec.model for spec in ordered[piece::pieces]]
                 stacks[f"{key[0]}_{len(stacks):03d}"] = {"models": models, "epochs": ordered[0].recipe.epochs}
         return stacks
+
+
+def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint:
+    """Builds a blueprint from its resolved card.
+
+    Args:
+        config: the card.
+        load: stages whose images are loaded; the others get stand-ins of the right sizes where their card states these.
+    """
+    cards = {f"{stage}_images": config[f"{stage}_images"] for stage in ("pretrain", "finetune") if stage not in load}
+    stand_ins = {name: images_stand_in(card) for name, card in cards.items() if "images" in card}
+    return instantiate({**config, **stand_ins})
+
+
+def _sized(backbone: Mapping[str, Any], recipe: Recipe, num_classes: int) -> tuple[dict[str, Any], Recipe]:
+    """Returns the architecture of a recipe, and the recipe with its width and depth spelled out."""
+    described = resized(backbone, recipe.width, recipe.depth)
+    sizes = timm_sizes(described)
+    recipe = dataclasses.replace(recipe, width=sizes["embed_dim"], depth=sizes["depth"])
+    return with_head(described, recipe.head, num_classes), recipe
 
 
 def _short(value: Any) -> str:

@@ -1,12 +1,13 @@
 """Accuracy and loss of weights: of the checkpoints of a zoo, and of generated ones."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,8 +16,8 @@ from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack, stack_of
 
-IMAGES_AT_ONCE = 4096
-"""Images of all models of a stack together in one forward pass; bounds the memory of the activations."""
+ENTRIES_AT_ONCE = 2**18
+"""Entries of the residual stream of all models of a stack together in one forward pass: what a core's cache holds is fastest."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,49 @@ def logits(
     return stack_logits(stack_of(template, state_dicts), pixels)
 
 
+def images_at_once(stack: ModelStack) -> int:
+    """Images of all models of a stack together in one forward pass: as many as fit the budget of activations."""
+    per_image = max((math.prod(shape[1:]) for name, (_, shape) in stack.slots.items() if name.endswith("pos_embed")), default=2048)
+    budget = ENTRIES_AT_ONCE if stack.flat.device.type == "cpu" else 256 * ENTRIES_AT_ONCE
+    return max(1, budget // per_image)
+
+
 @torch.no_grad()
 def stack_logits(stack: ModelStack, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "K N classes"]:
     """Runs every model of a stack on the same images, in as many pieces as the memory asks for."""
-    pieces = pixels.split(max(1, IMAGES_AT_ONCE // stack.size))
+    pieces = pixels.split(max(1, images_at_once(stack) // stack.size))
     was_training = stack.training
     stack.eval()
     out = torch.cat([stack(repeat(piece, "b ... -> k b ...", k=stack.size)).float() for piece in pieces], dim=1)
     stack.train(was_training)
     return out
+
+
+@torch.no_grad()
+def score_stack(stack: ModelStack, split: ImageSplit, seen: Bool[Tensor, "K N"] | None) -> Score:
+    """Scores a stack piece by piece, so that images and outputs never lie in memory as a whole.
+
+    Args:
+        stack: of K models.
+        split: N images.
+        seen: the images that count for each model, None for all.
+    """
+    images = max(1, images_at_once(stack) // stack.size)
+    was_training = stack.training
+    stack.eval()
+    losses = torch.zeros(stack.size, dtype=torch.float64, device=stack.flat.device)
+    hits, counts = torch.zeros_like(losses), torch.zeros_like(losses)
+    for start in range(0, len(split), images):
+        labels = split.labels[start : start + images].expand(stack.size, -1)
+        outputs = stack(split.pixels[start : start + images].expand(stack.size, -1, -1, -1, -1)).float()
+        loss = functional.cross_entropy(outputs.mT, labels, reduction="none")
+        hit = (outputs.argmax(-1) == labels).to(loss.dtype)
+        weight = torch.ones_like(loss) if seen is None else seen[:, start : start + images].to(loss.dtype)
+        losses += torch.where(weight > 0, loss, 0).sum(1)
+        hits += (hit * weight).sum(1)
+        counts += weight.sum(1)
+    stack.train(was_training)
+    return Score(loss=(losses / counts).float(), accuracy=(hits / counts).float())
 
 
 def score_logits(outputs: Float[Tensor, "K N classes"], labels: Int[Tensor, "N"]) -> Score:
@@ -61,4 +96,8 @@ def score_logits(outputs: Float[Tensor, "K N classes"], labels: Int[Tensor, "N"]
 
 def score(architecture: Mapping[str, Any], state_dicts: Sequence[Mapping[str, Tensor]], split: ImageSplit) -> Score:
     """Loss and accuracy of K models of one architecture on one split of images."""
-    return score_logits(logits(architecture, state_dicts, split.pixels), split.labels)
+    if not state_dicts:
+        raise InputError("no weights to run: the list of state dicts is empty")
+    with torch.device("meta"):
+        template = build(architecture)
+    return score_stack(stack_of(template, state_dicts), split, None)

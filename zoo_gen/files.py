@@ -28,6 +28,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left beside their files; only for the holder of the folder's lock."""
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically; NaN is refused, since JSON has none."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from zoo_gen.blueprint import Blueprint, ModelSpec
-from zoo_gen.config import instantiate
+from zoo_gen.blueprint import ModelSpec, blueprint_of
 from zoo_gen.errors import InputError
 from zoo_gen.executors.executor import Executor
-from zoo_gen.files import locked, write_weights
+from zoo_gen.files import locked, remove_leftovers, write_weights
+from zoo_gen.hardware import CPU, Hardware
 from zoo_gen.population import PopulationTrainer
 from zoo_gen.writer import ModelWriter, create_zoo, epochs_done, write_index
 from zoo_gen.zoo import Zoo, read_json, read_weights
@@ -32,11 +32,12 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
 
     Raises `InputError` if the folder holds another zoo, or another process is writing it.
     """
-    blueprint: Blueprint = instantiate(config)
+    blueprint = blueprint_of(config, load=["pretrain", "finetune"])
     specs = blueprint.plan(seed)
     stacks = blueprint.partition(specs)
     models = [spec.model for spec in specs]
     with locked(path / ".lock", f"zoo {path}"):
+        remove_leftovers(path)
         create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
         for stage in ("pretrain", "finetune"):
             names = [
@@ -50,19 +51,20 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     return Zoo.open(path)
 
 
-def train_stack(path: Path, name: str, *, device: torch.device | str = "cpu") -> None:
+def train_stack(path: Path, name: str, *, hardware: Hardware = CPU) -> None:
     """Trains one stack of a zoo to its end, from its saved state if there is one.
 
     Everything comes from `zoo.json`, so this is all that a worker on any machine has to be told.
     """
     description = read_json(path / "zoo.json")
-    blueprint: Blueprint = instantiate(description["config"])
+    stage = name.partition("_")[0]
+    blueprint = blueprint_of(description["config"], load=[stage])
     specs = {spec.model: spec for spec in blueprint.plan(description["seed"])}
     members = [specs[model] for model in description["stacks"][name]["models"]]
     images = blueprint.pretrain_images if members[0].stage == "pretrain" else blueprint.finetune_images
     parents = [_parent_weights(path, spec) for spec in members]
-    trainer = PopulationTrainer(members, images, parents, seed=description["seed"], device=device)
-    writers = [ModelWriter(path, spec) for spec in members]
+    trainer = PopulationTrainer(members, images, parents, seed=description["seed"], hardware=hardware)
+    writers = [ModelWriter(path, spec, dtype=blueprint.dtype, keep_every=blueprint.keep_every) for spec in members]
     state = path / "state" / f"{name}.safetensors"
     if state.exists():
         trainer.load_state(read_weights(state))

@@ -1,6 +1,6 @@
 """Image data sets: normalised train / val / test tensors, split once by a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device | str) -> "ImageSplit":
+        """The same images on a device."""
+        return ImageSplit(self.pixels.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Images:
@@ -31,6 +35,20 @@ class Images:
     val: ImageSplit
     test: ImageSplit
     num_classes: int
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same images on a device."""
+        return Images(self.train.to(device), self.val.to(device), self.test.to(device), self.num_classes)
+
+
+def images_stand_in(card: Mapping[str, Any]) -> Images:
+    """Returns images without content, of the counts and classes that a card states: enough to plan with."""
+    shape = (len(card["mean"]), card["size"], card["size"])
+    train, val, test = (
+        ImageSplit(torch.empty(count, *shape, device="meta"), torch.empty(count, dtype=torch.int64, device="meta"))
+        for count in card["images"]
+    )
+    return Images(train, val, test, card["num_classes"])
 
 
 def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int) -> Images:

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo_gen.blueprint import Recipe
+from zoo_gen.recipe import Recipe
 from zoo_gen.stack import ModelStack
 
 BETAS, EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9
+SHAPES = {"cosine": lambda t: (1 + math.cos(math.pi * t)) / 2, "linear": lambda t: 1 - t, "constant": lambda t: 1.0}
+"""Share of the peak learning rate at a share t of the steps after the warm-up."""
 
 
 class StackOptimizer:
@@ -36,21 +38,32 @@ class StackOptimizer:
         decays = [torch.full(shape, float(len(shape) == 2 or len(shape) == 4)).flatten() for _, shape in stack.slots.values()]
         strength = torch.tensor([[recipe.weight_decay] for recipe in recipes], dtype=flat.dtype, device=flat.device)
         self.decay = strength * torch.cat(decays).to(flat)
+        self.frozen = self._frozen_weights()
+        if self.frozen is not None:
+            self.decay.masked_fill_(self.frozen, 0.0)
         self.first = torch.zeros_like(flat)
         self.second = torch.zeros_like(flat[: self.adamw])
         self.steps = 0
 
     def learning_rates(self) -> Float[Tensor, "K 1"]:
-        """The learning rate of each model at the coming step: linear warm-up, then a cosine to zero."""
+        """The learning rate of each model at the coming step: linear warm-up, then its schedule."""
         rates = []
         for recipe in self.recipes:
             total, warmup = recipe.epochs * self.steps_per_epoch, recipe.warmup_epochs * self.steps_per_epoch
             if self.steps < warmup:
                 share = (self.steps + 1) / (warmup + 1)
             else:
-                share = (1 + math.cos(math.pi * (self.steps - warmup) / max(1, total - warmup))) / 2
+                share = SHAPES[recipe.schedule]((self.steps - warmup) / max(1, total - warmup))
             rates.append([recipe.learning_rate * share])
         return torch.tensor(rates, dtype=self.first.dtype, device=self.first.device)
+
+    def _frozen_weights(self) -> Float[Tensor, "K W"] | None:
+        """Where weights stay as they are: all but the head of models with a frozen backbone; None where nothing is frozen."""
+        models = torch.tensor([recipe.frozen == "backbone" for recipe in self.recipes], device=self.gradient.device)
+        if not bool(models.any()):
+            return None
+        in_head = [torch.full(shape, name.startswith("head.")).flatten() for name, (_, shape) in self.stack.slots.items()]
+        return models[:, None] & ~torch.cat(in_head).to(models.device)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -61,6 +74,8 @@ class StackOptimizer:
         """
         for row, gradient in zip(self._gradients, gradients, strict=True):
             row.copy_(gradient)
+        if self.frozen is not None:
+            self.gradient.masked_fill_(self.frozen, 0.0)
         rates, flat, a = self.learning_rates(), self.stack.flat, self.adamw
         self.steps += 1
         if a:

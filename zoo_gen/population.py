@@ -1,15 +1,17 @@
 """The population trainer: K models of one shape and length, trained at once as a stack."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo_gen.architecture import build, initialize
+from zoo_gen.architecture import build, initialize, redraw
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import ModelSpec
-from zoo_gen.evaluate import score_logits, stack_logits
+from zoo_gen.evaluate import score_stack
+from zoo_gen.hardware import Hardware
 from zoo_gen.images import Images, ImageSplit
 from zoo_gen.optimizers import StackOptimizer
 from zoo_gen.simclr import SimCLR, nt_xent
@@ -34,7 +36,7 @@ class PopulationTrainer:
         parents: Sequence[Mapping[str, Tensor] | None],
         *,
         seed: int,
-        device: torch.device | str = "cpu",
+        hardware: Hardware,
     ):
         """Sets up the stack at epoch 0.
 
@@ -43,20 +45,26 @@ class PopulationTrainer:
             images: that the models are trained and scored on.
             parents: weights each model starts from (all but the head), or None for a fresh start.
             seed: of the zoo.
-            device: where to train.
+            hardware: where and how to compute.
         """
+        device = hardware.device
+        self.hardware = hardware
         self.specs, self.seed, self.epoch = specs, seed, 0
         self.recipe = specs[0].recipe
         self.contrastive = self.recipe.objective == "simclr"
-        train, val, test = (_moved(split, device) for split in (images.train, images.val, images.test))
-        self.images = Images(train, val, test, images.num_classes)
+        self.images = images.to(device)
         self.recipes = [spec.recipe for spec in specs]
-        self.batch = min(self.recipe.batch_size, len(images.train))
-        self.steps = len(images.train) // self.batch
+        seen = math.ceil(self.recipe.fraction * len(images.train))
+        self.batch = min(self.recipe.batch_size, seen)
+        self.steps = seen // self.batch
+        self.subsets = (
+            [rng.permutation(len(images.train))[:seen] for rng in self._streams("subset", 0)] if seen < len(images.train) else None
+        )
         with torch.device("meta"):
             template = build(specs[0].architecture)
             template = SimCLR(template) if self.contrastive else template
         self.stack = ModelStack(template, len(specs), device=device)
+        self.forward = hardware.compiled(self.stack)
         for index, (spec, parent) in enumerate(zip(specs, parents, strict=True)):
             self.stack.load(index, start_weights(spec, parent, seed=seed))
         self.optimizer = StackOptimizer(self.stack, self.recipes, steps_per_epoch=self.steps)
@@ -68,26 +76,44 @@ class PopulationTrainer:
         """One generator per model for this purpose and epoch."""
         return [stream(self.seed, spec.model, name, epoch) for spec in self.specs]
 
+    def _orders(self) -> Tensor:
+        """The images (K, steps, B) of each model's coming epoch."""
+        count = self.steps * self.batch
+        orders = []
+        for index, rng in enumerate(self._streams("order", self.epoch)):
+            images = np.arange(len(self.images.train)) if self.subsets is None else self.subsets[index]
+            orders.append(images[rng.permutation(len(images))[:count]])
+        return torch.from_numpy(np.stack(orders)).to(self.hardware.device).unflatten(1, (self.steps, self.batch))
+
     def train_epoch(self) -> None:
         """Trains every model for one epoch over its own order of the training images."""
         self.epoch += 1
-        train, device = self.images.train, self.images.train.pixels.device
-        count, views = self.steps * self.batch, 2 if self.contrastive else 1
-        orders = np.stack([rng.permutation(len(train))[:count] for rng in self._streams("order", self.epoch)])
-        orders = torch.from_numpy(orders).to(device).unflatten(1, (self.steps, self.batch))
+        train, device = self.images.train, self.hardware.device
+        views = 2 if self.contrastive else 1
+        orders = self._orders()
         augmentation = self._streams("augmentation", self.epoch)
         draws = np.stack([rng.random((self.steps, views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
         draws = torch.from_numpy(draws).to(device)
         mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
         self.stack.train()
+        self._open_dropout_streams()
         for step in range(self.steps):
             chosen = orders[:, step]
-            if self.contrastive:
-                losses = self._contrastive_loss(train.pixels[chosen], draws[:, step])
-            else:
-                losses = self._supervised_loss(train.pixels[chosen], train.labels[chosen], draws[:, step, 0], mixing[:, step])
+            with self.hardware.precision_context():
+                if self.contrastive:
+                    losses = self._contrastive_loss(train.pixels[chosen], draws[:, step])
+                else:
+                    pixels, labels = train.pixels[chosen], train.labels[chosen]
+                    losses = self._supervised_loss(pixels, labels, draws[:, step, 0], mixing[:, step])
             self.optimizer.step(torch.autograd.grad(losses.sum(), parameters))
+
+    def _open_dropout_streams(self) -> None:
+        """Gives every model with dropout its stream of this epoch."""
+        rates = torch.tensor([recipe.dropout for recipe in self.recipes], device=self.hardware.device)
+        if bool((rates > 0).any()):
+            seeds = [stream_seed(self.seed, spec.model, "dropout", self.epoch) for spec in self.specs]
+            self.stack.drop(rates, [torch.Generator(self.hardware.device).manual_seed(seed) for seed in seeds])
 
     def _supervised_loss(self, pixels: Tensor, labels: Tensor, draws: Tensor, mixing: Tensor) -> Tensor:
         """Cross-entropy (K,) on one augmented, mixed batch."""
@@ -95,24 +121,28 @@ class PopulationTrainer:
         targets = smooth_targets(labels, self.images.num_classes, self.smoothing)
         if self.strengths.mixes:
             pixels, targets = mix(pixels, targets, mixing)
-        return cross_entropy(self.stack(pixels), targets)
+        return cross_entropy(self.forward(pixels).float(), targets)
 
     def _contrastive_loss(self, pixels: Tensor, draws: Tensor) -> Tensor:
         """NT-Xent (K,) between two views of one batch; `draws` is (K, 2, B, draws)."""
         pair = [view(pixels, draws[:, which], self.strengths) for which in (0, 1)]
-        return nt_xent(self.stack(torch.cat(pair, 1)), self.temperature)
+        return nt_xent(self.forward(torch.cat(pair, 1)).float(), self.temperature)
 
     @torch.no_grad()
     def evaluate(self) -> list[Results]:
-        """Scores every model on all splits: losses, accuracies and their gaps; accuracies are None under SimCLR."""
+        """Scores every model on all splits: losses, accuracies and their gaps; accuracies are None under SimCLR.
+
+        A model that trains on a fraction of the images is scored on its own fraction as train split.
+        """
+        self.stack.eval()
         results: list[Results] = [{} for _ in self.specs]
         for name in ("train", "val", "test"):
             split: ImageSplit = getattr(self.images, name)
             if self.contrastive:
                 losses, accuracies = self._view_losses(split), None
             else:
-                scored = score_logits(stack_logits(self.stack, split.pixels), split.labels)
-                losses, accuracies = scored.loss, scored.accuracy
+                scored = score_stack(self.stack, split, self._seen() if name == "train" else None)
+                losses, accuracies = scored.loss.tolist(), scored.accuracy.tolist()
             for index, result in enumerate(results):
                 result[f"{name}_loss"] = float(losses[index])
                 result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
@@ -123,17 +153,26 @@ class PopulationTrainer:
             result["accuracy_gap"] = _difference(*accuracies_known)
         return results
 
-    def _view_losses(self, split: ImageSplit) -> Tensor:
+    def _seen(self) -> Tensor | None:
+        """The training images (K, N) that each model may see, None for all."""
+        if self.subsets is None:
+            return None
+        seen = torch.zeros(len(self.specs), len(self.images.train), dtype=torch.bool, device=self.hardware.device)
+        for row, subset in zip(seen, self.subsets, strict=True):
+            row[torch.from_numpy(subset).to(row.device)] = True
+        return seen
+
+    def _view_losses(self, split: ImageSplit) -> list[float]:
         """NT-Xent (K,) on a whole split, in batches, with the same views at every epoch."""
         batches = max(1, len(split) // self.batch)
         size = min(self.batch, len(split))
         rngs = self._streams("evaluation", 0)
-        total = torch.zeros(len(self.specs), device=split.pixels.device)
+        total = torch.zeros(len(self.specs), device=self.hardware.device)
         for batch in range(batches):
             pixels = split.pixels[batch * size : (batch + 1) * size].expand(len(self.specs), -1, -1, -1, -1)
             draws = np.stack([rng.random((2, size, DRAWS), dtype=np.float32) for rng in rngs])
             total += self._contrastive_loss(pixels, torch.from_numpy(draws).to(total.device))
-        return total / batches
+        return (total / batches).tolist()
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """The state dict of one model on the CPU, without the projection head of SimCLR."""
@@ -169,18 +208,14 @@ def start_weights(spec: ModelSpec, parent: Mapping[str, Tensor] | None, *, seed:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, spec.model, "init"))
             model: nn.Module = SimCLR(build(spec.architecture))
+            redraw(model, spec.recipe.init)
         return {name: value.detach() for name, value in model.state_dict().items()}
-    fresh = initialize(spec.architecture, stream_seed(seed, spec.model, "init"))
-    head = initialize(spec.architecture, stream_seed(seed, spec.model, "head"))
+    fresh = initialize(spec.architecture, stream_seed(seed, spec.model, "init"), scheme=spec.recipe.init)
+    head = initialize(spec.architecture, stream_seed(seed, spec.model, "head"), scheme=spec.recipe.init)
     start = {name: head[name] if name.startswith("head.") else value for name, value in fresh.items()}
     if parent is not None:
         start |= {name: value for name, value in parent.items() if not name.startswith("head.")}
     return start
-
-
-def _moved(split: ImageSplit, device: torch.device | str) -> ImageSplit:
-    """The same images on a device."""
-    return ImageSplit(split.pixels.to(device), split.labels.to(device))
 
 
 def _difference(a: float | None, b: float | None) -> float | None:

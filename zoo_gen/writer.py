@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from zoo_gen.blueprint import ModelSpec
@@ -73,15 +74,16 @@ def _differences(name: str, there: Any, here: Any) -> list[str]:
 class ModelWriter:
     """The writer of one model's folder: a checkpoint and its record for each epoch."""
 
-    def __init__(self, zoo: Path, spec: ModelSpec):
-        self.spec = spec
+    def __init__(self, zoo: Path, spec: ModelSpec, *, dtype: str, keep_every: int):
+        self.spec, self.keep_every = spec, keep_every
+        self.dtype: torch.dtype = getattr(torch, dtype)
         self.zoo, self.folder = zoo, zoo / "models" / spec.model
         self.diverged_epoch: int | None = None
         self.rows: list[dict[str, Any]] = []
 
     def resume(self, epoch: int) -> None:
         """Reads the record back and forgets what lies after `epoch`."""
-        if epoch == 0:
+        if not (self.folder / "record.json").exists():  # killed before the first epoch that is kept
             return
         record = read_json(self.folder / "record.json")
         self.rows = [row for row in record["checkpoints"] if row["epoch"] <= epoch]
@@ -97,6 +99,9 @@ class ModelWriter:
         if not (finite and losses_finite):
             self.diverged_epoch = epoch
         last = epoch == self.spec.recipe.epochs or self.diverged_epoch is not None
+        if not last and epoch % self.keep_every:
+            return
+        weights = {name: value.to(self.dtype) for name, value in weights.items()}
         path = self.folder / ("model.safetensors" if last else f"epochs/{epoch:04d}.safetensors")
         write_weights(path, weights)
         self.rows.append(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo_gen.architecture import build
-from zoo_gen.blueprint import FACTORS
 from zoo_gen.config import instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
+from zoo_gen.recipe import FACTORS
 from zoo_gen.splits import Split, split_models
 
 FORMAT_VERSION = 1
@@ -79,11 +79,11 @@ class Checkpoint:
         return read_weights(self.path)
 
     def build(self) -> nn.Module:
-        """Builds the timm model with these weights, in eval mode."""
+        """Builds the timm model with these weights, in eval mode and float32."""
         with torch.device("meta"):
             model = build(self.architecture)
         model.load_state_dict(self.state_dict(), assign=True)
-        return model.eval()
+        return model.float().eval()
 
 
 class Zoo:
@@ -125,11 +125,13 @@ class Zoo:
             frame = pd.read_parquet(folder / "index.parquet")
         except (OSError, pa.ArrowException) as error:
             raise InputError(
-                f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder}"
+                f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder} --repair"
             ) from error
-        missing = [column for column in COLUMNS if column not in frame]
+        missing = [column for column in COLUMNS if column not in frame and column not in ALL_FACTORS]
         if missing:
             raise InputError(f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen")
+        younger = [factor for factor in ALL_FACTORS if factor not in frame]
+        frame = frame.assign(**dict.fromkeys(younger))  # than the zoo, which has no values of them
         return cls(folder, config, frame, frame)
 
     @property
@@ -189,8 +191,12 @@ class Zoo:
 
     @cached_property
     def content_hash(self) -> str:
-        """Sha256 over the sorted (model, epoch, hash of tensors, factors, results): no times, paths or versions."""
-        columns = ["model", "epoch", "weights_sha256", *ALL_FACTORS, *RESULTS]
+        """Sha256 over the sorted (model, epoch, hash of tensors, factors, results): no times, paths or versions.
+
+        Factors that are younger than the zoo do not count: the hash of a zoo never changes.
+        """
+        factors = [name for name in ALL_FACTORS if self._everything[name].notna().any()]
+        columns = ["model", "epoch", "weights_sha256", *factors, *RESULTS]
         rows = self._everything[columns].sort_values(["model", "epoch"]).to_dict("records")
         plain = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

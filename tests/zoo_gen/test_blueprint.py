@@ -70,6 +70,6 @@ def test_every_model_is_in_one_stack_of_its_kind() -> None:
 )
 def test_a_blueprint_that_cannot_be_trained_is_refused(recipe: dict[str, Any], axes: dict[str, Any], message: str) -> None:
     plan = blueprint()
-    stage = Stage(recipe={**plan.finetune.recipe, **recipe}, axes=axes, members=[])
+    stage = Stage(recipe={**plan.finetune.recipe, **recipe}, axes=axes, members=[], draws={}, samples=1)
     with pytest.raises(InputError, match=message):
         dataclasses.replace(plan, finetune=stage).plan(0)

@@ -9,6 +9,7 @@ import yaml
 import zoo_gen
 from tests.zoos import compose
 from zoo_gen import InputError
+from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import CONFIGS, instantiate
 
 PACKAGE = Path(zoo_gen.__file__).parent
@@ -33,7 +34,19 @@ def test_untrusted_targets_are_refused(target: str) -> None:
 
 
 def test_a_trusted_target_is_called_with_its_keywords() -> None:
-    built = instantiate({"inner": [{"_target_": "zoo_gen.executors.local.LocalExecutor", "processes": 1, "device": "cpu"}]})
+    built = instantiate(
+        {
+            "inner": [
+                {
+                    "_target_": "zoo_gen.executors.local.LocalExecutor",
+                    "processes": 1,
+                    "device": "cpu",
+                    "precision": "float32",
+                    "compile": None,
+                }
+            ]
+        }
+    )
     assert built["inner"][0].processes == 1
     with pytest.raises(InputError, match="does not fit"):
         instantiate({"_target_": "zoo_gen.executors.local.LocalExecutor", "proceses": 1})
@@ -41,7 +54,7 @@ def test_a_trusted_target_is_called_with_its_keywords() -> None:
 
 @pytest.mark.parametrize("zoo", [path.stem for path in (CONFIGS / "zoo").glob("*.yaml")])
 def test_every_zoo_card_makes_a_blueprint(zoo: str) -> None:
-    assert instantiate(compose("zoo_gen", [f"zoo={zoo}"])["zoo"]).name == zoo
+    assert blueprint_of(compose("zoo_gen", [f"zoo={zoo}"])["zoo"], load=[]).name == zoo
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: f"{path.parent.name}/{path.stem}")

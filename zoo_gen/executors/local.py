@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from zoo_gen.hardware import Hardware
 from zoo_gen.writer import epochs_done
 from zoo_gen.zoo import read_json
 
@@ -22,10 +23,10 @@ from zoo_gen.zoo import read_json
 class LocalExecutor:
     """An executor that trains stacks in processes of this machine."""
 
-    def __init__(self, *, processes: int | None, device: str):
-        """Chooses how many processes to use (None: one per core) and the device they train on."""
+    def __init__(self, *, processes: int | None, device: str, precision: str, compile: str | None):
+        """Chooses how many processes to use (None: one per core) and their hardware, as of `zoo_gen.hardware.Hardware`."""
         self.processes = processes or len(os.sched_getaffinity(0))
-        self.device = device
+        self.hardware = Hardware(device=device, precision=precision, compile=compile)
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
         """Trains stacks, largest first, with a progress bar that counts the epochs on disk."""
@@ -49,7 +50,7 @@ class LocalExecutor:
         ):
             total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
             bar = progress.add_task(f"{zoo.name}: {len(stacks)} stacks", total=total)
-            futures: dict[Future[None], str] = {pool.submit(_train, zoo, name, self.device): name for name in ordered}
+            futures: dict[Future[None], str] = {pool.submit(_train, zoo, name, self.hardware): name for name in ordered}
             try:
                 while futures:
                     done, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -78,8 +79,8 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train(zoo: Path, name: str, device: str) -> None:
+def _train(zoo: Path, name: str, hardware: Hardware) -> None:
     """Trains one stack in a worker."""
     from zoo_gen.generate import train_stack
 
-    train_stack(zoo, name, device=device)
+    train_stack(zoo, name, hardware=hardware)

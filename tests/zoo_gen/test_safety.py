@@ -1,0 +1,159 @@
+"""What can go wrong around a zoo is one clear error, and nothing is lost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.zoos import TWO_RATES, make_zoo
+from zoo_gen import InputError, Zoo
+from zoo_gen.evaluate import score
+from zoo_gen.files import locked
+from zoo_gen.verify import problems, repair
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return make_zoo(tmp_path_factory.mktemp("safety") / "zoo", axes=TWO_RATES)
+
+
+@pytest.fixture
+def copied(short: Zoo, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(short.path, tmp_path / "zoo"))
+
+
+def test_a_whole_zoo_has_no_problems(short: Zoo) -> None:
+    assert list(problems(short.path)) == []
+
+
+def test_every_kind_of_damage_is_found_and_named(copied: Path) -> None:
+    zoo = Zoo.open(copied)
+    flipped, gone, moved = zoo[0].path, zoo[1].path, zoo[2].path
+    content = bytearray(flipped.read_bytes())
+    content[-1] ^= 1
+    flipped.write_bytes(content)
+    gone.unlink()
+    shutil.copy(moved, copied / "models" / zoo[2].model / "epochs" / "9999.safetensors")
+    record = copied / "models" / zoo[3].model / "record.json"
+    changed = json.loads(record.read_text())
+    changed["checkpoints"][0]["results"]["test_loss"] = 0.0
+    record.write_text(json.dumps(changed))
+    found = "\n".join(problems(copied))
+    assert f"{flipped.name} is not the file that was written" in found
+    assert f"{gone} is gone" in found
+    assert "9999.safetensors is named by no record" in found
+    assert "results of" in found
+    assert len(found.splitlines()) >= 4
+
+
+def test_an_index_is_made_again_from_the_records(copied: Path, short: Zoo) -> None:
+    (copied / "index.parquet").write_bytes(b"broken")
+    with pytest.raises(InputError, match="--repair"):
+        list(problems(copied))
+    repair(copied)
+    assert list(problems(copied)) == []
+    assert Zoo.open(copied).content_hash == short.content_hash
+    pd.testing.assert_frame_equal(Zoo.open(copied).frame, short.frame)
+
+
+def test_the_verify_command_says_what_is_wrong_and_exits_with_one(copied: Path) -> None:
+    Zoo.open(copied)[0].path.unlink()
+    run = subprocess.run([sys.executable, "-m", "zoo_gen.verify", str(copied)], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "is gone" in run.stdout
+    assert "1 problems" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_second_generator_is_turned_away_and_a_dead_ones_lock_is_free(copied: Path) -> None:
+    with locked(copied / ".lock", f"zoo {copied}"), pytest.raises(InputError, match=rf"another process \(pid {os.getpid()}"):
+        make_zoo(copied, axes=TWO_RATES)
+    lock = copied / ".lock"
+    holder = f"with locked(Path({str(lock)!r}), 'x'): os._exit(9)"
+    script = f"import os; from pathlib import Path; from zoo_gen.files import locked\n{holder}"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    with locked(copied / ".lock", "zoo"):
+        pass
+
+
+def test_a_zoo_older_than_a_factor_opens_without_it(copied: Path, short: Zoo) -> None:
+    index = copied / "index.parquet"
+    pd.read_parquet(index).drop(columns=["dropout"]).to_parquet(index)
+    old = Zoo.open(copied)
+    assert old[0].factors == {**short[0].factors, "dropout": None}
+    pd.read_parquet(index).drop(columns=["test_loss"]).to_parquet(index)
+    with pytest.raises(InputError, match="lacks the columns"):
+        Zoo.open(copied)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_zoo_resumes(small_disk: Path, short: Zoo) -> None:
+    from zoo_gen.config import one_clear_error
+
+    with pytest.raises(SystemExit), one_clear_error():
+        make_zoo(small_disk / "zoo", axes={"learning_rate": [1e-3, 1e-2], "seed": [0, 1, 2]})
+    assert not list(small_disk.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
+    zoo = make_zoo(small_disk / "zoo", axes={"learning_rate": [1e-3, 1e-2], "seed": [0, 1, 2]})
+    assert zoo.complete
+    assert list(problems(zoo.path)) == []
+
+
+def test_what_killed_processes_left_is_removed(copied: Path) -> None:
+    left = copied / "models" / ".model.safetensors.1234.tmp"
+    left.write_bytes(b"half")
+    make_zoo(copied, axes=TWO_RATES)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float16", 2)])
+def test_stored_weights_have_the_dtype_of_the_card(tmp_path: Path, short: Zoo, dtype: str, size: int) -> None:
+    zoo = make_zoo(tmp_path / "zoo", f"zoo.dtype={dtype}", axes=TWO_RATES)
+    checkpoint = zoo.select(stage="finetune", final=True)[0]
+    assert {value.dtype for value in checkpoint.state_dict().values()} == {getattr(torch, dtype)}
+    images = zoo.images("finetune").val
+    again = score(checkpoint.architecture, [checkpoint.state_dict()], images)
+    torch.testing.assert_close(float(again.loss), checkpoint.results["val_loss"], atol=0.05, rtol=0)
+    assert checkpoint.build()(images.pixels[:2]).dtype == torch.float32
+    assert checkpoint.path.stat().st_size < 0.7 * short.select(stage="finetune", final=True)[0].path.stat().st_size
+    assert list(problems(zoo.path)) == []
+
+
+def test_only_the_epochs_to_keep_are_stored_and_the_last_one_always(tmp_path: Path, short: Zoo) -> None:
+    zoo = make_zoo(tmp_path / "zoo", "zoo.keep_every=5", axes=TWO_RATES)
+    assert zoo.complete
+    assert set(zoo.frame["epoch"]) == {2}
+    final = short.select(final=True).frame
+    assert list(zoo.frame["weights_sha256"]) == list(final["weights_sha256"])
+
+
+def test_absurd_learning_rates_diverge_and_the_rest_is_unharmed(tmp_path: Path) -> None:
+    zoo = make_zoo(tmp_path / "zoo", axes={"learning_rate": [1e-3, 1e30], "optimizer": ["adamw", "sgd"]})
+    wild = zoo.select(stage="finetune", learning_rate=1e30).frame
+    assert set(wild["status"]) == {"diverged"}
+    assert bool(wild["diverged_epoch"].notna().all())
+    assert set(zoo.select(stage="finetune", learning_rate=1e-3).frame["status"]) == {"ok"}
+    assert list(problems(zoo.path)) == []
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_nothing(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "runs" / "kill_zoo.py"
+    subprocess.run([sys.executable, str(script), "--kills", "50", "--seed", "0", "--folder", str(tmp_path)], check=True)

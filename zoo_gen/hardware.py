@@ -1,0 +1,49 @@
+"""Hardware: where and how a stack is computed. Nothing else in the package knows whether there is a GPU."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_gen.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """A device and the way to use it.
+
+    Attributes:
+        device: `cpu`, `cuda`, `cuda:1`, ...
+        precision: `float32`, or `bfloat16` for the products of training (weights, moments, scores and checkpoints stay float32).
+        compile: None, or a mode of `torch.compile`: `default`, or `reduce-overhead` (CUDA graphs, where launches dominate).
+    """
+
+    device: str
+    precision: str
+    compile: str | None
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for a device that is not there or a precision that does not exist."""
+        if self.precision not in PRECISIONS:
+            raise InputError(f"unknown precision '{self.precision}'; choose one of {', '.join(PRECISIONS)}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device {self.device} is not there: this machine has no CUDA GPU; choose executor.device=cpu")
+
+    def compiled(self, stack: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The stack's forward pass for training, compiled if asked for."""
+        return stack if self.compile is None else torch.compile(stack, mode=self.compile)
+
+    def precision_context(self) -> AbstractContextManager[Any]:
+        """The context that training steps run in."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+
+CPU = Hardware(device="cpu", precision="float32", compile=None)
+"""One process on the CPU: what the tests compare with."""

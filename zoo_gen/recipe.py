@@ -1,0 +1,95 @@
+"""Recipes: every generating factor of one training."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from zoo_gen.architecture import HEADS, INITS
+from zoo_gen.errors import InputError
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every generating factor of one training.
+
+    Attributes:
+        objective: `supervised` (cross-entropy) or `simclr` (NT-Xent between two views).
+        head: `linear`, `mlp`, or `none` (SimCLR).
+        optimizer: `adamw` or `sgd` (momentum 0.9).
+        learning_rate: peak; linear warm-up, then the schedule.
+        schedule: `cosine` or `linear` to zero, or `constant`.
+        weight_decay: on matrices only (decoupled for AdamW, added to the gradient for SGD).
+        epochs: passes over the training images.
+        batch_size: images per step and model; an incomplete last batch is dropped.
+        warmup_epochs: length of the warm-up.
+        dropout: probability that an activation is dropped (after embedding, attention and MLP, and before the head).
+        label_smoothing: of the cross-entropy.
+        mixup: alpha of the Beta distribution, 0 for none; with cutmix, each batch takes one of both at random.
+        cutmix: alpha of the Beta distribution, 0 for none.
+        random_erasing: probability that a rectangle of an image is set to the mean.
+        crop: smallest share of the image side that a random crop keeps, 1 for none.
+        shift: largest shift, as a share of the image side.
+        rotate: largest rotation, in degrees.
+        flip: probability of a horizontal flip.
+        jitter: largest relative change of contrast, and of brightness in standard deviations.
+        temperature: of NT-Xent.
+        init: of the matrices drawn anew: `timm`, `xavier`, `kaiming` or `orthogonal`.
+        frozen: `none`, or `backbone` to train the head alone.
+        fraction: share of the training images that the model sees, its own draw.
+        width: of the residual stream; None for that of the architecture card (children: of the root).
+        depth: number of blocks; None for that of the architecture card (children: of the root).
+        seed: replicate number; it does nothing but tell two models with equal factors apart.
+    """
+
+    objective: str
+    head: str
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    epochs: int
+    batch_size: int
+    warmup_epochs: float
+    dropout: float
+    label_smoothing: float
+    mixup: float
+    cutmix: float
+    random_erasing: float
+    crop: float
+    shift: float
+    rotate: float
+    flip: float
+    jitter: float
+    temperature: float
+    init: str
+    frozen: str
+    fraction: float
+    width: int | None
+    depth: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for values that cannot be trained."""
+        for name, allowed in (
+            ("objective", ("supervised", "simclr")),
+            ("head", HEADS),
+            ("optimizer", ("adamw", "sgd")),
+            ("schedule", SCHEDULES),
+            ("init", INITS),
+            ("frozen", ("none", "backbone")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(allowed)}")
+        if (self.head == "none") != (self.objective == "simclr"):
+            raise InputError("SimCLR trains a model with head=none; supervised training needs head=linear or head=mlp")
+        if self.frozen == "backbone" and self.objective == "simclr":
+            raise InputError("SimCLR has no head to train on a frozen backbone; set frozen=none")
+        if not 0 < self.fraction <= 1 or not 0 <= self.dropout < 1:
+            raise InputError(f"fraction must be in (0, 1] and dropout in [0, 1), not {self.fraction} and {self.dropout}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+FACTORS = tuple(field.name for field in dataclasses.fields(Recipe))

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from einops import rearrange
 from jaxtyping import Float
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 

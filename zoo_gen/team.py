@@ -4,6 +4,8 @@ Mixing pairs an image with its mirror place in the batch, so a share holds image
 of the first half and the same places from the end.
 """
 
+from typing import cast
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -46,14 +48,13 @@ class Team:
         """Returns the sum over all processes."""
         if self.fabric is None:
             return values
-        total: Tensor = self.fabric.all_reduce(values.clone(), reduce_op="sum")
-        return total
+        return cast(Tensor, self.fabric.all_reduce(values.clone(), reduce_op="sum"))
 
     def gather_views(self, views: Float[Tensor, "K 2*b M"]) -> Float[Tensor, "K 2*B M"]:
         """Returns the pairs of views of all processes, the first views before the second ones; gradients flow back."""
         if self.fabric is None:
             return views
-        gathered: Tensor = self.fabric.all_gather(views, sync_grads=True)
+        gathered = cast(Tensor, self.fabric.all_gather(views, sync_grads=True))
         return rearrange(gathered, "rank k (view b) m -> k (view rank b) m", view=2)
 
 

@@ -2,7 +2,7 @@
 
 The same models, data, augmentation, steps and evaluation, whole epochs, interleaved. The loop is timm's model with fused AdamW (or
 SGD), one model after the other. Three arrangements: the loop in one process of two threads, the loop in two processes of one
-thread, and the stacks in two processes of one thread. Operations are counted as those of timm's whole model; the stacks leave out what
+thread, and the stacks in two processes of one thread. Operations are those of timm's whole model; the stacks leave out what
 the class token of the last block does not need. Last line of stdout: JSON.
 """
 

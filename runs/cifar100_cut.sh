@@ -1,7 +1,7 @@
 #!/bin/sh
 # The cifar100 zoo cut down to minutes on a CPU: 2 roots x 4 fine-tunings from local Parquet files (argument: their folder).
 set -eu
-data=${1:?the folder of cifar100-{train,test}.parquet and tiny-imagenet32-{train,valid}.parquet}
+data=${1:?name the folder of cifar100-train.parquet, cifar100-test.parquet, tiny-imagenet32-train.parquet, tiny-imagenet32-valid.parquet}
 path=${2:-checkpoints/zoos/cifar100_cut}
 python -m zoo_gen zoo=cifar100 zoo.name=cifar100_cut path="$path" \
   zoo.pretrain_images.source="$data" zoo.pretrain_images.train=tiny-imagenet32-train.parquet \

@@ -1,6 +1,7 @@
 """Kills generations of digits_mini at random moments and checks that nothing is lost: python runs/kill_zoo.py --kills 50 --seed 0.
 
-Each round starts the command, kills its process by SIGKILL after a random time, and starts it again, until the zoo is complete;
+Each round starts the command, kills it by SIGKILL at a random moment of the first half of what a generation takes, and starts it
+again, until the zoo is complete;
 the content hash must be that of the uninterrupted zoo. A reader polls throughout: it must never fail or see part of a checkpoint.
 """
 
@@ -67,7 +68,7 @@ def main() -> None:
         while not finished:
             process = subprocess.Popen(command(path, options.overrides), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             try:
-                _, message = process.communicate(timeout=float(rng.uniform(0, duration)) if killed < options.kills else None)
+                _, message = process.communicate(timeout=float(rng.uniform(0, duration / 2)) if killed < options.kills else None)
                 finished = True
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)

@@ -6,6 +6,7 @@ from typing import Any
 
 import zoo_gen.__main__  # registers the schema of the command
 from zoo_gen import Zoo
+from zoo_gen.blueprint import ModelSpec
 from zoo_gen.config import compose
 from zoo_gen.generate import generate, train_stack
 
@@ -21,8 +22,13 @@ TWO_RATES = {"learning_rate": [1e-3, 1e-2]}
 class InThisProcess:
     """An executor that trains one stack after the other, and can be told to die."""
 
+    ranks = 1
+
     def __init__(self, die_after: int | None = None):
         self.left = die_after
+
+    def models_at_once(self, spec: ModelSpec) -> int:
+        return 2
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
         for name in stacks:

@@ -31,10 +31,11 @@ def main(config: ZooGenConfig) -> None:
     """Makes the zoo of a card, or finishes one that was interrupted."""
     name = config.zoo["name"] if config.seed == 0 else f"{config.zoo['name']}-seed{config.seed}"
     path = Path(config.path or f"checkpoints/zoos/{name}")
+    executor = instantiate(config.executor)
     if config.plan:
-        print_plan(estimate(blueprint_of(config.zoo, load=[]), seed=config.seed), gpu=config.gpu)
+        print_plan(estimate(blueprint_of(config.zoo, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)
         return
-    zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=instantiate(config.executor))
+    zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=executor)
     print_summary(zoo)
 
 

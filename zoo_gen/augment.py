@@ -47,7 +47,7 @@ def view(pixels: Float[Tensor, "K B C H W"], draws: Float[Tensor, "K B draws"], 
         rows = [cos * mirror, -sin, (2 * draws[..., 2] - 1) * slack, sin * mirror, cos, (2 * draws[..., 3] - 1) * slack]
         theta = rearrange(torch.stack(rows, -1), "k b (r c) -> (k b) r c", r=2)
         flat = x.flatten(0, 1)
-        grid = functional.affine_grid(theta, list(flat.shape), align_corners=False)
+        grid = functional.affine_grid(theta.to(flat.dtype), list(flat.shape), align_corners=False)
         x = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False).view_as(x)
     if strengths.jitters:
         contrast = 1 + (2 * draws[..., 5] - 1) * strengths.jitter

@@ -8,7 +8,7 @@ full grid over the axes, times samples drawn at random. Roots and children have 
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ class Blueprint:
         finetune_images: card of the images that children are trained on.
         pretrain: the roots.
         finetune: the children of each root.
-        stack_size: models trained as one program, at most.
+        stack_size: models trained as one program, at most; None for as many as fit in free memory.
         dtype: of stored weights: `float32`, `bfloat16` or `float16`.
         keep_every: epochs between stored checkpoints; 1 keeps all, the last epoch is always kept.
     """
@@ -121,7 +121,7 @@ class Blueprint:
     finetune_images: Any
     pretrain: Stage
     finetune: Stage
-    stack_size: int
+    stack_size: int | None
     dtype: str
     keep_every: int
 
@@ -130,7 +130,7 @@ class Blueprint:
         if self.dtype not in DTYPES:
             raise InputError(f"unknown dtype '{self.dtype}' of stored weights; choose one of {', '.join(DTYPES)}")
         for name in ("stack_size", "keep_every"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def plan(self, seed: int) -> list[ModelSpec]:
@@ -161,8 +161,13 @@ class Blueprint:
             raise InputError("two fine-tunings of the blueprint have the same factors; give them different seeds")
         return [*roots, *children]
 
-    def partition(self, specs: Sequence[ModelSpec]) -> dict[str, dict[str, Any]]:
-        """Returns the stacks: id -> `models` of one stage, shape, length and objective (AdamW before SGD), and their `epochs`."""
+    def partition(self, specs: Sequence[ModelSpec], at_once: Callable[[ModelSpec], int]) -> dict[str, dict[str, Any]]:
+        """Returns the stacks: id -> `models` of one stage, shape, length and objective (AdamW before SGD), and their `epochs`.
+
+        Args:
+            specs: all models.
+            at_once: how many models like one fit in memory; asked where the card states no stack size.
+        """
         groups: dict[tuple[object, ...], list[ModelSpec]] = {}
         for spec in specs:
             recipe = spec.recipe
@@ -172,7 +177,7 @@ class Blueprint:
         stacks: dict[str, dict[str, Any]] = {}
         for key, members in groups.items():
             ordered = sorted(members, key=lambda spec: spec.recipe.optimizer)
-            pieces = -(-len(ordered) // self.stack_size)
+            pieces = -(-len(ordered) // (self.stack_size or at_once(ordered[0])))
             for piece in range(pieces):  # every piece gets its share of both optimizers, and equal sizes
                 models = [spec.model for spec in ordered[piece::pieces]]
                 stacks[f"{key[0]}_{len(stacks):03d}"] = {"models": models, "epochs": ordered[0].recipe.epochs}

@@ -15,6 +15,7 @@ from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack, stack_of
+from zoo_gen.team import ALONE, Team
 
 ENTRIES_AT_ONCE = 2**18
 """Entries of the residual stream of all models of a stack together in one forward pass: what a core's cache holds is fastest."""
@@ -61,29 +62,32 @@ def stack_logits(stack: ModelStack, pixels: Float[Tensor, "N C H W"]) -> Float[T
 
 
 @torch.no_grad()
-def score_stack(stack: ModelStack, split: ImageSplit, seen: Bool[Tensor, "K N"] | None) -> Score:
+def score_stack(stack: ModelStack, split: ImageSplit, seen: Bool[Tensor, "K N"] | None, *, team: Team = ALONE) -> Score:
     """Scores a stack piece by piece, so that images and outputs never lie in memory as a whole.
 
     Args:
         stack: of K models.
         split: N images.
         seen: the images that count for each model, None for all.
+        team: processes that divide the pieces among them.
     """
     images = max(1, images_at_once(stack) // stack.size)
     was_training = stack.training
     stack.eval()
     losses = torch.zeros(stack.size, dtype=torch.float64, device=stack.flat.device)
     hits, counts = torch.zeros_like(losses), torch.zeros_like(losses)
-    for start in range(0, len(split), images):
-        labels = split.labels[start : start + images].expand(stack.size, -1)
-        outputs = stack(split.pixels[start : start + images].expand(stack.size, -1, -1, -1, -1)).float()
+    pieces = torch.arange(len(split)).split(images)[team.rank :: team.size]
+    for piece, pixels in zip(pieces, split.batches(pieces), strict=True):
+        labels = split.labels[piece].expand(stack.size, -1)
+        outputs = stack(pixels.to(stack.flat.dtype).expand(stack.size, -1, -1, -1, -1)).to(stack.flat.dtype)
         loss = functional.cross_entropy(outputs.mT, labels, reduction="none")
         hit = (outputs.argmax(-1) == labels).to(loss.dtype)
-        weight = torch.ones_like(loss) if seen is None else seen[:, start : start + images].to(loss.dtype)
+        weight = torch.ones_like(loss) if seen is None else seen[:, piece].to(loss.dtype)
         losses += torch.where(weight > 0, loss, 0).sum(1)
         hits += (hit * weight).sum(1)
         counts += weight.sum(1)
     stack.train(was_training)
+    losses, hits, counts = team.sum(torch.stack([losses, hits, counts]))
     return Score(loss=(losses / counts).float(), accuracy=(hits / counts).float())
 
 

@@ -4,18 +4,19 @@ The same command on the same folder goes on where the last one ended. What a sta
 finished.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo_gen.blueprint import ModelSpec, blueprint_of
+from zoo_gen.blueprint import Blueprint, ModelSpec, blueprint_of
 from zoo_gen.errors import InputError
 from zoo_gen.executors.executor import Executor
 from zoo_gen.files import locked, remove_leftovers, write_weights
 from zoo_gen.hardware import CPU, Hardware
 from zoo_gen.population import PopulationTrainer
+from zoo_gen.team import ALONE, Team
 from zoo_gen.writer import ModelWriter, create_zoo, epochs_done, write_index
 from zoo_gen.zoo import Zoo, read_json, read_weights
 
@@ -34,10 +35,10 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     """
     blueprint = blueprint_of(config, load=["pretrain", "finetune"])
     specs = blueprint.plan(seed)
-    stacks = blueprint.partition(specs)
     models = [spec.model for spec in specs]
     with locked(path / ".lock", f"zoo {path}"):
         remove_leftovers(path)
+        stacks = _stacks(path, blueprint, specs, executor)
         create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
         for stage in ("pretrain", "finetune"):
             names = [
@@ -51,10 +52,28 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     return Zoo.open(path)
 
 
-def train_stack(path: Path, name: str, *, hardware: Hardware = CPU) -> None:
+def _stacks(path: Path, blueprint: Blueprint, specs: Sequence[ModelSpec], executor: Executor) -> dict[str, Any]:
+    """Returns the partition into stacks: that on disk where memory decides (it was another then), else the card's."""
+    if blueprint.stack_size is None and (path / "zoo.json").exists():
+        stacks = read_json(path / "zoo.json").get("stacks", {})
+    else:
+        stacks = blueprint.partition(specs, executor.models_at_once)
+    for stack in stacks.values():  # round-off depends on how a batch is shared
+        stack.pop("ranks", None)
+        stack |= {"ranks": executor.ranks} if executor.ranks > 1 else {}
+    return stacks
+
+
+def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team = ALONE) -> None:
     """Trains one stack of a zoo to its end, from its saved state if there is one.
 
     Everything comes from `zoo.json`, so this is all that a worker on any machine has to be told.
+
+    Args:
+        path: folder of the zoo.
+        name: of the stack.
+        hardware: where and how to compute.
+        team: processes that call this together for the same stack.
     """
     description = read_json(path / "zoo.json")
     stage = name.partition("_")[0]
@@ -63,7 +82,7 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU) -> None:
     members = [specs[model] for model in description["stacks"][name]["models"]]
     images = blueprint.pretrain_images if members[0].stage == "pretrain" else blueprint.finetune_images
     parents = [_parent_weights(path, spec) for spec in members]
-    trainer = PopulationTrainer(members, images, parents, seed=description["seed"], hardware=hardware)
+    trainer = PopulationTrainer(members, images, parents, seed=description["seed"], hardware=hardware, team=team)
     writers = [ModelWriter(path, spec, dtype=blueprint.dtype, keep_every=blueprint.keep_every) for spec in members]
     state = path / "state" / f"{name}.safetensors"
     if state.exists():
@@ -72,10 +91,14 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU) -> None:
             writer.resume(trainer.epoch)
     while trainer.epoch < trainer.recipe.epochs:
         trainer.train_epoch()
-        for index, (writer, results) in enumerate(zip(writers, trainer.evaluate(), strict=True)):
+        scores = trainer.evaluate()
+        if team.rank:
+            continue
+        for index, (writer, results) in enumerate(zip(writers, scores, strict=True)):
             writer.save(trainer.epoch, trainer.weights(index), results)
         write_weights(state, trainer.state())
-    state.unlink(missing_ok=True)
+    if not team.rank:
+        state.unlink(missing_ok=True)
 
 
 def _parent_weights(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor] | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_gen.errors import InputError
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,8 @@ class Hardware:
 
     Attributes:
         device: `cpu`, `cuda`, `cuda:1`, ...
-        precision: `float32`, or `bfloat16` for the products of training (weights, moments, scores and checkpoints stay float32).
+        precision: `float32`; `bfloat16` for the products of training (weights, moments, scores and checkpoints stay float32); or
+            `float64` throughout, to compare with.
         compile: None, or a mode of `torch.compile`: `default`, or `reduce-overhead` (CUDA graphs, where launches dominate).
     """
 
@@ -34,13 +35,18 @@ class Hardware:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device {self.device} is not there: this machine has no CUDA GPU; choose executor.device=cpu")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, moments and images."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
     def compiled(self, stack: nn.Module) -> Callable[[Tensor], Tensor]:
         """The stack's forward pass for training, compiled if asked for."""
         return stack if self.compile is None else torch.compile(stack, mode=self.compile)
 
     def precision_context(self) -> AbstractContextManager[Any]:
         """The context that training steps run in."""
-        if self.precision == "float32":
+        if self.precision != "bfloat16":
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 

@@ -1,6 +1,8 @@
 """Image data sets: normalised train / val / test tensors, split once by a seed."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo_gen.errors import InputError
+
+AHEAD = 2
+"""Batches of streamed images that are decoded while one trains."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,18 @@ class ImageSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batches(self, chosen: Sequence[Int[Tensor, "..."]]) -> Iterator[Float[Tensor, "... C H W"]]:
+        """Yields the pixels of one choice after the other; those that must be decoded are so ahead of time, by a thread."""
+        if isinstance(self.pixels, Tensor):
+            yield from (self.pixels[numbers] for numbers in chosen)
+            return
+        with ThreadPoolExecutor(1) as decoder:
+            waiting = deque(decoder.submit(self.pixels.__getitem__, numbers) for numbers in chosen[:AHEAD])
+            for number in range(len(chosen)):
+                ready = waiting.popleft().result()
+                waiting.extend(decoder.submit(self.pixels.__getitem__, numbers) for numbers in chosen[number + AHEAD :][:1])
+                yield ready
 
     def to(self, device: torch.device | str) -> "ImageSplit":
         """The same images on a device."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo_gen.recipe import Recipe
 from zoo_gen.stack import ModelStack
+from zoo_gen.team import ALONE, Team
 
 BETAS, EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9
 SHAPES = {"cosine": lambda t: (1 + math.cos(math.pi * t)) / 2, "linear": lambda t: 1 - t, "constant": lambda t: 1.0}
@@ -66,14 +67,16 @@ class StackOptimizer:
         return models[:, None] & ~torch.cat(in_head).to(models.device)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor], team: Team = ALONE) -> None:
         """Updates all weights.
 
         Args:
             gradients: of the stack's parameters, in their order.
+            team: over which they are averaged.
         """
         for row, gradient in zip(self._gradients, gradients, strict=True):
             row.copy_(gradient)
+        team.mean_(self.gradient)
         if self.frozen is not None:
             self.gradient.masked_fill_(self.frozen, 0.0)
         rates, flat, a = self.learning_rates(), self.stack.flat, self.adamw

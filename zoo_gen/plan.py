@@ -20,12 +20,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo_gen.architecture import build
 from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.errors import InputError
+from zoo_gen.executors.executor import Executor
 from zoo_gen.hardware import CPU
 from zoo_gen.images import Images, ImageSplit
 from zoo_gen.population import PopulationTrainer
 
 GPUS = {"a100": 312e12, "h100": 989e12, "h200": 989e12, "b200": 2250e12, "rtx4090": 165e12}
 """Dense bfloat16 operations per second, from the vendor's data sheets."""
+MEASURED = 12
+"""Models in the stack that is measured where memory decides."""
 UTILIZATION = 0.4
 """Assumed share of that peak; a measured one belongs here once there is a measurement."""
 
@@ -44,14 +47,14 @@ class StagePlan:
     core_seconds: float
 
 
-def estimate(blueprint: Blueprint, *, seed: int) -> Mapping[str, StagePlan]:
+def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[str, StagePlan]:
     """Returns the plan of both stages; takes seconds for small models, a few steps of one model for large ones."""
     specs = blueprint.plan(seed)
     by_id = {spec.model: spec for spec in specs}
     plans = {}
     for stage in ("pretrain", "finetune"):
         images: Images = blueprint.pretrain_images if stage == "pretrain" else blueprint.finetune_images
-        stacks = [plan for name, plan in blueprint.partition(specs).items() if name.startswith(stage)]
+        stacks = [plan for name, plan in blueprint.partition(specs, executor.models_at_once).items() if name.startswith(stage)]
         members = [by_id[model] for plan in stacks for model in plan["models"]]
         steps = checkpoints = size = weights = 0
         operations = core_seconds = 0.0
@@ -66,7 +69,7 @@ def estimate(blueprint: Blueprint, *, seed: int) -> Mapping[str, StagePlan]:
             work = recipe.epochs * forward * (3 * views * (seen // batch) * batch + scored)
             kind = f"{recipe.objective} {sorted(spec.architecture['model_args'].items())} {batch}"
             if kind not in rates:
-                rates[kind] = _seconds_per_operation(spec, images, forward, stack_size=blueprint.stack_size)
+                rates[kind] = _seconds_per_operation(spec, images, forward, stack_size=blueprint.stack_size or MEASURED)
             kept = recipe.epochs // blueprint.keep_every + bool(recipe.epochs % blueprint.keep_every)
             steps += recipe.epochs * (seen // batch)
             checkpoints += kept

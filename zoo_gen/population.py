@@ -18,6 +18,7 @@ from zoo_gen.simclr import SimCLR, nt_xent
 from zoo_gen.stack import ModelStack
 from zoo_gen.streams import stream, stream_seed
 from zoo_gen.supervised import cross_entropy, smooth_targets
+from zoo_gen.team import ALONE, Team
 
 Results = dict[str, float | None]
 
@@ -37,6 +38,7 @@ class PopulationTrainer:
         *,
         seed: int,
         hardware: Hardware,
+        team: Team = ALONE,
     ):
         """Sets up the stack at epoch 0.
 
@@ -46,9 +48,10 @@ class PopulationTrainer:
             parents: weights each model starts from (all but the head), or None for a fresh start.
             seed: of the zoo.
             hardware: where and how to compute.
+            team: processes that share every batch of this stack.
         """
         device = hardware.device
-        self.hardware = hardware
+        self.hardware, self.team = hardware, team
         self.specs, self.seed, self.epoch = specs, seed, 0
         self.recipe = specs[0].recipe
         self.contrastive = self.recipe.objective == "simclr"
@@ -57,13 +60,14 @@ class PopulationTrainer:
         seen = math.ceil(self.recipe.fraction * len(images.train))
         self.batch = min(self.recipe.batch_size, seen)
         self.steps = seen // self.batch
+        self.share = team.share(self.batch)
         self.subsets = (
             [rng.permutation(len(images.train))[:seen] for rng in self._streams("subset", 0)] if seen < len(images.train) else None
         )
         with torch.device("meta"):
             template = build(specs[0].architecture)
             template = SimCLR(template) if self.contrastive else template
-        self.stack = ModelStack(template, len(specs), device=device)
+        self.stack = ModelStack(template, len(specs), dtype=hardware.dtype, device=device)
         self.forward = hardware.compiled(self.stack)
         for index, (spec, parent) in enumerate(zip(specs, parents, strict=True)):
             self.stack.load(index, start_weights(spec, parent, seed=seed))
@@ -77,13 +81,13 @@ class PopulationTrainer:
         return [stream(self.seed, spec.model, name, epoch) for spec in self.specs]
 
     def _orders(self) -> Tensor:
-        """The images (K, steps, B) of each model's coming epoch."""
+        """The images (K, steps, b) of each model's coming epoch, this process's share of every batch."""
         count = self.steps * self.batch
         orders = []
         for index, rng in enumerate(self._streams("order", self.epoch)):
             images = np.arange(len(self.images.train)) if self.subsets is None else self.subsets[index]
             orders.append(images[rng.permutation(len(images))[:count]])
-        return torch.from_numpy(np.stack(orders)).to(self.hardware.device).unflatten(1, (self.steps, self.batch))
+        return torch.from_numpy(np.stack(orders)).unflatten(1, (self.steps, self.batch))[..., self.share].to(self.hardware.device)
 
     def train_epoch(self) -> None:
         """Trains every model for one epoch over its own order of the training images."""
@@ -93,26 +97,26 @@ class PopulationTrainer:
         orders = self._orders()
         augmentation = self._streams("augmentation", self.epoch)
         draws = np.stack([rng.random((self.steps, views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
-        draws = torch.from_numpy(draws).to(device)
+        draws = torch.from_numpy(draws)[:, :, :, self.share].to(device)
         mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
         self.stack.train()
         self._open_dropout_streams()
-        for step in range(self.steps):
-            chosen = orders[:, step]
+        for step, pixels in enumerate(train.batches(orders.unbind(1))):
+            pixels = pixels.to(self.hardware.dtype)
             with self.hardware.precision_context():
                 if self.contrastive:
-                    losses = self._contrastive_loss(train.pixels[chosen], draws[:, step])
+                    losses = self._contrastive_loss(pixels, draws[:, step])
                 else:
-                    pixels, labels = train.pixels[chosen], train.labels[chosen]
-                    losses = self._supervised_loss(pixels, labels, draws[:, step, 0], mixing[:, step])
-            self.optimizer.step(torch.autograd.grad(losses.sum(), parameters))
+                    losses = self._supervised_loss(pixels, train.labels[orders[:, step]], draws[:, step, 0], mixing[:, step])
+            self.optimizer.step(torch.autograd.grad(losses.sum(), parameters), self.team)
 
     def _open_dropout_streams(self) -> None:
         """Gives every model with dropout its stream of this epoch."""
         rates = torch.tensor([recipe.dropout for recipe in self.recipes], device=self.hardware.device)
         if bool((rates > 0).any()):
-            seeds = [stream_seed(self.seed, spec.model, "dropout", self.epoch) for spec in self.specs]
+            own = ["dropout", self.epoch, *([self.team.rank] if self.team.rank else [])]
+            seeds = [stream_seed(self.seed, spec.model, *own) for spec in self.specs]
             self.stack.drop(rates, [torch.Generator(self.hardware.device).manual_seed(seed) for seed in seeds])
 
     def _supervised_loss(self, pixels: Tensor, labels: Tensor, draws: Tensor, mixing: Tensor) -> Tensor:
@@ -121,12 +125,13 @@ class PopulationTrainer:
         targets = smooth_targets(labels, self.images.num_classes, self.smoothing)
         if self.strengths.mixes:
             pixels, targets = mix(pixels, targets, mixing)
-        return cross_entropy(self.forward(pixels).float(), targets)
+        return cross_entropy(self.forward(pixels).to(self.hardware.dtype), targets)
 
     def _contrastive_loss(self, pixels: Tensor, draws: Tensor) -> Tensor:
         """NT-Xent (K,) between two views of one batch; `draws` is (K, 2, B, draws)."""
         pair = [view(pixels, draws[:, which], self.strengths) for which in (0, 1)]
-        return nt_xent(self.forward(torch.cat(pair, 1)).float(), self.temperature)
+        outputs = self.forward(torch.cat(pair, 1)).to(self.hardware.dtype)
+        return nt_xent(self.team.gather_views(outputs), self.temperature)
 
     @torch.no_grad()
     def evaluate(self) -> list[Results]:
@@ -141,7 +146,7 @@ class PopulationTrainer:
             if self.contrastive:
                 losses, accuracies = self._view_losses(split), None
             else:
-                scored = score_stack(self.stack, split, self._seen() if name == "train" else None)
+                scored = score_stack(self.stack, split, self._seen() if name == "train" else None, team=self.team)
                 losses, accuracies = scored.loss.tolist(), scored.accuracy.tolist()
             for index, result in enumerate(results):
                 result[f"{name}_loss"] = float(losses[index])
@@ -165,13 +170,14 @@ class PopulationTrainer:
     def _view_losses(self, split: ImageSplit) -> list[float]:
         """NT-Xent (K,) on a whole split, in batches, with the same views at every epoch."""
         batches = max(1, len(split) // self.batch)
-        size = min(self.batch, len(split))
+        size = min(self.batch, len(split) // (2 * self.team.size) * 2 * self.team.size or len(split))
+        share = self.team.share(size)
         rngs = self._streams("evaluation", 0)
         total = torch.zeros(len(self.specs), device=self.hardware.device)
         for batch in range(batches):
-            pixels = split.pixels[batch * size : (batch + 1) * size].expand(len(self.specs), -1, -1, -1, -1)
+            pixels = split.pixels[batch * size + share].expand(len(self.specs), -1, -1, -1, -1).to(self.hardware.dtype)
             draws = np.stack([rng.random((2, size, DRAWS), dtype=np.float32) for rng in rngs])
-            total += self._contrastive_loss(pixels, torch.from_numpy(draws).to(total.device))
+            total += self._contrastive_loss(pixels, torch.from_numpy(draws)[:, :, share].to(total.device))
         return (total / batches).tolist()
 
     def weights(self, index: int) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo_gen.class_token import shorten_last_block
 from zoo_gen.errors import InputError
 
 
@@ -30,9 +31,16 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (K·B, ..., in) to (K·B, ..., out)."""
-        weight = cast(Tensor, self.weight)
+        return self.outputs(x, 0, cast(Tensor, self.weight).shape[1])
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Maps (K·B, ..., in) to the outputs from `start` to `stop` alone."""
+        weight = cast(Tensor, self.weight)[:, start:stop]
         rows = x.reshape(len(weight), -1, x.shape[-1])
-        out = torch.bmm(rows, weight.mT) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight.mT)
+        if self.bias is None:
+            out = torch.bmm(rows, weight.mT)
+        else:
+            out = torch.baddbmm(self.bias[:, start:stop].unsqueeze(1), rows, weight.mT)
         return out.view(*x.shape[:-1], -1)
 
 
@@ -138,6 +146,7 @@ class ModelStack(nn.Module):
         for module in self.model.modules():
             if unfused and hasattr(module, "fused_attn"):
                 cast(Any, module).fused_attn = False
+        shorten_last_block(getattr(self.model, "backbone", self.model))
 
     def rows(self, flat: Float[Tensor, "K W"]) -> dict[str, Tensor]:
         """Views of a buffer shaped like `flat`, one (K, *shape) tensor for each name."""

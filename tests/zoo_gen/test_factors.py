@@ -141,7 +141,7 @@ def test_width_and_depth_of_roots_are_inherited_by_their_children() -> None:
     assert [(s.recipe.width, s.recipe.depth) for s in specs if s.parent is None] == [(16, 2), (32, 4)]
     shapes = {s.model: (s.recipe.width, s.recipe.depth, s.architecture["model_args"]["embed_dim"]) for s in specs}
     assert all(shapes[s.model] == shapes[s.root] for s in specs)
-    stacks = dataclasses.replace(plan, pretrain=roots).partition(specs)
+    stacks = dataclasses.replace(plan, pretrain=roots).partition(specs, lambda spec: 1)
     assert all(len({shapes[model] for model in stack["models"]}) == 1 for stack in stacks.values())
     with pytest.raises(InputError, match=r"vary both in zoo\.pretrain"):
         dataclasses.replace(plan, finetune=dataclasses.replace(plan.finetune, axes={"depth": [1]})).plan(0)

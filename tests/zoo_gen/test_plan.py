@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.zoos import compose, make_zoo
+from tests.zoos import InThisProcess, compose, make_zoo
 from zoo_gen import InputError
 from zoo_gen.blueprint import blueprint_of
 from zoo_gen.hardware import CPU
@@ -22,7 +22,7 @@ def card(zoo: str, *overrides: str) -> dict[str, Any]:
 
 def test_the_plan_of_a_zoo_is_what_is_made(tmp_path: Path) -> None:
     zoo = make_zoo(tmp_path / "zoo", axes={"learning_rate": [1e-3]})
-    plans = estimate(blueprint_of(zoo.config["config"], load=[]), seed=0)
+    plans = estimate(blueprint_of(zoo.config["config"], load=[]), seed=0, executor=InThisProcess())
     for stage, plan in plans.items():
         rows = zoo.select(stage=stage).frame
         assert (plan.models, plan.checkpoints) == (rows["model"].nunique(), len(rows))
@@ -35,7 +35,7 @@ def test_the_reference_is_planned_without_its_images(capsys: pytest.CaptureFixtu
     specs = blueprint_of(card("vit_s_cifar100"), load=[]).plan(0)
     assert [sum(spec.stage == stage for spec in specs) for stage in ("pretrain", "finetune")] == [10, 240]
     assert [sum(spec.recipe.objective == kind for spec in specs) for kind in ("supervised", "simclr")] == [247, 3]
-    plans = estimate(blueprint_of(card("digits_mini"), load=[]), seed=0)
+    plans = estimate(blueprint_of(card("digits_mini"), load=[]), seed=0, executor=InThisProcess())
     print_plan(plans, gpu="h200")
     assert "75" in capsys.readouterr().out
     with pytest.raises(InputError, match="h200"):

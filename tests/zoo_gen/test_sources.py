@@ -134,6 +134,15 @@ def test_images_that_do_not_fit_in_memory_are_streamed_to_the_same_pixels(hub: P
     assert torch.equal(streamed.test.pixels[1:3], kept.test.pixels[1:3])
 
 
+def test_streamed_batches_are_decoded_ahead_and_in_order(hub: Path) -> None:
+    whole, streamed = (parquet(source=str(hub), **COLUMNS, **{**LOOK, "memory_gb": memory}) for memory in (1.0, 1e-6))
+    chosen = [torch.tensor([[3, 1], [0, 2]]), torch.tensor([[1, 1], [0, 0]]), torch.tensor([[2, 2], [1, 1]])]
+    assert isinstance(streamed.train.pixels, StreamedPixels)
+    for got, expected in zip(streamed.train.batches(chosen), whole.train.batches(chosen), strict=True):
+        assert torch.equal(got, expected)
+    assert list(streamed.train.batches([])) == []
+
+
 def test_pictures_are_resized_by_the_shorter_side_and_cropped_to_the_centre() -> None:
     wide = np.zeros((4, 8, 3), dtype=np.uint8)
     wide[:, 2:6] = 255

@@ -9,74 +9,61 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from zoo_gen.blueprint import ModelSpec
+from zoo_gen.executors.progress import longest_first, watch
 from zoo_gen.hardware import Hardware
-from zoo_gen.writer import epochs_done
-from zoo_gen.zoo import read_json
+from zoo_gen.memory import models_that_fit
 
 
 class LocalExecutor:
     """An executor that trains stacks in processes of this machine."""
+
+    ranks = 1
 
     def __init__(self, *, processes: int | None, device: str, precision: str, compile: str | None):
         """Chooses how many processes to use (None: one per core) and their hardware, as of `zoo_gen.hardware.Hardware`."""
         self.processes = processes or len(os.sched_getaffinity(0))
         self.hardware = Hardware(device=device, precision=precision, compile=compile)
 
+    def models_at_once(self, spec: ModelSpec) -> int:
+        """How many models like this one fit in the memory of one process."""
+        return models_that_fit(spec, self.hardware, processes=self.processes)
+
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
-        """Trains stacks, largest first, with a progress bar that counts the epochs on disk."""
+        """Trains stacks, longest first."""
         if not stacks:
             return
-        plans = {name: read_json(zoo / "zoo.json")["stacks"][name] for name in stacks}
-        ordered = sorted(stacks, key=lambda name: -len(plans[name]["models"]) * plans[name]["epochs"])
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
-        columns = (
-            "{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            "model epochs",
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with (
-            Progress(*columns) as progress,
-            ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)) as pool,
-        ):
-            total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
-            bar = progress.add_task(f"{zoo.name}: {len(stacks)} stacks", total=total)
-            futures: dict[Future[None], str] = {pool.submit(_train, zoo, name, self.hardware): name for name in ordered}
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
+            running = {pool.submit(_train, zoo, name, self.hardware): name for name in longest_first(zoo, stacks)}
+            finished = False
             try:
-                while futures:
-                    done, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
-                    progress.update(bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values()))
-                    for future in done:
-                        name = futures.pop(future)
-                        future.result()
-                        yield name
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                for process in list((pool._processes or {}).values()):
-                    process.terminate()
-                raise
+                yield from watch(zoo, running)
+                finished = True
+            finally:
+                if not finished:  # an error, Ctrl-C, or nobody listens any more
+                    for future in running:
+                        future.cancel()
+                    for process in list((pool._processes or {}).values()):
+                        process.terminate()
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """Prepares a worker: one thread, and an end as soon as the process that started it is gone."""
     torch.set_num_threads(1)
 
-    def watch() -> None:
+    def watch_parent() -> None:
         while os.getppid() == parent:
             time.sleep(0.2)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_parent, daemon=True).start()
 
 
 def _train(zoo: Path, name: str, hardware: Hardware) -> None:

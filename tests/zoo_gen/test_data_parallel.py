@@ -1,0 +1,69 @@
+"""Processes that share the batches of a stack train what one process trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.zoos import compose, make_zoo
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import instantiate
+from zoo_gen.generate import generate
+from zoo_gen.team import Team
+
+
+class Fake:
+    """A Fabric as rank 1 of 2 sees it."""
+
+    global_rank, world_size = 1, 2
+
+
+def test_a_share_holds_images_and_their_mirrors_and_all_shares_are_the_batch() -> None:
+    team = Team(None)
+    assert team.share(6).tolist() == [0, 1, 2, 3, 4, 5]
+    shares = []
+    for team.rank in (0, 1):
+        team.size, team.fabric = 2, Fake()  # type: ignore[assignment]
+        mine = team.share(8)
+        assert torch.equal(mine.flip(0), 7 - mine)
+        shares.append(mine)
+    assert sorted(torch.cat(shares).tolist()) == list(range(8))
+    with pytest.raises(InputError, match="multiple of 4"):
+        team.share(6)
+
+
+def relative(a: Zoo, b: Zoo, model: str) -> float:
+    """The difference of the final weights over the norm of what was learned in between."""
+    ends = [zoo.select(model=model, final=True)[0].state_dict() for zoo in (a, b)]
+    first = a.select(model=model, epoch=1)[0].state_dict()
+    names = [name for name in first if not name.endswith("qkv.bias")]
+    gap, way = (
+        torch.cat([(x[name] - y[name]).flatten() for name in names]).norm() for x, y in ((ends[0], ends[1]), (ends[0], first))
+    )
+    return float(gap / way)
+
+
+def test_two_processes_train_the_zoo_of_one(tmp_path: Path) -> None:
+    overrides = ("zoo.pretrain.recipe.mixup=0.8", "zoo.stack_size=8")
+    axes = {"optimizer": ["adamw", "sgd"]}
+    alone = make_zoo(tmp_path / "alone", *overrides, axes=axes)
+    config = alone.config["config"]
+    card = compose("zoo_gen", ["executor=data_parallel", "executor.device=cpu", "executor.precision=float32"])["executor"]
+    executor = instantiate(card)
+    together = generate(tmp_path / "together", config, name="together", seed=0, executor=executor)
+    assert len(together) == len(alone)
+    assert all(plan["ranks"] == 2 for plan in together.config["stacks"].values())
+    for model in alone.frame["model"].unique():
+        assert relative(alone, together, model) < 0.02
+    for column in ("train_loss", "test_loss"):
+        assert (alone.frame[column] - together.frame[column]).abs().max() < 1e-2
+    with pytest.raises(InputError, match="ranks"):  # another number of processes would give other bits
+        generate(tmp_path / "together", config, name="together", seed=0, executor=instantiate({**card, "ranks": 1}))
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_reaches_the_command(tmp_path: Path) -> None:
+    config = compose("zoo_gen", ["zoo=digits_mini", "zoo.pretrain.recipe.batch_size=31"])["zoo"]
+    card = compose("zoo_gen", ["executor=data_parallel", "executor.device=cpu", "executor.precision=float32"])["executor"]
+    with pytest.raises(InputError, match="multiple of 4"):
+        generate(tmp_path / "zoo", config, name="zoo", seed=0, executor=instantiate(card))

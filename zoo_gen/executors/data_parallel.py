@@ -1,0 +1,66 @@
+"""Data-parallel training for models that fill a GPU alone: one stack after the other, every batch shared by several processes.
+
+Lightning Fabric starts the processes and moves the gradients (NCCL on GPUs, Gloo on CPUs); a process's share is its `Team`'s.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from lightning_fabric import Fabric
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from zoo_gen.blueprint import ModelSpec
+from zoo_gen.errors import InputError
+from zoo_gen.executors.local import start_worker
+from zoo_gen.executors.progress import longest_first, watch
+from zoo_gen.hardware import Hardware
+from zoo_gen.memory import models_that_fit
+from zoo_gen.team import Team
+
+
+class DataParallelExecutor:
+    """An executor whose processes train one stack together.
+
+    Attributes:
+        ranks: number of processes; on GPUs, one each.
+    """
+
+    def __init__(self, *, ranks: int, device: str, precision: str, compile: str | None):
+        """Chooses the processes and their hardware, as of `zoo_gen.hardware.Hardware`; `device` is `cpu` or `cuda`."""
+        if ranks < 1 or device not in ("cpu", "cuda"):
+            raise InputError(f"data-parallel training needs ranks >= 1 on device cpu or cuda, not {ranks} on {device}")
+        self.ranks = ranks
+        self.hardware = Hardware(device=device, precision=precision, compile=compile)
+
+    def models_at_once(self, spec: ModelSpec) -> int:
+        """How many models like this one fit in the memory of one process, at its share of the batch."""
+        share = replace(spec, recipe=replace(spec.recipe, batch_size=max(1, spec.recipe.batch_size // self.ranks)))
+        return models_that_fit(share, self.hardware, processes=self.ranks if self.hardware.device == "cpu" else 1)
+
+    def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
+        """Trains one stack after the other."""
+        for name in longest_first(zoo, stacks):
+            with ThreadPoolExecutor(1) as starter:
+                running: dict[Future[None], str] = {starter.submit(self._launch, zoo, name): name}
+                yield from watch(zoo, running)
+
+    def _launch(self, zoo: Path, name: str) -> None:
+        """Starts the processes, and waits for them. Raises `InputError` with what one of them died of."""
+        fabric = Fabric(accelerator=self.hardware.device, devices=self.ranks, strategy="ddp_spawn")
+        try:
+            fabric.launch(partial(_train, zoo=zoo, name=name, hardware=self.hardware, parent=os.getpid()))
+        except ProcessRaisedException as error:  # what was raised there arrives as text
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"training of stack {name} ended with {reason}; the same command goes on where it was") from error
+
+
+def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
+    """Trains one stack as one of several processes."""
+    from zoo_gen.generate import train_stack
+
+    start_worker(parent)
+    train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))

@@ -16,8 +16,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from zoo_gen.hardware import Hardware
+from zoo_gen.reader import read_json
 from zoo_gen.writer import epochs_done
-from zoo_gen.zoo import read_json
 
 
 class LocalExecutor:
@@ -59,7 +59,7 @@ class LocalExecutor:
                         name = futures.pop(future)
                         future.result()
                         yield name
-            except BaseException:
+            except BaseException:  # a dead worker, Ctrl-C, a reader that stops early: whatever it is, no process may be left behind
                 for future in futures:
                     future.cancel()
                 for process in list((pool._processes or {}).values()):

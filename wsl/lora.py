@@ -47,7 +47,7 @@ def merge(adapter: Mapping[str, Tensor], config: Mapping[str, Any], base: Mappin
     for name, tensor in adapter.items():
         if not name.startswith(PREFIX):
             raise InputError(f"the adapter has the tensor {shortened(name)}, which is not named as peft does ({PREFIX}...)")
-        inner = name.removeprefix(PREFIX)
+        inner = name.removeprefix(PREFIX).replace(".base_layer.", ".")
         if match := _PAIR.fullmatch(inner):
             pairs.setdefault(match[1], {})[(match[2] or "") + match[3]] = tensor
         elif ".lora_" in inner:
@@ -116,7 +116,7 @@ def _merged(layer: str, weight: Tensor, parts: Mapping[str, Tensor], config: Map
     precise = torch.promote_types(torch.promote_types(down.dtype, up.dtype), torch.float32)
     change = up.to(precise).flatten(1) @ down.to(precise).flatten(1) * _scale(layer, rank, config)
     change = change.T if turned and weight.dim() == 2 else change.reshape(weight.shape)
-    return weight + change.to(weight.dtype)
+    return (weight + change).to(weight.dtype)
 
 
 def _scale(layer: str, rank: int, config: Mapping[str, Any]) -> float:

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 
 LIMIT = 8 * 2**20
 """Bytes of a JSON file, or of the part of a file of weights that describes its tensors: some 50,000 tensors."""
@@ -60,14 +60,15 @@ def shortened(value: object) -> str:
     return f"{shown}..." if isinstance(value, str) and len(value) > 80 else shown
 
 
-def size_of(path: Path, *, advice: str) -> int:
+def size_of(path: Path, *, advice: str, missing: str | None = None) -> int:
     """Returns the size of a file. Raises `InputError` if it is missing or no regular file (a pipe would never end)."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path} is missing; {advice}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); {advice}") from error
+        raise InputError(missing or f"{path} is missing; {advice}") from error
+    except (OSError, ValueError) as error:  # a name too long, no permission, a loop of links
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{printable(str(path), limit=200)} cannot be read ({reason}); {advice}") from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is no file; {advice}")
     return status.st_size
@@ -116,9 +117,8 @@ def read_weights(path: Path, *, advice: str | None = None) -> dict[str, Tensor]:
     Raises `InputError` if it is missing or damaged; nothing is ever unpickled.
     """
     advice = advice or "delete it, then run python -m zoo_gen with the zoo's arguments: it makes the file again"
-    if not path.exists():
-        raise InputError(f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments")
-    size = size_of(path, advice=advice)
+    gone = f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
+    size = size_of(path, advice=advice, missing=gone)
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -82,7 +82,7 @@ def _read_file(path: Path, *, name: str | None = None) -> dict[str, Tensor]:
         try:
             return unprefixed(read_weights(path, advice=ADVICE))
         except InputError as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+            raise InputError(f"not a readable safetensors file: {error}") from error
     if name.endswith(TORCH_SUFFIXES):
         return read_torch_file(path)
     if name.endswith(INDEX):

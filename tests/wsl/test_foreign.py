@@ -40,7 +40,7 @@ def test_a_torch_file_reads_as_torch_reads_it(tmp_path: Path, zipped: bool, prot
     weights["parameter"] = nn.Parameter(torch.randn(3))
     path = tmp_path / "weights.pt"
     torch.save(weights, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
-    assert same(read_checkpoint(path), torch.load(path, weights_only=True))
+    assert same(read_checkpoint(path), torch.load(path, weights_only=protocol == 2))  # torch knows no other one by half
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
@@ -173,8 +173,9 @@ def test_adapters_merge_as_peft_merges_them(tmp_path: Path, targets: list[str], 
     merged = read_checkpoint(tmp_path / "adapter", base=tmp_path / "base.safetensors")
     expected = adapted.merge_and_unload().state_dict()
     assert merged.keys() == expected.keys()
+    rtol, atol = (1e-6, 1e-6) if dtype == torch.float32 else (2**-7, 2**-8)  # peft rounds changes of embeddings to bfloat16 first
     for name, tensor in expected.items():
-        torch.testing.assert_close(merged[name], tensor, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-6)
+        torch.testing.assert_close(merged[name], tensor, rtol=rtol, atol=atol)
     base = load_file(tmp_path / "base.safetensors")
     assert any(not torch.equal(merged[name], base[name]) for name in base)
 

@@ -19,7 +19,15 @@ from zoo_gen.reader import shortened
 PREFIX = "base_model.model."
 UNSUPPORTED = (
     *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "target_parameters"),
-    *("trainable_token_indices", "megatron_config", "arrow_config", "velora_config", "kasa_config", "monteclora_config", "lora_bias"),
+    *(
+        "trainable_token_indices",
+        "megatron_config",
+        "arrow_config",
+        "velora_config",
+        "kasa_config",
+        "monteclora_config",
+        "lora_bias",
+    ),
 )
 """Settings of `peft.LoraConfig` that make an adapter something else than W + s B A."""
 
@@ -51,7 +59,9 @@ def merge(adapter: Mapping[str, Tensor], config: Mapping[str, Any], base: Mappin
         if match := _PAIR.fullmatch(inner):
             pairs.setdefault(match[1], {})[(match[2] or "") + match[3]] = tensor
         elif ".lora_" in inner:
-            raise InputError(f"the adapter has the tensor {shortened(name)}, which belongs to no plain LoRA; merge it with peft first")
+            raise InputError(
+                f"the adapter has the tensor {shortened(name)}, which belongs to no plain LoRA; merge it with peft first"
+            )
         else:
             _replace(merged, inner, tensor, config)
     for layer, parts in pairs.items():
@@ -137,5 +147,7 @@ def _of_layer(config: Mapping[str, Any], patterns: str, layer: str, otherwise: o
             if re.match(rf"(.*\.)?({pattern})$", layer):
                 return value
         except re.error as error:
-            raise InputError(f"the adapter's {patterns} has the pattern {shortened(pattern)}, which is none; fetch it again") from error
+            raise InputError(
+                f"the adapter's {patterns} has the pattern {shortened(pattern)}, which is none; fetch it again"
+            ) from error
     return otherwise

@@ -79,7 +79,10 @@ class Run:
         config = read_config(folder)
         again = f"delete {folder} and train the run again"
         read_json(folder / "standardizer.json", advice=again)
-        standardizer = Standardizer.load(folder / "standardizer.json")
+        try:
+            standardizer = Standardizer.load(folder / "standardizer.json")
+        except OverflowError as error:
+            raise InputError(f"{folder / 'standardizer.json'} is damaged ({error}); {again}") from error
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise InputError(
@@ -106,10 +109,12 @@ class Run:
     def zoo(self) -> Zoo:
         """The zoo that the run was trained on. Raises `InputError` if it is gone or no longer the same."""
         stored = self._zoo_config
-        if not isinstance(stored, dict) or not all(isinstance(stored.get(key), str) for key in ("path", "relative", "content_hash")):
+        if not isinstance(stored, dict) or not all(
+            isinstance(stored.get(key), str) for key in ("path", "relative", "content_hash")
+        ):
             raise InputError(f"{self.path / 'config.yaml'} does not say which zoo the run is of; train it again")
         places = [Path(self._zoo_path)] if self._zoo_path else [Path(stored["path"]), self.path / stored["relative"]]
-        found = [Zoo.open(place) for place in places if (place / "zoo.json").is_file()]
+        found = [Zoo.open(place) for place in places if _is_zoo(place)]
         point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
         if not found:
             raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
@@ -171,6 +176,14 @@ def zoo_folder(path: str | Path) -> Path:
     """The folder of a zoo: a path that holds one or has more than one part, else a name under checkpoints/zoos."""
     given = Path(path)
     return given if (given / "zoo.json").is_file() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
+
+
+def _is_zoo(place: Path) -> bool:
+    """Whether a folder holds a zoo; no such place is none."""
+    try:
+        return (place / "zoo.json").is_file()
+    except (OSError, ValueError):  # a name too long, or no name at all
+        return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:

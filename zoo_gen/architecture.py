@@ -146,7 +146,9 @@ def build(described: Mapping[str, Any]) -> nn.Module:
         numbers = [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, int | float)]
         limit = DEPTH if "depth" in key else SIZE
         if key in FETCHING or isinstance(value, Mapping) or any(not abs(number) <= limit for number in numbers):
-            raise InputError(f"the config.json of {name} says '{printable(key, limit=40)}', which no model of a zoo has; do not use it")
+            raise InputError(
+                f"the config.json of {name} says '{printable(key, limit=40)}', which no model of a zoo has; do not use it"
+            )
     try:
         return timm.create_model(name, num_classes=classes, **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, KeyError, AttributeError, IndexError) as error:

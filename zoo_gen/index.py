@@ -74,9 +74,10 @@ def _read(path: Path, size: int) -> pd.DataFrame:
         if table[name].null_count:
             raise ValueError(f"column '{name}' has empty cells")
     plain = pa.table({name: table[name].cast(pa.string()) if name in texts else table[name] for name in known})
+    plain.validate(full=True)  # texts are UTF-8
     frame = plain.to_pandas().reindex(columns=[*known, *(name for name in COLUMNS if name not in known)])
-    whole = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64"}
-    frame = frame.astype({**whole, **dict.fromkeys(RESULTS, "float64")})
+    kinds = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")}
+    frame = frame.astype({name: kind for name, kind in kinds.items() if frame.dtypes[name] != kind})
     return frame.assign(**dict.fromkeys(name for name in ALL_FACTORS if name not in known))
 
 

@@ -181,7 +181,10 @@ class Zoo:
         card = self.config["config"].get(f"{stage}_images")
         if not isinstance(card, dict) or "_target_" not in card:
             raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")
-        return instantiate(card, group="images")
+        try:
+            return instantiate(card, group="images")
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, OSError) as error:
+            raise InputError(f"the card of images in {self.path / 'zoo.json'} does not work ({error}); {ZOO_ADVICE}") from error
 
     @cached_property
     def content_hash(self) -> str:

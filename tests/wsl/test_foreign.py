@@ -35,7 +35,10 @@ def same(found: dict[str, Tensor], weights: dict[str, Tensor] = WEIGHTS) -> bool
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_a_torch_file_reads_as_torch_reads_it(tmp_path: Path, zipped: bool, protocol: int, dtype: torch.dtype) -> None:
-    weights = {name: tensor.to(dtype) for name, tensor in WEIGHTS.items()} | {"turned": torch.randn(6, 4).T[1:], "one": torch.ones(())}
+    weights = {name: tensor.to(dtype) for name, tensor in WEIGHTS.items()} | {
+        "turned": torch.randn(6, 4).T[1:],
+        "one": torch.ones(()),
+    }
     weights["tied"] = weights["turned"]
     weights["parameter"] = nn.Parameter(torch.randn(3))
     path = tmp_path / "weights.pt"
@@ -159,7 +162,9 @@ class Layers(nn.Module):
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_adapters_merge_as_peft_merges_them(tmp_path: Path, targets: list[str], settings: dict[str, Any], dtype: torch.dtype) -> None:
+def test_adapters_merge_as_peft_merges_them(
+    tmp_path: Path, targets: list[str], settings: dict[str, Any], dtype: torch.dtype
+) -> None:
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     model = Layers().to(dtype)

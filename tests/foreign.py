@@ -37,7 +37,8 @@ ARCHITECTURE = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model
 def vit(seed: int = 0, **sizes: int) -> dict[str, Tensor]:
     """Weights of a ViT that takes milliseconds."""
     torch.manual_seed(seed)
-    model = VisionTransformer(**(SIZES | {"num_classes": 3} | sizes))
+    chosen: dict[str, Any] = SIZES | {"num_classes": 3} | sizes
+    model = VisionTransformer(**chosen)
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}  # type: ignore[arg-type]
 
 
@@ -110,7 +111,12 @@ def write_run(folder: Path) -> None:
             "relative": "../zoo",
             "content_hash": Zoo.open(folder.parent / "zoo").content_hash,
         },
-        **{"window": 4, "split": "by_model", "seed": 0, "fold": 0, "steps": 1, "learning_rate": 1e-3},
+        "window": 4,
+        "split": "by_model",
+        "seed": 0,
+        "fold": 0,
+        "steps": 1,
+        "learning_rate": 1e-3,
         "tokenizer": OmegaConf.to_container(OmegaConf.load(CONFIGS / "tokenizer" / "residual.yaml")),
         "model": {"_target_": "wsl.models.hyperrep.HyperRep", **model},
     }
@@ -260,7 +266,7 @@ def mutate_tree(name: str, content: bytes, rng: random.Random) -> bytes:
 def mutate_frame(content: bytes, rng: random.Random) -> bytes:
     """Returns an index with columns of other types or values, other rows, or another compression."""
     frame = pd.read_parquet(io.BytesIO(content))
-    codec = "snappy"
+    codec: Any = "snappy"
     for _ in range(rng.choice((1, 1, 2))):
         column = rng.choice(list(frame.columns))
         values = [rng.choice((None, "x", "../../etc/passwd", "/etc/passwd", "\0", "a" * 300)) for _ in range(len(frame))]
@@ -280,7 +286,7 @@ def mutate_frame(content: bytes, rng: random.Random) -> bytes:
         elif kind == 6:
             frame = frame.rename(columns={column: rng.choice(("x", "model", "path", ""))})
         elif kind == 7:
-            codec = rng.choice(("gzip", "zstd", "brotli", "none"))
+            codec = rng.choice(("gzip", "zstd", "brotli", None))
         else:
             frame[column] = ["a" * 10**4] * len(frame)
     made = io.BytesIO()

@@ -23,9 +23,9 @@ def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> dict
     """Reads the weights of a checkpoint, whatever it is.
 
     Args:
-        path: a `.safetensors` file; a `.pt`, `.pth`, `.bin` or `.ckpt` file of `torch.save`; the index (`*.index.json`) of a sharded
-            checkpoint; a folder that holds `model.safetensors` or `pytorch_model.bin`, or their index; or the folder of a LoRA adapter
-            (`adapter_config.json`).
+        path: a `.safetensors` file; a `.pt`, `.pth`, `.bin` or `.ckpt` file of `torch.save`; the index (`*.index.json`) of a
+            sharded checkpoint; a folder that holds `model.safetensors` or `pytorch_model.bin`, or their index; or the
+            folder of a LoRA adapter (`adapter_config.json`).
         base: the checkpoint that an adapter is merged into, of any of these kinds. An adapter names its base too, but a name in a
             foreign file is not followed.
 
@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> dict
         if base is None:
             named = shortened(config.get("base_model_name_or_path"))
             raise InputError(
-                f"{place} is an adapter of the model {named}; say where that one is: base=<path>, or --base <path> on the command line"
+                f"{place} is an adapter of the model {named}; say where that one is: base=<path>, on the command line --base <path>"
             )
         return merge(_read_first(place, ("adapter_model.safetensors", "adapter_model.bin")), config, read_checkpoint(base))
     if base is not None:

@@ -182,8 +182,8 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
     family, closest = min(misses, key=lambda item: item[1].unknown)
     raise InputError(
         f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; the closest, {family!r}, "
-        f"does not because {closest.reason}. Families are {families}: add a table for another (one file in wsl/architectures), remove "
-        "what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
+        f"does not because {closest.reason}. Families are {families}: add a table for another (one file in wsl/architectures), "
+        "remove what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
     )
 
 

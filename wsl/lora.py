@@ -68,8 +68,8 @@ def merge(adapter: Mapping[str, Tensor], config: Mapping[str, Any], base: Mappin
         weight = merged.get(f"{layer}.weight")
         if weight is None:
             raise InputError(
-                f"the adapter changes {shortened(layer)}, which the base does not have; it has {', '.join(map(shortened, [*base][:3]))} "
-                "and others. Pass the checkpoint that the adapter was trained on, with the same names"
+                f"the adapter changes {shortened(layer)}, which the base does not have (it has "
+                f"{', '.join(map(shortened, [*base][:3]))} ...); pass the checkpoint that the adapter was trained on"
             )
         merged[f"{layer}.weight"] = _merged(layer, weight, parts, config)
     return merged
@@ -100,7 +100,7 @@ def _replace(merged: dict[str, Tensor], name: str, tensor: Tensor, config: Mappi
     is_bias = kind == "bias" and config.get("bias", "none") != "none" and name in merged
     if not (is_saved or is_bias):
         raise InputError(
-            f"the adapter has the tensor {shortened(name)}, which neither its modules_to_save nor its bias explains; merge it with peft first"
+            f"the adapter has the tensor {shortened(name)}, which modules_to_save and bias do not explain; merge it with peft"
         )
     merged[name] = tensor
 

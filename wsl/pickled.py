@@ -57,7 +57,7 @@ class Storage(NamedTuple):
 
     kind: str
     key: str
-    count: int
+    length: int
 
 
 @dataclass(frozen=True)

@@ -177,14 +177,14 @@ def _storages(tree: Any) -> Iterator[Storage]:
 class _Storages:
     """The storages of a file, mapped into memory, each at its place (start, length)."""
 
-    def __init__(self, whole: torch.UntypedStorage, places: dict[str, tuple[int, int]]):
+    def __init__(self, whole: Any, places: dict[str, tuple[int, int]]):
         self.whole, self.places = whole, places
         self.copies: dict[str, Tensor] = {}
 
     def numbers(self, key: str, dtype: torch.dtype) -> Tensor:
         """Returns a storage as a row of numbers: a view of the file, or one copy where the file does not align it."""
         start, length = self.places[key]
-        row: Any = self.whole[start : start + length // dtype.itemsize * dtype.itemsize]
+        row = self.whole[start : start + length // dtype.itemsize * dtype.itemsize]
         numbers = torch.empty(0, dtype=torch.uint8).set_(row)
         if numbers.data_ptr() % dtype.itemsize:  # as in the older format
             numbers = self.copies.setdefault(f"{key} {dtype.itemsize}", numbers.clone())
@@ -197,7 +197,7 @@ def _tensor(described: Described, storages: _Storages) -> Tensor:
     if key not in storages.places:
         raise ValueError(f"storage {shortened(key)} is missing")
     length, dtype = storages.places[key][1], dtype_of(kind, described.dtype)
-    if described.storage.count * dtype_of(kind).itemsize > length:
+    if described.storage.length * dtype_of(kind).itemsize > length:
         raise ValueError(f"storage {shortened(key)} is shorter than it says")
     count, dimensions = prod(described.shape), zip(described.shape, described.strides, strict=True)
     stop = described.offset + 1 + sum((size - 1) * stride for size, stride in dimensions)

@@ -134,8 +134,8 @@ def _sizes(described: str) -> Mapping[str, Any]:
 def build(described: Mapping[str, Any]) -> nn.Module:
     """Builds the model of a `config.json`, randomly initialised from torch's global generator.
 
-    Raises `InputError` for an architecture that timm does not have or cannot build, and for arguments that would fetch weights, read
-    other files, or make a model of absurd size.
+    Raises `InputError` for an architecture that timm does not have or cannot build, and for arguments that would fetch weights,
+    read other files, or make a model of absurd size.
     """
     name, classes, arguments = (described.get(key) for key in ("architecture", "num_classes", "model_args"))
     if not isinstance(name, str) or not timm.is_model(name):

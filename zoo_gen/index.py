@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow.compute import call_function
 
 from zoo_gen.errors import InputError
 from zoo_gen.reader import shortened, size_of
@@ -67,7 +67,7 @@ def _read(path: Path, size: int) -> pd.DataFrame:
         if not _fits(name, kind):
             raise ValueError(f"column {shortened(name)} is of type {shortened(str(kind))}")
     texts = [name for name, kind in known.items() if _is_text(kind)]
-    table = pq.read_table(path, columns=list(known), read_dictionary=texts, partitioning=None).replace_schema_metadata()
+    table = pq.read_table(path, columns=list(known), read_dictionary=texts).replace_schema_metadata()
     if sum(_characters(table[name]) for name in texts) > size * _GROWTH:
         raise ValueError(f"its texts are far longer than the file of {size:,} bytes")
     for name in _ALWAYS:
@@ -102,6 +102,6 @@ def _characters(column: pa.ChunkedArray) -> int:
     """Bytes of a column of texts, each counted wherever it occurs, without writing them out."""
     total = 0
     for chunk in column.chunks:
-        lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
-        total += pc.sum(lengths.cast(pa.int64())).as_py() or 0
+        lengths = call_function("binary_length", [chunk.dictionary]).take(chunk.indices)
+        total += call_function("sum", [lengths.cast(pa.int64())]).as_py() or 0
     return total

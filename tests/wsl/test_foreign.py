@@ -68,7 +68,8 @@ def test_weights_are_found_beside_an_optimizer(tmp_path: Path, wrapper: str, pre
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_a_hub_folder_reads_whole_and_sharded(tmp_path: Path, suffix: str) -> None:
     whole, sharded = tmp_path / "whole", tmp_path / "sharded"
-    whole.mkdir(), sharded.mkdir()
+    whole.mkdir()
+    sharded.mkdir()
     (whole / "config.json").write_text("{}")
     save_file(WEIGHTS, whole / "model.safetensors") if suffix == "safetensors" else torch.save(WEIGHTS, whole / "pytorch_model.bin")
     index = write_sharded(sharded, WEIGHTS, suffix=suffix)
@@ -79,7 +80,8 @@ def test_a_hub_folder_reads_whole_and_sharded(tmp_path: Path, suffix: str) -> No
 def test_the_links_of_the_hubs_cache_are_followed_and_others_are_not(tmp_path: Path) -> None:
     repository = tmp_path / "models--some--vit"
     snapshot, blobs = repository / "snapshots" / "abc", repository / "blobs"
-    snapshot.mkdir(parents=True), blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
     save_file(WEIGHTS, blobs / "0123")
     (snapshot / "model.safetensors").symlink_to("../../blobs/0123")
     assert same(read_checkpoint(snapshot))

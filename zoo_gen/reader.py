@@ -42,6 +42,8 @@ def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
     try:
         if not isinstance(name, str):
             raise TypeError("not a text")
+        if len(os.fsencode(name)) > 1000 or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
+            raise ValueError("too long")
         home = folder.resolve()
         lexical = Path(os.path.normpath(folder / name))
         found = (folder / name).resolve()

@@ -298,7 +298,7 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     linked("absolute", str(good / "model.safetensors"), "not simply a file in it")
     linked("null", "one\0.safetensors", "no path")
     linked("surrogate", "one\ud800.safetensors", "no path")
-    linked("endless", "x" * 5000 + ".safetensors", "no path|cannot be read|is gone")
+    linked("endless", "x" * 5000 + ".safetensors", "no path")
     linked("number", 3, "weight_map")
     linked("link", "there.safetensors", "outside of it")
     (folder / "link" / "there.safetensors").symlink_to(good / "model.safetensors")

@@ -178,11 +178,12 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
             else:
                 tail = tuple(_opaque(name, shape, layout.depth + 1) for name, shape in passed)
                 return replace(layout, slots=layout.slots + tail)
+    families = ", ".join(dict.fromkeys(name for name, _ in misses))
     family, closest = min(misses, key=lambda item: item[1].unknown)
     raise InputError(
         f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; the closest, {family!r}, "
-        f"does not because {closest.reason}. Add a table for it (one file in wsl/architectures), remove what is no "
-        "weight of the model, or pass its names as opaque"
+        f"does not because {closest.reason}. Families are {families}: add a table for another (one file in wsl/architectures), "
+        "remove what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
     )
 
 

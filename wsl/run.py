@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from jaxtyping import Float
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from yaml import YAMLError
 
 from wsl.data import Batch, TokenizedZoo, window_starts
 from wsl.normalize import Standardizer
@@ -26,7 +25,11 @@ from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.files import write_atomically
+from zoo_gen.reader import read_json, read_text, read_weights, shortened
 from zoo_gen.splits import Split
+
+CONFIG_LIMIT, CONFIG_DEPTH = 2**18, 32
+"""Bytes of a run's configuration, and how deep it may be nested."""
 
 CHECKPOINTS_AT_ONCE = 32
 """Checkpoints of one plan that are encoded together."""
@@ -47,14 +50,14 @@ class Run:
         self._zoo_path = zoo
         try:
             self._window, self._split, self._seed = config["window"], config["split"], config["seed"]
-            self._zoo_config, cards = config["zoo"], (config["tokenizer"], config["model"])
+            self._zoo_config, cards = config["zoo"], {group: config[group] for group in ("tokenizer", "model")}
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"{path / 'config.yaml'} is not the configuration of a run ({error} is missing); train it again"
             ) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            self.tokenizer, self.model = (instantiate(card) for card in cards)
+            self.tokenizer, self.model = (instantiate(card, group=group) for group, card in cards.items())
         self.model.eval()
 
     @classmethod
@@ -74,27 +77,44 @@ class Run:
                 f"run '{path}' not found at {folder.resolve()}; make it with: python -m wsl.train model=hyperrep run={path}"
             )
         config = read_config(folder)
-        run = cls(folder, config, Standardizer.load(folder / "standardizer.json"), zoo=zoo)
+        again = f"delete {folder} and train the run again"
+        read_json(folder / "standardizer.json", advice=again)
+        try:
+            standardizer = Standardizer.load(folder / "standardizer.json")
+        except OverflowError as error:
+            raise InputError(f"{folder / 'standardizer.json'} is damaged ({error}); {again}") from error
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise InputError(
                 f"run {folder} is not finished; the command that started it resumes it: python -m wsl.train run={path}"
             )
         try:
-            run.model.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError, OSError) as error:
+            tensors = read_weights(weights, advice=again)
+        except InputError as error:
+            raise InputError(f"the weights {weights} are damaged: {error}") from error
+        check_config(folder, config, tensors)
+        try:
+            with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
+                shapes = {name: tensor.shape for name, tensor in cls(folder, config, standardizer).model.state_dict().items()}
+            if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+                raise ValueError("names or shapes differ from those of the configuration's model")
+            run = cls(folder, config, standardizer, zoo=zoo)
+            run.model.load_state_dict(tensors)
+        except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError, AttributeError) as error:
             first_line = str(error).partition("\n")[0]
-            raise InputError(
-                f"the weights {weights} are damaged or of another model ({first_line}); delete {folder} and train it again"
-            ) from error
+            raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error
         return run
 
     @cached_property
     def zoo(self) -> Zoo:
         """The zoo that the run was trained on. Raises `InputError` if it is gone or no longer the same."""
         stored = self._zoo_config
+        if not isinstance(stored, dict) or not all(
+            isinstance(stored.get(key), str) for key in ("path", "relative", "content_hash")
+        ):
+            raise InputError(f"{self.path / 'config.yaml'} does not say which zoo the run is of; train it again")
         places = [Path(self._zoo_path)] if self._zoo_path else [Path(stored["path"]), self.path / stored["relative"]]
-        found = [Zoo.open(place) for place in places if (place / "zoo.json").is_file()]
+        found = [Zoo.open(place) for place in places if _is_zoo(place)]
         point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
         if not found:
             raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
@@ -158,16 +178,50 @@ def zoo_folder(path: str | Path) -> Path:
     return given if (given / "zoo.json").is_file() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Reads a run's config.yaml as plain data. Raises `InputError` if it is damaged."""
-    path = folder / "config.yaml"
+def _is_zoo(place: Path) -> bool:
+    """Whether a folder holds a zoo; no such place is none."""
     try:
+        return (place / "zoo.json").is_file()
+    except (OSError, ValueError):  # a name too long, or no name at all
+        return False
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads a run's config.yaml as plain data. Raises `InputError` if it is damaged, or has what no run writes: aliases, for one,
+    by which a few lines can stand for any amount of memory.
+    """
+    path = folder / "config.yaml"
+    again = f"delete {folder} and train the run again"
+    text = read_text(path, advice=again, limit=CONFIG_LIMIT)
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > CONFIG_DEPTH:
+                raise ValueError("it has aliases, or is nested deeper than any configuration")
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete {folder} and train the run again") from error
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{path} is damaged ({error}); {again}") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} is damaged (not a mapping); delete {folder} and train the run again")
+        raise InputError(f"{path} is damaged (not a mapping); {again}")
     return {str(key): value for key, value in config.items()}
+
+
+def check_config(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raises `InputError` for a configuration that is no trained run's, or whose model cannot be that of the weights."""
+    wrong = f"{folder / 'config.yaml'} is not the configuration of this run"
+    again = f"delete {folder} and train the run again"
+    kinds = {"window": int, "split": str, "seed": int, "fold": int, "zoo": dict, "tokenizer": dict, "model": dict}
+    for key, kind in kinds.items():
+        value = config.get(key)
+        is_card = kind is not dict or key == "zoo" or (isinstance(value, dict) and "_target_" in value)
+        if not isinstance(value, kind) or not is_card or (isinstance(value, int) and not 0 <= value < 2**31):
+            raise InputError(f"{wrong} ({key} is missing or wrong); {again}")
+    largest = sum(weight.numel() for weight in weights.values())
+    for key, value in (*config["model"].items(), *config["tokenizer"].items()):
+        limit = len(weights) if "depth" in str(key) else largest
+        if isinstance(value, int | float) and not abs(value) <= limit:
+            raise InputError(f"{wrong} (its weights are fewer than {shortened(str(key))} says); {again}")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def parse(text: str) -> Table:
         transposed, name = name.endswith("^T"), name.removesuffix("^T")
         if "{b}" in name:
             stage = 1 + runs.index(name.partition("{b}")[0])
-        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(name))
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[0-9]{1,6})", re.escape(name))
         tail = stage == len(runs) > 0 and "{b}" not in name
         rows.append(Row(name, re.compile(pattern), _parts(line, axes), transposed, stage, tail))
     return Table(tuple(rows), tuple(rules))

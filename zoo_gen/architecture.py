@@ -17,7 +17,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
+from zoo_gen.reader import shortened
+
+FETCHING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable", "exportable")
+"""Arguments of `timm.create_model` that are no sizes of a model: they read files, or the network."""
+
+SIZE, DEPTH = 2**20, 2**10
+"""Largest number, and largest number of blocks, that the `config.json` of a model may name."""
 
 HEADS = ("linear", "mlp", "none")
 INITS = ("timm", "xavier", "kaiming", "orthogonal")
@@ -127,11 +134,26 @@ def _sizes(described: str) -> Mapping[str, Any]:
 def build(described: Mapping[str, Any]) -> nn.Module:
     """Builds the model of a `config.json`, randomly initialised from torch's global generator.
 
-    Raises `InputError` for an architecture that timm does not have.
+    Raises `InputError` for an architecture that timm does not have or cannot build, and for arguments that would fetch weights,
+    read other files, or make a model of absurd size.
     """
-    if not timm.is_model(described["architecture"]):
-        raise InputError(f"timm has no architecture '{described['architecture']}'; see timm.list_models()")
-    return timm.create_model(described["architecture"], num_classes=described["num_classes"], **described["model_args"])
+    name, classes, arguments = (described.get(key) for key in ("architecture", "num_classes", "model_args"))
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise InputError(f"timm has no architecture {shortened(name)}; see timm.list_models()")
+    if not isinstance(classes, int) or not isinstance(arguments, Mapping):
+        raise InputError(f"the config.json of {name} has no number 'num_classes' or no object 'model_args'; restore it")
+    for key, value in (*arguments.items(), ("num_classes", classes)):
+        numbers = [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, int | float)]
+        limit = DEPTH if "depth" in key else SIZE
+        if key in FETCHING or isinstance(value, Mapping) or any(not abs(number) <= limit for number in numbers):
+            raise InputError(
+                f"the config.json of {name} says '{printable(key, limit=40)}', which no model of a zoo has; do not use it"
+            )
+    try:
+        return timm.create_model(name, num_classes=classes, **arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, KeyError, AttributeError, IndexError) as error:
+        summary = str(error).partition("\n")[0]
+        raise InputError(f"timm cannot build {name} with the model_args of its config.json ({summary}); restore it") from error
 
 
 def initialize(described: Mapping[str, Any], seed: int, *, scheme: str = "timm") -> dict[str, torch.Tensor]:

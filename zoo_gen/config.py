@@ -8,12 +8,13 @@ import dataclasses
 import errno
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 
 _BUNDLED = Path(__file__).parent / "configs"
 CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -22,46 +23,55 @@ CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "con
 TRUSTED = ("zoo_gen", "wsl")
 
 
-def resolve(target: str, trusted: Sequence[str] = ()) -> Callable[..., Any]:
-    """Returns the class or function named by a dotted path, if it is defined in a trusted package.
+def resolve(target: str, trusted: Sequence[str] = (), *, group: str | None = None) -> Callable[..., Any]:
+    """Returns the class or function named by a dotted path, if a card may name it.
 
-    Being reachable from a trusted module is not enough (`zoo_gen.zoo.pd.read_pickle` is reachable): the object itself must be
-    defined in one. Raises `InputError` for anything else, and imports nothing outside the trusted packages.
+    In the trusted packages these are the targets of the cards in `CONFIGS`, or in one `group` of them: being reachable
+    (`zoo_gen.zoo.pd.read_pickle`) or even defined there (`zoo_gen.files.write_json`) is not enough. In packages that the caller
+    trusts besides, everything that is public and defined there. Raises `InputError` for anything else, and imports nothing else.
     """
-    packages = (*TRUSTED, *trusted)
     module_name, _, name = target.rpartition(".")
+    package = module_name.partition(".")[0]
     refusal = InputError(
-        f"config names _target_ '{target}', which is not a public class or function of a trusted package ({', '.join(packages)}); "
-        "nothing was executed. If you wrote it yourself, add its package to trusted=[...]"
+        f"config names _target_ '{target}', which is no card's in {CONFIGS / (group or '')} and in no package you trust; "
+        "nothing was executed. If you wrote it yourself, give it a card, or add its package to trusted=[...]"
     )
-    if module_name.partition(".")[0] not in packages or name.startswith("_"):
+    if name.startswith("_") or (package not in trusted and target not in _targets(group)):
         raise refusal
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"config names _target_ '{target}', which does not exist ({error})") from error
-    if getattr(found, "__module__", "").partition(".")[0] not in packages or not callable(found):
+    if getattr(found, "__module__", "").partition(".")[0] not in (*TRUSTED, *trusted) or not callable(found):
         raise refusal
     return found
 
 
-def instantiate(card: Any, trusted: Sequence[str] = ()) -> Any:
+@functools.cache
+def _targets(group: str | None) -> frozenset[str]:
+    """The targets of all cards, or of those of one group."""
+    cards = (CONFIGS / (group or "")).rglob("*.yaml")
+    return frozenset(found for card in cards for found in re.findall(r"_target_: *([\w.]+)", card.read_text(encoding="utf-8")))
+
+
+def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = None) -> Any:
     """Builds what a card describes: calls `_target_` with its keyword values, nested cards first.
 
-    Anything that is not a card is returned as it is (mappings and lists with the cards inside them built).
-    Raises `InputError` for untrusted targets and for keywords that the target does not take.
+    Anything that is not a card is returned as it is (mappings and lists with the cards inside them built). A card that was read
+    from a run or a zoo is foreign data: name the `group` it must be of. Raises `InputError` for untrusted targets and for keywords
+    that the target does not take.
     """
     if isinstance(card, Mapping):
-        built = {key: instantiate(value, trusted) for key, value in card.items() if key != "_target_"}
+        built = {key: instantiate(value, trusted, group=group) for key, value in card.items() if key != "_target_"}
         if "_target_" not in card:
             return built
-        target = resolve(str(card["_target_"]), trusted)
+        target = resolve(str(card["_target_"]), trusted, group=group)
         try:
             return target(**built)
         except TypeError as error:
             raise InputError(f"card of {card['_target_']} does not fit its constructor: {error}") from error
     if isinstance(card, list | tuple):
-        return [instantiate(value, trusted) for value in card]
+        return [instantiate(value, trusted, group=group) for value in card]
     return card
 
 
@@ -157,5 +167,5 @@ class one_clear_error:
             message = "interrupted; the same command resumes"
         else:
             return
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -20,12 +20,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a file beside `path` and moves it there; a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)  # a link that somebody put there would be followed
     try:
         write(beside)
         os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    finally:
+        beside.unlink(missing_ok=True)  # it is still there only if the write failed
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -74,10 +74,12 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 def locked(path: Path, what: str) -> Iterator[None]:
     """Holds a lock file; the kernel drops it when the process dies, so none is ever stale.
 
-    Raises `InputError` if another process holds it.
+    Raises `InputError` if another process holds it, or if it is a link, whose target would be overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link, which no lock is; delete it")
+    with open(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -16,9 +16,10 @@ from zoo_gen.executors.executor import Executor
 from zoo_gen.files import locked, remove_leftovers, write_weights
 from zoo_gen.hardware import CPU, Hardware
 from zoo_gen.population import PopulationTrainer
+from zoo_gen.reader import read_json, read_weights
 from zoo_gen.team import ALONE, Team
 from zoo_gen.writer import ModelWriter, create_zoo, epochs_done, write_index
-from zoo_gen.zoo import Zoo, read_json, read_weights
+from zoo_gen.zoo import Zoo
 
 
 def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, executor: Executor) -> Zoo:

@@ -11,10 +11,12 @@ import pandas as pd
 
 from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import one_clear_error
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 from zoo_gen.files import locked, sha256_of, weights_sha256
+from zoo_gen.reader import inside, read_json, read_weights
+from zoo_gen.record import read_record, record_path
 from zoo_gen.writer import write_index
-from zoo_gen.zoo import Zoo, read_json, read_weights
+from zoo_gen.zoo import Zoo
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -28,20 +30,20 @@ def problems(path: Path) -> Iterator[str]:
     listed: set[str] = set()
     finished = 0
     for model in models:
-        record_path = path / "models" / model / "record.json"
-        if not record_path.exists():
+        record = record_path(path, model)
+        if not record.exists():
             continue
-        checkpoints = read_json(record_path)["checkpoints"]
+        checkpoints = read_record(path, model)["checkpoints"]
         finished += bool(checkpoints and checkpoints[-1]["final"])
         for checkpoint in checkpoints:
             name = checkpoint["path"]
             listed.add(name)
             row = rows.get(name)
             if row is None or any(row[key] != checkpoint[key] for key in ("epoch", "final", "sha256", "weights_sha256")):
-                yield f"the index does not agree with {record_path} on {name}; rebuild it with --repair"
+                yield f"the index does not agree with {record} on {name}; rebuild it with --repair"
             elif any(not _same(row[key], value) for key, value in checkpoint["results"].items()):
-                yield f"the index does not agree with {record_path} on the results of {name}; rebuild it with --repair"
-            yield from _damage(path / name, checkpoint)
+                yield f"the index does not agree with {record} on the results of {name}; rebuild it with --repair"
+            yield from _damage(inside(path, name), checkpoint)
     for name in sorted(rows.keys() - listed):
         yield f"the index lists {name}, which no record names; rebuild it with --repair"
     found = {str(file.relative_to(path)) for file in (path / "models").rglob("*.safetensors")}
@@ -60,6 +62,8 @@ def _damage(file: Path, checkpoint: dict[str, str]) -> Iterator[str]:
     """Yields what is wrong with one file of weights."""
     if not file.exists():
         yield f"{file} is gone; delete the model's folder and run python -m zoo_gen with the zoo's arguments"
+    elif not file.is_file():
+        yield f"{file} is no file; delete it and run python -m zoo_gen with the zoo's arguments"
     elif sha256_of(file) != checkpoint["sha256"]:
         yield f"{file} is not the file that was written (sha256 differs); restore it"
     elif weights_sha256(read_weights(file)) != checkpoint["weights_sha256"]:
@@ -73,22 +77,22 @@ def repair(path: Path) -> None:
         write_index(path, [spec.model for spec in blueprint_of(description["config"], load=[]).plan(description["seed"])])
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
     parser = argparse.ArgumentParser(prog="python -m zoo_gen.verify", description="Checks every file of a zoo.")
     parser.add_argument("zoo", type=Path, help="folder of the zoo")
     parser.add_argument("--repair", action="store_true", help="make the index anew from the records first")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     with one_clear_error():
         if arguments.repair:
             repair(arguments.zoo)
         found = list(problems(arguments.zoo))
         for problem in found:
-            print(problem)
+            print(printable(problem))
         if found:
             raise InputError(f"zoo {arguments.zoo} has {len(found)} problems")
         zoo = Zoo.open(arguments.zoo)
-        size = sum(file.stat().st_size for file in arguments.zoo.rglob("*") if file.is_file())
+        size = sum(file.stat().st_size for file in arguments.zoo.rglob("*") if file.is_file() and not file.is_symlink())
         models = zoo.frame["model"].nunique()
         print(f"{zoo.name}: {models} models, {len(zoo)} checkpoints, {size / 1e6:,.0f} MB: every hash and the index agree")
 

@@ -18,7 +18,10 @@ from torch import Tensor
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
 from zoo_gen.files import sha256_of, weights_sha256, write_atomically, write_json, write_weights
-from zoo_gen.zoo import COLUMNS, FORMAT_VERSION, RESULTS, read_json
+from zoo_gen.index import COLUMNS
+from zoo_gen.reader import read_json
+from zoo_gen.record import RESULTS, read_record, record_path
+from zoo_gen.zoo import FORMAT_VERSION
 
 PACKAGES = ("vit-weight-space", "torch", "timm", "numpy", "safetensors")
 
@@ -85,7 +88,7 @@ class ModelWriter:
         """Reads the record back and forgets what lies after `epoch`."""
         if not (self.folder / "record.json").exists():  # killed before the first epoch that is kept
             return
-        record = read_json(self.folder / "record.json")
+        record = read_record(self.zoo, self.spec.model)
         self.rows = [row for row in record["checkpoints"] if row["epoch"] <= epoch]
         diverged = record["diverged_epoch"]
         self.diverged_epoch = diverged if diverged is not None and diverged <= epoch else None
@@ -136,10 +139,9 @@ def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:
     """Makes the index of all records there are, in the order of `models`, and returns it."""
     rows = []
     for model in models:
-        path = zoo / "models" / model / "record.json"
-        if not path.exists():
+        if not record_path(zoo, model).exists():
             continue
-        record = read_json(path)
+        record = read_record(zoo, model)
         identity = {key: record[key] for key in ("model", "root", "parent", "stage", "fold", "diverged_epoch")}
         identity["status"] = "ok" if record["diverged_epoch"] is None else "diverged"
         rows += [{**identity, **record["factors"], **row, **row["results"]} for row in record["checkpoints"]]
@@ -157,7 +159,7 @@ def epochs_done(zoo: Path, stack: Mapping[str, Any]) -> int:
     done = []
     for model in stack["models"]:
         path = zoo / "models" / model / "record.json"
-        rows = read_json(path)["checkpoints"] if path.exists() else []
+        rows = read_json(path)["checkpoints"] if path.exists() else []  # this zoo's own, and asked for twice a second: not checked
         if not rows or not all((zoo / row["path"]).exists() for row in rows):
             return 0
         done.append(stack["epochs"] if rows[-1]["final"] else rows[-1]["epoch"])

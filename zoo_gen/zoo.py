@@ -9,29 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from zoo_gen.architecture import build
-from zoo_gen.config import instantiate
+from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
-from zoo_gen.recipe import FACTORS
+from zoo_gen.index import ALL_FACTORS, read_index
+from zoo_gen.reader import ZOO_ADVICE, inside, read_json, read_weights, shortened
+from zoo_gen.record import RESULTS, expect
 from zoo_gen.splits import Split, split_models
 
 FORMAT_VERSION = 1
-IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "diverged_epoch", "fold")
-ALL_FACTORS = ("pretraining", *FACTORS)
-RESULTS = (
-    *(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")),
-    "loss_gap",
-    "accuracy_gap",
-)
-FILES = ("path", "sha256", "weights_sha256")
-COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES)
+
+_DESCRIPTION = {"name": (str,), "seed": (int,), "models": (int,), "config": (dict,), "stacks": (dict,)}
+_STACK = {"models": (list,), "epochs": (int,)}
 
 
 @dataclass(frozen=True)
@@ -72,17 +65,21 @@ class Checkpoint:
     @property
     def architecture(self) -> dict[str, Any]:
         """The model's `config.json` in timm's format."""
-        return read_json(self.folder / "config.json")
+        return read_json(inside(self.folder, "config.json"))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Reads the weights. Raises `InputError` for a missing or damaged file."""
         return read_weights(self.path)
 
     def build(self) -> nn.Module:
-        """Builds the timm model with these weights, in eval mode and float32."""
+        """Builds the timm model with these weights, in eval mode and float32. Raises `InputError` if they do not fit each other."""
         with torch.device("meta"):
             model = build(self.architecture)
-        model.load_state_dict(self.state_dict(), assign=True)
+        try:
+            model.load_state_dict(self.state_dict(), assign=True)
+        except RuntimeError as error:
+            summary = str(error).strip().partition("\n")[0]
+            raise InputError(f"{self.path} does not fit the config.json of {self.folder} ({summary}); {ZOO_ADVICE}") from error
         return model.float().eval()
 
 
@@ -107,31 +104,25 @@ class Zoo:
         """
         folder = Path(path)
         if not (folder / "zoo.json").is_file():
-            raise InputError(
-                f"zoo '{folder.name}' not found at {folder.resolve()}; make it with: python -m zoo_gen zoo={folder.name}"
-            )
-        config = read_json(folder / "zoo.json")
+            raise InputError(f"zoo '{folder.name}' not found at {folder.resolve()}; {_how_to_make(folder.name)}")
+        described = inside(folder, "zoo.json")
+        config = read_json(described)
         version = config.get("format_version")
         if config.get("format") != "zoo_gen" or not isinstance(version, int):
-            raise InputError(f"{folder / 'zoo.json'} does not describe a zoo; choose a folder made by python -m zoo_gen")
+            raise InputError(f"{described} does not describe a zoo; choose a folder made by python -m zoo_gen")
         if version > FORMAT_VERSION:
             raise InputError(
                 f"zoo {folder} has format version {version}, this package reads up to {FORMAT_VERSION}; upgrade the package: "
                 "pip install -U vit-weight-space"
             )
-        if not (folder / "index.parquet").is_file():
+        expect(config, _DESCRIPTION, described)
+        for stack in config["stacks"].values():
+            expect(stack, _STACK, described)
+            if not all(isinstance(model, str) for model in stack["models"]):
+                raise InputError(f"{described} is damaged (a model that is no text in 'stacks'); {ZOO_ADVICE}")
+        if not (folder / "index.parquet").exists():
             raise InputError(f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments")
-        try:
-            frame = pd.read_parquet(folder / "index.parquet")
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(
-                f"{folder / 'index.parquet'} is damaged ({error}); rebuild it with: python -m zoo_gen.verify {folder} --repair"
-            ) from error
-        missing = [column for column in COLUMNS if column not in frame and column not in ALL_FACTORS]
-        if missing:
-            raise InputError(f"{folder / 'index.parquet'} lacks the columns {missing}; it was not made by python -m zoo_gen")
-        younger = [factor for factor in ALL_FACTORS if factor not in frame]
-        frame = frame.assign(**dict.fromkeys(younger))  # than the zoo, which has no values of them
+        frame = read_index(inside(folder, "index.parquet"), folder)
         return cls(folder, config, frame, frame)
 
     @property
@@ -187,7 +178,13 @@ class Zoo:
 
     def images(self, stage: str) -> Images:
         """Loads the images that the models of a stage (`pretrain` or `finetune`) were trained on, with the zoo's own split."""
-        return instantiate(self.config["config"][f"{stage}_images"])
+        card = self.config["config"].get(f"{stage}_images")
+        if not isinstance(card, dict) or "_target_" not in card:
+            raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")
+        try:
+            return instantiate(card, group="images")
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, OSError) as error:
+            raise InputError(f"the card of images in {self.path / 'zoo.json'} does not work ({error}); {ZOO_ADVICE}") from error
 
     @cached_property
     def content_hash(self) -> str:
@@ -203,9 +200,10 @@ class Zoo:
 
     def _checkpoint(self, row: Any) -> Checkpoint:
         """Makes a checkpoint of a row; its path must stay inside the zoo."""
-        path = (self.path / row["path"]).resolve()
-        if not path.is_relative_to(self.path.resolve()):
-            raise InputError(f"index of zoo {self.path} points outside the zoo: {row['path']}; do not use this zoo")
+        try:
+            path = inside(self.path, row["path"])
+        except InputError as error:
+            raise InputError(f"index of zoo {self.path} points outside the zoo: {shortened(row['path'])}; do not use it") from error
 
         def known(column: str) -> Any:
             value = row[column]
@@ -243,29 +241,15 @@ class Zoo:
         return f"Zoo('{self.path}': {models} models, {len(self)} checkpoints)"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises `InputError` if the file is missing or is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; restore it, or make the zoo again with python -m zoo_gen") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it, or make the zoo again with python -m zoo_gen") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged (not a JSON object); restore it, or make the zoo again with python -m zoo_gen")
-    return found
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file. Raises `InputError` if it is missing or damaged; nothing is ever unpickled."""
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
-        ) from error
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"checkpoint {path} is damaged or no safetensors file ({error}); delete it, then run python -m zoo_gen with the zoo's "
-            "arguments: it makes the file again"
-        ) from error
+def _how_to_make(name: str) -> str:
+    """Says how a zoo comes to be: by the card of its name, or else by any card."""
+    cards = sorted(path.stem for path in (CONFIGS / "zoo").glob("*.yaml"))
+    card, _, seed = name.rpartition("-seed")
+    if name in cards:
+        return f"make it with: python -m zoo_gen zoo={name}"
+    if card in cards and seed.isdecimal():
+        return f"make it with: python -m zoo_gen zoo={card} seed={seed}"
+    return (
+        "name the folder of a zoo, or one under checkpoints/zoos; if it is not made yet, choose a card "
+        f"({', '.join(cards)}) and a place: python -m zoo_gen zoo=<card> path=<folder>"
+    )

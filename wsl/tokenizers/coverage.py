@@ -13,7 +13,7 @@ def coverage(plan: Plan) -> pd.DataFrame:
     weights: dict[str, int] = {}
     tokens: dict[str, int] = {}
     for group in plan.groups:
-        weights[group.role] = weights.get(group.role, 0) + int(plan.mask[group.start : group.stop].sum())
+        weights[group.role] = weights.get(group.role, 0) + group.n_weights
         tokens[group.role] = tokens.get(group.role, 0) + group.stop - group.start
     frame = pd.DataFrame({"weights": weights, "tokens": tokens})
     frame.loc["total"] = frame.sum()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from zoo_gen.reader import read_json
 from zoo_gen.writer import epochs_done
-from zoo_gen.zoo import read_json
 
 
 def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:

@@ -1,0 +1,41 @@
+"""Thousands of mutated files are read or refused, in a process of bounded memory (tests/fuzz.py)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FORMATS = ("safetensors", "torch", "torch_older", "shards", "adapter", "index", "zoo.json", "record.json", "run")
+GROWTH = 512
+"""Megabytes by which the peak memory of reading small hostile files may grow; the limit on address space is twice that."""
+
+
+def fuzzed(count: int, *formats: str) -> list[dict[str, int]]:
+    command = [sys.executable, "-m", "tests.fuzz", "--count", str(count), "--seed", "0", "--formats", *formats]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(rows: list[dict[str, int]], count: int) -> None:
+    for row in rows:
+        assert row["read"] + row["refused"] == count
+        assert row["read"] > 0  # some changes do no harm: the corpus is valid
+        assert row["refused"] > 0
+        assert row["peak_growth_mb"] < GROWTH
+
+
+def test_a_few_hundred_mutated_files_of_each_format_are_read_or_refused() -> None:
+    check(fuzzed(300, *FORMATS[:5]), 300)
+    check(fuzzed(100, *FORMATS[5:]), 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_ten_thousand_mutated_files_are_read_or_refused(name: str) -> None:
+    (row,) = rows = fuzzed(10_000, name)
+    print(row)  # seed and counts
+    check(rows, 10_000)

@@ -1,0 +1,107 @@
+"""The index of a zoo, `index.parquet`: one row per checkpoint, made of the models' records.
+
+Parquet is compressed, so a small file can say that it is large. The index is measured before it is read: its rows are counted
+against the file's size, and its texts by their dictionaries, which hold each one once.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.compute import call_function
+
+from zoo_gen.errors import InputError
+from zoo_gen.reader import shortened, size_of
+from zoo_gen.recipe import FACTORS
+from zoo_gen.record import RESULTS
+
+IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "diverged_epoch", "fold")
+ALL_FACTORS = ("pretraining", *FACTORS)
+FILES = ("path", "sha256", "weights_sha256")
+COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES)
+
+_TEXTS = ("model", "root", "parent", "stage", "status", *FILES)
+_NUMBERS = ("epoch", "diverged_epoch", "fold", *RESULTS)
+_ALWAYS = ("model", "root", "stage", "epoch", "final", "status", *FILES)
+_CODECS = ("SNAPPY", "UNCOMPRESSED")
+_LIMIT = 256 * 2**20
+_ROW = 8
+"""Bytes that a row takes at the very least: its path, if nothing else, is its own (83 bytes in the zoo `digits`)."""
+_GROWTH = 64
+"""How many times its size a file can grow to; snappy reaches 22."""
+
+
+def read_index(path: Path, folder: Path) -> pd.DataFrame:
+    """Reads the index at `path` of the zoo in `folder`; columns of factors that are younger than the zoo are empty.
+
+    Raises `InputError` for an index that is damaged, says absurd things of itself, lacks columns, or has values of wrong types.
+    """
+    advice = f"rebuild it with: python -m zoo_gen.verify {folder} --repair"
+    size = size_of(path, advice=advice)
+    try:
+        return _read(path, size)
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
+        summary = str(error).partition("\n")[0]
+        raise InputError(f"{path} is damaged ({summary}); {advice}") from error
+
+
+def _read(path: Path, size: int) -> pd.DataFrame:
+    with pq.ParquetFile(path) as file:
+        described, types = file.metadata, {field.name: field.type for field in file.schema_arrow}
+        chunks = [
+            described.row_group(group).column(column)
+            for group in range(described.num_row_groups)
+            for column in range(described.num_columns)
+        ]
+        grown = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
+        if size > _LIMIT or described.num_rows > size // _ROW or grown > size * _GROWTH:
+            raise ValueError(f"{described.num_rows:,} rows of {grown:,} bytes in a file of {size:,}")
+        if odd := {chunk.compression for chunk in chunks} - {*_CODECS}:
+            raise ValueError(f"compressed by {', '.join(sorted(odd))}, not by {_CODECS[0]}")
+    missing = [column for column in COLUMNS if column not in types and column not in ALL_FACTORS]
+    if missing:
+        raise InputError(f"{path} lacks the columns {missing}; it was not made by python -m zoo_gen")
+    known = {name: types[name] for name in COLUMNS if name in types}
+    for name, kind in known.items():
+        if not _fits(name, kind):
+            raise ValueError(f"column {shortened(name)} is of type {shortened(str(kind))}")
+    texts = [name for name, kind in known.items() if _is_text(kind)]
+    table = pq.read_table(path, columns=list(known), read_dictionary=texts).replace_schema_metadata()
+    if sum(_characters(table[name]) for name in texts) > size * _GROWTH:
+        raise ValueError(f"its texts are far longer than the file of {size:,} bytes")
+    for name in _ALWAYS:
+        if table[name].null_count:
+            raise ValueError(f"column '{name}' has empty cells")
+    plain = pa.table({name: table[name].cast(pa.string()) if name in texts else table[name] for name in known})
+    plain.validate(full=True)  # texts are UTF-8
+    frame = plain.to_pandas().reindex(columns=[*known, *(name for name in COLUMNS if name not in known)])
+    kinds = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")}
+    frame = frame.astype({name: kind for name, kind in kinds.items() if frame.dtypes[name] != kind})
+    return frame.assign(**dict.fromkeys(name for name in ALL_FACTORS if name not in known))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(value) or pa.types.is_large_string(value)
+
+
+def _fits(name: str, kind: pa.DataType) -> bool:
+    """Whether a column may have a type; an empty column has none, a factor any of one value per cell."""
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if pa.types.is_null(kind):
+        return name not in _ALWAYS
+    if name in _TEXTS:
+        return _is_text(kind)
+    if name in _NUMBERS:
+        return number
+    return pa.types.is_boolean(kind) or (name != "final" and (number or _is_text(kind)))
+
+
+def _characters(column: pa.ChunkedArray) -> int:
+    """Bytes of a column of texts, each counted wherever it occurs, without writing them out."""
+    total = 0
+    for chunk in column.chunks:
+        lengths = call_function("binary_length", [chunk.dictionary]).take(chunk.indices)
+        total += call_function("sum", [lengths.cast(pa.int64())]).as_py() or 0
+    return total

@@ -1,0 +1,143 @@
+"""Reading files that anybody may have written: a zoo, a run or a checkpoint can come from anywhere.
+
+What is read is plain data, and nothing in it is ever executed. A file is checked before it is believed, so that reading takes no
+more memory than the file's own size and a constant (what `LIMIT` bytes of names and numbers come to), whatever it says of itself.
+"""
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from zoo_gen.errors import InputError, printable
+
+LIMIT = 8 * 2**20
+"""Bytes of a JSON file, or of the part of a file of weights that describes its tensors: some 50,000 tensors."""
+
+ITEMS = 1_000_000
+"""Values in a JSON file."""
+
+TENSORS = 50_000
+"""Tensors in a file of weights."""
+
+ZOO_ADVICE = "restore it, or make the zoo again with python -m zoo_gen"
+
+
+def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
+    """Returns the place of a file that foreign data names, symbolic links followed.
+
+    Args:
+        folder: where the file must be.
+        name: path relative to the folder.
+        also: another folder where it may end up by a symbolic link.
+
+    Raises `InputError` for what is no path, or one that leads out of the folder by `..`, as an absolute path or by a link.
+    """
+    try:
+        if not isinstance(name, str):
+            raise TypeError("not a text")
+        if len(os.fsencode(name)) > 1000 or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
+            raise ValueError("too long")
+        home = folder.resolve()
+        lexical = Path(os.path.normpath(folder / name))
+        found = (folder / name).resolve()
+        named_inside = lexical.is_relative_to(os.path.normpath(folder))
+        is_inside = found.is_relative_to(home) or (also is not None and found.is_relative_to(also.resolve()))
+    except (TypeError, ValueError, OSError, RuntimeError) as error:  # null bytes, lone surrogates, endless names, loops of links
+        raise InputError(f"{folder} names a file {shortened(name)}, which is no path ({error}); do not use it") from error
+    if not (named_inside and is_inside):
+        raise InputError(f"{folder} names a file that lies outside of it: {shortened(name)}; do not use it")
+    return found
+
+
+def shortened(value: object) -> str:
+    """Returns what a message shows of foreign data."""
+    shown = ascii(value[:80]) if isinstance(value, str) else f"({type(value).__name__})"
+    return f"{shown}..." if isinstance(value, str) and len(value) > 80 else shown
+
+
+def size_of(path: Path, *, advice: str, missing: str | None = None) -> int:
+    """Returns the size of a file. Raises `InputError` if it is missing or no regular file (a pipe would never end)."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(missing or f"{path} is missing; {advice}") from error
+    except (OSError, ValueError) as error:  # a name too long, no permission, a loop of links
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{printable(str(path), limit=200)} cannot be read ({reason}); {advice}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is no file; {advice}")
+    return status.st_size
+
+
+def read_text(path: Path, *, advice: str = ZOO_ADVICE, limit: int = LIMIT) -> str:
+    """Reads a small text file. Raises `InputError` if it is missing, damaged or too large to be what it should be."""
+    size = size_of(path, advice=advice)
+    if size > limit:
+        raise InputError(f"{path} has {size:,} bytes, more than the {limit:,} that such a file may have; {advice}")
+    try:
+        with path.open("rb") as file:
+            return file.read(limit).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); {advice}") from error
+
+
+def read_json(path: Path, *, advice: str = ZOO_ADVICE) -> dict[str, Any]:
+    """Reads a JSON object. Raises `InputError` if the file is missing, is none, or holds NaN or infinities, which JSON has not."""
+    text = read_text(path, advice=advice)
+    if sum(map(text.count, ",[{")) > ITEMS:
+        raise InputError(f"{path} holds more than {ITEMS:,} values; {advice}")
+    try:
+        found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); {advice}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged (not a JSON object); {advice}")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def read_weights(path: Path, *, advice: str | None = None) -> dict[str, Tensor]:
+    """Reads a safetensors file; the tensors are views of the file, mapped into memory.
+
+    Raises `InputError` if it is missing or damaged; nothing is ever unpickled.
+    """
+    advice = advice or "delete it, then run python -m zoo_gen with the zoo's arguments: it makes the file again"
+    gone = f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
+    size = size_of(path, advice=advice, missing=gone)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+            header = int.from_bytes(start[:8], "little")
+            if len(start) < 9 or header > size - 8 or start[8:] != b"{":
+                raise ValueError(_resembles(start))
+            if header > LIMIT or file.read(header).count(b"dtype") > TENSORS:
+                raise ValueError(f"its header of {header:,} bytes is larger than any checkpoint's")
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path} is damaged or no safetensors file ({error}); {advice}") from error
+
+
+def _resembles(start: bytes) -> str:
+    """Says what a file is that is no safetensors file."""
+    if start.startswith(b"PK"):
+        return "it is a zip file, as torch.save writes"
+    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "it is a pickle; nothing in it was executed"
+    return "it does not begin with a header"

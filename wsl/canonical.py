@@ -86,12 +86,11 @@ def gather(
     leading = (name,) if head is None else (head, name)
     found = []
     for slot in layout.slots:
-        pieces = slot.turn(weights[slot.name]).chunk(len(slot.parts), dim=1)
-        for piece, part in zip(pieces, slot.parts, strict=True):
+        for p, part in enumerate(slot.parts):
             flat = [axis for dim in part.axes for axis in dim]
             names = [axis.name for axis in flat]
             if name in names and where(flat[names.index(name)], [axis for axis in flat if axis.name not in leading]):
-                x = split(piece, part.axes, sizes).movedim(
+                x = split(slot.pieces(weights[slot.name])[p], part.axes, sizes).movedim(
                     [1 + names.index(axis) for axis in leading], list(range(1, 1 + len(leading)))
                 )
                 found.append(x.reshape(*x.shape[: 1 + len(leading)], -1))

@@ -171,8 +171,7 @@ def transform(weights: Mapping[str, Tensor], maps: Maps, layout: Layout) -> dict
     for slot in layout.slots:
         tensor = weights[slot.name]
         if any(axis.name in maps for part in slot.parts for dim in part.axes for axis in dim):
-            pieces = slot.turn(tensor).chunk(len(slot.parts), dim=1)
-            turned = [_move(piece, part.axes, maps, sizes) for piece, part in zip(pieces, slot.parts, strict=True)]
+            turned = [_move(piece, part.axes, maps, sizes) for piece, part in zip(slot.pieces(tensor), slot.parts, strict=True)]
             tensor = slot.turn(torch.cat(turned, dim=1) if len(turned) > 1 else turned[0])
         moved[slot.name] = tensor
     return moved

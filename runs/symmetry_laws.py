@@ -131,9 +131,9 @@ def disguises(zoo: Zoo, rng: torch.Generator) -> dict[str, Any]:
             layout = layout_of(family.states[0], heads=family.architecture["model_args"]["num_heads"])
             weights = {name: tensor.double() for name, tensor in stack(family.states).items()}
             view = random_view(weights, layout, rng, moves=moves, maps="general", strength=STRENGTH)
-            if gap(view, weights) == 0:
+            if gap(view, weights) < 1e-12:
                 continue  # the architecture has no such direction
-            copies = unstack(view)
+            copies = unstack({name: view[name] for name in weights})  # in the order that raw weights are compared in
             samples += [(family, copy) for copy in copies]
             raw.append(novelty(Distances.between(np.stack([flatten(copy) for copy in copies]), family.weights, distance=euclidean)))
         if samples:

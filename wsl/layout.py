@@ -124,6 +124,13 @@ class Layout:
     sizes: tuple[tuple[str, int], ...]
     rules: tuple[Rule, ...] = ()
 
+    @functools.cached_property
+    def heads(self) -> dict[str, str]:
+        """The axis of heads of each axis of features of a head: `qk.0` -> `head.0`."""
+        dims = [dim for slot in self.slots for part in slot.parts for dim in part.axes]
+        pairs = [(axis, head) for dim in dims for axis in dim for head in dim if head.kind == "head" and axis.kind in ("qk", "vo")]
+        return {axis.name: head.name for axis, head in pairs}
+
     def turn(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns views of tensors (... *shape) of the checkpoint as the table has them, and the other way round."""
         return {slot.name: slot.turn(weights[slot.name]) for slot in self.slots}

@@ -19,12 +19,12 @@ from torch import Tensor
 from wsl.canonical import anchored, gather, pairs
 from wsl.fold import rotatable
 from wsl.layout import Axis, Layout
-from wsl.symmetry import MAPPED, Maps, Matrix, axes_of, frame_of, heads_of, transform
+from wsl.symmetry import MAPPED, Maps, Matrix, axes_of, frame_of, transform
 
 SWEEPS = 100
 """Most rounds over all axes; a handful is usual."""
 
-GAIN = 1e-7
+GAIN = 1e-5
 """Sweeps end where the similarity of no checkpoint grows by more than this, relative to its norm."""
 
 RIDGE = 1e-3
@@ -113,23 +113,22 @@ def _head_step(
 ) -> Maps:
     """Assigns heads and turns their features: each pair of heads scores what it reaches under its best maps."""
     scores = _products(a, b, layout, head, lambda _, others: not any(other.kind in MAPPED for other in others))
-    turns: dict[str, Tensor] = {}
-    for name in (name for name, owner in heads_of(layout).items() if owner == head):
+    turned: dict[str, Tensor] = {}
+    for name in (name for name, owner in layout.heads.items() if owner == head):
         x, y = (torch.cat(pairs(w, layout, name), dim=-1) for w in (a, b))
         products = torch.einsum("k h i f, k g j f -> k h g i j", y, x)
         if name.partition(".")[0] in moves:
-            u, s, vh = torch.linalg.svd(products)
-            scores = scores + s.sum(-1)
-            turns[name] = u @ vh
+            scores = scores + torch.linalg.svdvals(products).sum(-1)
+            turned[name] = products
         else:
             scores = scores + products.diagonal(dim1=-2, dim2=-1).sum(-1)
     size = scores.shape[-1]
     order = _assign(scores) if "head" in moves else torch.arange(size, device=scores.device).expand(len(scores), size)
     steps: Maps = {head: order} if "head" in moves else {}
     rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
-    for name, turn in turns.items():
-        chosen = turn[rows, torch.arange(size, device=scores.device), order]
-        steps[name] = Matrix(chosen, chosen)
+    for name, products in turned.items():
+        turn = _polar(products[rows, torch.arange(size, device=scores.device), order])
+        steps[name] = Matrix(turn, turn)
         if name in maps:  # what was there belongs to the heads of the old order
             maps[name] = Matrix(*(pair[rows, order] for pair in maps[name]))
     return steps

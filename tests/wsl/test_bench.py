@@ -10,7 +10,7 @@ from torch import Tensor
 from wsl.fold import NULLS, stack, unstack
 from wsl.generators.bench import Bench, score_models
 from wsl.generators.family import Family, flatten
-from wsl.layout import Layout, layout_of
+from wsl.layout import layout_of
 from wsl.novelty import THRESHOLD, Distances, euclidean, judge, pool
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, random_view
 from zoo_gen import Zoo
@@ -39,18 +39,19 @@ def bench(tiny_zoo: Path, request: pytest.FixtureRequest) -> Bench:
     return Bench([family], zoo.images("finetune"), seed=0)
 
 
-def layout_and_copies(bench: Bench, moves: tuple[str, ...]) -> tuple[Layout, list[dict[str, Tensor]]]:
-    """Three train models, moved in float64."""
+def copies_of_three(bench: Bench, moves: tuple[str, ...]) -> list[dict[str, Tensor]]:
+    """Train models, moved in float64."""
     family = bench.families[0]
     layout = layout_of(family.states[0], heads=family.architecture["model_args"]["num_heads"])
     originals = stack([{name: tensor.double() for name, tensor in family.states[i].items()} for i in (1, 4, 7)])
     generator = torch.Generator().manual_seed(1)
-    return layout, unstack(random_view(originals, layout, generator, moves=moves, maps="general", strength=0.3))
+    moved = random_view(originals, layout, generator, moves=moves, maps="general", strength=0.3)
+    return unstack({name: moved[name] for name in originals})  # in the order that raw weights are compared in
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_a_copy_in_disguise_is_flagged_and_would_not_be_by_its_raw_weights(bench: Bench, disguise: str) -> None:
-    _, copies = layout_and_copies(bench, DISGUISES[disguise])
+    copies = copies_of_three(bench, DISGUISES[disguise])
     family = bench.families[0]
     scored = bench.score([(family, copy) for copy in copies], advance=lambda done: None)
     row = bench.measure("copier", {}, scored)
@@ -61,13 +62,14 @@ def test_a_copy_in_disguise_is_flagged_and_would_not_be_by_its_raw_weights(bench
     assert to_train.argmin(1).tolist() == [1, 4, 7]
     assert to_train.min(1).max() < 1e-6 * np.median(np.sort(euclidean(bench.train[0].vectors, bench.train[0].vectors))[:, 1])
     raw = Distances.between(np.stack([flatten(copy) for copy in copies]), family.weights, distance=euclidean)
+    assert (raw.to_train > 0).all()
     control = judge({"weights": raw, "behaviour": raw}, np.random.default_rng(0))
     assert control.novelty["weights"].min() > THRESHOLD
     assert "memorization" not in pool({"family": control}).flags
 
 
 def test_a_model_moved_by_what_is_no_symmetry_is_no_copy(bench: Bench) -> None:
-    _, copies = layout_and_copies(bench, MOVES)
+    copies = copies_of_three(bench, MOVES)
     wrong = [copy | {"pos_embed": copy["pos_embed"].roll(1, -1)} for copy in copies]
     scored = bench.score([(bench.families[0], copy) for copy in wrong], advance=lambda done: None)
     assert bench.measure("wrong", {}, scored)["novelty_by_space"]["weights"] > THRESHOLD

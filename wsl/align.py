@@ -3,7 +3,8 @@ r"""Alignment: the member of a checkpoint's orbit that is nearest to another che
 Weights are compared in standard form (`wsl.canonical.standardize`), by `wsl.matching`. It begins from canonical forms, so that
 copies in whatever disguise end in the same place.
 
-Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows.
+Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows. And a loss can
+take over where weights end: `wsl.descent`.
 """
 
 import math
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wsl.canonical import balance, canonicalize, choose
+from wsl.descent import Loss, descend
 from wsl.fold import NULLS, fold, unfold, unstack
 from wsl.layout import Axis, Layout
-from wsl.matching import match
+from wsl.matching import compose, match
 from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, inverse, transform
 
 
@@ -47,7 +49,7 @@ def align(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Ten
     Returns:
         The aligned stack in float64, of the function of `weights`.
     """
-    return _align(weights, layout, to, moves, lambda a, b: (a, b, layout))
+    return _align(weights, layout, to, moves, lambda a, b, moves: match(a, b, layout, layout, moves))
 
 
 def align_by_activations(
@@ -70,11 +72,41 @@ def align_by_activations(
         inputs: a batch of what the model takes.
     """
 
-    def evidence(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Layout]:
+    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         outputs = [activations(w, layout, model, inputs) for w in (a, b)]
-        return outputs[0], outputs[1], _output_layout(layout, outputs[0])
+        return match(outputs[0], outputs[1], _output_layout(layout, outputs[0]), layout, moves)
 
-    return _align(weights, layout, to, moves, evidence)
+    return _align(weights, layout, to, moves, climb)
+
+
+def align_by_loss(
+    weights: Mapping[str, Tensor],
+    layout: Layout,
+    *,
+    to: Mapping[str, Tensor],
+    moves: Collection[str],
+    loss: Loss,
+    steps: int,
+    rate: float,
+) -> Alignment:
+    """Aligns a stack (K, *shape) by weight matching and, from there, by the loss half way to the other stack.
+
+    Args:
+        weights: see `align`.
+        layout: see `align`.
+        to: see `align`.
+        moves: see `align`; orthogonal maps of heads and rotations follow the loss, permutations the weights alone.
+        loss: see `wsl.descent.descend`.
+        steps: see `wsl.descent.descend`.
+        rate: see `wsl.descent.descend`.
+    """
+
+    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
+        maps = match(a, b, layout, layout, moves)
+        learned = descend(transform(a, maps, layout), b, layout, moves=moves, loss=loss, steps=steps, rate=rate)
+        return maps | {name: compose(step, maps[name]) for name, step in learned.items()}
+
+    return _align(weights, layout, to, moves, climb)
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K"]:
@@ -142,7 +174,7 @@ def activations(
 
 
 _COMPACT = (*PERMUTED, *MAPPED, "rotation")
-Evidence = Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Mapping[str, Tensor], Layout]]
+Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Collection[str]], Maps]
 
 
 def _align(
@@ -150,21 +182,21 @@ def _align(
     layout: Layout,
     to: Mapping[str, Tensor],
     moves: Collection[str],
-    evidence: Evidence,
+    climb: Climb,
 ) -> Alignment:
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
     folds = set(NULLS) <= set(moves)
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
     if not folds:
         b = _expand(b, a)
-        aligned = transform(a, match(*evidence(a, b), layout, moves), layout)
+        aligned = transform(a, climb(a, b, moves), layout)
         return Alignment(aligned, _distance(aligned, b))
     folded, gauge = fold(b, layout)
     balanced = balance(folded, layout)
     b, steps = choose(transform(folded, balanced, layout), layout)
     a = canonicalize(a, layout)
-    maps = match(*evidence(a, b := _expand(b, a)), layout, moves)
-    aligned = transform(a, maps, layout)
+    b = _expand(b, a)
+    aligned = transform(a, climb(a, b, moves), layout)
     found = _distance(aligned, b)
     for step in reversed([balanced, *steps]):
         aligned = transform(aligned, _repeat(inverse(step), len(found)), layout)

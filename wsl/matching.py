@@ -53,7 +53,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, la
         nonlocal a
         a = transform(a, steps, evidence)
         for name, step in steps.items():
-            maps[name] = _compose(step, maps[name]) if name in maps else step
+            maps[name] = compose(step, maps[name]) if name in maps else step
 
     before = _similarity(a, b)
     start: Maps = {}
@@ -154,7 +154,8 @@ def _join(steps: Sequence[Int[Tensor, "k n"] | Matrix]) -> Int[Tensor, "K n"] | 
     return torch.cat([step for step in steps if isinstance(step, Tensor)])
 
 
-def _compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
+def compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
+    """Returns the map of an axis that takes one step after the last ones, of the same kind."""
     if isinstance(step, Matrix) and isinstance(last, Matrix):
         return Matrix(step.matrix @ last.matrix, step.dual @ last.dual)
     assert isinstance(step, Tensor)

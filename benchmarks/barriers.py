@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ def _loss(root: Checkpoint, images: ImageSplit) -> Callable[[dict[str, Tensor]],
     model, pixels = root.build(), images.pixels[:IMAGES]
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # has no rule for stacks
+            cast(Any, module).fused_attn = False  # has no rule for stacks
     run = vmap(lambda weights: functional_call(model, weights, (pixels,)))
 
     def loss(weights: dict[str, Tensor]) -> Tensor:

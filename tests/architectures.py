@@ -29,6 +29,11 @@ class NormedSwiGLU(SwiGLU):
         super().__init__(*args, **kwargs | {"norm_layer": nn.LayerNorm})
 
 
+class ThreeBranches(ParallelThingsBlock):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs | {"num_parallel": 3})
+
+
 def huggingface(config: str, model: str, **sizes: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     return getattr(transformers, model)(getattr(transformers, config)(**sizes))
@@ -66,7 +71,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "RMS norms": partial(small, norm_layer=nn.RMSNorm),
     "parallel": partial(small, block_fn=ParallelThingsBlock, init_values=1e-5),
     "parallel with q/k norm": partial(small, block_fn=ParallelThingsBlock, qk_norm=True),
-    "three parallel branches": partial(small, block_fn=partial(ParallelThingsBlock, num_parallel=3)),
+    "three parallel branches": partial(small, block_fn=ThreeBranches),
     "parallel scaling": partial(small, block_fn=ParallelScalingBlock, init_values=1e-5, mlp_ratio=1.5),
     "parallel scaling with q/k norm": partial(small, block_fn=ParallelScalingBlock, qk_norm=True),
     "parallel scaling without qkv bias": partial(small, block_fn=ParallelScalingBlock, qkv_bias=False),

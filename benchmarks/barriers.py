@@ -8,15 +8,17 @@ pairs, each aligned one way; intervals are 95 % bootstraps over roots, paired be
 import argparse
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
 
-from wsl.align import align, align_by_activations
+from wsl.align import align, align_by_activations, align_by_loss
 from wsl.fold import stack, unstack
 from wsl.layout import Layout, layout_of
 from wsl.symmetry import MOVES, PERMUTED
@@ -27,7 +29,21 @@ from zoo_gen.images import ImageSplit
 POINTS = 11
 DRAWS = 2000
 ORTHOGONAL = (*PERMUTED, "qk", "vo")
-ALIGNMENTS = ("naive", "permutation", "permutation + orthogonal", "full", "activations: permutation", "activations: full")
+ALIGNMENTS = (
+    "naive",
+    "permutation",
+    "permutation + orthogonal",
+    "full",
+    "activations: permutation",
+    "activations: full",
+    "loss: permutation + orthogonal",
+    "loss: full",
+)
+IMAGES = 128
+"""Train images that activations and losses are taken on."""
+
+STEPS, RATE = 60, 0.02
+"""Of the descent on the loss."""
 
 
 def main() -> None:
@@ -63,7 +79,12 @@ def measure(zoo: Zoo) -> dict[str, Any]:
     shares /= shares.sum(1, keepdims=True)
     rows: dict[str, Any] = {}
     for name, (loss, accuracy, distance) in barriers.items():
-        before = {"permutation": "naive", "permutation + orthogonal": "permutation", "full": "permutation + orthogonal"}
+        before = {
+            "permutation": "naive",
+            "permutation + orthogonal": "permutation",
+            "full": "permutation + orthogonal",
+            "loss: full": "full",
+        }
         steps = {"previous": before.get(name, "naive"), "naive": "naive"}
         rows[name] = {
             "loss": _quartiles(loss),
@@ -95,8 +116,26 @@ def _aligned(
         return a
     moves = PERMUTED if "permutation" in name and "orthogonal" not in name else ORTHOGONAL if "orthogonal" in name else MOVES
     if name.startswith("activations"):
-        return align_by_activations(a, layout, to=b, moves=moves, model=root.build(), inputs=images.pixels[:128]).weights
+        return align_by_activations(a, layout, to=b, moves=moves, model=root.build(), inputs=images.pixels[:IMAGES]).weights
+    if name.startswith("loss"):
+        return align_by_loss(a, layout, to=b, moves=moves, loss=_loss(root, images), steps=STEPS, rate=RATE).weights
     return align(a, layout, to=b, moves=moves).weights
+
+
+def _loss(root: Checkpoint, images: ImageSplit) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Mean cross-entropy of a stack on some train images, differentiable."""
+    model, pixels = root.build(), images.pixels[:IMAGES]
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            cast(Any, module).fused_attn = False  # has no rule for stacks
+    run = vmap(lambda weights: functional_call(model, weights, (pixels,)))
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        outputs = run({name: tensor.float() for name, tensor in weights.items()})
+        labels = images.labels[:IMAGES].expand(len(outputs), -1)
+        return cross_entropy(outputs.mT, labels, reduction="none").mean(1)
+
+    return loss
 
 
 def _barriers(root: Checkpoint, a: Mapping[str, Tensor], b: Mapping[str, Tensor], images: ImageSplit) -> tuple[np.ndarray, ...]:

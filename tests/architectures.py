@@ -9,7 +9,7 @@ import torch
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
+from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -27,6 +27,11 @@ def with_mlp_head() -> nn.Module:
 class NormedSwiGLU(SwiGLU):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs | {"norm_layer": nn.LayerNorm})
+
+
+class ThreeBranches(ParallelThingsBlock):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs | {"num_parallel": 3})
 
 
 def huggingface(config: str, model: str, **sizes: Any) -> nn.Module:
@@ -66,6 +71,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "RMS norms": partial(small, norm_layer=nn.RMSNorm),
     "parallel": partial(small, block_fn=ParallelThingsBlock, init_values=1e-5),
     "parallel with q/k norm": partial(small, block_fn=ParallelThingsBlock, qk_norm=True),
+    "three parallel branches": partial(small, block_fn=ThreeBranches),
+    "parallel scaling": partial(small, block_fn=ParallelScalingBlock, init_values=1e-5, mlp_ratio=1.5),
+    "parallel scaling with q/k norm": partial(small, block_fn=ParallelScalingBlock, qk_norm=True),
+    "parallel scaling without qkv bias": partial(small, block_fn=ParallelScalingBlock, qkv_bias=False),
     "no head": partial(small, num_classes=0),
     "MLP head": with_mlp_head,
     "distilled": partial(VisionTransformerDistilled, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, num_classes=3),

@@ -1,14 +1,10 @@
 r"""Alignment: the member of a checkpoint's orbit that is nearest to another checkpoint, and distances modulo symmetry.
 
-In standard form (`wsl.canonical.standardize`) all symmetries left keep distances, so the nearest member maximises
-:math:`\langle g a, b \rangle`. One axis at a time has a closed solution, given the others, from the products
-:math:`G = \sum b\, a^T` of all entries along it: an assignment for permutations (Ainsworth et al., Git Re-Basin, 2209.04836),
-the orthogonal polar factor for rotations (Procrustes), and for heads both, with the nuclear norms of every pair of heads
-as scores. Alternating them climbs to a local optimum. It begins from canonical forms, so that copies in whatever disguise
-end in the same place, and with the vectors of the residual stream that nothing else moves (patch filters, position
-embeddings, biases, heads), where they bring the two nearer.
+Weights are compared in standard form (`wsl.canonical.standardize`), by `wsl.matching`. It begins from canonical forms, so that
+copies in whatever disguise end in the same place.
 
-Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows.
+Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows. And a loss can
+take over where weights end: `wsl.descent`.
 """
 
 import math
@@ -17,24 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wsl.canonical import anchored, balance, canonicalize, choose, gather, pairs
-from wsl.fold import NULLS, fold, rotatable, unfold, unstack
+from wsl.canonical import balance, canonicalize, choose
+from wsl.descent import Loss, descend
+from wsl.fold import NULLS, fold, unfold, unstack
 from wsl.layout import Axis, Layout
-from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, heads_of, inverse, transform
-
-SWEEPS = 100
-"""Most rounds over all axes; a handful is usual."""
-
-GAIN = 1e-7
-"""Sweeps end where the similarity of no checkpoint grows by more than this, relative to its norm."""
-
-RIDGE = 1e-3
-"""Weight of no rotation at all in the first step, over that of the vectors it matches."""
+from wsl.matching import compose, match
+from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, inverse, transform
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ def align(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Ten
     Returns:
         The aligned stack in float64, of the function of `weights`.
     """
-    return _align(weights, layout, to, moves, lambda a, b: (a, b, layout))
+    return _align(weights, layout, to, moves, lambda a, b, moves: match(a, b, layout, layout, moves))
 
 
 def align_by_activations(
@@ -84,11 +72,41 @@ def align_by_activations(
         inputs: a batch of what the model takes.
     """
 
-    def evidence(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], Layout]:
+    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         outputs = [activations(w, layout, model, inputs) for w in (a, b)]
-        return outputs[0], outputs[1], _output_layout(layout, outputs[0])
+        return match(outputs[0], outputs[1], _output_layout(layout, outputs[0]), layout, moves)
 
-    return _align(weights, layout, to, moves, evidence)
+    return _align(weights, layout, to, moves, climb)
+
+
+def align_by_loss(
+    weights: Mapping[str, Tensor],
+    layout: Layout,
+    *,
+    to: Mapping[str, Tensor],
+    moves: Collection[str],
+    loss: Loss,
+    steps: int,
+    rate: float,
+) -> Alignment:
+    """Aligns a stack (K, *shape) by weight matching and, from there, by the loss half way to the other stack.
+
+    Args:
+        weights: see `align`.
+        layout: see `align`.
+        to: see `align`.
+        moves: see `align`; orthogonal maps of heads and rotations follow the loss, permutations the weights alone.
+        loss: see `wsl.descent.descend`.
+        steps: see `wsl.descent.descend`.
+        rate: see `wsl.descent.descend`.
+    """
+
+    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
+        maps = match(a, b, layout, layout, moves)
+        learned = descend(transform(a, maps, layout), b, layout, moves=moves, loss=loss, steps=steps, rate=rate)
+        return maps | {name: compose(step, maps[name]) for name, step in learned.items()}
+
+    return _align(weights, layout, to, moves, climb)
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K"]:
@@ -98,7 +116,7 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -
     them: an upper bound of the distance of the orbits, as alignment finds a local optimum.
     """
     a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
-    return _distance(transform(a, _match(a, b, layout, layout, _COMPACT), layout), b)
+    return _distance(transform(a, match(a, b, layout, layout, _COMPACT), layout), b)
 
 
 def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]) -> Float[np.ndarray, "N F"]:
@@ -111,7 +129,7 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
     rows = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
     if finite.any():
         a = canonicalize({name: tensor[finite] for name, tensor in weights.items()}, layout)
-        aligned = transform(a, _match(a, _expand(canonicalize(to, layout), a), layout, layout, _COMPACT), layout)
+        aligned = transform(a, match(a, _expand(canonicalize(to, layout), a), layout, layout, _COMPACT), layout)
         rows[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
     return rows
 
@@ -124,7 +142,7 @@ def centre_of(weights: Mapping[str, Tensor], layout: Layout, *, rounds: int) -> 
     a = canonicalize(weights, layout)
     centre = {name: tensor[:1] for name, tensor in a.items()}
     for _ in range(rounds):
-        aligned = transform(a, _match(a, _expand(centre, a), layout, layout, _COMPACT), layout)
+        aligned = transform(a, match(a, _expand(centre, a), layout, layout, _COMPACT), layout)
         centre = {name: tensor.mean(0, keepdim=True) for name, tensor in aligned.items()}
     return centre
 
@@ -156,7 +174,7 @@ def activations(
 
 
 _COMPACT = (*PERMUTED, *MAPPED, "rotation")
-Evidence = Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Mapping[str, Tensor], Layout]]
+Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Collection[str]], Maps]
 
 
 def _align(
@@ -164,21 +182,21 @@ def _align(
     layout: Layout,
     to: Mapping[str, Tensor],
     moves: Collection[str],
-    evidence: Evidence,
+    climb: Climb,
 ) -> Alignment:
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
     folds = set(NULLS) <= set(moves)
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
     if not folds:
         b = _expand(b, a)
-        aligned = transform(a, _match(*evidence(a, b), layout, moves), layout)
+        aligned = transform(a, climb(a, b, moves), layout)
         return Alignment(aligned, _distance(aligned, b))
     folded, gauge = fold(b, layout)
     balanced = balance(folded, layout)
     b, steps = choose(transform(folded, balanced, layout), layout)
     a = canonicalize(a, layout)
-    maps = _match(*evidence(a, b := _expand(b, a)), layout, moves)
-    aligned = transform(a, maps, layout)
+    b = _expand(b, a)
+    aligned = transform(a, climb(a, b, moves), layout)
     found = _distance(aligned, b)
     for step in reversed([balanced, *steps]):
         aligned = transform(aligned, _repeat(inverse(step), len(found)), layout)
@@ -201,120 +219,6 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
     return torch.stack([(a[name] - b[name]).flatten(1).square().sum(1) for name in a]).sum(0).sqrt()
-
-
-def _match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, moves: Collection[str]) -> Maps:
-    """Climbs from stack `a` to stack `b` (of `evidence`) and returns the maps that it took."""
-    maps: Maps = {}
-    streams = [name for name in axes_of(evidence, ("resid",)) if {"resid", "rotation"} & set(moves)]
-    neurons = list(axes_of(evidence, {"mlp"} & set(moves)))
-    heads = list(axes_of(evidence, ("head",))) if {"head", *MAPPED} & set(moves) else []
-
-    def take(steps: Maps) -> None:
-        nonlocal a
-        a = transform(a, steps, evidence)
-        for name, step in steps.items():
-            maps[name] = _compose(step, maps[name]) if name in maps else step
-
-    before = _similarity(a, b)
-    start: Maps = {}
-    for name in streams:
-        start |= _stream_step(a, b, evidence, layout, name, moves, anchored)
-    better = _similarity(transform(a, start, evidence), b) > before
-    take({name: _where(better, step) for name, step in start.items()})
-    best = _similarity(a, b)
-    for _ in range(SWEEPS):
-        for name in heads:
-            take(_head_step(a, b, evidence, name, moves, maps))
-        for name in neurons:
-            take({name: _assign(_products(a, b, evidence, name, lambda *_: True))})
-        for name in streams:
-            take(_stream_step(a, b, evidence, layout, name, moves, lambda *_: True))
-        reached = _similarity(a, b)
-        if (reached - best <= GAIN * _similarity(b, b)).all():
-            break
-        best = reached
-    return maps
-
-
-def _similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
-    return torch.stack([(a[name] * b[name]).flatten(1).sum(1) for name in a]).sum(0)
-
-
-def _products(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, name: str, where: Callable[[Axis, list[Axis]], bool]
-) -> Float[Tensor, "K n n"]:
-    return gather(b, layout, name, where=where) @ gather(a, layout, name, where=where).mT
-
-
-def _stream_step(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, name: str, moves: Collection[str], where
-) -> Maps:
-    products = _products(a, b, evidence, name, where)
-    if "rotation" in moves and rotatable(layout, name):
-        frame = frame_of(products.shape[-1], products.dtype, products.device)
-        products = frame.T @ products @ frame
-        if where is anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
-            ridge = RIDGE * products.flatten(1).norm(dim=1)[:, None, None]
-            products = products + ridge * torch.eye(products.shape[-1]).to(products)
-        turn = frame @ _polar(products) @ frame.T + 1 / len(frame)
-        return {name: Matrix(turn, turn)}
-    return {name: _assign(products)} if "resid" in moves else {}
-
-
-def _head_step(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, head: str, moves: Collection[str], maps: Maps
-) -> Maps:
-    """Assigns heads and turns their features: each pair of heads scores what it reaches under its best maps."""
-    scores = _products(a, b, layout, head, lambda _, others: not any(other.kind in MAPPED for other in others))
-    turns: dict[str, Tensor] = {}
-    for name in (name for name, owner in heads_of(layout).items() if owner == head):
-        x, y = (torch.cat(pairs(w, layout, name), dim=-1) for w in (a, b))
-        products = torch.einsum("k h i f, k g j f -> k h g i j", y, x)
-        if name.partition(".")[0] in moves:
-            u, s, vh = torch.linalg.svd(products)
-            scores = scores + s.sum(-1)
-            turns[name] = u @ vh
-        else:
-            scores = scores + products.diagonal(dim1=-2, dim2=-1).sum(-1)
-    size = scores.shape[-1]
-    order = _assign(scores) if "head" in moves else torch.arange(size, device=scores.device).expand(len(scores), size)
-    steps: Maps = {head: order} if "head" in moves else {}
-    rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
-    for name, turn in turns.items():
-        chosen = turn[rows, torch.arange(size, device=scores.device), order]
-        steps[name] = Matrix(chosen, chosen)
-        if name in maps:  # what was there belongs to the heads of the old order
-            maps[name] = Matrix(*(pair[rows, order] for pair in maps[name]))
-    return steps
-
-
-def _where(chosen: Bool[Tensor, "K"], step: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
-    """Takes a step for the chosen checkpoints, and none for the others."""
-    if isinstance(step, Matrix):
-        matrix = torch.where(chosen[:, None, None], step.matrix, torch.eye(step.matrix.shape[-1]).to(step.matrix))
-        return Matrix(matrix, matrix)
-    return torch.where(chosen[:, None], step, torch.arange(step.shape[1], device=step.device))
-
-
-def _compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
-    if isinstance(step, Matrix) and isinstance(last, Matrix):
-        return Matrix(step.matrix @ last.matrix, step.dual @ last.dual)
-    assert isinstance(step, Tensor)
-    assert isinstance(last, Tensor)
-    return last.gather(1, step)
-
-
-def _assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
-    """Returns, for each row, the column of the assignment of largest total score."""
-    columns = [linear_sum_assignment(one, maximize=True)[1] for one in scores.detach().cpu().numpy()]
-    return torch.from_numpy(np.stack(columns)).to(scores.device)
-
-
-def _polar(products: Float[Tensor, "*K n n"]) -> Float[Tensor, "*K n n"]:
-    """Returns the orthogonal matrix nearest to each product."""
-    u, _, vh = torch.linalg.svd(products)
-    return u @ vh
 
 
 def _output_layout(layout: Layout, names: Collection[str]) -> Layout:

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from wsl.fold import fold, rotatable
 from wsl.layout import Axis, Layout
-from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, heads_of, split, transform
+from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
 from zoo_gen.errors import InputError
 
 TIE = 1e-9
@@ -82,16 +82,15 @@ def gather(
         name: the axis.
         where: says, from the axis and the other axes of a part, whether the part counts.
     """
-    sizes, head = dict(layout.sizes), heads_of(layout).get(name)
+    sizes, head = dict(layout.sizes), layout.heads.get(name)
     leading = (name,) if head is None else (head, name)
     found = []
     for slot in layout.slots:
-        pieces = slot.turn(weights[slot.name]).chunk(len(slot.parts), dim=1)
-        for piece, part in zip(pieces, slot.parts, strict=True):
+        for p, part in enumerate(slot.parts):
             flat = [axis for dim in part.axes for axis in dim]
             names = [axis.name for axis in flat]
             if name in names and where(flat[names.index(name)], [axis for axis in flat if axis.name not in leading]):
-                x = split(piece, part.axes, sizes).movedim(
+                x = split(slot.pieces(weights[slot.name])[p], part.axes, sizes).movedim(
                     [1 + names.index(axis) for axis in leading], list(range(1, 1 + len(leading)))
                 )
                 found.append(x.reshape(*x.shape[: 1 + len(leading)], -1))
@@ -142,7 +141,7 @@ def _streams(w: Mapping[str, Tensor], layout: Layout) -> Maps:
 def _heads(w: Mapping[str, Tensor], layout: Layout, name: str) -> Float[Tensor, "K H F"]:
     """Describes each head by numbers that orthogonal maps of its features leave alone."""
     found = [gather(w, layout, name, where=lambda axis, others: not any(other.kind in MAPPED for other in others))]
-    for feature in (axis for axis, head in heads_of(layout).items() if head == name):
+    for feature in (axis for axis, head in layout.heads.items() if head == name):
         for x in pairs(w, layout, feature):
             found += [x.norm(dim=-1), x.norm(dim=-2)]
     return torch.cat(found, dim=-1)

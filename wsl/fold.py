@@ -9,6 +9,7 @@ RMSNorm), and **1** is the vector of ones:
     bias    Σᵢ aᵢ (v + β) W + b  =  Σᵢ aᵢ v W + (b + Wβ)   as attention weights aᵢ sum to 1   β = 0
             q·(k + β)            =  q·k + constant over the keys, which the softmax removes   β = 0
     scale   γ (W h + b)          =  (γ W) h + γ b                                           γ = 1
+    sum     a + b                = 0 + (a + b)                                              a = 0
     mean    what writes to a stream read through norms may have any mean over features       0
 
 What was there before is the gauge. Unfolding a folded model in its own gauge gives it back; in another's, or a random
@@ -25,7 +26,7 @@ from wsl.layout import Layout, Rule, Slot
 Gauge = dict[str, Tensor]
 """What folding removes, by tensor; `name:mean` is the mean of what a tensor writes, `name:input` that of what it reads."""
 
-NULLS = ("norm", "bias", "scale", "mean")
+NULLS = ("norm", "bias", "scale", "sum", "mean")
 """The kinds of null directions, in the order of folding."""
 
 
@@ -216,8 +217,8 @@ def _part(rule: Rule, slots: Mapping[str, Slot]) -> slice:
     """Returns where along a tensor's first axis the part of a rule lies."""
     if rule.part is None:
         return slice(None)
-    size = slots[rule.source].shape[0] // len(slots[rule.source].parts)
-    return slice(rule.part * size, (rule.part + 1) * size)
+    slot = slots[rule.source]
+    return slice(slot.start(rule.part), slot.start(rule.part + 1))
 
 
 def _pass_bias(w: dict[str, Tensor], rule: Rule, moved: Tensor) -> None:
@@ -258,6 +259,17 @@ def _unfold_scale(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping
     w[rule.source] = factor
 
 
+def _fold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    gauge[rule.source] = w[rule.source]
+    w[rule.targets[0]] = w[rule.targets[0]] + w[rule.source]
+    w[rule.source] = torch.zeros_like(w[rule.source])
+
+
+def _unfold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    w[rule.source] = gauge[rule.source]
+    w[rule.targets[0]] = w[rule.targets[0]] - gauge[rule.source]
+
+
 def _stream(rule: Rule, slots: Mapping[str, Slot]) -> int:
     """Returns the dimension, in a stack, of the residual features that a tensor writes."""
     axes = slots[rule.source].parts[0].axes
@@ -274,5 +286,5 @@ def _unfold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[
     w[rule.source] = w[rule.source] + gauge[f"{rule.source}:mean"]
 
 
-_FOLDS = {"norm": _fold_norm, "bias": _fold_bias, "scale": _fold_scale, "mean": _fold_mean}
-_UNFOLDS = {"norm": _unfold_norm, "bias": _unfold_bias, "scale": _unfold_scale, "mean": _unfold_mean}
+_FOLDS = {"norm": _fold_norm, "bias": _fold_bias, "scale": _fold_scale, "sum": _fold_sum, "mean": _fold_mean}
+_UNFOLDS = {"norm": _unfold_norm, "bias": _unfold_bias, "scale": _unfold_scale, "sum": _unfold_sum, "mean": _unfold_mean}

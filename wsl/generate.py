@@ -63,10 +63,11 @@ def main(config: GenerateConfig) -> None:
             generator: Generator = instantiate(card)
             samples = generator.fit(families).sample(config.n, stream(config.seed, "sample", name))
             settings = {key: value for key, value in card.items() if key != "_target_"}
-            rows.append(bench.measure(name, settings, samples, advance=lambda done: progress.advance(bar, done)))
+            scored = bench.score(samples, advance=lambda done: progress.advance(bar, done))
+            rows.append(bench.measure(name, settings, scored))
             progress.update(bar, completed=config.n * (i + 1))
             if i == 0:
-                rows.append(bench.measure_nearest(samples))
+                rows.append(bench.measure_nearest(scored))
                 write_samples(run.path / "samples" / name, samples)
     write_json(run.path / "generate.json", rows)
     console = Console()
@@ -143,7 +144,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     out = Table(
         title="Generated models as sampled: medians over all of them \\[quartiles]",
         caption="novelty, diversity: 1 is as far apart as train models are, in weights or in\n"
-        "behaviour, whichever is smaller; below 0.25: memorized; weights are not aligned",
+        "behaviour, whichever is smaller; below 0.25: memorized; weights: modulo symmetry",
         box=SIMPLE,
         padding=(0, 0, 0, 1),
     )

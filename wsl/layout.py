@@ -6,9 +6,9 @@ A layout is read off a table of axis names (`wsl.architectures`), one row per te
     blocks.{b}.attn.proj.weight  o: resid (head.{b} vo.{b}*)
     head.bias                    head: class
 
-`|` splits the first axis into equal parts, each `role: axes`; parentheses make one axis of several (the first varies
-slowest; a row may go on in a line that begins with `|`, a rule after `->`); `{b}` is the index
-of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
+`|` splits the first axis into equal parts, each `role: axes`; `/` before that into shares of any size, each of which may have
+equal parts. Parentheses make one axis of several (the first varies slowest); a row may go on in a line that begins with `|` or
+`/`, a rule after `->`; `{b}` is the index of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
 
 A name that ends in `^T` is of a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
 Other placeholders than `{b}` (`{i}` of parallel branches) may stand in names too.
@@ -27,6 +27,7 @@ What the model cannot feel, though no axis says so, stands in rules, lines with 
     bias   blocks.{b}.attn.qkv.bias[2] -> blocks.{b}.attn.proj  a constant passes through a layer into its bias (part 2: values)
     bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes what all keys share
     scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
+    sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    of two vectors only the sum is felt
     mean   cls_token blocks.{b}.mlp.fc2 -> nothing              norms remove the mean of what is written to the residual stream
 
 A norm that something else reads too is written `norm ... -> kept`. It, and a norm or scale none of whose layers the model
@@ -65,10 +66,11 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """An equal share of a tensor's first axis: its role, its block, and the axes of each dimension."""
+    """A share of a tensor's first axis: its role, its block, its size along that axis, and the axes of each dimension."""
 
     role: str
     block: int
+    size: int
     axes: tuple[tuple[Axis, ...], ...]
 
 
@@ -88,6 +90,14 @@ class Slot:
     def turn(self, tensor: Tensor) -> Tensor:
         """Returns a view of a tensor (... *shape) of the checkpoint as the table has it, and the other way round."""
         return tensor.mT if self.transposed else tensor
+
+    def pieces(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Returns views of the parts of a stacked tensor (K, *shape) of the checkpoint, as the table has them."""
+        return self.turn(tensor).split([part.size for part in self.parts], dim=1)
+
+    def start(self, part: int) -> int:
+        """Returns where along the first axis a part begins."""
+        return sum(one.size for one in self.parts[:part])
 
 
 class Rule(NamedTuple):
@@ -113,6 +123,13 @@ class Layout:
     slots: tuple[Slot, ...]
     sizes: tuple[tuple[str, int], ...]
     rules: tuple[Rule, ...] = ()
+
+    @functools.cached_property
+    def heads(self) -> dict[str, str]:
+        """The axis of heads of each axis of features of a head: `qk.0` -> `head.0`."""
+        dims = [dim for slot in self.slots for part in slot.parts for dim in part.axes]
+        pairs = [(axis, head) for dim in dims for axis in dim for head in dim if head.kind == "head" and axis.kind in ("qk", "vo")]
+        return {axis.name: head.name for axis, head in pairs}
 
     def turn(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns views of tensors (... *shape) of the checkpoint as the table has them, and the other way round."""
@@ -189,7 +206,7 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
 
 def _opaque(name: str, shape: tuple[int, ...], block: int) -> Slot:
     axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
-    return Slot(name, shape, name, (Part("vectors", block, axes),))
+    return Slot(name, shape, name, (Part("vectors", block, shape[0] if shape else 1, axes),))
 
 
 def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
@@ -214,15 +231,16 @@ def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], .
         else:  # the stem, the end of a stage, or the tail
             block = sum(stage <= row.stage for stage, _ in blocks) + row.tail
         parts = []
+        turned = (*shape[:-2], shape[-1], shape[-2]) if row.transposed and len(shape) > 1 else shape
         for role, dimensions in row.parts:
             named = [[axis.format(**values) for axis in dimension] for dimension in dimensions]
             axes = tuple(tuple(Axis(name.removesuffix("*"), name.endswith("*")) for name in names) for names in named)
-            parts.append(Part(role, block, axes))
-        turned = (*shape[:-2], shape[-1], shape[-2]) if row.transposed and len(shape) > 1 else shape
-        keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed)))
-    slots = tuple(slot for _, slot in sorted(keyed, key=lambda item: item[0]))
+            parts.append(Part(role, block, 0, axes))
+        keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed), row.shares))
+    keyed.sort(key=lambda item: item[0])
+    slots, sizes = _solve([(slot, shares) for _, slot, shares in keyed], heads)
     bindings = [values for _, values, *_ in matches]
-    return Layout(family, len(blocks), slots, _solve(slots, heads), tuple(dict.fromkeys(_rules(table, slots, bindings))))
+    return Layout(family, len(blocks), slots, sizes, tuple(dict.fromkeys(_rules(table, slots, bindings))))
 
 
 def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
@@ -240,6 +258,8 @@ def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]
                 present = [name for name in (source, f"{source}.weight", f"{source}.bias") if name in names]
                 if verb == "mean":
                     yield from (Rule(verb, name, None, ()) for name in present)
+                elif verb == "sum":
+                    yield from (Rule(verb, name, None, (layer,)) for name in present for layer in layers if layer in names - {name})
                 elif verb == "bias":
                     found = tuple(layer for layer in layers if f"{layer}.bias" in names)
                     if present and (found or layers == ["nothing"]):
@@ -248,8 +268,13 @@ def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]
                     yield Rule(verb, source, part, tuple(layer for layer in layers if f"{layer}.weight" in names))
 
 
-def _solve(slots: tuple[Slot, ...], heads: int | None) -> tuple[tuple[str, int], ...]:
-    """Finds the size of every axis from the shapes; equal names that would need different sizes are a mismatch."""
+def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> tuple[tuple[Slot, ...], tuple[tuple[str, int], ...]]:
+    """Finds the size of every part and axis from the shapes; equal names that would need different sizes are a mismatch.
+
+    Args:
+        rows: slots without the sizes of their parts, and the number of parts in each share of the first axis.
+        heads: their number, where it is given.
+    """
     products: dict[tuple[str, ...], tuple[int, str]] = {("1",): (1, "by definition")}
 
     def equate(names: tuple[str, ...], size: int, where: str) -> None:
@@ -257,15 +282,23 @@ def _solve(slots: tuple[Slot, ...], heads: int | None) -> tuple[tuple[str, int],
         if known != size:
             raise _Mismatch(0, f"axis '{' '.join(names)}' has size {known} ({first}) and size {size} ({where})")
 
-    for slot in slots:
-        n = len(slot.parts)
-        for part in slot.parts:
-            if len(part.axes) != len(slot.shape) or slot.shape[0] % n:
-                raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {n} equal part(s) of {len(part.axes)} dimension(s)")
-            for axes, size in zip(part.axes, (slot.shape[0] // n, *slot.shape[1:]), strict=True):
+    filled: dict[str, Slot] = {}
+    for slot, shares in sorted(rows, key=lambda row: len(row[1])):  # shares of any size are known from other tensors
+        sizes: list[int] = []
+        for n in shares[:-1]:
+            names = tuple(axis.name for axis in slot.parts[len(sizes)].axes[0])
+            sizes += n * [products.get(names, (0, ""))[0]]
+        sizes += shares[-1] * [((*slot.shape, 1)[0] - sum(sizes)) // shares[-1]]
+        if any(len(part.axes) != len(slot.shape) for part in slot.parts) or min(sizes) < 1 or sum(sizes) != slot.shape[0]:
+            what = f"{len(sizes)} equal part(s)" if len(shares) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
+            raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {what} of {len(slot.parts[0].axes)} dimension(s)")
+        parts = tuple(replace(part, size=size) for part, size in zip(slot.parts, sizes, strict=True))
+        filled[slot.name] = replace(slot, parts=parts)
+        for part in parts:
+            for axes, size in zip(part.axes, (part.size, *slot.shape[1:]), strict=True):
                 equate(tuple(axis.name for axis in axes), size, slot.name)
     if heads is not None:
-        for name in {axis.name for slot in slots for part in slot.parts for axes in part.axes for axis in axes}:
+        for name in {axis.name for slot in filled.values() for part in slot.parts for axes in part.axes for axis in axes}:
             if name.startswith("head."):
                 equate((name,), heads, "the given number of heads")
     for names, (size, where) in list(products.items()):
@@ -275,4 +308,5 @@ def _solve(slots: tuple[Slot, ...], heads: int | None) -> tuple[tuple[str, int],
             raise _Mismatch(0, f"axis '{' '.join(names)}' of {where} has size {size}, which {product} does not fit")
         if len(missing) == 1:
             equate((missing[0],), size // product, where)
-    return tuple((names[0], size) for names, (size, _) in products.items() if len(names) == 1)
+    slots = tuple(filled[slot.name] for slot, _ in rows)
+    return slots, tuple((names[0], size) for names, (size, _) in products.items() if len(names) == 1)

@@ -162,14 +162,16 @@ def pool(judgements: Mapping[str, Judgement]) -> Verdict:
     diversity = {space: np.concatenate([one.diversity[space] for one in each]) for space in spaces}
     novelties = smaller(novelty)
     medians = _median(novelties), _median(smaller(diversity))
+    by_space = [{space: _median(values) for space, values in ratios.items()} for ratios in (novelty, diversity)]
+    low = [median < THRESHOLD for median in (*medians, *by_space[0].values(), *by_space[1].values())]
     return Verdict(
         novelties=novelties,
         novelty=medians[0],
-        novelty_by_space={space: _median(values) for space, values in novelty.items()},
+        novelty_by_space=by_space[0],
         diversity=medians[1],
-        diversity_by_space={space: _median(values) for space, values in diversity.items()},
+        diversity_by_space=by_space[1],
         effective_rank_ratio=_median(np.array([one.effective_rank_ratio for one in each])),
-        flags=("memorization",) if min(medians) < THRESHOLD else (),
+        flags=("memorization",) if any(low) else (),  # one space is enough, where the other is undefined
         notes=tuple(f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes),
     )
 

@@ -136,10 +136,11 @@ def generation_section(rows: Rows, *, chance: float) -> Section:
         "A sampler is better only where it lies above every baseline of equal novelty."
     )
     caution = (
-        "<strong>Not aligned.</strong> Distances still count directions that change nothing (permutations, key "
-        "biases), so novelty is too high and not to be quoted."
+        "<strong>Not aligned.</strong> Distances count directions that change nothing (permutations, key biases), so novelty "
+        "is too high and not to be quoted: run wsl.generate again."
     )
-    caveats = [] if all(row["aligned"] for row in rows) else [paragraph(caution, "caution")]
+    aligned = all(row["aligned"] for row in rows)
+    caveats = [paragraph("Distances of weights are taken modulo symmetry.")] if aligned else [paragraph(caution, "caution")]
     figure = figures.frontier(rows, threshold=THRESHOLD, chance=chance)
     parts = [
         paragraph(lead),

@@ -67,17 +67,6 @@ def axes_of(layout: Layout, kinds: Collection[str]) -> dict[str, int]:
     return {name: sizes[name] for name in wanted}
 
 
-def heads_of(layout: Layout) -> dict[str, str]:
-    """Returns the axis of heads of each axis of features of a head: `qk.0` -> `head.0`."""
-    found = {}
-    for slot in layout.slots:
-        for part in slot.parts:
-            for dim in part.axes:
-                head = next((axis.name for axis in dim if axis.kind == "head"), None)
-                found |= {axis.name: head for axis in dim if axis.kind in MAPPED and head}
-    return found
-
-
 def sample(
     layout: Layout,
     size: int,
@@ -106,10 +95,9 @@ def sample(
     for name, n in axes_of(layout, set(moves) & set(PERMUTED)).items():
         drawn[name] = torch.rand(size, n, generator=generator, device=generator.device).argsort(1)
     mapped = axes_of(layout, set(moves) & set(MAPPED))
-    heads = heads_of(layout)
     sizes = axes_of(layout, ("head",)) if mapped else {}
     for name, n in mapped.items():
-        drawn[name] = _map(size * sizes[heads[name]], n, generator, maps, dtype, heads=sizes[heads[name]])
+        drawn[name] = _map(size * sizes[layout.heads[name]], n, generator, maps, dtype, heads=sizes[layout.heads[name]])
     rotations: Maps = {}
     if "rotation" in moves:
         for name, n in axes_of(layout, ("resid",)).items():
@@ -171,8 +159,7 @@ def transform(weights: Mapping[str, Tensor], maps: Maps, layout: Layout) -> dict
     for slot in layout.slots:
         tensor = weights[slot.name]
         if any(axis.name in maps for part in slot.parts for dim in part.axes for axis in dim):
-            pieces = slot.turn(tensor).chunk(len(slot.parts), dim=1)
-            turned = [_move(piece, part.axes, maps, sizes) for piece, part in zip(pieces, slot.parts, strict=True)]
+            turned = [_move(piece, part.axes, maps, sizes) for piece, part in zip(slot.pieces(tensor), slot.parts, strict=True)]
             tensor = slot.turn(torch.cat(turned, dim=1) if len(turned) > 1 else turned[0])
         moved[slot.name] = tensor
     return moved

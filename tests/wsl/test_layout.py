@@ -132,6 +132,19 @@ def test_unknown_tensors_pass_through_where_asked() -> None:
         layout_of(weights, opaque=["adapter.*", "adopter.*"])
 
 
+def test_parts_may_have_any_size_that_other_tensors_tell() -> None:
+    model = meta("parallel scaling")
+    slot = next(slot for slot in layout_of(model).slots if slot.name == "blocks.0.in_proj.weight")
+    assert [(part.role, part.size, slot.start(i)) for i, part in enumerate(slot.parts)] == [
+        ("fc1", 24, 0),
+        ("q", 16, 24),
+        ("k", 16, 40),
+        ("v", 16, 56),
+    ]
+    with pytest.raises(InputError, match=r"\(73, 16\) is not parts of 24 \+ 16 \+ 16 \+ 16 rows"):
+        layout_of(model | {"blocks.0.in_proj.weight": torch.zeros(73, 16)})
+
+
 def test_blocks_count_on_through_the_stages_of_a_hierarchy() -> None:
     layout = layout_of(meta("Swin"))
     blocks = {slot.name: slot.parts[0].block for slot in layout.slots}

@@ -1,11 +1,15 @@
 """The Vision Transformer of timm (`timm.models.VisionTransformer`), in its common forms.
 
 With or without class, register and distillation tokens, position embedding, pre-norm layer, layer scale, biases, q/k
-norm, gated MLP, parallel branches (`ParallelThingsBlock`), attention pooling; no head, a linear head (also the distilled
-pair) or an MLP head. Some things change what a tensor means:
+norm, gated MLP, parallel branches (`ParallelThingsBlock`), attention and MLP side by side (`ParallelScalingBlock`, its output
+projections apart), attention pooling; no head, a linear head (also the distilled pair) or an MLP head. Some things change what a
+tensor means:
 
 - a q/k norm standardises each head's features and thereby blocks the invertible maps of `qk`; and the key bias is before it;
 - a packed gated MLP stacks gate and value in one `fc1`, twice as tall as `fc2` is wide;
+- parallel branches add their biases, so only the sum of these is felt;
+- a `ParallelScalingBlock` reads MLP, queries, keys and values off one projection. Where that has no bias, the MLP has one of its
+  own, which overlaps with what the projection reads off the norm's shift: this one null direction is not folded;
 - attention pooling starts a stream of its own, which the head reads without a norm.
 """
 
@@ -82,6 +86,38 @@ _PACKED_MLP = """
     blocks.{b}.mlp.fc2.bias       vectors: resid
 """
 
+_SCALING = """
+    blocks.{b}.in_norm.weight       vectors: resid
+    blocks.{b}.in_norm.bias         vectors: resid
+    blocks.{b}.in_proj.weight       fc1: mlp.{b} resid
+        / q: (head.{b} qk.{b}) resid | k: (head.{b} qk.{b}*) resid | v: (head.{b} vo.{b}) resid
+    blocks.{b}.in_proj.bias         vectors: mlp.{b}
+        / vectors: (head.{b} qk.{b}) | vectors: (head.{b} qk.{b}*) | vectors: (head.{b} vo.{b})
+    blocks.{b}.mlp_bias             vectors: mlp.{b}
+    blocks.{b}.attn_out_proj.weight o: resid (head.{b} vo.{b}*)
+    blocks.{b}.attn_out_proj.bias   vectors: resid
+    blocks.{b}.mlp_out_proj.weight  fc2: resid mlp.{b}
+    blocks.{b}.mlp_out_proj.bias    vectors: resid
+    blocks.{b}.ls.gamma             vectors: resid
+    norm  blocks.{b}.in_norm -> blocks.{b}.in_proj
+    scale blocks.{b}.ls.gamma -> blocks.{b}.attn_out_proj blocks.{b}.mlp_out_proj
+    bias  blocks.{b}.in_proj.bias[3] -> blocks.{b}.attn_out_proj
+    sum   blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias
+    mean  blocks.{b}.attn_out_proj blocks.{b}.mlp_out_proj -> nothing
+"""
+
+_SCALING_FORMS = (
+    _SCALING + "bias blocks.{b}.in_proj.bias[2] -> nothing",
+    _SCALING.replace("qk.{b}*", "dim.{b}").replace("qk.{b}", "dim.{b}")
+    + """
+    blocks.{b}.q_norm.weight        vectors: dim.{b}
+    blocks.{b}.q_norm.bias          vectors: dim.{b}
+    blocks.{b}.k_norm.weight        vectors: dim.{b}
+    blocks.{b}.k_norm.bias          vectors: dim.{b}
+    bias  blocks.{b}.k_norm.bias -> nothing
+""",
+)
+
 _TAIL = """
     norm.weight                   vectors: resid
     norm.bias                     vectors: resid
@@ -138,9 +174,18 @@ def _parallel(table: str) -> str:
     }
     for old, new in names.items():
         table = table.replace("blocks.{b}." + old, "blocks.{b}." + new)
-    return re.sub(r"\b(head|qk|vo|dim|mlp)\.{b}", r"\1.{b}.{i}", table)
+    table = re.sub(r"\b(head|qk|vo|dim|mlp)\.{b}", r"\1.{b}.{i}", table)
+    return (
+        table
+        + """
+    sum blocks.{b}.attns.{i}.attn.proj.bias -> blocks.{b}.attns.0.attn.proj.bias
+    sum blocks.{b}.ffns.{i}.mlp.fc2.bias -> blocks.{b}.ffns.0.mlp.fc2.bias
+"""
+    )
 
 
 _FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP))
 
-TABLES = tuple(_STEM + blocks + tail for tail in (_TAIL, _POOLED_TAIL) for blocks in (*_FORMS, *map(_parallel, _FORMS)))
+TABLES = tuple(
+    _STEM + blocks + tail for tail in (_TAIL, _POOLED_TAIL) for blocks in (*_FORMS, *map(_parallel, _FORMS), *_SCALING_FORMS)
+)

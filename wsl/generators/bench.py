@@ -1,4 +1,7 @@
-"""The bench that generated models are measured on: zero-shot accuracy, novelty and diversity."""
+"""The bench that generated models are measured on: zero-shot accuracy, novelty and diversity.
+
+Weights are compared modulo symmetry (`wsl.align`): all models of a family are aligned to its first train model.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from wsl.align import aligned_vectors
+from wsl.fold import stack
 from wsl.generators.family import Family, Sample, flatten
+from wsl.layout import layout_of
 from wsl.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
+from zoo_gen.architecture import build
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
@@ -19,25 +27,31 @@ MODELS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Scored:
-    """S models of one family and what they do: accuracy on the test images, classes predicted on the val images."""
+    """S models of one family and what they do: accuracy on the test images, classes predicted on the val images.
 
-    weights: np.ndarray
-    accuracy: np.ndarray
-    predictions: np.ndarray
+    `vectors` are their weights modulo symmetry, whose Euclidean distances count.
+    """
+
+    vectors: Float[np.ndarray, "S F"]
+    accuracy: Float[np.ndarray, " S"]
+    predictions: Int[np.ndarray, "S images"]
 
 
 def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images) -> Scored:
-    """Scores models of one family as they are, a stack of them at a time; equal models are run once."""
-    weights = np.stack([flatten(state) for state in states])
-    _, first, which = np.unique(weights, axis=0, return_index=True, return_inverse=True)
+    """Scores models of one family as they are and aligns them, a stack of them at a time; equal models are run once."""
+    _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
     pixels = torch.cat([images.test.pixels, images.val.pixels])
-    accuracy, predictions = [], []
+    with torch.device("meta"):
+        layout = layout_of(build(family.architecture))
+    reference = stack([family.states[0]])
+    vectors, accuracy, predictions = [], [], []
     for start in range(0, len(first), MODELS_AT_ONCE):
-        stack = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
-        test, val = logits(family.architecture, stack, pixels).split([len(images.test), len(images.val)], dim=1)
+        chosen = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
+        test, val = logits(family.architecture, chosen, pixels).split([len(images.test), len(images.val)], dim=1)
+        vectors.append(aligned_vectors(stack(chosen), layout, to=reference))
         accuracy.append(score_logits(test, images.test.labels).accuracy)
         predictions.append(val.argmax(-1))
-    return Scored(weights, np.concatenate(accuracy)[which], np.concatenate(predictions)[which])
+    return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
 
 
 class Bench:
@@ -55,31 +69,29 @@ class Bench:
         self.seed = seed
         self.train = [score_models(family.states, family=family, images=images) for family in families]
 
-    def measure(
-        self, name: str, settings: Mapping[str, Any], samples: Sequence[Sample], *, advance: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """Scores and judges samples, calling `advance` with the number of models done: a row of generate.json."""
+    def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None]) -> dict[int, Scored]:
+        """Scores samples by the place of their family, calling `advance` with the number of models done."""
         scored: dict[int, Scored] = {}
         for i, family in enumerate(self.families):
             if states := [state for owner, state in samples if owner is family]:
                 scored[i] = score_models(states, family=family, images=self.images)
                 advance(len(states))
-        return self._row(name, settings, scored)
+        return scored
 
     def measure_train(self) -> dict[str, Any]:
         """Judges each train model against the others: what a novelty and diversity of 1 look like."""
-        return self._row("train models", {}, dict(enumerate(self.train)))
+        return self.measure("train models", {}, dict(enumerate(self.train)))
 
-    def measure_nearest(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def measure_nearest(self, scored: Mapping[int, Scored]) -> dict[str, Any]:
         """Measures the train model nearest to each sample: a generator no better has only learned to retrieve."""
-        scored: dict[int, Scored] = {}
-        for i, (family, train) in enumerate(zip(self.families, self.train, strict=True)):
-            if weights := [flatten(state) for owner, state in samples if owner is family]:
-                nearest = euclidean(np.stack(weights), train.weights).argmin(axis=1)
-                scored[i] = Scored(train.weights[nearest], train.accuracy[nearest], train.predictions[nearest])
-        return self._row("nearest train model", {}, scored)
+        retrieved: dict[int, Scored] = {}
+        for i, models in scored.items():
+            train, nearest = self.train[i], euclidean(models.vectors, self.train[i].vectors).argmin(axis=1)
+            retrieved[i] = Scored(train.vectors[nearest], train.accuracy[nearest], train.predictions[nearest])
+        return self.measure("nearest train model", {}, retrieved)
 
-    def _row(self, name: str, settings: Mapping[str, Any], scored: Mapping[int, Scored]) -> dict[str, Any]:
+    def measure(self, name: str, settings: Mapping[str, Any], scored: Mapping[int, Scored]) -> dict[str, Any]:
+        """Judges scored samples: a row of generate.json."""
         judgements = {
             self.families[i].name: judge(_distances(models, self.train[i]), stream(self.seed, "judge", i))
             for i, models in scored.items()
@@ -100,7 +112,7 @@ class Bench:
                 "effective_rank_ratio": verdict.effective_rank_ratio,
                 "flags": verdict.flags,
                 "notes": verdict.notes,
-                "aligned": False,
+                "aligned": True,
                 "samples": {
                     "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
                     "accuracy": accuracies,
@@ -113,7 +125,7 @@ class Bench:
 def _distances(models: Scored, train: Scored) -> dict[str, Distances]:
     """Distances in both spaces; train models themselves are measured each against the others."""
     pairs = {
-        "weights": (models.weights, train.weights, euclidean),
+        "weights": (models.vectors, train.vectors, euclidean),
         "behaviour": (models.predictions, train.predictions, disagreement),
     }
     if models is train:

@@ -49,10 +49,10 @@ class Segment:
         steps: tuple[int, ...],
     ) -> "Segment":
         """Returns the segment of a part of a slot, with its names and its place in the tensor."""
-        name, row, n = layout.slots[slot].name, layout.slots[slot].row, len(layout.slots[slot].parts)
-        suffix = f"[{part}]" if n > 1 else ""
-        offset = part * math.prod(shape)
-        return cls(name + suffix, row + suffix, slot, part, shape, start, strides, offset, steps)
+        whole = layout.slots[slot]
+        suffix = f"[{part}]" if len(whole.parts) > 1 else ""
+        offset = whole.start(part) * math.prod(whole.shape[1:])
+        return cls(whole.name + suffix, whole.row + suffix, slot, part, shape, start, strides, offset, steps)
 
     @property
     def stop(self) -> int:

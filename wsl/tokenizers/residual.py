@@ -58,7 +58,7 @@ def _vectors(slot: Slot, p: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
     Vectors run along the residual axis where that is the first or the last, and along the last axis otherwise.
     """
-    first = slot.shape[0] // len(slot.parts)
+    first = slot.parts[p].size
     rest = math.prod(slot.shape[1:])
     writes = any(axis.kind == "resid" for axis in slot.parts[p].axes[0])
     if writes and rest > 1:

@@ -31,14 +31,19 @@ class Rows(Codec):
 def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
     matrix_of = _matrices_with_bias(layout.slots)
     bias_of = {matrix: bias for bias, matrix in matrix_of.items()}
-    width = max(_rows(slot)[1] + (s in bias_of) for s, slot in enumerate(layout.slots) if s not in matrix_of)
+    width = max(
+        _rows(slot, p)[1] + (s in bias_of)
+        for s, slot in enumerate(layout.slots)
+        if s not in matrix_of
+        for p in range(len(slot.parts))
+    )
     groups, token = [], 0
     for (block, role), members in layout.groups().items():
         segments, first = [], token
         for s, p in members:
             if s in matrix_of:
                 continue
-            rows, columns = _rows(layout.slots[s])
+            rows, columns = _rows(layout.slots[s], p)
             shape, start = (rows, columns), token * width
             segments.append(Segment.place(layout, s, p, shape=shape, start=start, strides=(width, 1), steps=(columns, 1)))
             if s in bias_of:
@@ -50,9 +55,9 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
     return Plan(layout, dtypes, differences, width, tuple(groups), blank=((0, token * width),))
 
 
-def _rows(slot: Slot) -> tuple[int, int]:
-    """Returns rows and columns of each part of a tensor: a row per output channel or position, one for a vector."""
-    n = slot.shape[0] // len(slot.parts)
+def _rows(slot: Slot, p: int) -> tuple[int, int]:
+    """Returns rows and columns of a part of a tensor: a row per output channel or position, one for a vector."""
+    n = slot.parts[p].size
     if len(slot.shape) == 1:
         return 1, n
     if slot.parts[0].axes[0][0].name == "1":  # tokens and position embeddings: (1, positions, width)

@@ -82,7 +82,8 @@ def _tau_of_all(truth: Float[np.ndarray, "N"], prediction: Float[np.ndarray, "N"
     """Returns tau-b of one sample in N log N steps."""
     if len(np.unique(truth)) < 2:
         return np.nan
-    return float(kendalltau(truth, prediction, method="asymptotic").statistic) if len(np.unique(prediction)) > 1 else 0.0
+    tau, _ = kendalltau(truth, prediction, method="asymptotic")
+    return float(tau) if len(np.unique(prediction)) > 1 else 0.0
 
 
 def _signs(rows: Float[np.ndarray, "R"], values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "R N"]:

@@ -1,29 +1,46 @@
 """Reads properties of models off their weights: `python -m wsl.probe run=demo`.
 
-Every question of `configs/probe` is put to every kind of features of `configs/features`, on all checkpoints and on
+Every question of `configs/probe` is put to some kinds of features of `configs/features`, on all checkpoints and on
 final ones alone. The split is that of the run: its train models fit the probes, its val models choose the penalties,
-its test models are asked. The rows go to `probe.json` in the run's folder, and as a table to the terminal.
+its test models are asked. The rows go to `probe.json` in the run's folder, and as a table to the terminal. This is one fold:
+`wsl.property_prediction` pools all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Bool
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
+from wsl.features.features import Features
 from wsl.probes.leaks import refuse_leaks
-from wsl.probes.survey import Survey
+from wsl.probes.probe import Probe
+from wsl.probes.remeasured import TestImages, sample_rows
+from wsl.probes.survey import Finding, Survey
 from wsl.probes.table import probe_table
 from wsl.run import Run
+from zoo_gen import Zoo
 from zoo_gen.config import CONFIGS, command, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
 from zoo_gen.splits import Split
+
+
+class Settings(Protocol):
+    """What a survey needs of a configuration."""
+
+    penalties: list[float]
+    draws: int
+    shuffles: int
+    ceiling_checkpoints: int
+    seed: int
 
 
 @dataclass
@@ -37,6 +54,7 @@ class ProbeConfig:
     penalties: list[float]
     draws: int
     shuffles: int
+    ceiling_checkpoints: int
     seed: int
 
 
@@ -59,37 +77,77 @@ def probe(run: Run, config: ProbeConfig) -> list[dict[str, Any]]:
     """
     probes, extractors = cards("probe", config.targets), cards("features", config.inputs)
     scheme, fold = run.config["split"], run.config["fold"]
-    train, val, test = run.split
-    refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen={*train.frame["model"], *val.frame["model"]})
+    children = probed(run.zoo)
+    survey = survey_of(children, {fold: run.split}, scheme, config)
+    rows = []
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("probing", total=len(extractors))
+        for name, extractor in extractors.items():
+            progress.update(bar, description=name)
+            for subset, finding in ask(survey, probes, extractor, {fold: run}, scheme, children):
+                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
+                control = finding.row["control"]
+                rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
+            progress.advance(bar)
+    return rows
 
-    children = run.zoo.select(stage="finetune")
-    children = children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
+
+def probed(zoo: Zoo) -> Zoo:
+    """Returns the checkpoints that probes are about: those of fine-tuned models whose loss is finite."""
+    children = zoo.select(stage="finetune")
+    return children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
+
+
+def survey_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, config: Settings) -> Survey:
+    """Returns the circumstances of a cross-fit over some folds.
+
+    Raises:
+        InputError: a fold leaks, or a model is tested twice.
+    """
+    for train, val, test in splits.values():
+        refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen=())
     frame = children.frame
-    survey = Survey(
+    return Survey(
         frame=frame,
-        split=Split(*(frame["model"].isin(part.frame["model"].tolist()).to_numpy() for part in run.split)),
+        splits=[_rows(frame, split) for split in splits.values()],
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
-        images=len(run.zoo.images("finetune").test.labels),
+        measured=TestImages().measure(children, sample_rows(frame, config.ceiling_checkpoints)),
         penalties=config.penalties,
         draws=config.draws,
         shuffles=config.shuffles,
         seed=config.seed,
     )
-    subsets = {"all": np.full(len(frame), True), "final": frame["final"].to_numpy(dtype=bool)}
-    rows = []
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("probing", total=len(extractors) * len(subsets))
-        for name, extractor in extractors.items():
-            progress.update(bar, description=name)
-            features = extractor.extract(run, children).to_numpy(dtype=np.float64)
-            for subset, chosen in subsets.items():
-                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
-                with threadpool_limits(1):  # these matrices are small: threads would wait for one another
-                    scores = survey.ask(probes, features, subset=chosen)
-                labels = (f"{name}, {row['control']}" if row["control"] else name for row in scores)
-                rows += [about | {"features": label} | row for label, row in zip(labels, scores, strict=True)]
-                progress.advance(bar)
-    return rows
+
+
+def _rows(frame: pd.DataFrame, split: Split[Zoo]) -> Split[Bool[np.ndarray, "N"]]:
+    """Returns which rows belong to the models of each part."""
+    return Split(*(frame["model"].isin(part.frame["model"].tolist()).to_numpy() for part in split))
+
+
+def ask(
+    survey: Survey, probes: Mapping[str, Probe], extractor: Features, runs: Mapping[int, Run], scheme: str, children: Zoo
+) -> Iterator[tuple[str, Finding]]:
+    """Puts all questions to one kind of features, on all checkpoints and on final ones; yields the subset with each answer.
+
+    Args:
+        survey: the folds of `runs`, in their order.
+        probes: the questions.
+        extractor: the features.
+        runs: the representation of each fold.
+        scheme: of the splits.
+        children: the checkpoints of `survey.frame`.
+
+    Raises:
+        InputError: the features of a fold were fitted on models that it tests.
+    """
+    for fold, run in runs.items():
+        train, val, test = children.split(scheme, fold=fold)
+        refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen=extractor.seen(run))
+    tables = [extractor.extract(run, children).to_numpy(dtype=np.float64) for run in runs.values()]
+    final = survey.frame["final"].to_numpy(dtype=bool)
+    for subset, chosen in {"all": np.full(len(final), True), "final": final}.items():
+        with threadpool_limits(1):  # these matrices are small: threads would wait for one another
+            yield from ((subset, finding) for finding in survey.ask(probes, tables, subset=chosen))
 
 
 def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -6,13 +7,20 @@ import pandas as pd
 import pytest
 import torch
 
+from wsl.features import cache
+from wsl.features.factors import Factors
 from wsl.features.features import Features
-from wsl.features.hyperrep import Embedding
+from wsl.features.hyperrep import Embedding, Untrained
+from wsl.features.raw_tokens import RawTokens
+from wsl.features.spectra import spectrum
+from wsl.features.weight_pca import WeightPCA, project
 from wsl.features.weight_statistics import WeightStatistics
-from wsl.probe import cards
+from wsl.probe import cards, probed
+from wsl.probes.leaks import refuse_leaks
 from wsl.run import Run
-from zoo_gen import Zoo
+from zoo_gen import InputError, Zoo
 from zoo_gen.architecture import build
+from zoo_gen.files import weights_sha256
 
 QUANTILES = [0, 0.25, 0.5, 0.75, 1]
 ARCHITECTURE = {
@@ -44,6 +52,12 @@ class FakeZoo:
     checkpoints: list[FakeCheckpoint]
     roots: dict[str, FakeCheckpoint] = field(default_factory=lambda: {"r": FakeCheckpoint(weights(0))})
 
+    content_hash = "fake"
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame({"weights_sha256": [weights_sha256(c.weights) for c in self.checkpoints], "epoch": 1})
+
     def __len__(self):
         return len(self.checkpoints)
 
@@ -54,14 +68,15 @@ class FakeZoo:
         return self.roots[checkpoint.root]
 
 
-class FakeRun:
-    def embed(self, checkpoints):
-        return np.arange(3 * len(checkpoints), dtype=np.float32).reshape(-1, 3)
+@pytest.fixture(autouse=True)
+def folder_of_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "features")
+    return tmp_path / "features"
 
 
 def extract(*states, reference: Literal["none", "root"] = "none") -> pd.DataFrame:
     zoo = FakeZoo([FakeCheckpoint(state) for state in states])
-    return WeightStatistics(reference=reference, quantiles=QUANTILES).extract(cast(Run, FakeRun()), cast(Zoo, zoo))
+    return WeightStatistics(reference=reference, quantiles=QUANTILES).extract(cast(Run, None), cast(Zoo, zoo))
 
 
 def test_statistics_are_those_of_numpy():
@@ -87,7 +102,8 @@ def test_a_permuted_tensor_has_the_same_statistics_and_a_scaled_one_has_not():
 def test_a_checkpoint_has_the_same_statistics_alone_and_among_others(monkeypatch):
     states = [weights(seed) for seed in range(1, 6)]
     together = extract(*states)
-    monkeypatch.setattr("wsl.features.weight_statistics._WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr("wsl.features.stacks.WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr(cache, "FOLDER", cache.FOLDER / "others")
     pd.testing.assert_frame_equal(extract(*states), together)
     pd.testing.assert_frame_equal(pd.concat([extract(state) for state in states], ignore_index=True), together)
 
@@ -106,7 +122,7 @@ def test_a_root_without_a_head_is_a_reference_too():
         [FakeCheckpoint(state)],
         {"r": FakeCheckpoint({name: tensor for name, tensor in weights(0).items() if not name.startswith("head")})},
     )
-    table = WeightStatistics(reference="root", quantiles=[0.5]).extract(cast(Run, FakeRun()), cast(Zoo, zoo))
+    table = WeightStatistics(reference="root", quantiles=[0.5]).extract(cast(Run, None), cast(Zoo, zoo))
     np.testing.assert_allclose(table["head.weight/q50"], np.median(state["head.weight"].numpy()))
 
 
@@ -129,17 +145,120 @@ def test_weights_that_are_not_finite_have_no_statistics():
     assert table.iloc[1].notna().all()
 
 
-def test_the_embedding_is_that_of_the_run():
-    table = Embedding().extract(cast(Run, FakeRun()), cast(Zoo, FakeZoo([FakeCheckpoint({})] * 2)))
-    np.testing.assert_array_equal(table.to_numpy(), [[0, 1, 2], [3, 4, 5]])
+@pytest.fixture(scope="module")
+def some(tiny_run: Run) -> Zoo:
+    """Six checkpoints of train models, and six of others."""
+    every = probed(tiny_run.zoo)
+    models = [*tiny_run.split.train.frame["model"].unique()[:3], *tiny_run.split.test.frame["model"].unique()[:3]]
+    return every.select(model=models)
+
+
+def test_the_embedding_is_that_of_the_run(tiny_run: Run, some: Zoo):
+    np.testing.assert_allclose(Embedding().extract(tiny_run, some), tiny_run.embed(some), rtol=1e-6)
+
+
+def test_an_untrained_encoder_differs_from_the_trained_one_and_is_the_same_every_time(tiny_run: Run, some: Zoo):
+    trained, untrained = (features.extract(tiny_run, some) for features in (Embedding(), Untrained()))
+    assert np.abs(trained.to_numpy() - untrained.to_numpy()).max() > 1e-3
+    pd.testing.assert_frame_equal(Untrained().extract(tiny_run, some), untrained)
+
+
+def test_raw_tokens_are_pooled_as_latents_are(tiny_run: Run, some: Zoo):
+    table = RawTokens().extract(tiny_run, some)
+    tokens, _ = next(iter(tiny_run.latents(some)))
+    values = tiny_run.standardizer.standardize(tokens)
+    expected = tiny_run.model.embed(values[None], tokens.positions[None])[0]
+    np.testing.assert_allclose(table.iloc[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_spectra_are_singular_values_and_norms():
+    stack = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    found = np.exp(spectrum(stack, 32))
+    for row, matrix in zip(found, stack.numpy(), strict=True):
+        norms = [np.abs(matrix).mean(), np.sqrt((matrix**2).mean()), np.abs(matrix).max()]
+        np.testing.assert_allclose(row, [*norms, *np.linalg.svd(matrix, compute_uv=False)], rtol=1e-4)
+
+
+def test_spectra_do_not_feel_rotations_and_few_values_hold_the_first_and_the_last():
+    generator = torch.Generator().manual_seed(0)
+    stack = torch.randn(2, 8, 8, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    np.testing.assert_allclose(spectrum(stack @ rotation, 8)[:, 3:], spectrum(stack, 8)[:, 3:], atol=1e-4)
+    np.testing.assert_allclose(spectrum(stack, 3)[:, [3, 5]], spectrum(stack, 8)[:, [3, 10]])
+
+
+def test_spectra_of_zeros_are_finite_and_those_of_nan_are_nan():
+    assert np.isfinite(spectrum(torch.zeros(1, 4, 4), 4)).all()
+    assert np.isnan(spectrum(torch.full((1, 4, 4), torch.nan), 4)).all()
+
+
+def test_components_are_those_of_an_explicit_decomposition():
+    rng = np.random.default_rng(0)
+    weights, rows = rng.normal(size=(30, 50)), np.arange(0, 20, 2)
+    products = weights @ weights[::2].T
+    train = np.arange(15) < 10
+    found = project(products, rows, train, 5)
+    centred = weights - weights[rows].mean(axis=0)
+    directions = np.linalg.svd(centred[rows], full_matrices=False)[2][:5]
+    np.testing.assert_allclose(np.abs(found), np.abs(centred @ directions.T), atol=1e-8)
+
+
+def test_components_do_not_change_with_the_test_models(tiny_run: Run, some: Zoo):
+    """The scores of train models alone, and beside test models, are the same."""
+    pca = WeightPCA(reference="none", components=3, anchors=100)
+    alone = some.select(model=[m for m in some.frame["model"].unique() if m in set(tiny_run.split.train.frame["model"])])
+    kept = some.frame["model"].isin(alone.frame["model"].tolist()).to_numpy()
+    together = pca.extract(tiny_run, some)[kept]
+    np.testing.assert_allclose(np.abs(together), np.abs(pca.extract(tiny_run, alone)), rtol=1e-6, atol=1e-8)
+
+
+def test_factors_hold_the_root_only_where_roots_are_shared(tiny_run: Run, some: Zoo):
+    by_root = Run.open(tiny_run.path)
+    by_root.config = {**tiny_run.config, "split": "leave_root_out"}
+    shared, held_out = (Factors().extract(run, some) for run in (tiny_run, by_root))
+    assert any("root=" in column for column in map(str, shared))
+    assert not any("root=" in column for column in map(str, held_out))
+    assert set(shared.to_numpy().ravel()) == {0.0, 1.0}
+
+
+def test_features_come_from_the_cache_until_weights_or_settings_change(folder_of_cache: Path):
+    state, other = weights(1), weights(2)
+    first = extract(state)
+    assert len(list(folder_of_cache.iterdir())) == 1
+    pd.testing.assert_frame_equal(extract(state), first)
+    assert len(list(folder_of_cache.iterdir())) == 1
+    extract(other)
+    extract(state, reference="root")
+    assert len(list(folder_of_cache.iterdir())) == 3
+
+
+def test_a_damaged_cache_is_made_again(folder_of_cache: Path):
+    first = extract(weights(1))
+    (file,) = folder_of_cache.iterdir()
+    file.write_bytes(b"damaged")
+    pd.testing.assert_frame_equal(extract(weights(1)), first)
 
 
 @pytest.mark.parametrize("name", cards("features", ["*"]))
-def test_every_card_gives_named_numbers_one_row_per_checkpoint(name):
-    zoo = FakeZoo([FakeCheckpoint(weights(seed)) for seed in range(1, 4)])
+def test_every_card_gives_named_numbers_one_row_per_checkpoint(name: str, tiny_run: Run, some: Zoo):
     features = cards("features", [name])[name]
     assert isinstance(features, Features)
-    table = features.extract(cast(Run, FakeRun()), cast(Zoo, zoo))
-    assert len(table) == 3
+    table = features.extract(tiny_run, some)
+    assert len(table) == len(some)
     assert table.columns.is_unique
     assert all(np.issubdtype(kind, np.floating) for kind in table.dtypes)
+
+
+@pytest.mark.parametrize("name", cards("features", ["*"]))
+def test_no_card_is_fitted_on_test_models(name: str, tiny_run: Run):
+    train, val, test = tiny_run.split
+    features = cards("features", [name])[name]
+    refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=features.seen(tiny_run))
+
+
+@pytest.mark.parametrize("features", [Embedding(), Untrained(), RawTokens(), WeightPCA(reference="none", components=2, anchors=9)])
+def test_features_of_a_run_on_another_fold_are_refused_by_name(features: Features, tiny_run: Run):
+    """A representation, a PCA or statistics fitted on models that are tested."""
+    train, val, test = tiny_run.zoo.split("by_model", fold=2)
+    with pytest.raises(InputError, match=r"fitted on test models of the probe \("):
+        refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=features.seen(tiny_run))

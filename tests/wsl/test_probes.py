@@ -4,10 +4,10 @@ import pytest
 
 from wsl.metrics import balanced_accuracy, kendall_tau, r2
 from wsl.probe import cards
-from wsl.probes.classification import Classification
+from wsl.probes.classification import Classification, logistic
 from wsl.probes.inputs import Inputs, Standardizer
 from wsl.probes.leaks import refuse_leaks
-from wsl.probes.probe import Answers, Probe
+from wsl.probes.probe import Answers, Measured, Probe
 from wsl.probes.regression import Regression, shuffle_models
 from wsl.probes.survey import Survey
 from zoo_gen import InputError, Zoo
@@ -37,12 +37,27 @@ def population(seed: int = 0) -> pd.DataFrame:
     )
 
 
+def fold(number: np.ndarray, test: int) -> Split[np.ndarray]:
+    val = (test + 1) % 5
+    return Split(~np.isin(number % 5, [test, val]), number % 5 == val, number % 5 == test)
+
+
+def measured(frame: pd.DataFrame, images: int) -> Measured:
+    """Results on images of which each checkpoint gets its share right."""
+    right = np.arange(images) < images * frame["test_accuracy"].fillna(0).to_numpy()[:, None]
+    return Measured(loss=1.0 - right, accuracy=right.astype(float))
+
+
+def numbers(frame: pd.DataFrame) -> np.ndarray:
+    return frame["model"].str[1:].astype(int).to_numpy()
+
+
 def survey(frame: pd.DataFrame, **changes) -> Survey:
-    number = frame["model"].str[1:].astype(int).to_numpy()
+    number = numbers(frame)
     settings = {
-        "split": Split(number % 5 > 1, number % 5 == 1, number % 5 == 0),
+        "splits": [fold(number, 0)],
         "families": np.full(len(frame), "all"),
-        "images": 360,
+        "measured": measured(frame, 360),
         "penalties": PENALTIES,
         "draws": 200,
         "shuffles": 100,
@@ -53,12 +68,15 @@ def survey(frame: pd.DataFrame, **changes) -> Survey:
 
 def ask(probe, features, frame=None, **changes) -> dict[tuple, dict]:
     frame = population() if frame is None else frame
-    rows = survey(frame, **changes).ask({"probe": probe}, features, subset=np.full(len(frame), True))
-    return {(row["control"], row["metric"]): row for row in rows}
+    circumstances = survey(frame, **changes)
+    tables = [features] * len(circumstances.splits)
+    found = circumstances.ask({"probe": probe}, tables, subset=np.full(len(frame), True))
+    return {(finding.row["control"], finding.row["metric"]): finding.row for finding in found}
 
 
 def accuracy_probe(**changes) -> Regression:
-    return Regression(**({"column": "test_accuracy", "scale": "linear", "noise": "binomial", "trivial": False} | changes))
+    card = {"column": "test_accuracy", "scale": "linear", "measured": "accuracy", "sign": 1, "trivial": False}
+    return Regression(**(card | changes))
 
 
 def clustered_noise(n: int = 20, seed: int = 1) -> np.ndarray:
@@ -111,7 +129,8 @@ def test_a_probe_of_unrelated_features_answers_the_mean():
 def test_shuffling_keeps_targets_clustered_and_forgets_their_order():
     models = np.arange(50).repeat(EPOCHS)
     targets = models + np.tile(np.arange(EPOCHS), 50) / 100
-    shuffled = shuffle_models(targets, models, rng=np.random.default_rng(0))
+    first, shuffled = shuffle_models(targets, models, shuffles=2, rng=np.random.default_rng(0))
+    assert (first != shuffled).any()
     np.testing.assert_array_equal(np.sort(shuffled), targets)
     blocks = shuffled.reshape(50, EPOCHS)
     assert (blocks.astype(int) == blocks[:, :1].astype(int)).all()
@@ -150,7 +169,8 @@ def test_test_features_do_not_change_the_standardisation():
     outlier[test] = 1e6 * rng.normal(size=(test.sum(), 6))
     circumstances = survey(frame)
     probe, subset = {"accuracy": accuracy_probe()}, ~test
-    assert circumstances.ask(probe, features, subset=subset) == circumstances.ask(probe, outlier, subset=subset)
+    one, other = ([f.row for f in circumstances.ask(probe, [table], subset=subset)] for table in (features, outlier))
+    assert one == other
 
 
 def test_unknown_targets_are_left_out_and_counted():
@@ -177,10 +197,12 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_other_intervals():
 
 
 def test_the_ceiling_falls_with_the_number_of_test_images():
-    few, many = (ask(accuracy_probe(), clustered_noise(), images=n)[None, "r2"]["ceiling"] for n in (10, 10_000))
+    frame = population()
+    few, many = (ask(accuracy_probe(), clustered_noise(), measured=measured(frame, n))[None, "r2"]["ceiling"] for n in (10, 10_000))
     assert few < 0.8 < 0.99 < many < 1
-    assert ask(accuracy_probe(noise="unknown"), clustered_noise())[None, "r2"]["ceiling"] is None
-    assert ask(accuracy_probe(column="epoch", noise="none"), clustered_noise())[None, "r2"]["ceiling"] == 1
+    nothing = Measured(*np.full((2, len(frame), 5), np.nan))
+    assert ask(accuracy_probe(), clustered_noise(), measured=nothing)[None, "r2"]["ceiling"] is None
+    assert ask(accuracy_probe(column="epoch", measured="none"), clustered_noise())[None, "r2"]["ceiling"] == 1
 
 
 def test_a_label_has_its_chance_beside_it():
@@ -240,3 +262,72 @@ def test_every_probe_card_keeps_the_protocol(name):
     assert probe.trivial == (name == "head")
     varies = name in {"test_accuracy", "epoch", "optimizer", "weight_decay", "root"}
     assert probe.answerable(targets[known], targets[known]) == varies
+
+
+def crossfit(frame: pd.DataFrame, **changes) -> Survey:
+    return survey(frame, splits=[fold(numbers(frame), test) for test in range(5)], **changes)
+
+
+def test_pooled_folds_test_every_model_once_and_score_once():
+    frame = population()
+    noise = np.random.default_rng(3).normal(size=len(frame))
+    features = np.column_stack([clustered_noise(), frame["test_accuracy"] + 0.05 * noise])
+    found = crossfit(frame).ask({"a": accuracy_probe()}, [features] * 5, subset=np.full(len(frame), True))
+    row = found[0].row
+    assert row["n_models"] == MODELS
+    assert row["n_checkpoints"] == len(frame)
+    predictions, truth = np.full(len(frame), np.nan), frame["test_accuracy"].to_numpy()
+    for split in crossfit(frame).splits:
+        train, val, test = (np.flatnonzero(part) for part in split)
+        models = numbers(frame)
+        answers = [Answers(truth[part], models[part]) for part in (train, val)]
+        inputs = Inputs.of(features[train], features[val], features[test])
+        predictions[test] = accuracy_probe().predict(inputs, *answers, penalties=PENALTIES)
+    assert row["value"] == pytest.approx(1 - np.sum((predictions - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
+
+
+def test_folds_that_test_a_model_twice_are_refused():
+    frame = population()
+    with pytest.raises(InputError, match="test some models twice"):
+        survey(frame, splits=[fold(numbers(frame), 0), fold(numbers(frame), 0)])
+
+
+def test_the_intercepts_of_the_folds_do_not_order_the_shuffled_control():
+    """A fold of good models is predicted by a low mean: without relative answers, tau would be far below zero."""
+    frame = population()
+    frame["test_accuracy"] = 0.1 * frame["test_accuracy"] + 0.15 * (numbers(frame) % 5)
+    found = crossfit(frame).ask({"a": accuracy_probe()}, [clustered_noise()] * 5, subset=np.full(len(frame), True))
+    control = {finding.row["metric"]: finding.row for finding in found if finding.row["control"]}
+    assert control["kendall_tau"]["value"] <= 0.05
+    assert control["r2"]["value"] <= 0.05
+
+
+def test_a_label_that_train_has_not_is_no_question():
+    frame = population().assign(optimizer=population()["model"].where(population()["model"] < "m05", "other"))
+    found = crossfit(frame).ask(
+        {"o": Classification(column="optimizer", trivial=False)}, [clustered_noise()] * 5, subset=np.full(len(frame), True)
+    )
+    assert [finding.row["value"] for finding in found] == [None]
+
+
+def test_planted_features_score_one_under_a_cross_fit():
+    probes = {"accuracy": accuracy_probe(), "optimizer": Classification(column="optimizer", trivial=False)}
+    found = crossfit(population()).planted(probes, subset=np.full(MODELS * EPOCHS, True))
+    assert all(f.row["value"] > 0.999 for f in found if f.row["metric"] != "kendall_tau")
+    assert {f.row["control"] for f in found} == {"planted feature"}
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logistic_regressions_are_those_of_scikit_learn(classes):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(300, 6)), rng.integers(classes, size=300)
+    features[:, 0] += labels
+    inputs = Inputs.of(features, features[:2], features[:2])
+    penalties = np.array([1.0, 0.1])
+    fitted = logistic(inputs.train, inputs.strengths, labels, penalties)
+    for penalty, coefficients, intercepts in zip(penalties, *fitted, strict=True):
+        reference = LogisticRegression(C=1 / (penalty * 300), class_weight="balanced", tol=1e-8).fit(inputs.train, labels)
+        np.testing.assert_allclose(coefficients.T, reference.coef_, atol=0.01 * np.abs(reference.coef_).max())
+        np.testing.assert_allclose(intercepts - intercepts.mean() * (classes > 2), reference.intercept_, atol=0.02)

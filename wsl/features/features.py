@@ -1,16 +1,30 @@
 """What features are: a map from checkpoints to named numbers, which may have been fitted on the run's train models."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Set
+from typing import Literal, Protocol, runtime_checkable
 
 import pandas as pd
 
 from wsl.run import Run
 from zoo_gen import Zoo
 
+Kind = Literal["embedding", "baseline", "reference", "joined"]
+"""The embedding reads weights alone: no factor, no result, no image. A baseline is what it has to beat; a reference runs the
+model and is shown only; joined are hand-made features beside the embedding's."""
+
 
 @runtime_checkable
 class Features(Protocol):
-    """A map from checkpoints to vectors that reads weights alone: no factor, no result, and no image."""
+    """A map from checkpoints to vectors."""
+
+    kind: Kind = "baseline"
+
+    reads: tuple[str, ...] = ()
+    """The columns of `zoo.frame` that are read: such a target is no question to these features."""
+
+    def seen(self, run: Run) -> Set[str]:
+        """Returns the ids of the models that the features were fitted on: none, or at most the run's train and val models."""
+        return frozenset()
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Computes the features of checkpoints.
@@ -25,3 +39,8 @@ class Features(Protocol):
             (a tensor of another head, say) is NaN, or no column at all where no checkpoint has it.
         """
         ...
+
+
+def train_models(run: Run) -> frozenset[str]:
+    """Returns the ids of the models that a run is fitted on."""
+    return frozenset(run.split.train.frame["model"])

@@ -1,15 +1,60 @@
-"""The embedding of a run: the latents of its encoder, pooled."""
+"""The embedding of a run: the latents of its encoder, pooled. And what an encoder gives that has learned nothing."""
+
+import json
+from collections.abc import Set
+from pathlib import Path
 
 import pandas as pd
 
+from wsl.features.cache import cached, everything
+from wsl.features.features import Features, Kind
 from wsl.run import Run
 from zoo_gen import Zoo
+from zoo_gen.files import sha256_of
 
 
-class Embedding:
+class Embedding(Features):
     """The pooled latents of a checkpoint, and nothing else."""
+
+    kind: Kind = "embedding"
+
+    def seen(self, run: Run) -> Set[str]:
+        """Returns the run's train and val models."""
+        return seen_by(run)
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
-        latents = run.embed(checkpoints)
-        return pd.DataFrame(latents, columns=[f"latent/{i}" for i in range(latents.shape[1])])
+        state = [*before_training(run), sha256_of(Path(run.path, "model.safetensors"))]
+        return cached(self, checkpoints, lambda: _table(run, checkpoints), state=state, code=everything())
+
+
+class Untrained(Features):
+    """The same pooling over the latents of the run's encoder before its training."""
+
+    def seen(self, run: Run) -> Set[str]:
+        """Returns the run's train and val models: tokens are standardised as in the run."""
+        return seen_by(run)
+
+    def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
+        """Returns the pooled latents of each checkpoint (N F); see `Features.extract`."""
+
+        def compute() -> pd.DataFrame:
+            return _table(Run(run.path, run.config, run.standardizer, zoo=run.zoo.path), checkpoints)
+
+        return cached(self, checkpoints, compute, state=before_training(run), code=everything())
+
+
+def seen_by(run: Run) -> frozenset[str]:
+    """Returns the ids of the models that a run is trained or validated on."""
+    return frozenset(run.split.train.frame["model"]) | frozenset(run.split.val.frame["model"])
+
+
+def before_training(run: Run) -> list[str]:
+    """Returns what tells a run from another before its model is trained: its statistics, its cards, its seed."""
+    cards = {key: run.config[key] for key in ("tokenizer", "model", "window", "seed")}
+    return [sha256_of(Path(run.path, "standardizer.json")), json.dumps(cards, sort_keys=True)]
+
+
+def _table(run: Run, checkpoints: Zoo) -> pd.DataFrame:
+    latents = run.embed(checkpoints)
+    return pd.DataFrame(latents, columns=[f"latent/{i}" for i in range(latents.shape[1])])

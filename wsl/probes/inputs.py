@@ -2,13 +2,16 @@
 
 With X = U S V' for the standardised train features, a probe sees XV = US and the same turn of val and test. A ridge or
 logistic regression gives the same answers in any such basis, but here there are never more unknowns than train
-checkpoints, a ridge regression is a division by S² + penalty, and one decomposition serves every question.
+checkpoints, a ridge regression is a division by S² + penalty, and one decomposition serves every question. It is that of the
+smaller of X'X and XX', many times as fast as one of X.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
+_NOTHING = 1e-11  # of the largest variance: what any penalty shrinks to zero, and rounding makes up
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,15 @@ class Inputs:
     def of(cls, train: Float[np.ndarray, "N F"], val: Float[np.ndarray, "V F"], test: Float[np.ndarray, "T F"]) -> "Inputs":
         """Standardises and turns features; nothing is fitted on val or test."""
         standardize = Standardizer.fit(train)
-        _, s, vt = np.linalg.svd(standardize(train), full_matrices=False)
-        basis = vt.T[:, s >= 1e-10 * s.max()]
-        return cls(
-            train=standardize(train) @ basis,
-            val=standardize(val) @ basis,
-            test=standardize(test) @ basis,
-            strengths=s[: basis.shape[1]],
-        )
+        x = standardize(train)
+        if x.shape[0] > x.shape[1]:
+            squares, basis = np.linalg.eigh(x.T @ x)
+        else:
+            squares, left = np.linalg.eigh(x @ x.T)
+            basis = x.T @ left / np.sqrt(np.where(squares > _NOTHING * squares.max(), squares, np.inf))
+        kept = squares > _NOTHING * squares.max()
+        basis, strengths = basis[:, kept], np.sqrt(squares[kept])
+        return cls(train=x @ basis, val=standardize(val) @ basis, test=standardize(test) @ basis, strengths=strengths)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.metrics import Metric
 from wsl.probes.inputs import Inputs
@@ -20,9 +20,20 @@ class Answers:
     models: Int[np.ndarray, "N"]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Loss, and whether the answer is right (1 or 0), of checkpoints on each of the test images; NaN where not measured."""
+
+    loss: Float[np.ndarray, "N I"]
+    accuracy: Float[np.ndarray, "N I"]
+
+
 @runtime_checkable
 class Probe(Protocol):
     """A question: train checkpoints fit the answer, val checkpoints choose its penalty, test checkpoints are asked."""
+
+    column: str
+    """The column of `zoo.frame` that is asked for."""
 
     trivial: bool
     """Whether the answer can be read from the shapes of the weights."""
@@ -35,20 +46,20 @@ class Probe(Protocol):
         ...
 
     def answerable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
-        """Tells whether there is anything to predict: the answers differ within train and within test."""
+        """Tells whether the answers of test can be predicted from those of train: they differ there, and none is new."""
         ...
 
     def chance(self, metric: str, truth: Shaped[np.ndarray, "N"]) -> float:
         """Returns the score of a probe that knows nothing."""
         ...
 
-    def ceiling(self, metric: str, frame: pd.DataFrame, *, images: int, rng: np.random.Generator) -> float:
+    def ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns the score of the truth against itself remeasured on a bootstrap of the test images; NaN if unknown.
 
         Args:
             metric: a name in `metrics`.
-            frame: the test checkpoints, rows of `zoo.frame`.
-            images: number of test images that the results were measured on.
+            frame: test checkpoints, rows of `zoo.frame`.
+            measured: their results image by image.
             rng: the randomness of the bootstrap.
         """
         ...
@@ -67,5 +78,5 @@ class Probe(Protocol):
         shuffles: int,
         rng: np.random.Generator,
     ) -> Shaped[np.ndarray, "R N"]:
-        """Returns answers of probes fitted to shuffled targets, one row per shuffle; no rows for probes without it."""
+        """Returns answers, less the mean of train, after fitting shuffled targets, one row per shuffle; no rows without that."""
         ...

@@ -10,7 +10,9 @@ be told from the mean answers the mean. So a target that has nothing to do with 
 negative number.
 
 The control shuffles the targets of train and val between models *and* within each model. Whole models alone would not
-do: the epochs of a model come in the same order in all of them, and the order would give the epoch away.
+do: the epochs of a model come in the same order in all of them, and the order would give the epoch away. Its predictions are
+taken relative to ȳ: where the folds of a cross-fit are pooled, ȳ is low in the fold whose test models are good, because they are
+not in it, and ȳ alone would order the folds upside down (a tau of -.1 to -.3 for roots that differ).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from wsl.metrics import Metric, kendall_tau, r2, whole
 from wsl.probes.inputs import Inputs
-from wsl.probes.probe import Answers
+from wsl.probes.probe import Answers, Measured
 
 _REMEASURED = 100  # bootstraps of the test images behind a ceiling
 
@@ -35,8 +37,8 @@ class Regression:
     Args:
         column: the column of `zoo.frame`.
         scale: what is predicted: the number or its logarithm.
-        noise: how the number would change on other test images: not at all (a factor), like a share of them (an
-            accuracy or a difference of accuracies), or in a way that the frame does not tell (a loss).
+        measured: which result on test images the number contains; `none` if it does not depend on them (a factor).
+        sign: with which sign it does.
         trivial: whether the answer can be read from the shapes of the weights.
     """
 
@@ -47,10 +49,13 @@ class Regression:
         column: str,
         *,
         scale: Literal["linear", "log", "log10"],
-        noise: Literal["none", "binomial", "unknown"],
+        measured: Literal["none", "accuracy", "loss"],
+        sign: Literal[1, -1],
         trivial: bool,
     ) -> None:
-        self.column, self.scale, self.noise, self.trivial = column, scale, noise, trivial
+        self.column, self.scale, self.trivial = column, scale, trivial
+        self.measured: Literal["none", "accuracy", "loss"] = measured
+        self.sign = sign
 
     def targets(self, frame: pd.DataFrame) -> tuple[Float[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the numbers on their scale, and which are finite."""
@@ -59,25 +64,31 @@ class Regression:
         return values, np.isfinite(values)
 
     def answerable(self, train: Float[np.ndarray, "N"], test: Float[np.ndarray, "M"]) -> bool:
-        """Tells whether the numbers vary within train and within test."""
-        return len(np.unique(train)) > 1 and len(np.unique(test)) > 1
+        """Tells whether the numbers vary within train."""
+        return len(np.unique(train)) > 1
 
     def chance(self, metric: str, truth: Float[np.ndarray, "N"]) -> float:
         """Returns 0, the score of the mean, for both metrics."""
         return 0.0
 
-    def ceiling(self, metric: str, frame: pd.DataFrame, *, images: int, rng: np.random.Generator) -> float:
+    def ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns the mean score of the truth against itself remeasured; see `Probe.ceiling`."""
-        if self.noise != "binomial":
-            return 1.0 if self.noise == "none" else np.nan
-        truth, _ = self.targets(frame)
-        accuracy = frame["test_accuracy"].to_numpy(dtype=float)
-        remeasured = truth + rng.binomial(images, accuracy, size=(_REMEASURED, len(truth))) / images - accuracy
-        return float(np.mean([whole(self.metrics[metric], again, truth) for again in remeasured]))
+        if self.measured == "none":
+            return 1.0
+        by_image = measured.loss if self.measured == "loss" else measured.accuracy
+        truth, known = self.targets(frame)
+        known &= np.isfinite(by_image).all(axis=1)
+        if not known.any():
+            return np.nan
+        truth, by_image = truth[known], by_image[known]
+        images = by_image.shape[1]
+        counts = rng.multinomial(images, np.full(images, 1 / images), size=_REMEASURED)
+        changes = self.sign * (counts @ by_image.T / images - by_image.mean(axis=1))
+        return float(np.mean([whole(self.metrics[metric], truth + change, truth) for change in changes]))
 
     def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
         """Returns the predictions for the test inputs; see `Probe.predict`."""
-        return _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)[0]
+        return train.targets.mean() + _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)[0]
 
     def predict_shuffled(
         self,
@@ -90,18 +101,19 @@ class Regression:
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "R N"]:
         """Returns predictions for the test inputs after fitting shuffled targets; see `Probe.predict_shuffled`."""
-        of_train = np.stack([shuffle_models(train.targets, train.models, rng=rng) for _ in range(shuffles)])
-        of_val = np.stack([shuffle_models(val.targets, val.models, rng=rng) for _ in range(shuffles)])
+        of_train = shuffle_models(train.targets, train.models, shuffles=shuffles, rng=rng)
+        of_val = shuffle_models(val.targets, val.models, shuffles=shuffles, rng=rng)
         return _ridge(inputs, of_train, of_val, val.models, penalties)
 
 
 def shuffle_models(
-    targets: Float[np.ndarray, "N"], models: Int[np.ndarray, "N"], *, rng: np.random.Generator
-) -> Float[np.ndarray, "N"]:
+    targets: Float[np.ndarray, "N"], models: Int[np.ndarray, "N"], *, shuffles: int, rng: np.random.Generator
+) -> Float[np.ndarray, "R N"]:
     """Gives every model the targets of another one, in random order: as clustered as the truth, and unrelated to it."""
-    blocks = [rng.permutation(targets[models == model]) for model in rng.permutation(np.unique(models))]
-    shuffled = np.empty_like(targets)
-    shuffled[np.argsort(models, kind="stable")] = np.concatenate(blocks)
+    _, codes = np.unique(models, return_inverse=True)
+    places = rng.permuted(np.tile(np.arange(codes.max() + 1), (shuffles, 1)), axis=1)
+    shuffled = np.empty((shuffles, len(targets)), dtype=targets.dtype)
+    shuffled[:, np.argsort(codes, kind="stable")] = targets[np.argsort(places[:, codes] + rng.random(shuffled.shape), axis=1)]
     return shuffled
 
 
@@ -112,7 +124,7 @@ def _ridge(
     val_models: Int[np.ndarray, "V"],
     penalties: Sequence[float],
 ) -> Float[np.ndarray, "R T"]:
-    """Predicts R targets at once, each by its own best penalty."""
+    """Predicts R targets at once, each by its own best penalty, relative to its mean in train."""
     mean = train_targets.mean(axis=1, keepdims=True)
     projected = (train_targets - mean) @ inputs.train
 
@@ -122,14 +134,16 @@ def _ridge(
 
     best_error = np.full(len(mean), np.inf)
     best_gain = np.zeros_like(mean_error)
-    predictions = np.repeat(mean, len(inputs.test), axis=1)
+    best_penalty = np.full((len(mean), 1), np.inf)
+    squares, n = inputs.strengths**2, len(inputs.train)
     for penalty in penalties:
-        coefficients = projected / (inputs.strengths**2 + penalty * len(inputs.train))
-        error = (val_targets - mean - coefficients @ inputs.val.T) ** 2 @ of_model.T
+        answers = (projected / (squares + penalty * n)) @ inputs.val.T
+        error = (val_targets - mean - answers) ** 2 @ of_model.T
         better = error.mean(axis=1) < best_error
         best_error = np.where(better, error.mean(axis=1), best_error)
         best_gain = np.where(better[:, None], mean_error - error, best_gain)
-        predictions = np.where(better[:, None], mean + coefficients @ inputs.test.T, predictions)
+        best_penalty[better] = penalty
+    predictions = (projected / (squares + best_penalty * n)) @ inputs.test.T
     standard_error = best_gain.std(axis=1) / np.sqrt(max(best_gain.shape[1] - 1, 1))
     convincing = best_gain.mean(axis=1) > standard_error
-    return np.where(convincing[:, None], predictions, mean)
+    return np.where(convincing[:, None], predictions, 0.0)

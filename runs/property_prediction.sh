@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Property prediction by the protocol: every fold of both splits, every baseline -> docs/results/property_prediction.json.
+# Each (split, fold, seed) is a run folder of its own: an interrupted script goes on where it was.
+#
+#   ZOO=digits SEEDS="0 1 2" runs/property_prediction.sh model.width=64 objective=...     # arguments go to every training
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+zoo=${ZOO:-digits_seed1}                # name under checkpoints/zoos, or any path
+seeds=${SEEDS:-0 1 2}                   # of the representation, by_model
+root_seeds=${ROOT_SEEDS:-0}             # of the representation, leave_root_out
+by_model=${BY_MODEL:-0 1 2 3 4}         # folds
+by_root=${BY_ROOT:-0 1 2 3 4 5 6 7 8 9}
+steps=${STEPS:-1200}
+model=${MODEL:-hyperrep}
+runs=${RUNS:-checkpoints/runs/property_prediction/$(basename "$zoo")_$model}
+out=${OUT:-docs/results/property_prediction.json}
+queue=${QUEUE:-}                        # a command that every training goes through, such as "srun --gpus 1"
+
+for seed in $seeds; do
+  for fold in $by_model; do
+    $queue $python -m wsl.train zoo="$zoo" model="$model" split=by_model fold="$fold" seed="$seed" steps="$steps" \
+      run="$runs/by_model-$fold-$seed" "$@"
+  done
+done
+for seed in $root_seeds; do
+  for fold in $by_root; do
+    $queue $python -m wsl.train zoo="$zoo" model="$model" split=leave_root_out fold="$fold" seed="$seed" steps="$steps" \
+      run="$runs/leave_root_out-$fold-$seed" "$@"
+  done
+done
+$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" out="$out"

@@ -1,0 +1,146 @@
+"""The benchmark: every model once, paired differences, tables, refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.wsl.conftest import train_small
+from wsl.features import cache
+from wsl.probes.comparison import compare
+from wsl.probes.report import figure, tables
+from wsl.probes.survey import Finding
+from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_runs
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import compose
+
+INPUTS = "inputs=[hyperrep,statistics,epoch,factors,noise_outputs]"
+
+
+def config(*overrides: str) -> PropertyPredictionConfig:
+    options = ["runs=nowhere", "draws=50", "shuffles=10", "ceiling_checkpoints=30", INPUTS, *overrides]
+    return PropertyPredictionConfig(**compose("property_prediction", options))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One seed of every root, and two seeds of two folds by model."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    for fold in range(3):
+        train_small(tiny_zoo, folder / f"root-{fold}", "split=leave_root_out", f"fold={fold}", "steps=1")
+    for seed in (0, 1):
+        for fold in range(2):
+            train_small(tiny_zoo, folder / f"model-{fold}-{seed}", f"fold={fold}", f"seed={seed}", "steps=1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(runs: Path, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "FOLDER", tmp_path_factory.mktemp("features"))
+        zoo = Zoo.open(tiny_zoo)
+        return benchmark(zoo, find_runs(runs, zoo), config(), Console(quiet=True))
+
+
+def asked(rows: list[dict], **conditions) -> list[dict]:
+    return [row for row in rows if row["control"] is None and all(row[key] == value for key, value in conditions.items())]
+
+
+def test_every_model_is_tested_once_where_all_folds_are_there(rows: list[dict]):
+    by_root = asked(rows, split="leave_root_out", target="test_loss")
+    assert {row["n_models"] for row in by_root} == {72}
+    assert not any(row["smoke_test"] for row in by_root)
+    assert all(row["smoke_test"] and row["folds"] == 2 for row in asked(rows, split="by_model"))
+
+
+def test_every_seed_and_their_mean_are_rows_of_the_embedding_and_baselines_have_none(rows: list[dict]):
+    assert {row["seed"] for row in asked(rows, split="by_model", features="hyperrep")} == {0, 1, "mean"}
+    assert {row["seed"] for row in asked(rows, split="leave_root_out", features="hyperrep")} == {0}
+    assert {row["seed"] for row in asked(rows, features="statistics")} == {None}
+
+
+def test_the_bar_is_the_best_baseline_that_does_not_read_the_answer(rows: list[dict]):
+    for row in asked(rows, features="hyperrep", subset="all"):
+        if row["value"] is None:
+            continue
+        alike = asked(rows, split=row["split"], subset="all", target=row["target"], metric=row["metric"], kind="baseline")
+        allowed = {other["features"]: other["value"] for other in alike if not other["given"]}
+        assert row["best_baseline"] in allowed
+        assert allowed[row["best_baseline"]] == max(allowed.values())
+        assert row["difference"] == pytest.approx(row["value"] - max(allowed.values()))
+        assert row["difference_low"] <= row["difference_high"]
+        if row["target"] == "epoch":
+            assert row["best_baseline"] != "epoch"
+    assert all(row["given"] for row in asked(rows, features="factors", target="optimizer"))
+
+
+def test_the_root_is_asked_by_model_only(rows: list[dict]):
+    assert all(row["value"] is None for row in asked(rows, split="leave_root_out", target="root"))
+    assert all(row["value"] is not None for row in asked(rows, split="by_model", target="root"))
+
+
+def test_losses_and_gaps_have_ceilings(rows: list[dict]):
+    for target in ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap"):
+        ceilings = {row["ceiling"] for row in asked(rows, split="leave_root_out", subset="all", target=target, metric="r2")}
+        assert len(ceilings) == 1
+        assert 0 < (ceilings.pop() or 0) < 1 or target.endswith("gap")
+
+
+def test_rows_are_plain_json_and_make_tables_and_figures(rows: list[dict]):
+    json.dumps(rows, allow_nan=False)
+    text = tables(rows, zoo="tiny")
+    assert "hyperrep, mean of seeds − best baseline" in text
+    assert "planted features score at least" in text
+    ElementTree.fromstring(figure([row for row in asked(rows, metric="r2") if row["value"] is not None]))
+
+
+def test_differences_are_paired_resample_by_resample():
+    noise = np.random.default_rng(0).normal(size=1000)
+    row = {"target": "t", "metric": "r2", "control": None, "given": False, "above_shuffled": True}
+    found = {
+        ("e", 0, "all"): [Finding({**row, "value": 0.6}, 0.6 + noise)],
+        ("e", 1, "all"): [Finding({**row, "value": 0.4}, 0.4 + noise)],
+        ("b", None, "all"): [Finding({**row, "value": 0.3}, 0.3 + noise)],
+        ("worse", None, "all"): [Finding({**row, "value": 0.2}, -noise)],
+    }
+    compared = {(r["features"], r["seed"]): r for r in compare(found, {"e": "embedding", "b": "baseline", "worse": "baseline"})}
+    mean = compared["e", "mean"]
+    assert mean["value"] == pytest.approx(0.5)
+    assert [mean[key] for key in ("difference", "difference_low", "difference_high")] == pytest.approx([0.2] * 3)
+    assert "difference" not in compared["b", None]
+
+
+def test_a_representation_trained_on_test_models_is_refused(runs: Path, tiny_zoo: Path, tmp_path: Path):
+    zoo = Zoo.open(tiny_zoo)
+    found = find_runs(runs, zoo)
+    by_fold = found["by_model"][0]
+    by_fold[0], by_fold[1] = by_fold[1], by_fold[0]
+    with pytest.raises(InputError, match="fitted on test models"):
+        benchmark(zoo, {"by_model": {0: by_fold}}, config("inputs=[hyperrep]"), Console(quiet=True))
+
+
+def test_two_runs_of_one_fold_and_no_runs_are_refused(runs: Path, tiny_zoo: Path, tmp_path: Path):
+    zoo = Zoo.open(tiny_zoo)
+    with pytest.raises(InputError, match="no finished run"):
+        find_runs(tmp_path, zoo)
+    for name in ("one", "other"):
+        shutil.copytree(runs / "root-0", tmp_path / name)
+    with pytest.raises(InputError, match="two runs of leave_root_out, fold 0, seed 0"):
+        find_runs(tmp_path, zoo)
+
+
+def test_the_command_writes_rows_tables_and_figures(runs: Path, tiny_zoo: Path, tmp_path: Path):
+    out = tmp_path / "found.json"
+    options = ["draws=20", "shuffles=5", "targets=[test_accuracy]", "inputs=[hyperrep,statistics]", "ceiling_checkpoints=20"]
+    command = [sys.executable, "-m", "wsl.property_prediction", f"zoo={tiny_zoo}", f"runs={runs}", f"out={out}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "found.json", "found.md", "found_by_model.svg", "found_leave_root_out.svg",
+    }  # fmt: skip

@@ -1,0 +1,29 @@
+"""The generating factors of a model, one column per level, and the products of every two: what the recipe alone tells."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from wsl.features.features import Features
+from wsl.run import Run
+from zoo_gen import Zoo
+from zoo_gen.zoo import ALL_FACTORS
+
+
+class Factors(Features):
+    """Indicators of the levels of all factors that vary, with pairwise interactions; of the root, too, where roots are shared."""
+
+    reads: tuple[str, ...] = (*ALL_FACTORS, "root")
+
+    def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
+        """Returns the indicators of each checkpoint (N F); see `Features.extract`."""
+        columns = [*ALL_FACTORS, "root"] if run.config["split"] == "by_model" else [*ALL_FACTORS]
+        chosen = checkpoints.frame[[name for name in columns if len(checkpoints.frame[name].unique()) > 1]]
+        levels = pd.get_dummies(chosen.astype(str), prefix_sep="=").astype(float)
+        products = {
+            f"{one} x {other}": levels[one] * levels[other]
+            for one, other in itertools.combinations(levels.columns, 2)
+            if np.any(levels[one] * levels[other])
+        }
+        return pd.concat([levels, pd.DataFrame(products, index=levels.index)], axis=1)

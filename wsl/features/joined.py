@@ -1,0 +1,31 @@
+"""Several kinds of features side by side."""
+
+from collections.abc import Sequence, Set
+
+import pandas as pd
+
+from wsl.features.features import Features, Kind
+from wsl.run import Run
+from zoo_gen import Zoo
+
+
+class Joined(Features):
+    """All columns of its parts.
+
+    Args:
+        parts: the kinds of features.
+        kind: what they are together: `baseline` for hand-made ones, `joined` for the embedding beside them.
+    """
+
+    def __init__(self, parts: Sequence[Features], *, kind: Kind) -> None:
+        self.parts, self.kind = parts, kind
+        self.reads = tuple({column: None for part in parts for column in part.reads})
+
+    def seen(self, run: Run) -> Set[str]:
+        """Returns what any part has seen."""
+        return frozenset().union(*(part.seen(run) for part in self.parts))
+
+    def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
+        """Returns the features of each checkpoint (N F); see `Features.extract`."""
+        tables = [part.extract(run, checkpoints).add_prefix(f"{i}/") for i, part in enumerate(self.parts)]
+        return pd.concat(tables, axis=1)

@@ -1,0 +1,128 @@
+"""The benchmark of property prediction: `python -m wsl.property_prediction zoo=digits runs=<folder>`.
+
+Every model is tested exactly once per split: in its fold, representation and probe are fitted on the other folds, one of them as
+val. Predictions are pooled over the folds and scored once, with paired differences of the embedding to the best baseline.
+`runs/property_prediction.sh` trains the runs; the rows go to a JSON file, beside it tables (`.md`) and figures (`.svg`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wsl.probe import ask, cards, probed, survey_of
+from wsl.probes.comparison import compare
+from wsl.probes.report import tables, write_figures
+from wsl.probes.survey import Finding
+from wsl.run import Run, zoo_folder
+from zoo_gen.blueprint import FOLDS
+from zoo_gen.config import command
+from zoo_gen.errors import InputError
+from zoo_gen.files import write_atomically, write_json
+from zoo_gen.zoo import Zoo
+
+Runs = dict[str, dict[int, dict[int, Run]]]
+"""Split -> seed -> fold -> run."""
+
+
+@dataclass
+class PropertyPredictionConfig:
+    """The values of configs/property_prediction.yaml."""
+
+    zoo: str
+    runs: str
+    out: str
+    targets: list[str]
+    inputs: list[str]
+    penalties: list[float]
+    draws: int
+    shuffles: int
+    ceiling_checkpoints: int
+    seed: int
+
+
+@command("property_prediction", PropertyPredictionConfig)
+def main(config: PropertyPredictionConfig) -> None:
+    """Writes the rows, the tables and the figures."""
+    console = Console()
+    zoo = Zoo.open(zoo_folder(config.zoo))
+    rows = benchmark(zoo, find_runs(Path(config.runs), zoo), config, console)
+    out = Path(config.out)
+    write_json(out, rows)
+    text = tables(rows, zoo=f"{zoo.name} seed={zoo.seed}")
+    write_atomically(out.with_suffix(".md"), lambda beside: _write_text(beside, text))
+    write_figures(rows, out)
+    console.print(f"wrote {out}", soft_wrap=True)
+
+
+def find_runs(folder: Path, zoo: Zoo) -> Runs:
+    """Returns the finished runs in a folder.
+
+    Raises:
+        InputError: there are none, a run is of another zoo, or two are of the same split, fold and seed.
+    """
+    found: Runs = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(folder.glob("*/model.safetensors")):
+        run = Run.open(path.parent, zoo=zoo.path)
+        split, fold, seed = (run.config[key] for key in ("split", "fold", "seed"))
+        if run.config["zoo"]["content_hash"] != zoo.content_hash:
+            raise InputError(f"run {path.parent} was trained on another zoo than {zoo.path}; name the folder of its own runs")
+        if fold in found[split][seed]:
+            raise InputError(f"{folder} holds two runs of {split}, fold {fold}, seed {seed}; keep one of them")
+        found[split][seed][fold] = run
+    if not found:
+        raise InputError(f"no finished run in {folder}; train them with runs/property_prediction.sh")
+    return {split: {seed: dict(sorted(runs.items())) for seed, runs in by_seed.items()} for split, by_seed in found.items()}
+
+
+def benchmark(zoo: Zoo, runs: Runs, config: PropertyPredictionConfig, console: Console) -> list[dict[str, Any]]:
+    """Asks all features all questions, under every split that there are runs of.
+
+    Raises:
+        InputError: a card is unknown, or a split or the features of a fold leak.
+    """
+    probes, extractors = cards("probe", config.targets), cards("features", config.inputs)
+    children = probed(zoo)
+    rows = []
+    for scheme, by_seed in runs.items():
+        folds = FOLDS if scheme == "by_model" else children.frame["root"].nunique()
+        most = max(by_seed.values(), key=len)
+        whole = {seed: by_fold for seed, by_fold in by_seed.items() if by_fold.keys() == most.keys()}
+        survey = survey_of(children, {fold: children.split(scheme, fold=fold) for fold in most}, scheme, config)
+        about = {"split": scheme, "fold": None, "folds": len(most), "smoke_test": len(most) < folds}
+        found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
+        kinds = {}
+        for name, extractor in extractors.items():
+            fitted = extractor.kind in ("embedding", "joined")
+            for seed, by_fold in whole.items() if fitted else [(None, next(iter(whole.values())))]:
+                with console.status(f"{scheme}: {name}" + (f", seed {seed}" if fitted else "")):
+                    for subset, finding in ask(survey, probes, extractor, by_fold, scheme, children):
+                        found[name, seed, subset].append(_marked(finding, extractor.reads, probes))
+            kinds[name] = extractor.kind
+        rows += [about | row for row in compare(found, kinds)]
+        for subset, planted in _planted(survey, probes):
+            rows.append(about | {"subset": subset, "features": "planted", "kind": "control", "seed": None} | planted.row)
+    return rows
+
+
+def _marked(finding: Finding, reads: tuple[str, ...], probes: Mapping[str, Any]) -> Finding:
+    """Marks a question as trivial for features that read its answer."""
+    given = probes[finding.row["target"]].column in reads
+    return Finding({**finding.row, "given": given}, finding.resampled)
+
+
+def _planted(survey: Any, probes: Mapping[str, Any]) -> Iterator[tuple[str, Finding]]:
+    final = survey.frame["final"].to_numpy(dtype=bool)
+    for subset, chosen in {"all": final | True, "final": final}.items():
+        yield from ((subset, finding) for finding in survey.planted(probes, subset=chosen))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,10 @@ from zoo_gen.files import write_atomically
 from zoo_gen.splits import Split
 
 CHECKPOINTS_AT_ONCE = 32
-"""Checkpoints of one plan that are encoded together."""
+"""Checkpoints of one plan that are encoded together, at most."""
+
+WEIGHTS_AT_ONCE = 2**24
+"""Weights of checkpoints that are encoded, or decoded and scored, together, at most; a larger checkpoint is alone."""
 
 
 class Run:
@@ -116,7 +119,9 @@ class Run:
         """Tokens and latents of each checkpoint, in order. Those of a model that diverged are not finite."""
         every = TokenizedZoo(self.zoo, self.tokenizer)
         for _, alike in groupby(map(every.tokens, checkpoints), key=lambda tokens: tokens.plan):
-            while some := list(islice(alike, CHECKPOINTS_AT_ONCE)):
+            while first := next(alike, None):
+                fitting = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // first.plan.n_weights))
+                some = [first, *islice(alike, fitting - 1)]
                 batch = Batch(*map(torch.stack, zip(*(Batch.of(tokens, self.standardizer) for tokens in some), strict=True)))
                 latents = self._by_window(lambda window: self.model.encode(*window), batch)
                 yield from zip(some, latents, strict=True)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 from safetensors.torch import load_file
 
 from wsl.data import Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
 from wsl.objectives.reconstruction import Reconstruction
+from wsl.sources import Held
 from wsl.tokenizers.tokens import Tokens
 from wsl.trainer import Trainer
 from zoo_gen import InputError
@@ -26,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "clip": 1.0,
     "log_every": 1,
     "validate_every": 2,
+    "save_every": 2,
     "seed": 0,
     "workers": 0,
 }
@@ -51,10 +54,10 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, **chan
         torch.manual_seed(0)
         sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
         model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, **sizes)
-    windows = Windows(family, Standardizer.fit(family), length=16, seed=0)
+    windows = Windows([Held.of(tokens) for tokens in family], Standardizer.fit(family), length=16, seed=0, cache=0)
     fabric = Fabric(accelerator="cpu", devices=1)
     trainer = Trainer(**{**SETTINGS, **changes})
-    trainer.fit(fabric, folder, model, Reconstruction(scale_weight=1), windows, validate)
+    trainer.fit(fabric, folder, model, Reconstruction(scale_weight=1), windows, validate, Console(quiet=True))
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,135 @@
+"""Sources of windows: checkpoints in memory, or in memory-mapped files.
+
+A source knows the plan of its tokens and the sums of its parts, which the statistics and the log-scales of its groups follow from;
+weights stay where they are until a window of them is drawn. So memory grows by a few kilobytes per checkpoint, whatever its size.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wsl.normalize import Sums, sums_of
+from wsl.tokenizers.plan import Plan
+from wsl.tokenizers.tokens import Tokenizer, Tokens
+from wsl.tokenizers.window import Window, parts_of
+from zoo_gen import Checkpoint, Zoo
+from zoo_gen.zoo import read_weights
+
+
+class Source(Protocol):
+    """What windows of tokens are drawn from.
+
+    Attributes:
+        plan: of its tokens.
+        sums: of its parts, as it is stored.
+        lasting: whether a window has the same values each time it is drawn.
+    """
+
+    lasting: ClassVar[bool]
+
+    @property
+    def plan(self) -> Plan:
+        """Plan of its tokens."""
+        ...
+
+    @property
+    def sums(self) -> Sums:
+        """Sums of its parts, as it is stored."""
+        ...
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Returns the values of a window, and the sums of the checkpoint that they are of; `key` names the random stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tokens in memory."""
+
+    lasting: ClassVar[bool] = True
+
+    plan: Plan
+    sums: Sums
+    values: Float[Tensor, "T D"]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> "Held":
+        """Takes over the tokens of one checkpoint."""
+        parts = (segment.of(tokens.values).flatten() for group in tokens.plan.groups for segment in group.segments)
+        return cls(tokens.plan, sums_of(tokens.plan, parts), tokens.values)
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Returns a slice of the values."""
+        return self.values[window.start : window.stop], self.sums
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint and the root that it descends from, each in its safetensors file."""
+
+    lasting: ClassVar[bool] = True
+
+    checkpoint: Checkpoint
+    root: Checkpoint
+    plan: Plan
+    sums: Sums
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
+        """Reads a checkpoint once, part by part."""
+        weights, origin = checkpoint.state_dict(), root.state_dict()
+        plan = tokenizer.plan(weights, root=origin)
+        return cls(checkpoint, root, plan, sums_of(plan, parts_of(plan, weights, origin)))
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Reads a window from the files."""
+        return window.read(Mapped(self.checkpoint), Mapped(self.root)), self.sums
+
+
+class Mapped(Mapping[str, Tensor]):
+    """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        """Opens the file. Raises `InputError` if it is missing or damaged."""
+        try:
+            self._file = safe_open(checkpoint.path, framework="pt")
+        except (SafetensorError, OSError, ValueError):
+            read_weights(checkpoint.path)  # says what is wrong
+            raise
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+
+def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
+    """Each checkpoint of a zoo with the root that it descends from."""
+    roots: dict[str, Checkpoint] = {}
+    for checkpoint in zoo:
+        if checkpoint.root not in roots:
+            roots[checkpoint.root] = zoo.root(checkpoint)
+        yield checkpoint, roots[checkpoint.root]
+
+
+def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[Stored]:
+    """Reads checkpoints (each with its root) once, in one pass, and returns those with finite weights.
+
+    They may be of several zoos, shapes and families. Equal plans become one object.
+    """
+    plans: dict[Plan, Plan] = {}
+    found = []
+    for checkpoint, root in pairs:
+        source = Stored.of(checkpoint, root, tokenizer)
+        if torch.isfinite(source.sums).all():
+            found.append(Stored(checkpoint, root, plans.setdefault(source.plan, source.plan), source.sums))
+    return found

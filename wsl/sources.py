@@ -6,7 +6,7 @@ weights stay where they are until a window of them is drawn. So memory grows by 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import Window, parts_of
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.zoo import read_weights
+
+MAPPED = 2**26
+"""Bytes of tensors that are read from one mapping of a file, about."""
 
 
 class Source(Protocol):
@@ -82,9 +85,8 @@ class Stored:
     @classmethod
     def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
         """Reads a checkpoint once, part by part."""
-        weights, origin = checkpoint.state_dict(), root.state_dict()
-        plan = tokenizer.plan(weights, root=origin)
-        return cls(checkpoint, root, plan, sums_of(plan, parts_of(plan, weights, origin)))
+        plan = tokenizer.plan(checkpoint.state_dict(), root=root.state_dict())
+        return cls(checkpoint, root, plan, sums_of(plan, parts_of(plan, Mapped(checkpoint), Mapped(root))))
 
     def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
         """Reads a window from the files."""
@@ -92,18 +94,29 @@ class Stored:
 
 
 class Mapped(Mapping[str, Tensor]):
-    """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory."""
+    """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory.
+
+    They leave it with the mapping, which is made anew every now and then, so that a large file never is in memory as a whole.
+    Raises `InputError` for a file that is missing or damaged.
+    """
 
     def __init__(self, checkpoint: Checkpoint):
-        """Opens the file. Raises `InputError` if it is missing or damaged."""
-        try:
-            self._file = safe_open(checkpoint.path, framework="pt")
-        except (SafetensorError, OSError, ValueError):
-            read_weights(checkpoint.path)  # says what is wrong
-            raise
+        self._path = checkpoint.path
+        self._file, self._given = self._mapped(), 0
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
+        if self._given > MAPPED:
+            self._file, self._given = self._mapped(), 0
+        tensor = self._file.get_tensor(name)
+        self._given += tensor.nbytes
+        return tensor
+
+    def _mapped(self) -> Any:
+        try:
+            return safe_open(self._path, framework="pt")
+        except (SafetensorError, OSError, ValueError):
+            read_weights(self._path)  # says what is wrong
+            raise
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file.keys())

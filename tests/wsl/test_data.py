@@ -1,5 +1,6 @@
 """Windows follow from seed and number alone, cover what they should, and do not depend on where weights are read or who reads them."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -7,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.wsl.conftest import TOKENIZER
 from wsl.data import Batch, Windows, ahead, window_starts
 from wsl.normalize import Standardizer
-from wsl.sources import Held, Source, Stored, pairs_of, survey
+from wsl.sources import Held, Mapped, Source, Stored, pairs_of, survey
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokens
-from zoo_gen import Checkpoint, InputError, Zoo
+from zoo_gen import InputError, Zoo
+from zoo_gen.files import write_weights
 
 
 def held(family: Sequence[Tokens]) -> list[Held]:
@@ -105,19 +106,39 @@ def test_statistics_of_a_stream_are_those_of_tokens_in_memory_to_the_bit(stored:
     assert Standardizer.fit(tokens[1:]).parts != whole.parts
 
 
-def test_checkpoints_with_weights_that_are_not_finite_are_left_out(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch):
-    pairs = list(islice(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune", final=True)), 3))
-    read = Checkpoint.state_dict
+def test_checkpoints_with_weights_that_are_not_finite_are_left_out(tiny_zoo: Path, tmp_path: Path):
+    (first, root), (second, _) = islice(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune", final=True)), 2)
+    weights = {name: tensor.clone() for name, tensor in second.state_dict().items()}
+    weights["cls_token"][0, 0, 3] = torch.inf
+    write_weights(tmp_path / "diverged.safetensors", weights)
+    diverged = dataclasses.replace(second, path=tmp_path / "diverged.safetensors")
+    assert [one.checkpoint for one in survey([(first, root), (second, root)], TOKENIZER)] == [first, second]
+    assert [one.checkpoint for one in survey([(diverged, root), (second, root)], TOKENIZER)] == [second]
 
-    def diverged(checkpoint: Checkpoint) -> dict[str, Tensor]:
-        weights = {name: tensor.clone() for name, tensor in read(checkpoint).items()}
-        if checkpoint == pairs[1][0]:
-            weights["cls_token"][0, 0, 3] = torch.inf
-        return weights
 
-    assert len(survey(pairs, TOKENIZER)) == 3
-    monkeypatch.setattr(Checkpoint, "state_dict", diverged)
-    assert [source.checkpoint for source in survey(pairs, TOKENIZER)] == [pairs[0][0], pairs[2][0]]
+def test_a_checkpoint_that_is_gone_or_damaged_is_named(tiny_zoo: Path, tmp_path: Path):
+    (checkpoint, root) = next(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune")))
+    copy = dataclasses.replace(checkpoint, path=tmp_path / "copy.safetensors")
+    copy.path.write_bytes(checkpoint.path.read_bytes())
+    drawn = stream(survey([(copy, root)], TOKENIZER))
+    assert drawn[0].values.isfinite().all()
+    copy.path.write_bytes(checkpoint.path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"copy\.safetensors is damaged"):
+        drawn[0]
+    copy.path.unlink()
+    with pytest.raises(InputError, match=r"copy\.safetensors is gone"):
+        drawn[0]
+
+
+def test_a_large_file_is_mapped_anew_and_reads_the_same(stored: list[Stored], monkeypatch: pytest.MonkeyPatch):
+    one = stored[0]
+    monkeypatch.setattr("wsl.sources.MAPPED", 1000)
+    again = Stored.of(one.checkpoint, one.root, Residual(width=64, reference="root"))
+    assert torch.equal(again.sums, one.sums)
+    mapped, whole = Mapped(one.checkpoint), one.checkpoint.state_dict()
+    assert set(mapped) == set(whole)
+    assert len(mapped) == len(whole)
+    assert all(torch.equal(mapped[name], whole[name]) for name in whole)
 
 
 def test_checkpoints_of_any_size_share_batches_and_the_short_are_padded(stored: list[Stored], family: list[Tokens]):

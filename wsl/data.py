@@ -1,8 +1,8 @@
 """Windows of consecutive tokens that a hyper-representation is trained on, drawn from checkpoints of any number, size and shape.
 
-An epoch draws every window of every checkpoint once, in an order that seed and epoch determine. Which window is number n depends on the
-seed and on n alone: batches do not depend on workers, devices or caches, and a resumed training sees, from the middle of an epoch on,
-what the uninterrupted one would have seen.
+An epoch draws every window of every checkpoint once, in an order that seed and epoch determine. Which window is number n depends
+on the seed and on n alone: batches do not depend on workers, devices or caches, and a resumed training sees, from the middle of an
+epoch on, what the uninterrupted one would have seen.
 """
 
 from collections import deque

@@ -235,8 +235,8 @@ def _lay_out(entries: _Entries, plan: Plan) -> _Table:
 def sums_of(plan: Plan, parts: Iterable[Tensor]) -> Sums:
     """Sums of a checkpoint from the flat values of its parts, in the order of the plan.
 
-    NumPy adds contiguous numbers up in an order that depends on their count alone, so the bits do not depend on where the values lie,
-    nor on threads (as those of PyTorch's sums do).
+    NumPy adds contiguous numbers up in an order that depends on their count alone, so the bits do not depend on where the values
+    lie, nor on threads (as those of PyTorch's sums do).
     """
     rows = []
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,7 +1,7 @@
 """Shuffles of any size in no memory: a place goes to its new place by arithmetic.
 
-A Feistel network permutes the numbers below a power of four (left, right -> right, left + f(right), a few times over, with f keyed at
-random); numbers that come out beyond the size go through again until they do not, which permutes those below the size.
+A Feistel network permutes the numbers below a power of four (left, right -> right, left + f(right), a few times over, with f
+keyed at random); numbers that come out beyond the size go through again until they do not, which permutes those below the size.
 """
 
 import numpy as np

@@ -89,7 +89,9 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     _agree(folder, resolved)
     if (folder / "model.safetensors").is_file():
         (folder / STATE).unlink(missing_ok=True)  # by a training that was killed after its last word
-        console.print(f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)")
+        console.print(
+            f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
+        )
         return
 
     with console.status("reading checkpoints"):
@@ -110,7 +112,7 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
     Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation, console)
-    console.print(f"run {folder} is finished")
+    console.print(f"run {folder} is finished", soft_wrap=True)
 
 
 def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int) -> dict[str, Any]:

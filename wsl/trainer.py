@@ -1,9 +1,9 @@
 """The training loop: AdamW, warm-up and cosine decay, gradient clipping, validation, and a state that survives SIGKILL.
 
 Nothing in the loop depends on what came before except the weights, the optimizer and the scalars that are not yet logged: the
-windows of a step follow from (seed, step), and so do its learning rate and torch's random state. All of it and the step are replaced
-atomically as one safetensors file, every so many steps; on resume the lines of metrics.jsonl that are younger than the state are cut,
-and training continues to the same bits.
+windows of a step follow from (seed, step), and so do its learning rate and torch's random state. All of it and the step are
+replaced atomically as one safetensors file, every so many steps; on resume the lines of metrics.jsonl that are younger than the
+state are cut, and training continues to the same bits.
 """
 
 import json

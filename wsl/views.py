@@ -1,8 +1,8 @@
 """Views of the checkpoints that windows are drawn from: as they are stored, or moved by random symmetries (`wsl.symmetry`).
 
 A checkpoint that tokens code by its difference to the root moves along with the root, by one and the same element, so that the
-difference of the moved weights is the moved difference. Null directions act on each in its own way, and would make a difference where
-there is none; they are for tokens of raw weights.
+difference of the moved weights is the moved difference. Null directions act on each in its own way, and would make a difference
+where there is none; they are for tokens of raw weights.
 """
 
 import json
@@ -95,8 +95,8 @@ class RandomView:
 class Viewed:
     """A stored checkpoint that is moved by a random symmetry whenever a window is drawn.
 
-    This takes the whole model: its bytes for what has been moved and, in between, about as much again; the root's likewise if tokens
-    are differences to it; and the time to move all of it and to sum up its parts, for every window.
+    This takes the whole model: its bytes for what has been moved and, in between, about as much again; the root's likewise if
+    tokens are differences to it; and the time to move all of it and to sum up its parts, for every window.
     """
 
     stored: Stored

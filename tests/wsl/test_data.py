@@ -1,4 +1,4 @@
-"""Windows follow from seed and number alone, cover what they should, and do not depend on where weights are read or who reads them."""
+"""Windows follow from seed and number alone, cover what they should, and are the same wherever and by whomever weights are read."""
 
 import dataclasses
 from collections import Counter

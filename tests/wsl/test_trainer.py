@@ -70,11 +70,11 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("die_at", [2, 6])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(family: list[Tokens], tmp_path: Path, die_at: int):
+@pytest.mark.parametrize(("die_at", "save_every"), [(2, 1), (6, 2), (6, 1), (6, 3)])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(family: list[Tokens], tmp_path: Path, die_at: int, save_every: int):
     fit(tmp_path / "whole", family)
     with pytest.raises(Killed):
-        fit(tmp_path / "killed", family, die_at=die_at)
+        fit(tmp_path / "killed", family, die_at=die_at, save_every=save_every)
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "step": 7, "lo')
     fit(tmp_path / "killed", family)
@@ -108,3 +108,16 @@ def test_the_learning_rate_rises_then_falls_to_nearly_zero(family: list[Tokens],
     rates = [event["learning_rate"] for event in events(tmp_path) if event["event"] == "train"]
     assert rates.index(max(rates)) == SETTINGS["warmup"] - 1
     assert rates[-1] < 0.1 * max(rates)
+
+
+def test_scalars_between_two_logs_survive_a_kill(family: list[Tokens], tmp_path: Path):
+    settings = {"log_every": 5, "validate_every": 6, "save_every": 3}
+    fit(tmp_path / "whole", family, **settings)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", family, die_at=2, **settings)  # in the first validation, after 6 steps: the state is of step 3
+    state = load_file(tmp_path / "killed" / "state.safetensors")
+    assert state["scalar.loss"].shape == (3,)
+    fit(tmp_path / "killed", family, **settings)
+    assert events(tmp_path / "killed") == events(tmp_path / "whole")
+    means = [event["loss"] for event in events(tmp_path / "whole") if event["event"] == "train"]
+    assert means[0] != pytest.approx(state["scalar.loss"].mean().item())

@@ -19,7 +19,9 @@ def pair(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {key: tensor + 0.1 * torch.randn_like(tensor) for key, tensor in root.items()}, root
 
 
-@pytest.mark.parametrize("tokenizer", [Residual(width=64, reference="root"), Residual(width=5, reference="none"), Rows(reference="root")])
+@pytest.mark.parametrize(
+    "tokenizer", [Residual(width=64, reference="root"), Residual(width=5, reference="none"), Rows(reference="root")]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_window_is_a_slice_of_the_tokens_to_the_bit(name: str, tokenizer: Tokenizer):
     weights, root = pair(name)

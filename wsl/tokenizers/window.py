@@ -107,7 +107,7 @@ def _overlap(segment: Segment, first: int, last: int) -> tuple[Tensor, Tensor]:
 
 
 def _in_file(slot: Slot, source: Tensor) -> Tensor:
-    """Turns places in a slot's flat tensor into places in the file's, which may have the last two dimensions the other way round."""
+    """Turns places in a slot's flat tensor into places in the file's, which may have its last dimensions the other way round."""
     if not slot.transposed or len(slot.shape) < 2:
         return source
     rows, columns = slot.shape[-2:]

@@ -106,7 +106,7 @@ def stream(sources: list[Stored], view: str, config: dict[str, Any]) -> Windows:
     """Windows of the default training, nothing cached."""
     standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
     card = {"as_stored": AsStored(), "random": instantiate(compose("train", ["view=random"])["view"])}[view]
-    viewed = [card(source, reference="root") for source in sources]
+    viewed = [card(source) for source in sources]
     return Windows(viewed, standardizer, length=config["window"], seed=0, cache=0)
 
 

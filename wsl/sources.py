@@ -5,7 +5,7 @@ weights stay where they are until a window of them is drawn. So memory grows by 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -79,18 +79,40 @@ class Stored:
 
     checkpoint: Checkpoint
     root: Checkpoint
+    tokenizer: Tokenizer
     plan: Plan
     sums: Sums
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
-        """Reads a checkpoint once, part by part."""
+        """Reads a checkpoint once, part by part where tokens stream."""
         plan = tokenizer.plan(checkpoint.state_dict(), root=root.state_dict())
-        return cls(checkpoint, root, plan, sums_of(plan, parts_of(plan, Mapped(checkpoint), Mapped(root))))
+        return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, Mapped(checkpoint), Mapped(root)))
 
     def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
         """Reads a window from the files."""
-        return window.read(Mapped(self.checkpoint), Mapped(self.root)), self.sums
+        return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root)), self.sums
+
+
+def streams(tokenizer: Tokenizer) -> bool:
+    """Says whether tokens are weights, or differences to the root's, entry by entry: then no window takes the whole model."""
+    return getattr(tokenizer, "form", "raw") == "raw" and getattr(tokenizer, "scale", "within") == "within"
+
+
+def values_in(
+    tokenizer: Tokenizer, window: Window, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]
+) -> Float[Tensor, "T D"]:
+    """Values of a window of the tokens of a checkpoint."""
+    if streams(tokenizer):
+        return window.read(weights, root)
+    return tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
+
+
+def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Sums:
+    """Sums of the parts of a checkpoint."""
+    if streams(tokenizer):
+        return sums_of(plan, parts_of(plan, weights, root))
+    return Held.of(tokenizer.encode(weights, root=root)).sums
 
 
 class Mapped(Mapping[str, Tensor]):
@@ -144,5 +166,5 @@ def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer)
     for checkpoint, root in pairs:
         source = Stored.of(checkpoint, root, tokenizer)
         if torch.isfinite(source.sums).all():
-            found.append(Stored(checkpoint, root, plans.setdefault(source.plan, source.plan), source.sums))
+            found.append(replace(source, plan=plans.setdefault(source.plan, source.plan)))
     return found

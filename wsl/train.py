@@ -98,7 +98,7 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
         train_models, val_models = (survey(pairs_of(part), tokenizer) for part in (split.train, split.val))
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=zoo.path)
-    viewed = [view(model, reference=tokenizer.reference) for model in train_models]
+    viewed = [view(model) for model in train_models]
     standardizer.save(folder / "standardizer.json")
     write_config(folder, resolved)
     drawn = {"length": config.window, "seed": config.seed}

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from wsl.fold import NULLS
 from wsl.layout import Layout, layout_of
-from wsl.normalize import Sums, sums_of
-from wsl.sources import Source, Stored
+from wsl.normalize import Sums
+from wsl.sources import Source, Stored, sums_in, values_in
 from wsl.symmetry import MOVES, apply, random_view, sample
 from wsl.tokenizers.plan import Plan
-from wsl.tokenizers.window import Window, parts_of
+from wsl.tokenizers.window import Window
 from zoo_gen import Checkpoint
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
@@ -29,9 +29,9 @@ Weights = dict[str, Tensor]
 
 
 class View(Protocol):
-    """Makes a source of a stored checkpoint; `reference` is the tokenizer's, "root" or "none"."""
+    """Makes a source of a stored checkpoint."""
 
-    def __call__(self, stored: Stored, *, reference: str) -> Source:
+    def __call__(self, stored: Stored) -> Source:
         """Returns what windows are drawn from."""
         ...
 
@@ -39,7 +39,7 @@ class View(Protocol):
 class AsStored:
     """Checkpoints as they are stored."""
 
-    def __call__(self, stored: Stored, *, reference: str) -> Source:
+    def __call__(self, stored: Stored) -> Source:
         """Returns the checkpoint itself."""
         return stored
 
@@ -59,20 +59,20 @@ class RandomView:
         self.moves, self.maps, self.strength = tuple(moves), maps, strength
         self._heads: dict[str, int | None] = {}
 
-    def __call__(self, stored: Stored, *, reference: str) -> Source:
+    def __call__(self, stored: Stored) -> Source:
         """Returns the checkpoint moved as it is read. Raises `InputError` for null directions of differences to a root."""
-        if reference == "root" and (nulls := sorted(set(self.moves) & set(NULLS))):
+        if stored.tokenizer.reference == "root" and (nulls := sorted(set(self.moves) & set(NULLS))):
             raise InputError(
                 f"the null directions {', '.join(nulls)} cannot move differences to a root; leave them out of view.moves, or "
                 "choose tokenizer.reference=none"
             )
-        return Viewed(stored, self, reference)
+        return Viewed(stored, self)
 
-    def move(self, stored: Stored, reference: str, key: tuple[int, ...]) -> tuple[Weights, Weights]:
+    def move(self, stored: Stored, key: tuple[int, ...]) -> tuple[Weights, Weights]:
         """Returns weights of a checkpoint moved by the element that `key` names, and its root's by the same (if it is needed)."""
         generator = torch.Generator().manual_seed(int(SeedSequence(key).generate_state(1, "uint64")[0] >> 1))
         weights, layout = _stack(stored.checkpoint), self._layout(stored.checkpoint)
-        if reference != "root":
+        if stored.tokenizer.reference != "root":
             moved = random_view(weights, layout, generator, moves=self.moves, maps=self.maps, strength=self.strength)
             return _only(moved), {}
         dtype = next(iter(weights.values())).dtype
@@ -101,7 +101,6 @@ class Viewed:
 
     stored: Stored
     view: RandomView
-    reference: str
     lasting: ClassVar[bool] = False
 
     @property
@@ -116,8 +115,9 @@ class Viewed:
 
     def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
         """Moves the checkpoint and reads a window of what has come out."""
-        weights, root = self.view.move(self.stored, self.reference, key)
-        return window.read(weights, root), sums_of(self.plan, parts_of(self.plan, weights, root))
+        weights, root = self.view.move(self.stored, key)
+        tokenizer = self.stored.tokenizer
+        return values_in(tokenizer, window, weights, root), sums_in(tokenizer, self.plan, weights, root)
 
 
 def _stack(checkpoint: Checkpoint) -> Weights:

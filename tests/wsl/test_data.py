@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.wsl.conftest import TOKENIZER
 from wsl.data import Batch, Windows, ahead, window_starts
@@ -200,3 +201,22 @@ def test_windows_cover_every_token_and_only_the_short_are_padded(tokens: int, le
     assert {start + i for start in starts for i in range(length)} >= set(range(tokens))
     assert all(start + length <= tokens for start in starts) or (starts == [0] and tokens < length)
     assert starts == sorted(set(starts))
+
+
+class Absolute(Residual):
+    """A tokenizer whose tokens are no plain weights."""
+
+    form = "absolute"
+
+    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
+        tokens = super().encode(state_dict, root=root)
+        return tokens.with_values(tokens.values.abs())
+
+
+def test_tokens_that_take_the_whole_model_are_windows_of_its_encoding(tiny_zoo: Path):
+    pairs = list(islice(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune", final=True)), 3))
+    absolute, plain = (stream(survey(pairs, kind(width=64, reference="root"))) for kind in (Absolute, Residual))
+    tokens = Absolute(width=64, reference="root").encode(pairs[0][0].state_dict(), root=pairs[0][1].state_dict())
+    batch = Batch.of(tokens, absolute.standardizer)
+    assert sum(equal(absolute[n], batch.crop(0, 100)) for n in range(absolute.per_epoch)) == 1
+    assert not any(equal(plain[n], batch.crop(0, 100)) for n in range(plain.per_epoch))

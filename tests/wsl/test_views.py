@@ -36,16 +36,16 @@ def random(*moves: str) -> RandomView:
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
-def test_every_card_gives_sources_of_the_same_plan(card: Path, stored: list[Stored], reference: str):
-    source = instantiate(OmegaConf.to_container(OmegaConf.load(card)))(stored[0], reference=reference)
+def test_every_card_gives_sources_of_the_same_plan(card: Path, stored: list[Stored]):
+    source = instantiate(OmegaConf.to_container(OmegaConf.load(card)))(stored[0])
     assert source.plan is stored[0].plan
 
 
-def test_a_view_and_its_root_keep_their_functions_and_their_weights_move(stored: list[Stored], reference: str):
+def test_a_view_and_its_root_keep_their_functions_and_their_weights_move(stored: list[Stored]):
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for one in (stored[0], stored[-1]):
         for moves in (MOVES, [*MOVES, "rotation"]):
-            moved, root = random(*moves).move(one, reference, (0, 1))
+            moved, root = random(*moves).move(one, (0, 1))
             for weights, checkpoint in [(moved, one.checkpoint), *([(root, one.root)] if root else [])]:
                 model = checkpoint.build()
                 outputs = functional_call(model, weights, (images,))
@@ -58,7 +58,7 @@ def test_a_view_and_its_root_keep_their_functions_and_their_weights_move(stored:
 
 def test_a_permuted_difference_has_the_size_of_the_difference(stored: list[Stored], reference: str):
     one, name = stored[0], "blocks.0.mlp.fc1.weight"
-    moved, root = random("resid", "mlp").move(one, reference, (3,))
+    moved, root = random("resid", "mlp").move(one, (3,))
     if reference == "root":
         before = one.checkpoint.state_dict()[name] - one.root.state_dict()[name]
         assert (moved[name] - root[name]).norm().item() == pytest.approx(before.norm().item(), rel=1e-5)
@@ -66,9 +66,9 @@ def test_a_permuted_difference_has_the_size_of_the_difference(stored: list[Store
     assert moved[name].norm().item() == pytest.approx(one.checkpoint.state_dict()[name].norm().item(), rel=1e-5)
 
 
-def test_windows_of_views_follow_from_seed_epoch_and_number_whoever_draws_them(stored: list[Stored], reference: str):
+def test_windows_of_views_follow_from_seed_epoch_and_number_whoever_draws_them(stored: list[Stored]):
     standardizer = Standardizer.fit_sums((one.plan, one.sums) for one in stored)
-    viewed = [random(*MOVES)(one, reference=reference) for one in stored]
+    viewed = [random(*MOVES)(one) for one in stored]
     drawn, cached, plain = (
         Windows(sources, standardizer, length=100, seed=0, cache=cache)
         for sources, cache in ((viewed, 0), (viewed, 10**9), (stored, 0))
@@ -82,10 +82,10 @@ def test_windows_of_views_follow_from_seed_epoch_and_number_whoever_draws_them(s
 
 
 def test_a_window_of_a_view_is_a_slice_of_the_view(stored: list[Stored], reference: str):
-    source = random(*MOVES)(stored[0], reference=reference)
+    source = random(*MOVES)(stored[0])
     assert isinstance(source, Viewed)
     key = (0, 0, 0)
-    weights, root = source.view.move(stored[0], reference, key)
+    weights, root = source.view.move(stored[0], key)
     whole = Held.of(Residual(width=64, reference=reference).encode(weights, root=root))
     windows = Windows([whole], Standardizer.fit_sums([(whole.plan, whole.sums)]), length=100, seed=0, cache=0)
     window, _ = windows._layout(0, 0)
@@ -100,9 +100,9 @@ def test_null_directions_of_differences_and_unknown_moves_are_refused(stored: li
         random("spin")
     if reference == "root":
         with pytest.raises(InputError, match=r"norm cannot move differences to a root.*reference=none"):
-            random("norm")(stored[0], reference="root")
+            random("norm")(stored[0])
     else:
-        weights, _ = random("norm", "bias").move(stored[0], "none", (0,))
+        weights, _ = random("norm", "bias").move(stored[0], (0,))
         images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         model = stored[0].checkpoint.build()
         torch.testing.assert_close(functional_call(model, weights, (images,)), model(images), rtol=1e-3, atol=1e-4)

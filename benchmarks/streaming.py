@@ -211,7 +211,7 @@ def main() -> None:
                 f"{plain['survey_ms']:.1f} ms to survey a checkpoint"
             )
             for workers in (0, 1):
-                wait = child("wait", Path(place, name), name, 100, workers, options.steps)
+                wait = child("wait", Path(place, name), name, min(few, 20), workers, options.steps)
                 figures[f"{name}_wait_share_{workers}_workers"] = wait["wait_share"]
                 figures[f"{name}_step_ms_{workers}_workers"] = wait["step_ms"]
                 print(f"{name}, {workers} workers: {wait['wait_share']:.1%} of a step of {wait['step_ms']:.0f} ms waits for data")

@@ -15,7 +15,7 @@ alone) is measured where it moves, or it would outshout its whole group there.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from wsl.tokenizers.plan import Plan, Segment
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window
+from wsl.tokenizers.window import Window, parts_in
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
 
@@ -85,7 +85,7 @@ class Standardizer:
     @classmethod
     def fit(cls, checkpoints: Iterable[Tokens]) -> "Standardizer":
         """Fits all statistics on checkpoints in memory; see `fit_sums`."""
-        return cls.fit_sums((tokens.plan, sums_of(tokens.plan, _parts(tokens))) for tokens in checkpoints)
+        return cls.fit_sums((tokens.plan, sums_of(parts_in(tokens.plan, tokens.values))) for tokens in checkpoints)
 
     @classmethod
     def fit_sums(cls, checkpoints: Iterable[tuple[Plan, Sums]]) -> "Standardizer":
@@ -132,7 +132,7 @@ class Standardizer:
     def standardize(self, tokens: Tokens) -> Float[Tensor, "T D+1"]:
         """Directions and log-scales; zeros where tokens are padded. Non-finite weights make their group non-finite."""
         table = self._table(tokens.plan)
-        log_scale = self.log_scales(tokens.plan, sums_of(tokens.plan, _parts(tokens)))
+        log_scale = self.log_scales(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)))
         centred = (tokens.values.float() - table.mean) / table.deviation
         direction = centred / _scale(log_scale, table)[table.group, None]
         return torch.cat([torch.where(table.mask, direction, 0), log_scale[table.group, None]], dim=-1)
@@ -233,23 +233,21 @@ def _lay_out(entries: _Entries, plan: Plan) -> _Table:
     )
 
 
-def sums_of(plan: Plan, parts: Iterable[Tensor]) -> Sums:
-    """Sums of a checkpoint from the flat values of its parts, in the order of the plan.
+def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
+    """Sums of a checkpoint from the flat pieces of its parts (`wsl.tokenizers.window`).
 
     NumPy adds contiguous numbers up in an order that depends on their count alone, so the bits do not depend on where the values
     lie, nor on threads (as those of PyTorch's sums do).
     """
     rows = []
     with np.errstate(over="ignore", invalid="ignore"):
-        for part in parts:
-            values = part.double().numpy()
-            rows.append((len(values), values.sum(), np.square(values).sum()))
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _parts(tokens: Tokens) -> Iterator[Tensor]:
-    """Flat values of each part."""
-    return (segment.of(tokens.values).flatten() for segment in _segments(tokens.plan))
+        for pieces in parts:
+            row = np.zeros(3)
+            for piece in pieces:
+                values = piece.double().numpy()
+                row += len(values), values.sum(), np.square(values).sum()
+            rows.append(row)
+    return torch.from_numpy(np.stack(rows))
 
 
 def _squares_about(mean: Tensor, row: Float[Tensor, "3 N"]) -> Float[Tensor, " N"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from wsl.normalize import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer, Tokens
-from wsl.tokenizers.window import Window, parts_of
+from wsl.tokenizers.window import Window, parts_in, parts_of
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.zoo import read_weights
 
@@ -63,8 +63,7 @@ class Held:
     @classmethod
     def of(cls, tokens: Tokens) -> "Held":
         """Takes over the tokens of one checkpoint."""
-        parts = (segment.of(tokens.values).flatten() for group in tokens.plan.groups for segment in group.segments)
-        return cls(tokens.plan, sums_of(tokens.plan, parts), tokens.values)
+        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
 
     def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
         """Returns a slice of the values."""
@@ -111,7 +110,7 @@ def values_in(
 def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Sums:
     """Sums of the parts of a checkpoint."""
     if streams(tokenizer):
-        return sums_of(plan, parts_of(plan, weights, root))
+        return sums_of(parts_of(plan, weights, root))
     return Held.of(tokenizer.encode(weights, root=root)).sums
 
 

@@ -8,7 +8,7 @@ from tests.architectures import MODELS
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.tokenizers.window import Window, parts_of
+from wsl.tokenizers.window import Window, parts_in, parts_of
 
 
 def pair(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -41,12 +41,15 @@ def test_a_window_is_a_slice_of_the_tokens_to_the_bit(name: str, tokenizer: Toke
 
 
 @pytest.mark.parametrize("tokenizer", [Residual(width=64, reference="root"), Rows(reference="none")])
-def test_parts_are_read_in_the_order_of_the_tokens(tokenizer: Tokenizer):
+def test_parts_are_read_in_the_order_of_the_tokens(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("wsl.tokenizers.window.PIECE", 50)
     for name in ("plain", "GPT-2"):
         weights, root = pair(name)
         tokens = tokenizer.encode(weights, root=root)
         expected = [segment.of(tokens.values).flatten() for group in tokens.plan.groups for segment in group.segments]
-        found = list(parts_of(tokens.plan, weights, root))
-        assert all(map(torch.equal, found, expected))
-        assert len(found) == len(expected)
-        assert not all(map(torch.equal, parts_of(tokens.plan, root, weights), expected))
+        for parts in (parts_of(tokens.plan, weights, root), parts_in(tokens.plan, tokens.values)):
+            pieces = [list(part) for part in parts]
+            assert max(map(len, pieces)) > 1
+            assert all(torch.equal(torch.cat(part), values) for part, values in zip(pieces, expected, strict=True))
+        wrong = [torch.cat(list(part)) for part in parts_of(tokens.plan, root, weights)]
+        assert not all(map(torch.equal, wrong, expected))

@@ -6,6 +6,7 @@ does not depend on the size of the model.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from wsl.layout import ROLES, Slot
 from wsl.tokenizers.plan import Plan, Segment
+
+PIECE = 2**13
+"""Weights of a part that are read at once, about."""
 
 
 class Piece(NamedTuple):
@@ -81,15 +85,41 @@ class Window:
         return values
 
 
-def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    """Yields the values of each part, flat, in the order of the plan's groups and their segments; one is in memory at a time."""
+def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Iterator[Iterator[Tensor]]:
+    """Yields the values of each part, in the order of the plan's groups and their segments, as flat pieces of some rows.
+
+    Pieces are small, as large blocks of memory that come and go between lasting small ones would leave holes behind.
+    """
     for group in plan.groups:
         for segment in group.segments:
             slot = plan.layout.slots[segment.slot]
-            values = segment.of_tensor(slot.turn(state_dict[slot.name]).contiguous()).to(plan.dtype)
+            weights = segment.of_tensor(slot.turn(state_dict[slot.name]).contiguous())
             if plan.differences[segment.slot]:
-                values = values - segment.of_tensor(slot.turn(root[slot.name]).contiguous()).to(plan.dtype)
-            yield values.flatten()
+                origin = segment.of_tensor(slot.turn(root[slot.name]).contiguous())
+                yield map(partial(_difference, weights, origin, plan.dtype), _pieces(segment))
+            else:
+                yield map(partial(_copy, weights, plan.dtype), _pieces(segment))
+
+
+def parts_in(plan: Plan, values: Float[Tensor, "T D"]) -> Iterator[Iterator[Tensor]]:
+    """Yields the same from the values of a checkpoint's tokens."""
+    for group in plan.groups:
+        for segment in group.segments:
+            yield map(partial(_copy, segment.of(values), plan.dtype), _pieces(segment))
+
+
+def _difference(weights: Tensor, origin: Tensor, dtype: torch.dtype, rows: slice) -> Tensor:
+    return (weights[rows].to(dtype) - origin[rows].to(dtype)).flatten()
+
+
+def _copy(weights: Tensor, dtype: torch.dtype, rows: slice) -> Tensor:
+    return weights[rows].to(dtype).flatten()
+
+
+def _pieces(segment: Segment) -> Iterator[slice]:
+    """Rows of a segment, as many at once as are about `PIECE` weights."""
+    step = max(1, PIECE * segment.shape[0] // segment.n_weights)
+    return (slice(start, start + step) for start in range(0, segment.shape[0], step))
 
 
 def _overlap(segment: Segment, first: int, last: int) -> tuple[Tensor, Tensor]:

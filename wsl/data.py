@@ -1,21 +1,34 @@
-"""Tokens of a zoo, and the windows of consecutive tokens that a hyper-representation is trained on.
+"""Windows of consecutive tokens that a hyper-representation is trained on, drawn from checkpoints of any number, size and shape.
 
-Which window is drawn depends on the seed and its number alone, so that batches do not depend on the number of workers
-or devices and a resumed training sees what the uninterrupted one would have seen.
+An epoch draws every window of every checkpoint once, in an order that seed and epoch determine. Which window is number n depends
+on the seed and on n alone: batches do not depend on workers, devices or caches, and a resumed training sees, from the middle of an
+epoch on, what the uninterrupted one would have seen.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
 from wsl.normalize import Standardizer
+from wsl.shuffle import Shuffle
+from wsl.sources import Source
 from wsl.tokenizers.tokens import Tokenizer, Tokens
-from zoo_gen import Checkpoint, Zoo
+from wsl.tokenizers.window import Window
+from zoo_gen import Checkpoint, InputError, Zoo
+
+AHEAD = 4
+"""Batches that each worker may be ahead of the training."""
+
+KEPT = 32
+"""Windows whose layout is remembered."""
 
 
 class Batch(NamedTuple):
@@ -68,26 +81,98 @@ class TokenizedZoo:
         return self._roots[checkpoint.root]
 
 
-class Windows(Dataset[Batch]):
-    """Windows of `length` consecutive tokens; number n is drawn from the checkpoints as (seed, n) says.
+class Windows:
+    """Windows of `length` consecutive tokens, numbered without end: epoch after epoch, each shuffled anew.
 
     Windows are those that a checkpoint is encoded in, where every token is in one. With starts drawn at random, the first and last
     tokens (patch filters, final norm, head: what the accuracy of decoded weights depends on most) would hardly ever be seen.
+
+    Args:
+        sources: checkpoints, of one token width.
+        standardizer: of their tokens.
+        length: tokens of a window; a shorter checkpoint is one window, padded at its end.
+        seed: of the order.
+        cache: bytes of windows that are kept in memory once they have been read; views (whose values differ every time) never are.
     """
 
-    def __init__(self, checkpoints: Sequence[Tokens], standardizer: Standardizer, *, length: int, seed: int):
-        self.checkpoints, self.standardizer, self.length, self.seed = checkpoints, standardizer, length, seed
+    def __init__(self, sources: Sequence[Source], standardizer: Standardizer, *, length: int, seed: int, cache: int):
+        if len(widths := sorted({source.plan.width for source in sources})) != 1:
+            raise InputError(
+                f"the checkpoints have tokens of {' and '.join(map(str, widths)) or 'no'} width; choose tokenizer=residual, whose "
+                "tokens all have one, and a split with at least one model whose weights are finite"
+            )
+        self.sources, self.standardizer, self.length, self.seed = sources, standardizer, length, seed
+        self._plans = list({id(source.plan): source.plan for source in sources}.values())
+        number = {id(plan): n for n, plan in enumerate(self._plans)}
+        self._plan_of = np.array([number[id(source.plan)] for source in sources])
+        self._starts = [window_starts(plan.n_tokens, length) for plan in self._plans]
+        self._ends = np.array([len(starts) for starts in self._starts])[self._plan_of].cumsum()
+        self._layout, self._shuffle = lru_cache(KEPT)(self._lay_out), lru_cache(2)(self._shuffled)
+        self._kept: dict[int, Tensor] = {}
+        self._room = cache
+
+    @property
+    def per_epoch(self) -> int:
+        """Windows of one epoch: all there are."""
+        return int(self._ends[-1])
 
     def __getitem__(self, number: int) -> Batch:
-        rng = np.random.default_rng((self.seed, number))
-        tokens = self.checkpoints[int(rng.integers(len(self.checkpoints)))]
-        start = rng.choice(window_starts(len(tokens.values), self.length))
-        return Batch.of(tokens, self.standardizer).crop(int(start), self.length)
+        """One window, without a batch dimension."""
+        epoch, place = divmod(number, self.per_epoch)
+        index = self._shuffle(epoch)[place]
+        source = int(np.searchsorted(self._ends, index, side="right"))
+        plan = int(self._plan_of[source])
+        window, mask = self._layout(plan, self._starts[plan][index - self._ends[source]])  # counted from the last
+        values = self._kept.get(index)
+        if values is None:
+            raw, sums = self.sources[source].draw(window, (self.seed, epoch, source))
+            scales = self.standardizer.log_scales(window.plan, sums)
+            values = self.standardizer.standardize_window(raw, window, scales)
+            if self.sources[source].lasting and values.nbytes <= self._room:
+                self._room -= values.nbytes
+                self._kept[index] = values
+        return Batch(values, mask, window.positions).crop(0, self.length)
 
-    def batches(self, steps: range, batch_size: int, *, rank: int, world_size: int, workers: int) -> DataLoader[Batch]:
-        """Loader of the batches of some steps: step s holds windows s * batch_size and on, dealt out evenly to the
-        devices.
+    def batches(self, steps: range, batch_size: int, *, rank: int, world_size: int, workers: int) -> Generator[Batch, None, None]:
+        """Batches of some steps: step s holds windows s * batch_size and on, dealt out evenly to the devices.
+
+        Args:
+            steps: whose batches are wanted, in order.
+            batch_size: over all devices.
+            rank, world_size: which of how many devices this is.
+            workers: threads that read ahead; with 0, each batch is read when it is asked for.
         """
         share = batch_size // world_size
-        firsts = [step * batch_size + rank * share for step in steps]
-        return DataLoader(self, batch_sampler=[list(range(first, first + share)) for first in firsts], num_workers=workers)
+
+        def batch(step: int) -> Batch:
+            first = step * batch_size + rank * share
+            return Batch(*map(torch.stack, zip(*(self[n] for n in range(first, first + share)), strict=True)))
+
+        return ahead(batch, steps, workers) if workers else (batch(step) for step in steps)
+
+    def _lay_out(self, plan: int, start: int) -> tuple[Window, Tensor]:
+        """A window of a plan, and its mask."""
+        window = Window.of(self._plans[plan], start, min(start + self.length, self._plans[plan].n_tokens))
+        return window, functional.pad(window.parts >= 0, (0, 1), value=True)
+
+    def _shuffled(self, epoch: int) -> Shuffle:
+        """The order of an epoch."""
+        return Shuffle(self.per_epoch, (self.seed, epoch))
+
+
+def ahead(make: Callable[[int], Batch], steps: Iterable[int], workers: int) -> Generator[Batch, None, None]:
+    """Makes the batches of steps in threads, some ahead of the one that is asked for, and yields them in order.
+
+    Threads share the cache with each other, and die with the process; most of their work is done outside Python's lock.
+    """
+    pool = ThreadPoolExecutor(workers)
+    futures: deque[Future[Batch]] = deque()
+    try:
+        for step in steps:
+            futures.append(pool.submit(make, step))
+            if len(futures) > AHEAD * workers:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

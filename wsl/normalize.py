@@ -19,12 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wsl.tokenizers.plan import Plan, Segment
 from wsl.tokenizers.tokens import Tokens
+from wsl.tokenizers.window import Window, parts_in
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
 
@@ -36,6 +38,21 @@ CLIP = 5.0
 
 Moments = tuple[float, float]
 """Mean and deviation."""
+
+Sums = Float[Tensor, "parts 3"]
+"""Count, sum and sum of squares of each part of a checkpoint, in double precision."""
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Statistics of one plan: an entry per part and one for padding (R + 1), per part (R) or per group (G)."""
+
+    mean: Float[Tensor, " R+1"]
+    deviation: Float[Tensor, " R+1"]
+    group: Int[Tensor, " R"]
+    weights: Float[Tensor, " G"]
+    log_mean: Float[Tensor, " G"]
+    log_deviation: Float[Tensor, " G"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +80,24 @@ class Standardizer:
     def __init__(self, *, parts: Mapping[str, Moments], roles: Mapping[str, Moments]):
         self.parts, self.roles = dict(parts), dict(roles)
         self._tables: dict[Plan, _Table] = {}
+        self._entries: dict[int, tuple[Plan, _Entries]] = {}  # by identity: hashing a plan takes as long as a window does
 
     @classmethod
     def fit(cls, checkpoints: Iterable[Tokens]) -> "Standardizer":
+        """Fits all statistics on checkpoints in memory; see `fit_sums`."""
+        return cls.fit_sums((tokens.plan, sums_of(parts_in(tokens.plan, tokens.values))) for tokens in checkpoints)
+
+    @classmethod
+    def fit_sums(cls, checkpoints: Iterable[tuple[Plan, Sums]]) -> "Standardizer":
         """Fits all statistics in one pass. Checkpoints with a non-finite weight are left out; tensors of zeros are no
         evidence.
 
         Raises `InputError` if no checkpoint is finite.
         """
         rows: dict[Plan, list[Tensor]] = defaultdict(list)
-        for tokens in checkpoints:
-            sums = _sums(tokens)
+        for plan, sums in checkpoints:
             if sums.isfinite().all():
-                rows[tokens.plan].append(sums)
+                rows[plan].append(sums)
         if not rows:
             raise InputError(
                 "no train checkpoint has finite weights, so there is nothing to fit statistics on; "
@@ -110,12 +132,28 @@ class Standardizer:
     def standardize(self, tokens: Tokens) -> Float[Tensor, "T D+1"]:
         """Directions and log-scales; zeros where tokens are padded. Non-finite weights make their group non-finite."""
         table = self._table(tokens.plan)
-        centred = torch.where(table.mask, (tokens.values.float() - table.mean) / table.deviation, 0)
-        energy = torch.zeros_like(table.weights).index_add(0, table.group, centred.square().sum(-1))
-        log_scale = (energy / table.weights).log() / 2
-        log_scale = ((log_scale - table.log_mean) / table.log_deviation).clamp(-CLIP, CLIP)
+        log_scale = self.log_scales(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)))
+        centred = (tokens.values.float() - table.mean) / table.deviation
         direction = centred / _scale(log_scale, table)[table.group, None]
-        return torch.cat([direction, log_scale[table.group, None]], dim=-1)
+        return torch.cat([torch.where(table.mask, direction, 0), log_scale[table.group, None]], dim=-1)
+
+    def log_scales(self, plan: Plan, sums: Sums) -> Float[Tensor, " G"]:
+        """Standardised log-scales of the groups of a checkpoint; not finite where its weights are not."""
+        entries = self._laid_out(plan)
+        mean, deviation = (statistic[:-1].double() for statistic in (entries.mean, entries.deviation))
+        energies = _squares_about(mean, sums.T) / deviation**2
+        energy = torch.zeros(len(plan.groups), dtype=torch.float64).index_add_(0, entries.group, energies)
+        log_scale = (energy / entries.weights).log().float() / 2
+        return ((log_scale - entries.log_mean) / entries.log_deviation).clamp(-CLIP, CLIP)
+
+    def standardize_window(
+        self, values: Float[Tensor, "T D"], window: Window, log_scales: Float[Tensor, " G"]
+    ) -> Float[Tensor, "T D+1"]:
+        """Tokens of a window as `standardize` has them, to the bit, given the log-scales of the whole checkpoint."""
+        entries = self._laid_out(window.plan)
+        centred = (values.float() - entries.mean[window.parts]) / entries.deviation[window.parts]
+        direction = centred / _scale(log_scales, entries)[window.groups, None]
+        return torch.cat([torch.where(window.parts >= 0, direction, 0), log_scales[window.groups, None]], dim=-1)
 
     def restore(self, values: Float[Tensor, "T D+1"], plan: Plan) -> Float[Tensor, "T D"]:
         """Inverse of `standardize`. Where the tokens of a group disagree on its log-scale, their mean counts."""
@@ -141,14 +179,30 @@ class Standardizer:
     def _table(self, plan: Plan) -> _Table:
         """Statistics laid out along the tokens of a plan. Raises `InputError` for parts that the fit has not seen."""
         if plan not in self._tables:
+            self._tables[plan] = _lay_out(self._laid_out(plan), plan)
+        return self._tables[plan]
+
+    def _laid_out(self, plan: Plan) -> _Entries:
+        """Statistics of the parts and groups of a plan. Raises `InputError` for parts that the fit has not seen."""
+        if id(plan) not in self._entries:
             unseen = sorted({segment.kind for segment in _segments(plan)} - self.parts.keys())
             if unseen:
                 raise InputError(
                     f"the run has no statistics of {', '.join(unseen)}: none of its train checkpoints has them; "
                     "train on a zoo that contains such models"
                 )
-            self._tables[plan] = _lay_out(self, plan)
-        return self._tables[plan]
+            parts = [*(self.parts[segment.kind] for segment in _segments(plan)), (0.0, 1.0)]
+            roles = [self.roles[group.role] for group in plan.groups]
+            entries = _Entries(
+                mean=torch.tensor([mean for mean, _ in parts]),
+                deviation=torch.tensor([deviation for _, deviation in parts]),
+                group=torch.tensor([g for g, group in enumerate(plan.groups) for _ in group.segments]),
+                weights=torch.tensor([float(group.n_weights) for group in plan.groups]),
+                log_mean=torch.tensor([mean for mean, _ in roles]),
+                log_deviation=torch.tensor([deviation for _, deviation in roles]),
+            )
+            self._entries[id(plan)] = plan, entries
+        return self._entries[id(plan)][1]
 
 
 def _segments(plan: Plan) -> list[Segment]:
@@ -164,27 +218,36 @@ def _spread(plan: Plan, numbers: Sequence[float], blank: float) -> Float[Tensor,
     return spread
 
 
-def _lay_out(standardizer: "Standardizer", plan: Plan) -> _Table:
+def _lay_out(entries: _Entries, plan: Plan) -> _Table:
     """Lays statistics out along the tokens of a plan."""
-    parts = [standardizer.parts[segment.kind] for segment in _segments(plan)]
-    roles = [standardizer.roles[group.role] for group in plan.groups]
     tokens = torch.tensor([group.stop - group.start for group in plan.groups])
     return _Table(
-        mean=_spread(plan, [mean for mean, _ in parts], 0),
-        deviation=_spread(plan, [deviation for _, deviation in parts], 1),
+        mean=_spread(plan, entries.mean.tolist()[:-1], 0),
+        deviation=_spread(plan, entries.deviation.tolist()[:-1], 1),
         mask=plan.mask,
         group=torch.arange(len(plan.groups)).repeat_interleave(tokens),
-        weights=torch.tensor([float(group.n_weights) for group in plan.groups]),
+        weights=entries.weights,
         tokens=tokens.float(),
-        log_mean=torch.tensor([mean for mean, _ in roles]),
-        log_deviation=torch.tensor([deviation for _, deviation in roles]),
+        log_mean=entries.log_mean,
+        log_deviation=entries.log_deviation,
     )
 
 
-def _sums(tokens: Tokens) -> Float[Tensor, "parts 3"]:
-    """Count, sum and sum of squares of each part, in double precision."""
-    parts = [segment.of(tokens.values).flatten().double() for segment in _segments(tokens.plan)]
-    return torch.stack([torch.stack([torch.tensor(len(x)).double(), x.sum(), x.square().sum()]) for x in parts])
+def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
+    """Sums of a checkpoint from the flat pieces of its parts (`wsl.tokenizers.window`).
+
+    NumPy adds contiguous numbers up in an order that depends on their count alone, so the bits do not depend on where the values
+    lie, nor on threads (as those of PyTorch's sums do).
+    """
+    rows = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for pieces in parts:
+            row = np.zeros(3)
+            for piece in pieces:
+                values = piece.double().numpy()
+                row += len(values), values.sum(), np.square(values).sum()
+            rows.append(row)
+    return torch.from_numpy(np.stack(rows))
 
 
 def _squares_about(mean: Tensor, row: Float[Tensor, "3 N"]) -> Float[Tensor, " N"]:
@@ -199,6 +262,6 @@ def _typical_size(squares: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     return size if size > 0 else torch.ones_like(size)
 
 
-def _scale(log_scale: Float[Tensor, " G"], table: _Table) -> Float[Tensor, " G"]:
+def _scale(log_scale: Float[Tensor, " G"], table: _Table | _Entries) -> Float[Tensor, " G"]:
     """The scale that a standardised log-scale stands for."""
     return (table.log_mean + table.log_deviation * log_scale).exp()

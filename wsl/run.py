@@ -32,7 +32,10 @@ CONFIG_LIMIT, CONFIG_DEPTH = 2**18, 32
 """Bytes of a run's configuration, and how deep it may be nested."""
 
 CHECKPOINTS_AT_ONCE = 32
-"""Checkpoints of one plan that are encoded together."""
+"""Checkpoints of one plan that are encoded together, at most."""
+
+WEIGHTS_AT_ONCE = 2**24
+"""Weights of checkpoints that are encoded, or decoded and scored, together, at most; a larger checkpoint is alone."""
 
 
 class Run:
@@ -136,7 +139,7 @@ class Run:
         """Tokens and latents of each checkpoint, in order. Those of a model that diverged are not finite."""
         every = TokenizedZoo(self.zoo, self.tokenizer)
         for _, alike in groupby(map(every.tokens, checkpoints), key=lambda tokens: tokens.plan):
-            while some := list(islice(alike, CHECKPOINTS_AT_ONCE)):
+            for some in _pieces(alike):
                 batch = Batch(*map(torch.stack, zip(*(Batch.of(tokens, self.standardizer) for tokens in some), strict=True)))
                 latents = self._by_window(lambda window: self.model.encode(*window), batch)
                 yield from zip(some, latents, strict=True)
@@ -164,6 +167,13 @@ class Run:
             window = Batch(*(tensor.to(device) for tensor in batch.crop(start, self._window)))
             pieces.append(function(window)[..., : following - start, :].float().cpu())
         return torch.cat(pieces, dim=-2)
+
+
+def _pieces(alike: Iterator[Tokens]) -> Iterator[list[Tokens]]:
+    """Tokens of one plan, as many at once as memory is meant for."""
+    for first in alike:
+        fitting = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // first.plan.n_weights))
+        yield [first, *islice(alike, fitting - 1)]
 
 
 def run_folder(path: str | Path) -> Path:

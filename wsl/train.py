@@ -15,16 +15,17 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from wsl.data import TokenizedZoo, Windows
+from wsl.data import Windows
 from wsl.normalize import Standardizer
 from wsl.run import Run, read_config, run_folder, write_config, zoo_folder
-from wsl.trainer import Trainer
+from wsl.sources import pairs_of, survey
+from wsl.trainer import STATE, Trainer
 from wsl.validation import Validation
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command, instantiate
-from zoo_gen.files import locked
+from zoo_gen.files import locked, remove_leftovers
 
-FREE = ("accelerator", "devices", "workers")
+FREE = ("accelerator", "devices", "workers", "cache_mb", "save_every")
 """Settings that may change between an interrupted run and its resumption."""
 
 
@@ -41,6 +42,7 @@ class TrainConfig:
     tokenizer: dict[str, Any]
     model: dict[str, Any]
     objective: dict[str, Any]
+    view: dict[str, Any]
     window: int
     steps: int
     batch_size: int
@@ -51,6 +53,8 @@ class TrainConfig:
     log_every: int
     validate_every: int
     validation_batches: int
+    save_every: int
+    cache_mb: int
     accelerator: str
     devices: int
     precision: str
@@ -63,7 +67,7 @@ def main(config: TrainConfig) -> None:
     """Reads, fits, trains, and writes the run."""
     console = Console()
     torch.set_num_threads(config.threads)
-    for name in ("steps", "batch_size", "window", "log_every", "validate_every"):
+    for name in ("steps", "batch_size", "window", "log_every", "validate_every", "save_every"):
         if getattr(config, name) < 1:
             raise InputError(f"{name} must be at least 1, not {getattr(config, name)}")
     zoo = Zoo.open(zoo_folder(config.zoo))
@@ -71,29 +75,35 @@ def main(config: TrainConfig) -> None:
         raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")
     folder = run_folder(config.run or f"{zoo.path.name}_{config.model_name}")
     with locked(folder / "lock", f"run {folder}"):
+        remove_leftovers(folder)
         train(config, zoo, folder, console)
 
 
 def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None:
     """Trains the run in `folder`, or what is left of it."""
-    tokenizer, objective = instantiate(config.tokenizer), instantiate(config.objective)
+    tokenizer, objective, view = (instantiate(card) for card in (config.tokenizer, config.objective, config.view))
     split = zoo.split(config.split, fold=config.fold)
-    train_models, val_models = TokenizedZoo(split.train, tokenizer), TokenizedZoo(split.val, tokenizer)
-    token_width = train_models.tokens(split.train[0]).values.shape[-1] + 1  # and the log-scale
+    first, root = next(pairs_of(split.train))
+    token_width = tokenizer.plan(first.state_dict(), root=root.state_dict()).width + 1  # and the log-scale
     resolved = _resolve(config, zoo, folder, token_width)
     _agree(folder, resolved)
     if (folder / "model.safetensors").is_file():
-        console.print(f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)")
+        (folder / STATE).unlink(missing_ok=True)  # by a training that was killed after its last word
+        console.print(
+            f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
+        )
         return
 
     with console.status("reading checkpoints"):
-        train_tokens, val_tokens = ([t for t in models if t.values.isfinite().all()] for models in (train_models, val_models))
-    standardizer = Standardizer.fit(train_tokens)
+        train_models, val_models = (survey(pairs_of(part), tokenizer) for part in (split.train, split.val))
+    standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=zoo.path)
+    viewed = [view(model) for model in train_models]
     standardizer.save(folder / "standardizer.json")
     write_config(folder, resolved)
-    train_windows = Windows(train_tokens, standardizer, length=config.window, seed=config.seed)
-    val_windows = Windows(val_tokens, standardizer, length=config.window, seed=config.seed)
+    drawn = {"length": config.window, "seed": config.seed}
+    train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
+    val_windows = Windows(val_models, standardizer, cache=0, **drawn)
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validation = Validation(run, objective, val_windows, **sizes)
 
@@ -101,8 +111,8 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
     fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
-    Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation)
-    console.print(f"run {folder} is finished")
+    Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation, console)
+    console.print(f"run {folder} is finished", soft_wrap=True)
 
 
 def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int) -> dict[str, Any]:

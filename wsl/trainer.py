@@ -1,30 +1,35 @@
 """The training loop: AdamW, warm-up and cosine decay, gradient clipping, validation, and a state that survives SIGKILL.
 
-Nothing in the loop depends on what came before except the weights and the optimizer: the windows of a step follow
-from (seed, step), and so does torch's random state. Model, optimizer and step are replaced atomically as one
-safetensors file after each validation; on resume the lines of metrics.jsonl that are younger than the state are cut,
-and training continues to the same bits.
+Nothing in the loop depends on what came before except the weights, the optimizer and the scalars that are not yet logged: the
+windows of a step follow from (seed, step), and so do its learning rate and torch's random state. All of it and the step are
+replaced atomically as one safetensors file, every so many steps; on resume the lines of metrics.jsonl that are younger than the
+state are cut, and training continues to the same bits.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from wsl.data import Batch, Windows
+from wsl.progress import shown
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_atomically, write_weights
+
+STATE = "state.safetensors"
+"""What a run that was killed resumes from; removed at its end."""
 
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
 """Model and batch to `loss` and other scalars."""
@@ -41,8 +46,9 @@ class Trainer:
         weight_decay: of matrices; biases, norms and position embeddings have none.
         clip: largest norm of the gradient.
         log_every, validate_every: steps between lines of training and of validation scalars in metrics.jsonl.
+        save_every: steps between states that a killed training resumes from.
         seed: of the random state of each step.
-        workers: processes that load batches; 0 loads them in the loop.
+        workers: threads that read batches ahead; 0 reads them in the loop.
     """
 
     steps: int
@@ -53,6 +59,7 @@ class Trainer:
     clip: float
     log_every: int
     validate_every: int
+    save_every: int
     seed: int
     workers: int
 
@@ -64,6 +71,7 @@ class Trainer:
         objective: Objective,
         windows: Windows,
         validate: Callable[[], dict[str, float]],
+        console: Console,
     ) -> None:
         """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
 
@@ -71,15 +79,13 @@ class Trainer:
         """
         optimizer = AdamW(_parameter_groups(model, self.weight_decay), lr=self.learning_rate)
         wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-        state, metrics = folder / "state.safetensors", Metrics(folder / "metrics.jsonl")
-        done = _load(state, model, optimizer) if state.exists() else 0
+        state, metrics = folder / STATE, Metrics(folder / "metrics.jsonl")
+        done, since_log = _load(state, model, optimizer) if state.exists() else (0, [])
         metrics.resume(done)
         shares = {"rank": fabric.global_rank, "world_size": fabric.world_size}
         batches = windows.batches(range(done, self.steps), self.batch_size, **shares, workers=self.workers)
 
-        with _progress() as progress:
-            bar = progress.add_task("training", completed=done, total=self.steps, loss=math.nan)
-            since_log: list[dict[str, Tensor]] = []
+        with closing(batches), shown(console, done=done, total=self.steps) as progress:
             for step, batch in enumerate(batches, start=done + 1):
                 torch.manual_seed(self.seed * self.steps + step)
                 rate = self._learning_rate(step)
@@ -101,15 +107,18 @@ class Trainer:
                         raise InputError(
                             f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})"
                         )
-                    progress.update(bar, loss=means["loss"])
+                    progress.logged(step, means)
                     if fabric.is_global_zero:
                         metrics.write("train", step, {**means, "learning_rate": rate})
                 if validating:
                     if fabric.is_global_zero:
-                        metrics.write("validation", step, validate())
-                        _save(state, model, optimizer, step)
+                        validation = validate()
+                        metrics.write("validation", step, validation)
+                        progress.validated(step, validation)
                     fabric.barrier()
-                progress.update(bar, completed=step)
+                if fabric.is_global_zero and (step % self.save_every == 0 or step == self.steps):
+                    _save(state, model, optimizer, step, since_log)
+                progress.advance(step)
         if fabric.is_global_zero:
             write_weights(folder / "model.safetensors", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
             state.unlink()
@@ -157,18 +166,20 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _save(path: Path, model: nn.Module, optimizer: AdamW, step: int) -> None:
-    """Writes weights, moments of the optimizer by parameter name, and the step as one file."""
+def _save(path: Path, model: nn.Module, optimizer: AdamW, step: int, since_log: list[dict[str, Tensor]]) -> None:
+    """Writes weights, moments of the optimizer by parameter name, the scalars since the last log, and the step as one file."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, tensor in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = tensor
+    for name in since_log[0] if since_log else ():
+        tensors[f"scalar.{name}"] = torch.stack([scalars[name] for scalars in since_log])
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, lambda beside: save_file(cpu, beside, {"step": str(step)}))
 
 
-def _load(path: Path, model: nn.Module, optimizer: AdamW) -> int:
-    """Restores what `_save` wrote and returns its step."""
+def _load(path: Path, model: nn.Module, optimizer: AdamW) -> tuple[int, list[dict[str, Tensor]]]:
+    """Restores what `_save` wrote and returns its step and the scalars since the last log."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -178,14 +189,11 @@ def _load(path: Path, model: nn.Module, optimizer: AdamW) -> int:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 tensor = tensors[f"optimizer.{key}.{name}"]
                 optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+        device = next(model.parameters()).device
+        scalars = {name[7:]: tensor.to(device).unbind() for name, tensor in tensors.items() if name.startswith("scalar.")}
+        since_log = [dict(zip(scalars, values, strict=True)) for values in zip(*scalars.values(), strict=True)]
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the training state {path} is damaged ({error}); delete the run folder {path.parent} to start over"
         ) from error
-    return step
-
-
-def _progress() -> Progress:
-    """A progress bar that vanishes when training is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn(), transient=True)
+    return step, since_log

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsl.data import Batch, Windows
-from wsl.run import Run
+from wsl.run import WEIGHTS_AT_ONCE, Run
 from zoo_gen import Checkpoint
 from zoo_gen.evaluate import score
 
@@ -54,7 +54,11 @@ class Validation:
         means = {name: torch.stack([s[name] for s in scalars]).nanmean().item() for name in scalars[0]}
         original = [c.results["val_accuracy"] for _, members in self.groups for c in members]
         decoded = torch.cat(
-            [score(architecture, self._decoded(members), self.images).accuracy for architecture, members in self.groups]
+            [
+                score(architecture, self._decoded(some), self.images).accuracy
+                for architecture, members in self.groups
+                for some in _pieces(members, self._at_once(members[0]))
+            ]
         )
         self.run.model.train()
         return {
@@ -63,7 +67,16 @@ class Validation:
             "accuracy_decoded": decoded.mean().item(),
         }
 
+    def _at_once(self, checkpoint: Checkpoint) -> int:
+        """How many checkpoints like this one are in memory together."""
+        return max(1, WEIGHTS_AT_ONCE // sum(tensor.numel() for tensor in checkpoint.state_dict().values()))
+
     def _decoded(self, checkpoints: Sequence[Checkpoint]) -> list[dict[str, Tensor]]:
         """Checkpoints after encoding and decoding."""
         pairs = zip(checkpoints, self.run.latents(checkpoints), strict=True)
         return [self.run.decode(tokens, z, root=self.run.zoo.root(c).state_dict()) for c, (tokens, z) in pairs]
+
+
+def _pieces(checkpoints: Sequence[Checkpoint], size: int) -> list[Sequence[Checkpoint]]:
+    """Checkpoints in pieces of at most `size`."""
+    return [checkpoints[start : start + size] for start in range(0, len(checkpoints), size)]

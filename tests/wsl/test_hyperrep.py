@@ -11,6 +11,7 @@ from wsl.data import Batch, Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
 from wsl.objectives.reconstruction import Reconstruction
+from wsl.sources import Held
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen.config import CONFIGS, instantiate
 
@@ -111,7 +112,7 @@ def test_the_loss_falls_on_planted_structure_and_not_on_noise(family: list[Token
     def error_after_training(tokens: list[Tokens]) -> float:
         model, objective = small_model(latent=3), Reconstruction(scale_weight=1)
         train, held_out = tokens[:8], tokens[8:]
-        windows = Windows(train, Standardizer.fit(train), length=60, seed=0)
+        windows = Windows([Held.of(one) for one in train], Standardizer.fit(train), length=60, seed=0, cache=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for batch in windows.batches(range(120), 8, rank=0, world_size=1, workers=0):
             optimizer.zero_grad()

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.wsl.conftest import SMALL, train_small
@@ -46,7 +47,7 @@ def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(tiny_
 
 
 def test_a_killed_training_continues_to_the_same_bits(tiny_zoo: Path, tmp_path: Path):
-    overrides, home = ["steps=120", "validate_every=10"], tmp_path / "checkpoints"
+    overrides, home = ["steps=120", "validate_every=60", "log_every=8", "save_every=13"], tmp_path / "checkpoints"
     (home / "zoos").mkdir(parents=True)
     (home / "zoos" / "digits_mini").symlink_to(tiny_zoo)
     command = [sys.executable, "-m", "wsl.train", *SMALL, "run=killed", *overrides]
@@ -54,14 +55,62 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_zoo: Path, tmp_path: 
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (home / "runs" / "killed" / "state.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (home / "runs" / "killed" / "model.safetensors").exists()
-    resumed = train_small(tiny_zoo, home / "runs" / "killed", *overrides)
+    killed = home / "runs" / "killed"
+    assert not (killed / "model.safetensors").exists()
+    resumed = train_small(tiny_zoo, killed, *overrides, "save_every=50", "workers=0", "cache_mb=0")
     whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
     assert events(resumed.path) == events(whole.path)
     assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert not list(killed.glob("*state*"))
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_random_times_ends_in_the_same_bits(tiny_zoo: Path, tmp_path: Path):
+    overrides, rng = ["steps=600", "validate_every=100", "log_every=7", "save_every=11"], np.random.default_rng()
+    command = [sys.executable, "-m", "wsl.train", *SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'killed'}", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills, where, printed = 0, set(), ""
+    while not (tmp_path / "killed" / "model.safetensors").exists():
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            printed, _ = process.communicate(timeout=float(rng.uniform(6, 18)) if kills < 12 else None)
+            assert process.returncode == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            printed, _ = process.communicate()
+            kills += 1
+        where |= {line for line in printed.splitlines() if line.startswith("resuming")}
+    print(f"{kills} kills, {sorted(where)}")
+    assert kills >= 3
+    assert len(where) >= 2
+    whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
+    assert events(tmp_path / "killed") == events(whole.path)
+    assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+
+
+def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "wsl.train", *SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'piped'}"]
+    once, again = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(2))
+    lines = once.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == ["step 2 of 4", "step 4 of 4"]
+    assert "loss" in lines[0]
+    assert "accuracy_decoded" in lines[0]
+    assert "is finished" in once.stdout
+    assert "nothing to do" in again.stdout
+    assert "\x1b" not in once.stdout + again.stdout
+    assert once.stderr + again.stderr == ""
+
+
+def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: Path):
+    once, again = (
+        train_small(tiny_zoo, tmp_path / name, "view=random", f"workers={workers}") for name, workers in (("a", 0), ("b", 2))
+    )
+    plain = train_small(tiny_zoo, tmp_path / "plain")
+    assert events(once.path) == events(again.path)
+    assert events(once.path) != events(plain.path)
 
 
 @pytest.mark.parametrize(

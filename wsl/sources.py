@@ -1,0 +1,169 @@
+"""Sources of windows: checkpoints in memory, or in memory-mapped files.
+
+A source knows the plan of its tokens and the sums of its parts, which the statistics and the log-scales of its groups follow from;
+weights stay where they are until a window of them is drawn. So memory grows by a few kilobytes per checkpoint, whatever its size.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wsl.normalize import Sums, sums_of
+from wsl.tokenizers.plan import Plan
+from wsl.tokenizers.tokens import Tokenizer, Tokens
+from wsl.tokenizers.window import Window, parts_in, parts_of
+from zoo_gen import Checkpoint, Zoo
+from zoo_gen.zoo import read_weights
+
+MAPPED = 2**26
+"""Bytes of tensors that are read from one mapping of a file, about."""
+
+
+class Source(Protocol):
+    """What windows of tokens are drawn from.
+
+    Attributes:
+        plan: of its tokens.
+        sums: of its parts, as it is stored.
+        lasting: whether a window has the same values each time it is drawn.
+    """
+
+    lasting: ClassVar[bool]
+
+    @property
+    def plan(self) -> Plan:
+        """Plan of its tokens."""
+        ...
+
+    @property
+    def sums(self) -> Sums:
+        """Sums of its parts, as it is stored."""
+        ...
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Returns the values of a window, and the sums of the checkpoint that they are of; `key` names the random stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tokens in memory."""
+
+    lasting: ClassVar[bool] = True
+
+    plan: Plan
+    sums: Sums
+    values: Float[Tensor, "T D"]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> "Held":
+        """Takes over the tokens of one checkpoint."""
+        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Returns a slice of the values."""
+        return self.values[window.start : window.stop], self.sums
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint and the root that it descends from, each in its safetensors file."""
+
+    lasting: ClassVar[bool] = True
+
+    checkpoint: Checkpoint
+    root: Checkpoint
+    tokenizer: Tokenizer
+    plan: Plan
+    sums: Sums
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
+        """Reads a checkpoint once, part by part where tokens stream."""
+        plan = tokenizer.plan(checkpoint.state_dict(), root=root.state_dict())
+        return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, Mapped(checkpoint), Mapped(root)))
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Reads a window from the files."""
+        return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root)), self.sums
+
+
+def streams(tokenizer: Tokenizer) -> bool:
+    """Says whether tokens are weights, or differences to the root's, entry by entry: then no window takes the whole model."""
+    return getattr(tokenizer, "form", "raw") == "raw" and getattr(tokenizer, "scale", "within") == "within"
+
+
+def values_in(
+    tokenizer: Tokenizer, window: Window, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]
+) -> Float[Tensor, "T D"]:
+    """Values of a window of the tokens of a checkpoint."""
+    if streams(tokenizer):
+        return window.read(weights, root)
+    return tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
+
+
+def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Sums:
+    """Sums of the parts of a checkpoint."""
+    if streams(tokenizer):
+        return sums_of(parts_of(plan, weights, root))
+    return Held.of(tokenizer.encode(weights, root=root)).sums
+
+
+class Mapped(Mapping[str, Tensor]):
+    """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory.
+
+    They leave it with the mapping, which is made anew every now and then, so that a large file never is in memory as a whole.
+    Raises `InputError` for a file that is missing or damaged.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._path = checkpoint.path
+        self._file, self._given = self._mapped(), 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._given > MAPPED:
+            self._file, self._given = self._mapped(), 0
+        tensor = self._file.get_tensor(name)
+        self._given += tensor.nbytes
+        return tensor
+
+    def _mapped(self) -> Any:
+        try:
+            return safe_open(self._path, framework="pt")
+        except (SafetensorError, OSError, ValueError):
+            read_weights(self._path)  # says what is wrong
+            raise
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+
+def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
+    """Each checkpoint of a zoo with the root that it descends from."""
+    roots: dict[str, Checkpoint] = {}
+    for checkpoint in zoo:
+        if checkpoint.root not in roots:
+            roots[checkpoint.root] = zoo.root(checkpoint)
+        yield checkpoint, roots[checkpoint.root]
+
+
+def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[Stored]:
+    """Reads checkpoints (each with its root) once, in one pass, and returns those with finite weights.
+
+    They may be of several zoos, shapes and families. Equal plans become one object.
+    """
+    plans: dict[Plan, Plan] = {}
+    found = []
+    for checkpoint, root in pairs:
+        source = Stored.of(checkpoint, root, tokenizer)
+        if torch.isfinite(source.sums).all():
+            found.append(replace(source, plan=plans.setdefault(source.plan, source.plan)))
+    return found

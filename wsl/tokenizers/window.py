@@ -1,0 +1,145 @@
+"""Windows of a plan: some consecutive tokens, read from the tensors that they lie in and from nothing else.
+
+With weights in memory-mapped files, reading a window touches the pages of its own weights alone (and of the root's), so its cost
+does not depend on the size of the model.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wsl.layout import ROLES, Slot
+from wsl.tokenizers.plan import Plan, Segment
+
+PIECE = 2**13
+"""Weights of a part that are read at once, about."""
+
+
+class Piece(NamedTuple):
+    """Weights of one tensor that lie in a window: the number of the slot, places in the flat window, places in the flat tensor."""
+
+    slot: int
+    places: Int[Tensor, " n"]
+    source: Int[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The tokens `start` to `stop` of a plan.
+
+    Attributes:
+        plan: of the whole checkpoint.
+        start, stop: range of the tokens.
+        parts: number of the part, in the order of the plan's groups and their segments, that each value belongs to; -1 where
+            padding is.
+        groups: number of each token's group.
+        positions: as those of the plan.
+        pieces: where the weights are read.
+    """
+
+    plan: Plan
+    start: int
+    stop: int
+    parts: Int[Tensor, "T D"]
+    groups: Int[Tensor, " T"]
+    positions: Int[Tensor, "T P"]
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, start: int, stop: int) -> "Window":
+        """Finds what lies in a range of tokens."""
+        first, last = start * plan.width, stop * plan.width
+        parts = torch.full((last - first,), -1)
+        groups, positions, pieces = [], [], []
+        number = 0
+        for g, group in enumerate(plan.groups):
+            if group.start < stop and group.stop > start:
+                index = torch.arange(max(start, group.start), min(stop, group.stop)) - group.start
+                groups.append(torch.full_like(index, g))
+                role = torch.full_like(index, ROLES.index(group.role))
+                positions.append(torch.stack([torch.full_like(index, group.block), role, index], dim=1))
+                for n, segment in enumerate(group.segments, start=number):
+                    if segment.start < last and segment.stop > first:
+                        places, source = _overlap(segment, first, last)
+                        parts[places] = n
+                        slot = plan.layout.slots[segment.slot]
+                        pieces.append(Piece(segment.slot, places, _in_file(slot, source)))
+            number += len(group.segments)
+        parts = parts.view(stop - start, plan.width)
+        return cls(plan, start, stop, parts, torch.cat(groups), torch.cat(positions), tuple(pieces))
+
+    def read(self, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
+        """Reads the window's values: those of the whole checkpoint's tokens to the bit, zero where padding is."""
+        values = torch.zeros(self.parts.shape, dtype=self.plan.dtype)
+        for piece in self.pieces:
+            name = self.plan.layout.slots[piece.slot].name
+            weights = state_dict[name].reshape(-1)[piece.source].to(self.plan.dtype)
+            if self.plan.differences[piece.slot]:
+                weights = weights - root[name].reshape(-1)[piece.source].to(self.plan.dtype)
+            values.view(-1)[piece.places] = weights
+        return values
+
+
+def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Iterator[Iterator[Tensor]]:
+    """Yields the values of each part, in the order of the plan's groups and their segments, as flat pieces of some rows.
+
+    Pieces are small, as large blocks of memory that come and go between lasting small ones would leave holes behind.
+    """
+    for group in plan.groups:
+        for segment in group.segments:
+            slot = plan.layout.slots[segment.slot]
+            weights = segment.of_tensor(slot.turn(state_dict[slot.name]).contiguous())
+            if plan.differences[segment.slot]:
+                origin = segment.of_tensor(slot.turn(root[slot.name]).contiguous())
+                yield map(partial(_difference, weights, origin, plan.dtype), _pieces(segment))
+            else:
+                yield map(partial(_copy, weights, plan.dtype), _pieces(segment))
+
+
+def parts_in(plan: Plan, values: Float[Tensor, "T D"]) -> Iterator[Iterator[Tensor]]:
+    """Yields the same from the values of a checkpoint's tokens."""
+    for group in plan.groups:
+        for segment in group.segments:
+            yield map(partial(_copy, segment.of(values), plan.dtype), _pieces(segment))
+
+
+def _difference(weights: Tensor, origin: Tensor, dtype: torch.dtype, rows: slice) -> Tensor:
+    return (weights[rows].to(dtype) - origin[rows].to(dtype)).flatten()
+
+
+def _copy(weights: Tensor, dtype: torch.dtype, rows: slice) -> Tensor:
+    return weights[rows].to(dtype).flatten()
+
+
+def _pieces(segment: Segment) -> Iterator[slice]:
+    """Rows of a segment, as many at once as are about `PIECE` weights."""
+    step = max(1, PIECE * segment.shape[0] // segment.n_weights)
+    return (slice(start, start + step) for start in range(0, segment.shape[0], step))
+
+
+def _overlap(segment: Segment, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """Returns places in the range `first` to `last` of the flat buffer, counted from `first`, and in the segment's flat tensor."""
+    start = max(first, segment.start)
+    rest = torch.arange(start, min(last, segment.stop)) - segment.start
+    inside, source = torch.ones_like(rest, dtype=torch.bool), torch.full_like(rest, segment.offset)
+    for size, stride, step in zip(segment.shape, segment.strides, segment.steps, strict=True):
+        index = rest // stride
+        inside &= index < size
+        source += index * step
+        rest = rest % stride
+    (kept,) = torch.where(inside & (rest == 0))
+    return kept + (start - first), source[kept]
+
+
+def _in_file(slot: Slot, source: Tensor) -> Tensor:
+    """Turns places in a slot's flat tensor into places in the file's, which may have its last dimensions the other way round."""
+    if not slot.transposed or len(slot.shape) < 2:
+        return source
+    rows, columns = slot.shape[-2:]
+    matrix, row, column = source // (rows * columns), source // columns % rows, source % columns
+    return (matrix * columns + column) * rows + row

@@ -13,10 +13,10 @@ from zoo_gen.errors import InputError
 
 @dataclass(frozen=True)
 class Correction:
-    """The weights of one tensor that decoding misses by a rounding error: their places, and their bits as integers."""
+    """The weights of one tensor that decoding misses: their places (None means all of them), and their bits as integers."""
 
     name: str
-    index: Int[Tensor, " E"]
+    index: Int[Tensor, " E"] | None
     bits: Int[Tensor, " E"]
 
 

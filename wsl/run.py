@@ -5,6 +5,7 @@
 data.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import groupby, islice, pairwise
@@ -63,7 +64,7 @@ class Run:
 
         Args:
             path: the folder or the name.
-            zoo: where the run's zoo is now, if it has moved since.
+            zoo: where the run's zoo is now, if it has moved since, or which of several it is to be seen on.
 
         Raises `InputError` for a run that is missing, unfinished, damaged, or names a `_target_` outside the trusted
         packages.
@@ -89,17 +90,27 @@ class Run:
             ) from error
         return run
 
+    def on(self, zoo: Path) -> "Run":
+        """Returns this run, with the same model, on another of the zoos that it was trained on."""
+        run = copy.copy(self)
+        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split")} | {"_zoo_path": zoo}
+        return run
+
     @cached_property
     def zoo(self) -> Zoo:
-        """The zoo that the run was trained on. Raises `InputError` if it is gone or no longer the same."""
-        stored = self._zoo_config
+        """The zoo that the run was trained on, the first of several if not told otherwise.
+
+        Raises `InputError` if it is gone or no longer the same.
+        """
+        stored, others = self._zoo_config, self.config.get("other_zoos", {})
+        hashes = {one["content_hash"] for one in (stored, *(others.values() if self._zoo_path else ()))}
         places = [Path(self._zoo_path)] if self._zoo_path else [Path(stored["path"]), self.path / stored["relative"]]
         found = [Zoo.open(place) for place in places if (place / "zoo.json").is_file()]
         point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
         if not found:
             raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
         for zoo in found:
-            if zoo.content_hash == stored["content_hash"]:
+            if zoo.content_hash in hashes:
                 return zoo
         now, then = found[0].content_hash[:12], stored["content_hash"][:12]
         raise InputError(

@@ -55,7 +55,9 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
     if not shapes:
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
     slots = []
-    for name, shape in sorted(shapes, key=lambda pair: [int(text) if text.isdigit() else text for text in re.split(r"(\d+)", pair[0])]):
+    for name, shape in sorted(
+        shapes, key=lambda pair: [int(text) if text.isdigit() else text for text in re.split(r"(\d+)", pair[0])]
+    ):
         if 0 in shape:
             raise InputError(f"tensor {name!r} of the checkpoint is empty; remove it")
         role, block = ("head", 1) if name.partition(".")[0] in HEADS else ("vectors", 0)

@@ -73,7 +73,9 @@ def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] |
     for start, stop in plan.blank:
         values.view(-1)[start:stop] = 0
     corrections = []
-    scratch = _empty(_PIECE + max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=0), plan.dtype, device)
+    scratch = _empty(
+        _PIECE + max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=0), plan.dtype, device
+    )
     for i, slot in plan.tensors:
         weight = slot.turn(weights[slot.name].detach()).contiguous()
         coding = Coding(plan.dtype, _counterpart(plan, i, root), None)

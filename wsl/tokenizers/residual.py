@@ -26,9 +26,7 @@ class Residual(Codec):
         reference, form, scale, heads: what is encoded, as in `Codec`.
     """
 
-    def __init__(
-        self, *, width: int, reference: str, form: str = "raw", scale: str = "within", heads: int | None = None
-    ):
+    def __init__(self, *, width: int, reference: str, form: str = "raw", scale: str = "within", heads: int | None = None):
         super().__init__(reference=reference, form=form, scale=scale, heads=heads)
         if width < 1:
             raise InputError(f"width {width} of the tokenizer is not positive; 64 serves all usual models")

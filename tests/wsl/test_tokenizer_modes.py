@@ -52,7 +52,8 @@ def test_every_family_comes_back_to_the_bit_from_every_tokenizer_in_every_mode(n
     for dtype in TYPES:
         root = {key: weight.to(dtype) for key, weight in model.state_dict().items()}
         child, broken = fine_tuned(root, seed=1), any_bits(root, 2, (dtype,))
-        for mode in MODES:
+        modes = MODES if dtype == torch.float32 else [mode for mode in MODES if "raw" in mode] + [("root", "canonical", "apart")]
+        for mode in modes:
             for tokenizer in tokenizers(*mode, heads=heads)[: 1 if "canonical" in mode and dtype != torch.float32 else None]:
                 assert identical(tokenizer.decode(tokenizer.encode(broken, root=broken), root=broken), broken)
                 tokens = tokenizer.encode(child, root=root)

@@ -47,6 +47,11 @@ class Codec(ABC):
                 raise InputError(f"{name} {given!r} of the tokenizer is neither {first!r} nor {second!r}; choose one of them")
         self.reference, self.form, self.scale, self.heads = reference, form, scale, heads
 
+    @property
+    def local(self) -> bool:
+        """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
+        return self.form == "raw" and self.scale == "within"
+
     @abstractmethod
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
         """Returns the plan of a layout, given the type of each slot and whether it is coded as a difference."""

@@ -1,9 +1,9 @@
 """Costs of tokens: encoding and decoding ViT-S/16 against cloning the same bytes, and memory for ViT-L/16.
 
-python -m benchmarks.tokens: the last line is JSON. `ratio` is the CPU time of encode + decode over that of one clone of the state
-dict (the default tokenizer, of raw weights; `ratio_root` of differences to a root), medians of runs in turns on one thread. Memory is
-the peak of the resident set above what it is with the weights (and root) loaded, over the bytes of the weights, which are kept: tokens
-are one copy of them, decoded weights another.
+python -m benchmarks.tokens: the last line is JSON. `ratio` is the CPU time of encode + decode over that of one clone of the
+state dict (the default tokenizer, of raw weights; `ratio_root` of differences to a root), medians of runs in turns on one
+thread. Memory is the peak of the resident set above what it is with the weights (and root) loaded, over the bytes of the
+weights, which are kept: tokens are one copy of them, decoded weights another.
 """
 
 import json

@@ -14,6 +14,7 @@ tau takes N log N steps, as a control scores hundreds of predictions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -82,8 +83,8 @@ def _tau_of_all(truth: Float[np.ndarray, "N"], prediction: Float[np.ndarray, "N"
     """Returns tau-b of one sample in N log N steps."""
     if len(np.unique(truth)) < 2:
         return np.nan
-    tau, _ = kendalltau(truth, prediction, method="asymptotic")
-    return float(tau) if len(np.unique(prediction)) > 1 else 0.0
+    tau = cast(float, kendalltau(truth, prediction, method="asymptotic")[0])
+    return tau if len(np.unique(prediction)) > 1 else 0.0
 
 
 def _signs(rows: Float[np.ndarray, "R"], values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "R N"]:

@@ -5,6 +5,7 @@
 data.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import groupby, islice, pairwise
@@ -69,7 +70,7 @@ class Run:
 
         Args:
             path: the folder or the name.
-            zoo: where the run's zoo is now, if it has moved since.
+            zoo: where the run's zoo is now, if it has moved since, or which of several it is to be seen on.
 
         Raises `InputError` for a run that is missing, unfinished, damaged, or names a `_target_` outside the trusted
         packages.
@@ -108,21 +109,31 @@ class Run:
             raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error
         return run
 
+    def on(self, zoo: Path) -> "Run":
+        """Returns this run, with the same model, on another of the zoos that it was trained on."""
+        run = copy.copy(self)
+        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split")} | {"_zoo_path": zoo}
+        return run
+
     @cached_property
     def zoo(self) -> Zoo:
-        """The zoo that the run was trained on. Raises `InputError` if it is gone or no longer the same."""
-        stored = self._zoo_config
-        if not isinstance(stored, dict) or not all(
-            isinstance(stored.get(key), str) for key in ("path", "relative", "content_hash")
-        ):
+        """The zoo that the run was trained on, the first of several if not told otherwise.
+
+        Raises `InputError` if it is gone or no longer the same.
+        """
+        stored, others = self._zoo_config, self.config.get("other_zoos", {})
+        entries = [stored, *(others.values() if isinstance(others, dict) else [others])]
+        keys = ("path", "relative", "content_hash")
+        if not all(isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries):
             raise InputError(f"{self.path / 'config.yaml'} does not say which zoo the run is of; train it again")
+        hashes = {entry["content_hash"] for entry in (entries if self._zoo_path else entries[:1])}
         places = [Path(self._zoo_path)] if self._zoo_path else [Path(stored["path"]), self.path / stored["relative"]]
         found = [Zoo.open(place) for place in places if _is_zoo(place)]
         point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
         if not found:
             raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
         for zoo in found:
-            if zoo.content_hash == stored["content_hash"]:
+            if zoo.content_hash in hashes:
                 return zoo
         now, then = found[0].content_hash[:12], stored["content_hash"][:12]
         raise InputError(

@@ -93,23 +93,18 @@ class Stored:
         return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root)), self.sums
 
 
-def streams(tokenizer: Tokenizer) -> bool:
-    """Says whether tokens are weights, or differences to the root's, entry by entry: then no window takes the whole model."""
-    return getattr(tokenizer, "form", "raw") == "raw" and getattr(tokenizer, "scale", "within") == "within"
-
-
 def values_in(
     tokenizer: Tokenizer, window: Window, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]
 ) -> Float[Tensor, "T D"]:
     """Values of a window of the tokens of a checkpoint."""
-    if streams(tokenizer):
+    if tokenizer.local:
         return window.read(weights, root)
     return tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
 
 
 def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Sums:
     """Sums of the parts of a checkpoint."""
-    if streams(tokenizer):
+    if tokenizer.local:
         return sums_of(parts_of(plan, weights, root))
     return Held.of(tokenizer.encode(weights, root=root)).sums
 

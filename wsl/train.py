@@ -1,5 +1,6 @@
 """`python -m wsl.train model=hyperrep`: trains a hyper-representation on a zoo, into a run folder that explains itself.
 
+`zoo=a,b` trains on two zoos at once, of any shapes: the run belongs to the first, and `Run.open(..., zoo=b)` sees the second.
 The same command resumes an interrupted run and leaves a finished one alone. Statistics are fitted, and the model
 trained, on the train models of the split alone; checkpoints with non-finite weights (models that diverged) are left
 out.
@@ -7,7 +8,9 @@ out.
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +73,24 @@ def main(config: TrainConfig) -> None:
     for name in ("steps", "batch_size", "window", "log_every", "validate_every", "save_every"):
         if getattr(config, name) < 1:
             raise InputError(f"{name} must be at least 1, not {getattr(config, name)}")
-    zoo = Zoo.open(zoo_folder(config.zoo))
-    if not zoo.complete:
-        raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")
+    zoo, *others = (Zoo.open(zoo_folder(name)) for name in config.zoo.split(","))
+    for one in (zoo, *others):
+        if not one.complete:
+            raise InputError(f"zoo {one.path} is not finished; finish it with: python -m zoo_gen zoo={one.path.name}")
     folder = run_folder(config.run or f"{zoo.path.name}_{config.model_name}")
     with locked(folder / "lock", f"run {folder}"):
         remove_leftovers(folder)
-        train(config, zoo, folder, console)
+        train(config, zoo, folder, console, others=others)
 
 
-def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None:
-    """Trains the run in `folder`, or what is left of it."""
+def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, others: Sequence[Zoo] = ()) -> None:
+    """Trains the run in `folder`, or what is left of it, on a zoo and on others with it."""
     tokenizer, objective, view = (instantiate(card) for card in (config.tokenizer, config.objective, config.view))
-    split = zoo.split(config.split, fold=config.fold)
-    first, root = next(pairs_of(split.train))
+    zoos = (zoo, *others)
+    splits = [one.split(config.split, fold=config.fold) for one in zoos]
+    first, root = next(pairs_of(splits[0].train))
     token_width = tokenizer.plan(first.state_dict(), root=root.state_dict()).width + 1  # and the log-scale
-    resolved = _resolve(config, zoo, folder, token_width)
+    resolved = _resolve(config, zoo, folder, token_width, others=others)
     _agree(folder, resolved)
     if (folder / "model.safetensors").is_file():
         (folder / STATE).unlink(missing_ok=True)  # by a training that was killed after its last word
@@ -95,7 +100,8 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
         return
 
     with console.status("reading checkpoints"):
-        train_models, val_models = (survey(pairs_of(part), tokenizer) for part in (split.train, split.val))
+        train_models = survey(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
+        val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=zoo.path)
     viewed = [view(model) for model in train_models]
@@ -103,9 +109,17 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     write_config(folder, resolved)
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
-    val_windows = Windows(val_models, standardizer, cache=0, **drawn)
+    val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
-    validation = Validation(run, objective, val_windows, **sizes)
+    validations = [
+        Validation(run.on(one.path), objective, windows, **sizes) for one, windows in zip(zoos, val_windows, strict=True)
+    ]
+
+    def validation() -> dict[str, float]:
+        scalars = validations[0]()
+        for one, validate in zip(others, validations[1:], strict=True):
+            scalars |= {f"{name}/{one.path.name}": value for name, value in validate().items()}
+        return scalars
 
     precision: Any = config.precision  # Fabric checks it
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
@@ -115,14 +129,22 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console) -> None
     console.print(f"run {folder} is finished", soft_wrap=True)
 
 
-def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int) -> dict[str, Any]:
-    """What config.yaml says: the command's values, the model card completed, and the zoo by place and content."""
-    place = {"path": str(zoo.path.resolve()), "relative": os.path.relpath(zoo.path.resolve(), folder.resolve())}
+def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int, *, others: Sequence[Zoo]) -> dict[str, Any]:
+    """What config.yaml says: the command's values, the model card completed, and the zoos by place and content."""
+
+    def entry(one: Zoo) -> dict[str, str]:
+        path = one.path.resolve()
+        return {"path": str(path), "relative": os.path.relpath(path, folder.resolve()), "content_hash": one.content_hash}
+
+    more = {one.path.name: entry(one) for one in others}
+    if len({*more, zoo.path.name}) != 1 + len(others):
+        raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("run", "model_name")}
     return {
         **values,
         "model": {**config.model, "token_width": token_width},
-        "zoo": {**place, "content_hash": zoo.content_hash},
+        "zoo": entry(zoo),
+        **({"other_zoos": more} if more else {}),
     }
 
 
@@ -131,8 +153,8 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
     if not (folder / "config.yaml").is_file():
         return
     old, new = _flat(read_config(folder)), _flat(resolved)
-    free = {*FREE, "zoo.path", "zoo.relative"}
-    keys = sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
+    changed = sorted(key for key in old.keys() | new.keys() if key not in FREE and old.get(key) != new.get(key))
+    keys = [key for key in changed if not ("zoo" in key.partition(".")[0] and key.endswith((".path", ".relative")))]
     if keys:
         changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)
         raise InputError(

@@ -1,22 +1,31 @@
 """The codec behind every tokenizer: weights into the places of a plan and back, to the bit.
 
-Copies are exact. Differences are not: in float32, root + (child - root) is off by a rounding error for a few percent
-of the weights. So encoding decodes what it wrote, with the arithmetic of decoding, and stores the bits of every
-weight that came out otherwise.
+Three options compose: what is encoded (the weights, or their canonical form), from where (zero, or the root's weights in
+the same form), and whether the scale of each tensor is kept apart:
+
+    coded = (form(w) - form(root)) / 2^e,    form(w) = coded * 2^e + form(root)
+
+with 2^e the power of two nearest to the root mean square of the difference: dividing by it is exact unless entries leave
+the range of the type. The exponents are tensors of one entry in the tokens of their block, so what a network makes of
+tokens has scales too. Where the way back (`wsl.tokenizers.coding`) does not return the weights to the bit, the tokens
+carry the bits; a checkpoint in canonical form carries all of its own, as no rounded form leads back to it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from wsl.layout import Layout, layout_of
-from wsl.tokenizers.plan import Plan
+from wsl.canonical import canonicalize
+from wsl.layout import Axis, Layout, Part, Slot, layout_of
+from wsl.tokenizers.coding import bits, pack, unpack
+from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_OPTIONS = {"reference": ("none", "root"), "form": ("raw", "canonical"), "scale": ("within", "apart")}
 
 
 class Codec(ABC):
@@ -24,36 +33,79 @@ class Codec(ABC):
 
     Args:
         reference: "none" for tokens of the weights themselves, "root" for differences to the root's weights.
+        form: "raw" for weights as they are, "canonical" for their canonical form (`wsl.canonical`), of the root too;
+            checkpoints that are not finite have none and stay as they are.
+        scale: "within" the values, or "apart" from them: values of unit size, to the nearest power of two, and the
+            exponent of each tensor as one more value.
+        heads: attention heads per block, for canonical forms of architectures whose shapes do not tell.
     """
 
-    def __init__(self, *, reference: str):
-        if reference not in ("none", "root"):
-            raise InputError(f"reference {reference!r} of the tokenizer is neither 'none' nor 'root'; choose one of them")
-        self.reference = reference
+    def __init__(self, *, reference: str, form: str = "raw", scale: str = "within", heads: int | None = None):
+        for name, given in (("reference", reference), ("form", form), ("scale", scale)):
+            first, second = _OPTIONS[name]
+            if given not in (first, second):
+                raise InputError(f"{name} {given!r} of the tokenizer is neither {first!r} nor {second!r}; choose one of them")
+        self.reference, self.form, self.scale, self.heads = reference, form, scale, heads
+
+    @property
+    def local(self) -> bool:
+        """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
+        return self.form == "raw" and self.scale == "within"
 
     @abstractmethod
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
         """Returns the plan of a layout, given the type of each slot and whether it is coded as a difference."""
 
+    def layout(self, state_dict: Mapping[str, Tensor]) -> Layout:
+        """Returns the layout that is laid out. Raises `InputError` for tensors that no table knows."""
+        return layout_of(state_dict)
+
     def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:
         """Returns where each weight would lie; reads names, shapes and types only. Raises as `encode` does."""
-        layout = layout_of(state_dict)
+        layout = self.layout(state_dict)
+        dtypes = _dtypes(layout, state_dict)
         differences = _differences(layout, root) if self.reference == "root" else (False,) * len(layout.slots)
-        return self.lay(layout, _dtypes(layout, state_dict), differences)
+        if self.scale == "apart":
+            layout = replace(layout, slots=layout.slots + tuple(map(_scale_of, layout.slots)))
+            dtypes, differences = dtypes * 2, differences + (False,) * len(differences)
+        return self.lay(layout, dtypes, differences)
 
     def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
         """Returns the tokens of a checkpoint. Raises `InputError` for unknown tensors and for a missing root."""
-        return pack(self.plan(state_dict, root=root), state_dict, root)
+        plan = self.plan(state_dict, root=root)
+        tokens = pack(plan, self._formed(state_dict), self._formed_root(root))
+        if self.form == "raw":
+            return tokens
+        turned = ((slot, slot.turn(state_dict[slot.name].detach())) for slot in plan.layout.slots if slot.name in state_dict)
+        everything = tuple(Correction(slot.name, None, bits(w.clone(memory_format=torch.contiguous_format))) for slot, w in turned)
+        return replace(tokens, corrections=everything)
 
     def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Returns the checkpoint of tokens. Raises `InputError` for a missing or unfit root."""
-        return unpack(tokens, root)
+        """Returns the checkpoint of tokens, its tensors side by side in one block of memory.
+
+        Tokens of other values than a checkpoint's (`Tokens.with_values`) decode to weights in the tokenizer's form.
+        Raises `InputError` for a missing or unfit root.
+        """
+        return unpack(tokens, self._formed_root(root))
+
+    def _formed_root(self, root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+        return root if root is None or self.reference == "none" else self._formed(root)
+
+    def _formed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self.form == "raw" or not all(tensor.isfinite().all() for tensor in weights.values()):
+            return weights
+        try:
+            stacked = {name: tensor.detach()[None] for name, tensor in weights.items()}
+            canonical = canonicalize(stacked, layout_of(weights, heads=self.heads))
+        except InputError as error:
+            raise InputError(f"no canonical form: {error}. A tokenizer's heads are set by tokenizer.heads=...") from error
+        return {name: canonical[name][0].to(tensor.dtype) for name, tensor in weights.items()}
 
 
 def _dtypes(layout: Layout, state_dict: Mapping[str, Tensor]) -> tuple[torch.dtype, ...]:
     for slot in layout.slots:
         dtype = state_dict[slot.name].dtype
-        if not dtype.is_floating_point or dtype.itemsize not in _INTEGERS:
+        if not dtype.is_floating_point or dtype.itemsize < 2:
             raise InputError(
                 f"tensor {slot.name!r} is {dtype}, no weight; convert it to float32, bfloat16 or float16, or remove it"
             )
@@ -70,60 +122,7 @@ def _differences(layout: Layout, root: Mapping[str, Tensor] | None) -> tuple[boo
     )
 
 
-def pack(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Tokens:
-    """Copies weights into the places of a plan; `root` is read where the plan has differences."""
-    device = state_dict[plan.layout.slots[0].name].device
-    values = torch.empty(plan.n_tokens, plan.width, dtype=plan.dtype, device=device)
-    for start, stop in plan.blank:
-        values.view(-1)[start:stop] = 0
-    corrections = []
-    for i, slot in enumerate(plan.layout.slots):
-        weight = slot.turn(state_dict[slot.name].detach()).contiguous()
-        difference, dtype = plan.differences[i], plan.dtypes[i]
-        source = weight.to(plan.dtype) - _counterpart(plan, i, root) if difference else weight
-        for segment in plan.segments[i]:
-            segment.of(values).copy_(segment.of_tensor(source))
-        if difference or dtype != plan.dtype:
-            exact, decoded = _bits(weight), _bits(_read(plan, i, values, root))
-            (wrong,) = torch.where(decoded != exact)
-            if len(wrong):
-                corrections.append(Correction(slot.name, wrong, exact[wrong]))
-    return Tokens(values, plan, tuple(corrections))
-
-
-def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Copies weights from the places of a plan into new tensors, in the order of the layout.
-
-    Raises:
-        InputError: the tokens hold differences, and the root is not given or does not fit.
-    """
-    values = tokens.values.contiguous()
-    weights = {slot.name: _read(tokens.plan, i, values, root) for i, slot in enumerate(tokens.plan.layout.slots)}
-    for correction in tokens.corrections:
-        _bits(weights[correction.name])[correction.index] = correction.bits
-    return {slot.name: slot.turn(weights[slot.name]).contiguous() for slot in tokens.plan.layout.slots}
-
-
-def _bits(weight: Tensor) -> Tensor:
-    """Returns a view of a contiguous tensor as a row of integers."""
-    return weight.view(-1).view(_INTEGERS[weight.dtype.itemsize])
-
-
-def _read(plan: Plan, i: int, values: Tensor, root: Mapping[str, Tensor] | None) -> Tensor:
-    """Decodes one tensor, up to rounding."""
-    weight = torch.empty(plan.layout.slots[i].shape, dtype=plan.dtype, device=values.device)
-    for segment in plan.segments[i]:
-        segment.of_tensor(weight).copy_(segment.of(values))
-    if plan.differences[i]:
-        weight = weight + _counterpart(plan, i, root)
-    return weight.to(plan.dtypes[i])
-
-
-def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor:
-    slot = plan.layout.slots[i]
-    if root is None or slot.name not in root or tuple(slot.turn(root[slot.name]).shape) != slot.shape:
-        raise InputError(
-            f"the tokens hold the difference of {slot.name!r} to a root, which is not given or lacks it; "
-            "pass root=<state dict of the model this one was fine-tuned from>"
-        )
-    return slot.turn(root[slot.name].detach()).contiguous().to(plan.dtype)
+def _scale_of(slot: Slot) -> Slot:
+    """Returns the slot of a tensor's exponent."""
+    part = Part("vectors", slot.parts[0].block, 1, ((Axis("scale", False),),))
+    return Slot(slot.name + SCALE, (1,), slot.row + SCALE, (part,))

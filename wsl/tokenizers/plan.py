@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from wsl.layout import ROLES, Layout
+from wsl.layout import ROLES, Layout, Slot
+
+SCALE = ":scale"
+"""What a tensor's name ends in, in a layout, if it is the binary logarithm of the scale of the tensor of the name before."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Segment:
     def n_weights(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the weights lie in the same order, without gaps, in the buffer and in the tensor."""
+        dense = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+        return self.strides == self.steps == dense
 
     def of(self, values: Tensor) -> Tensor:
         """Returns this part's entries of values (... T D) as a view (..., *shape), to read or to write."""
@@ -115,7 +124,7 @@ class Plan:
 
     @cached_property
     def n_weights(self) -> int:
-        """Number of weights."""
+        """Number of values that are no padding: weights, and scales where they are kept apart."""
         return sum(group.n_weights for group in self.groups)
 
     @cached_property
@@ -131,6 +140,17 @@ class Plan:
             for segment in group.segments:
                 found[segment.slot].append(segment)
         return tuple(map(tuple, found))
+
+    @cached_property
+    def tensors(self) -> tuple[tuple[int, Slot], ...]:
+        """Places in the layout, and slots, of the checkpoint's tensors: all but those of their scales."""
+        return tuple((i, slot) for i, slot in enumerate(self.layout.slots) if not slot.name.endswith(SCALE))
+
+    @cached_property
+    def scales(self) -> dict[int, int]:
+        """Place of each tensor's scale in the layout, where scales are kept apart."""
+        places = {slot.name: i for i, slot in enumerate(self.layout.slots)}
+        return {i: places[slot.name + SCALE] for i, slot in self.tensors if slot.name + SCALE in places}
 
     @cached_property
     def mask(self) -> Bool[Tensor, "T D"]:

@@ -23,11 +23,11 @@ class Residual(Codec):
 
     Args:
         width: weights per token D; 64 divides the usual widths.
-        reference: "none" for the weights themselves, "root" for differences to the root's.
+        reference, form, scale, heads: what is encoded, as in `Codec`.
     """
 
-    def __init__(self, *, width: int, reference: str):
-        super().__init__(reference=reference)
+    def __init__(self, *, width: int, reference: str, form: str = "raw", scale: str = "within", heads: int | None = None):
+        super().__init__(reference=reference, form=form, scale=scale, heads=heads)
         if width < 1:
             raise InputError(f"width {width} of the tokenizer is not positive; 64 serves all usual models")
         self.width = width

@@ -19,7 +19,7 @@ class Rows(Codec):
     """Tokenizer of rows of weight matrices.
 
     Args:
-        reference: "none" for the weights themselves, "root" for differences to the root's.
+        reference, form, scale, heads: what is encoded, as in `Codec`.
     """
 
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:

@@ -13,10 +13,10 @@ from zoo_gen.errors import InputError
 
 @dataclass(frozen=True)
 class Correction:
-    """The weights of one tensor that decoding misses by a rounding error: their places, and their bits as integers."""
+    """The weights of one tensor that decoding misses: their places (None means all of them), and their bits as integers."""
 
     name: str
-    index: Int[Tensor, " E"]
+    index: Int[Tensor, " E"] | None
     bits: Int[Tensor, " E"]
 
 
@@ -60,6 +60,11 @@ class Tokenizer(Protocol):
     """
 
     reference: str
+
+    @property
+    def local(self) -> bool:
+        """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
+        ...
 
     def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:
         """Returns where each weight would lie; reads names, shapes and types only."""

@@ -1,0 +1,59 @@
+"""One hyper-representation for zoos of several widths and depths: it trains on all of them and decodes each."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from tests.wsl.conftest import SMALL
+from tests.zoos import TWO_RATES, make_zoo
+from wsl.run import Run
+from wsl.train import TrainConfig, train
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import compose
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sizes = ("zoo.architecture.model_args.embed_dim=48", "zoo.architecture.model_args.depth=4")
+    return make_zoo(tmp_path_factory.mktemp("zoos") / "wide", *sizes, axes=TWO_RATES).path
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny_zoo: Path, wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo},{wide}"]))
+    folder = tmp_path_factory.mktemp("runs") / "mixed"
+    train(config, Zoo.open(tiny_zoo), folder, Console(quiet=True), others=[Zoo.open(wide)])
+    return folder
+
+
+def test_one_run_on_two_zoos_decodes_models_of_both(mixed: Path, tiny_zoo: Path, wide: Path):
+    for run in (Run.open(mixed), Run.open(mixed, zoo=wide)):
+        checkpoint = run.split.test.select(final=True)[0]
+        (tokens, latents), state_dict = next(run.latents([checkpoint])), checkpoint.state_dict()
+        root = run.zoo.root(checkpoint).state_dict()
+        decoded = run.decode(tokens, latents, root=root)
+        assert {name: weight.shape for name, weight in decoded.items()} == {name: w.shape for name, w in state_dict.items()}
+        assert all(weight.isfinite().all() for weight in decoded.values())
+        exact = run.tokenizer.decode(tokens, root=root)
+        assert all(torch.equal(exact[name], weight) for name, weight in state_dict.items())
+    assert [run.zoo.path.name for run in (Run.open(mixed), Run.open(mixed, zoo=wide))] == [tiny_zoo.name, "wide"]
+
+
+def test_both_zoos_are_trained_on_and_validated(mixed: Path, tiny_zoo: Path, wide: Path, tmp_path: Path):
+    last = json.loads((mixed / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"accuracy_decoded", "accuracy_decoded/wide", "loss", "loss/wide"} <= last.keys()
+    both = Run.open(mixed).standardizer
+    config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo}"]))
+    train(config, Zoo.open(tiny_zoo), tmp_path / "one", Console(quiet=True))
+    assert Run.open(tmp_path / "one").standardizer.parts != both.parts
+    with pytest.raises(InputError, match="is not the one that run"):
+        _ = Run.open(tmp_path / "one", zoo=wide).zoo
+
+
+def test_zoos_of_one_name_are_refused(tiny_zoo: Path, tmp_path: Path):
+    config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo},{tiny_zoo}"]))
+    with pytest.raises(InputError, match="have one name"):
+        train(config, Zoo.open(tiny_zoo), tmp_path / "twice", Console(quiet=True), others=[Zoo.open(tiny_zoo)])

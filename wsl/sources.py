@@ -4,13 +4,14 @@ A source knows the plan of its tokens and the sums of its parts, which the stati
 weights stay where they are until a window of them is drawn. So memory grows by a few kilobytes per checkpoint, whatever its size.
 """
 
+import math
+import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wsl.normalize import Sums, sums_of
@@ -18,7 +19,7 @@ from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import Window, parts_in, parts_of
 from zoo_gen import Checkpoint, Zoo
-from zoo_gen.zoo import read_weights
+from zoo_gen.reader import tensors_in
 
 MAPPED = 2**26
 """Bytes of tensors that are read from one mapping of a file, about."""
@@ -85,8 +86,9 @@ class Stored:
     @classmethod
     def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
         """Reads a checkpoint once, part by part where tokens stream."""
-        plan = tokenizer.plan(checkpoint.state_dict(), root=root.state_dict())
-        return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, Mapped(checkpoint), Mapped(root)))
+        weights, reference = Mapped(checkpoint), Mapped(root)
+        plan = tokenizer.plan(weights, root=reference)
+        return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, weights, reference))
 
     def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
         """Reads a window from the files."""
@@ -118,27 +120,28 @@ class Mapped(Mapping[str, Tensor]):
 
     def __init__(self, checkpoint: Checkpoint):
         self._path = checkpoint.path
-        self._file, self._given = self._mapped(), 0
+        self._tensors = tensors_in(self._path)
+        self._memory, self._given = self._mapped(), 0
 
     def __getitem__(self, name: str) -> Tensor:
+        stored = self._tensors[name]
         if self._given > MAPPED:
-            self._file, self._given = self._mapped(), 0
-        tensor = self._file.get_tensor(name)
-        self._given += tensor.nbytes
-        return tensor
+            self._memory, self._given = self._mapped(), 0
+        self._given += stored.stop - stored.start
+        count = math.prod(stored.shape)
+        if not count:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        return torch.frombuffer(self._memory, dtype=stored.dtype, count=count, offset=stored.start).view(stored.shape)
 
-    def _mapped(self) -> Any:
-        try:
-            return safe_open(self._path, framework="pt")
-        except (SafetensorError, OSError, ValueError):
-            read_weights(self._path)  # says what is wrong
-            raise
+    def _mapped(self) -> mmap.mmap:
+        with self._path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # nothing is ever written through it
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file.keys())
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._file.keys())
+        return len(self._tensors)
 
 
 def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:

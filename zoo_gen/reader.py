@@ -8,11 +8,14 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from zoo_gen.errors import InputError, printable
@@ -26,7 +29,25 @@ ITEMS = 1_000_000
 TENSORS = 50_000
 """Tensors in a file of weights."""
 
+WEIGHTS_ADVICE = "delete it, then run python -m zoo_gen with the zoo's arguments: it makes the file again"
+"""What to do about a damaged checkpoint of a zoo."""
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""Types of tensors by their names in safetensors files."""
+
 ZOO_ADVICE = "restore it, or make the zoo again with python -m zoo_gen"
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a safetensors file: its type and shape, and the bytes of the file that it lies in."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
@@ -118,20 +139,52 @@ def read_weights(path: Path, *, advice: str | None = None) -> dict[str, Tensor]:
 
     Raises `InputError` if it is missing or damaged; nothing is ever unpickled.
     """
-    advice = advice or "delete it, then run python -m zoo_gen with the zoo's arguments: it makes the file again"
-    gone = f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
-    size = size_of(path, advice=advice, missing=gone)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-            header = int.from_bytes(start[:8], "little")
-            if len(start) < 9 or header > size - 8 or start[8:] != b"{":
-                raise ValueError(_resembles(start))
-            if header > LIMIT or file.read(header).count(b"dtype") > TENSORS:
-                raise ValueError(f"its header of {header:,} bytes is larger than any checkpoint's")
+    advice = advice or WEIGHTS_ADVICE
+    with _weights_read(path, advice):
+        _header(path, advice)
         return safetensors.torch.load_file(path)
+
+
+def tensors_in(path: Path, *, advice: str | None = None) -> dict[str, StoredTensor]:
+    """Returns where the tensors of a safetensors file lie, and reads none of them. Raises `InputError` as `read_weights`."""
+    advice = advice or WEIGHTS_ADVICE
+    with _weights_read(path, advice):
+        header = _header(path, advice)
+        with safetensors.safe_open(path, framework="np"):  # checks offsets, shapes and sizes
+            pass
+        found = {}
+        for name, entry in json.loads(header).items():
+            if name != "__metadata__":
+                start, stop = entry["data_offsets"]
+                dtype, at = DTYPES[entry["dtype"]], 8 + len(header)
+                found[name] = StoredTensor(dtype, tuple(entry["shape"]), at + start, at + stop)
+        return found
+
+
+@contextmanager
+def _weights_read(path: Path, advice: str) -> Iterator[None]:
+    """Turns what can go wrong with a safetensors file into one `InputError`."""
+    try:
+        yield
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} is damaged or no safetensors file ({error}); {advice}") from error
+
+
+def _header(path: Path, advice: str) -> bytes:
+    """Reads the part of a safetensors file that describes its tensors."""
+    gone = f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
+    size = size_of(path, advice=advice, missing=gone)
+    with path.open("rb") as file:
+        start = file.read(9)
+        header = int.from_bytes(start[:8], "little")
+        if len(start) < 9 or header > size - 8 or start[8:] != b"{":
+            raise ValueError(_resembles(start))
+        if header > LIMIT:
+            raise ValueError(f"its header of {header:,} bytes is larger than any checkpoint's")
+        found = start[8:] + file.read(header - 1)
+    if found.count(b"dtype") > TENSORS:
+        raise ValueError(f"it names more than {TENSORS:,} tensors")
+    return found
 
 
 def _resembles(start: bytes) -> str:

@@ -206,7 +206,9 @@ def test_windows_cover_every_token_and_only_the_short_are_padded(tokens: int, le
 class Absolute(Residual):
     """A tokenizer whose tokens are no plain weights."""
 
-    form = "absolute"
+    @property
+    def local(self) -> bool:
+        return False
 
     def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
         tokens = super().encode(state_dict, root=root)

@@ -72,7 +72,7 @@ def test_the_same_command_gives_the_same_rows(tiny_run: Run):
 
 
 def test_a_card_that_does_not_exist_is_named_beside_those_that_do():
-    with pytest.raises(InputError, match=r"no card 'hyperep' .* there is hyperrep, statistics"):
+    with pytest.raises(InputError, match=r"no card 'hyperep' .* there is epoch, .*hyperrep, .*statistics"):
         cards("features", ["hyperep"])
     with pytest.raises(InputError, match=r"no card of .* was asked for"):
         cards("probe", [])

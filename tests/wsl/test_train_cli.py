@@ -151,8 +151,8 @@ def test_a_missing_zoo_names_the_command_that_makes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", *SMALL, "zoo=nothing"])
+    monkeypatch.setattr(sys, "argv", ["train", *SMALL, "zoo=digits"])
     with pytest.raises(SystemExit):
         main()
-    assert "make it with: python -m zoo_gen zoo=nothing" in capsys.readouterr().err
+    assert "make it with: python -m zoo_gen zoo=digits" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-zoo=${ZOO:-digits_seed1}                # name under checkpoints/zoos, or any path
+zoo=${ZOO:-digits-seed1}                # name under checkpoints/zoos, or any path
 seeds=${SEEDS:-0 1 2}                   # of the representation, by_model
 root_seeds=${ROOT_SEEDS:-0}             # of the representation, leave_root_out
 by_model=${BY_MODEL:-0 1 2 3 4}         # folds

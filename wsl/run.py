@@ -6,6 +6,7 @@ data.
 """
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import groupby, islice, pairwise
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from wsl.data import Batch, TokenizedZoo, window_starts
+from wsl.layout import ROLES
 from wsl.normalize import Standardizer
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
@@ -112,7 +114,9 @@ class Run:
     def on(self, zoo: Path) -> "Run":
         """Returns this run, with the same model, on another of the zoos that it was trained on."""
         run = copy.copy(self)
-        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split")} | {"_zoo_path": zoo}
+        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split", "groups")} | {
+            "_zoo_path": zoo
+        }
         return run
 
     @cached_property
@@ -157,8 +161,18 @@ class Run:
 
     def embed(self, checkpoints: Iterable[Checkpoint]) -> Float[np.ndarray, "N F"]:
         """One vector per checkpoint: its latents, pooled by the model. Not finite for a model that diverged."""
-        rows = [self.model.embed(latents[None], tokens.positions[None])[0] for tokens, latents in self.latents(checkpoints)]
+        rows = [self.model.embed(z[None], tokens.positions, self.groups)[0] for tokens, z in self.latents(checkpoints)]
         return torch.stack(rows).numpy()
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """The (block, role) that tokens of the run's zoo have, whatever the shape of the model; latents are pooled by them."""
+        found: set[tuple[int, int]] = set()
+        shapes = {json.dumps(c.architecture, sort_keys=True): c for c in self.zoo.select(stage="finetune", final=True)}
+        for checkpoint in shapes.values():
+            plan = self.tokenizer.plan(checkpoint.state_dict(), root=self.zoo.root(checkpoint).state_dict())
+            found |= {(group.block, ROLES.index(group.role)) for group in plan.groups}
+        return tuple(sorted(found))
 
     def decode(
         self, tokens: Tokens, latents: Float[Tensor, "T Z"], *, root: Mapping[str, Tensor] | None = None

@@ -167,7 +167,7 @@ def test_raw_tokens_are_pooled_as_latents_are(tiny_run: Run, some: Zoo):
     table = RawTokens().extract(tiny_run, some)
     tokens, _ = next(iter(tiny_run.latents(some)))
     values = tiny_run.standardizer.standardize(tokens)
-    expected = tiny_run.model.embed(values[None], tokens.positions[None])[0]
+    expected = tiny_run.model.embed(values[None], tokens.positions, tiny_run.groups)[0]
     np.testing.assert_allclose(table.iloc[0], expected, rtol=1e-5, atol=1e-6)
 
 

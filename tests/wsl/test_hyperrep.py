@@ -8,6 +8,7 @@ import yaml
 from torch import Tensor, nn
 
 from wsl.data import Batch, Windows
+from wsl.layout import ROLES
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
 from wsl.objectives.reconstruction import Reconstruction
@@ -34,6 +35,10 @@ def batch_of(family: list[Tokens], *, count: int = 3) -> Batch:
     return Batch(*map(torch.stack, zip(*(Batch.of(t, standardizer) for t in family[:count]), strict=True)))
 
 
+def groups_of(family: list[Tokens]) -> list[tuple[int, int]]:
+    return [(group.block, ROLES.index(group.role)) for group in family[0].plan.groups]
+
+
 @pytest.mark.parametrize("card", MODELS, ids=lambda card: card.stem)
 def test_every_model_card_builds_a_model_that_compresses_and_decodes(card: Path, family: list[Tokens]):
     model = instantiate({**yaml.safe_load(card.read_text()), "token_width": 17})
@@ -41,7 +46,7 @@ def test_every_model_card_builds_a_model_that_compresses_and_decodes(card: Path,
     latents = model.encode(*batch)
     assert latents.shape[:2] == batch.values.shape[:2]
     assert model.decode(latents, batch.positions).shape == batch.values.shape
-    assert len(model.embed(latents, batch.positions)) == len(batch.values)
+    assert len(model.embed(latents, batch.positions[0], groups_of(family))) == len(batch.values)
 
 
 @pytest.mark.parametrize("card", OBJECTIVES, ids=lambda card: card.stem)
@@ -82,10 +87,24 @@ def test_what_the_mask_hides_is_not_seen(family: list[Tokens]):
 def test_the_embedding_does_not_depend_on_the_order_of_tokens(family: list[Tokens]):
     model, batch = small_model(), batch_of(family)
     latents, order = model.encode(*batch), torch.randperm(batch.values.shape[1])
-    embedding = model.embed(latents, batch.positions)
-    torch.testing.assert_close(model.embed(latents[:, order], batch.positions[:, order]), embedding)
-    assert not torch.allclose(model.embed(latents[:, order], batch.positions), embedding)
-    assert embedding.shape == (3, 10 * 2 * 4)
+    positions, groups = batch.positions[0], groups_of(family)
+    embedding = model.embed(latents, positions, groups)
+    torch.testing.assert_close(model.embed(latents[:, order], positions[order], groups), embedding, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(model.embed(latents[:, order], positions, groups), embedding)
+    assert embedding.shape == (3, len(groups) * 3 * 4)
+
+
+def test_the_embedding_has_the_spectrum_of_each_group_and_nothing_of_groups_that_are_not_there():
+    model, latents = small_model(), torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([[1, 2, 0], [1, 2, 1], [1, 2, 2], [1, 2, 3], [1, 2, 4], [2, 3, 0]])
+    found = model.embed(latents, positions, [(1, 2), (2, 3), (3, 3)]).view(2, 3, 3, 4)
+    expected = torch.linalg.svdvals(latents[:, :5]) / 5**0.5
+    torch.testing.assert_close(found[:, 0, 2].exp(), expected)
+    torch.testing.assert_close(found[:, 0, 0], latents[:, :5].mean(1))
+    torch.testing.assert_close(found[:, 1, 2, 0].exp(), latents[:, 5].norm(dim=1))
+    assert not found[:, 2].any()
+    latents[1, 0, 0] = torch.nan
+    assert model.embed(latents, positions, [(1, 2)]).isfinite().all(1).tolist() == [True, False]
 
 
 class Constant(nn.Module):

@@ -34,7 +34,7 @@ class RawTokens(Features):
         rows = []
         for tokens in _tokens(run, checkpoints):
             values = run.standardizer.standardize(tokens)
-            rows.append(run.model.embed(values[None], tokens.positions[None])[0])
+            rows.append(run.model.embed(values[None], tokens.positions, run.groups)[0])
         table = torch.stack(rows).numpy()
         return pd.DataFrame(table, columns=[f"token/{i}" for i in range(table.shape[1])])
 

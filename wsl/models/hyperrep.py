@@ -11,6 +11,9 @@ Sequential autoencoders of weights: Schürholt et al., "Towards Scalable and Ver
 2406.09997.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -18,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
+
+FAINT = 1e-4
+"""Singular values below this are as good as none; latents are of the order of 1."""
 
 
 class HyperRep(nn.Module):
@@ -82,14 +88,26 @@ class HyperRep(nn.Module):
         """Reconstruction: `decode(encode(...))`."""
         return self.decode(self.encode(values, mask, positions), positions)
 
-    def embed(self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint: mean and standard deviation of its latents over the tokens of each role.
+    def embed(
+        self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "B F"]:
+        """One vector per checkpoint: moments and spectrum of its latents, group by group.
 
-        F = roles x 2Z; roles that a checkpoint does not have are zeros.
+        For each (block, role) of `groups`: the mean, the standard deviation and the log singular values of the group's latents
+        (over the root of their number), none of which the order of neurons or heads can change; zeros where a checkpoint has no
+        such group. F = groups x 3Z. Non-finite latents give NaN.
         """
-        member = functional.one_hot(positions[..., 1], self.roles).to(latents.dtype)
-        count = rearrange(member.sum(1), "b r -> b r 1").clamp(min=1)
-        mean = torch.einsum("btr,btz->brz", member, latents) / count
-        centred = latents - torch.einsum("btr,brz->btz", member, mean)
-        deviation = (torch.einsum("btr,btz->brz", member, centred.square()) / count).sqrt()
-        return rearrange([mean, deviation], "n b r z -> b (r n z)")
+        block, role = positions[:, 0], positions[:, 1]
+        return torch.cat([_moments(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)
+
+
+def _moments(latents: Float[Tensor, "B t Z"]) -> Float[Tensor, "B 3*Z"]:
+    """Mean, standard deviation and log singular values of the latents of a group."""
+    count, width = latents.shape[1:]
+    if not count:
+        return latents.new_zeros(len(latents), 3 * width)
+    finite = rearrange(latents.isfinite().all(-1).all(-1), "b -> b 1")
+    spectrum = torch.linalg.svdvals(latents.where(finite[..., None], 0) / count**0.5).clamp(min=FAINT).log()
+    spectrum = functional.pad(spectrum, (0, width - spectrum.shape[1]), value=math.log(FAINT))
+    moments = torch.cat([latents.mean(1), latents.std(1, correction=0), spectrum], dim=1)
+    return moments.where(finite, torch.nan)

@@ -1,5 +1,6 @@
 """Foreign files, small and valid, and what mutates them."""
 
+import copy
 import io
 import json
 import random
@@ -250,7 +251,7 @@ def mutate_tree(name: str, content: bytes, rng: random.Random) -> bytes:
         node, key = rng.choice(shallow if shallow and rng.random() < 0.3 else nodes)
         kind = rng.randrange(6)
         if kind < 3:
-            node[key] = rng.choice(_VALUES)
+            node[key] = copy.deepcopy(rng.choice(_VALUES))  # or later mutations would grow inside it
         elif kind == 3:
             del node[key]
         elif kind == 4 and isinstance(node, dict):
@@ -259,7 +260,7 @@ def mutate_tree(name: str, content: bytes, rng: random.Random) -> bytes:
             node[key] = json.loads(json.dumps(rng.choice(nodes)[0])) if rng.random() < 0.5 else [node[key]]
     try:
         return (yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False) if is_yaml else json.dumps(tree)).encode()
-    except (ValueError, RecursionError):  # YAML has no lone surrogates; and lists may have come to hold themselves
+    except (ValueError, RecursionError):  # YAML has no lone surrogates
         return mutate(content, rng, [content])
 
 

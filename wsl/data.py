@@ -32,17 +32,21 @@ KEPT = 32
 
 
 class Batch(NamedTuple):
-    """Windows of standardised tokens; padded tokens have mask False and negative positions."""
+    """Windows of standardised tokens; padded tokens have mask False and negative positions.
+
+    `source` is the number of the checkpoint among those that are trained on, -1 for one of no such number.
+    """
 
     values: Float[Tensor, "*B T D"]
     mask: Bool[Tensor, "*B T D"]
     positions: Int[Tensor, "*B T P"]
+    source: Int[Tensor, "*B"]
 
     @classmethod
     def of(cls, tokens: Tokens, standardizer: Standardizer) -> "Batch":
         """All standardised tokens of one checkpoint; the log-scale (the last coordinate) is never padding."""
         values = standardizer.standardize(tokens)
-        return cls(values, functional.pad(tokens.mask, (0, 1), value=True), tokens.positions)
+        return cls(values, functional.pad(tokens.mask, (0, 1), value=True), tokens.positions, torch.tensor(-1))
 
     def crop(self, start: int, length: int) -> "Batch":
         """The window of `length` tokens from `start` on, padded at its end where the checkpoint is shorter."""
@@ -52,6 +56,7 @@ class Batch(NamedTuple):
             functional.pad(self.values[..., window, :], missing),
             functional.pad(self.mask[..., window, :], missing),
             functional.pad(self.positions[..., window, :], missing, value=-1),
+            self.source,
         )
 
 
@@ -131,7 +136,7 @@ class Windows:
             if self.sources[source].lasting and values.nbytes <= self._room:
                 self._room -= values.nbytes
                 self._kept[index] = values
-        return Batch(values, mask, window.positions).crop(0, self.length)
+        return Batch(values, mask, window.positions, torch.tensor(source)).crop(0, self.length)
 
     def batches(self, steps: range, batch_size: int, *, rank: int, world_size: int, workers: int) -> Generator[Batch, None, None]:
         """Batches of some steps: step s holds windows s * batch_size and on, dealt out evenly to the devices.

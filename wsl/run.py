@@ -156,7 +156,7 @@ class Run:
         for _, alike in groupby(map(every.tokens, checkpoints), key=lambda tokens: tokens.plan):
             for some in _pieces(alike):
                 batch = Batch(*map(torch.stack, zip(*(Batch.of(tokens, self.standardizer) for tokens in some), strict=True)))
-                latents = self._by_window(lambda window: self.model.encode(*window), batch)
+                latents = self._by_window(lambda window: self.model.encode(*window[:3]), batch)
                 yield from zip(some, latents, strict=True)
 
     def embed(self, checkpoints: Iterable[Checkpoint]) -> Float[np.ndarray, "N F"]:
@@ -178,7 +178,8 @@ class Run:
         self, tokens: Tokens, latents: Float[Tensor, "T Z"], *, root: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Weights from latents, laid out as in `tokens` (of any model of the same shape; its values do not matter)."""
-        batch = Batch(latents[None], torch.ones_like(latents[None], dtype=torch.bool), tokens.positions[None])
+        mask, nobody = torch.ones_like(latents[None], dtype=torch.bool), torch.tensor([-1])
+        batch = Batch(latents[None], mask, tokens.positions[None], nobody)
         values = self._by_window(lambda window: self.model.decode(window.values, window.positions), batch)[0]
         return self.tokenizer.decode(tokens.with_values(self.standardizer.restore(values, tokens.plan)), root=root)
 

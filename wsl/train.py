@@ -20,8 +20,9 @@ from rich.console import Console
 
 from wsl.data import Windows
 from wsl.normalize import Standardizer
+from wsl.objectives.objective import NeedsModels, Objective
 from wsl.run import Run, read_config, run_folder, write_config, zoo_folder
-from wsl.sources import pairs_of, survey
+from wsl.sources import Source, pairs_of, survey
 from wsl.trainer import STATE, Trainer
 from wsl.validation import Validation
 from zoo_gen import InputError, Zoo
@@ -85,7 +86,7 @@ def main(config: TrainConfig) -> None:
 
 def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, others: Sequence[Zoo] = ()) -> None:
     """Trains the run in `folder`, or what is left of it, on a zoo and on others with it."""
-    tokenizer, objective, view = (instantiate(card) for card in (config.tokenizer, config.objective, config.view))
+    tokenizer, view = (instantiate(card) for card in (config.tokenizer, config.view))
     zoos = (zoo, *others)
     splits = [one.split(config.split, fold=config.fold) for one in zoos]
     first, root = next(pairs_of(splits[0].train))
@@ -111,9 +112,10 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
-    validations = [
-        Validation(run.on(one.path), objective, windows, **sizes) for one, windows in zip(zoos, val_windows, strict=True)
-    ]
+    validations = []
+    for one, models, windows in zip(zoos, val_models, val_windows, strict=True):
+        seen = run.on(one.path)
+        validations.append(Validation(seen, _objective(config, seen, models), windows, **sizes))
 
     def validation() -> dict[str, float]:
         scalars = validations[0]()
@@ -125,8 +127,16 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
     fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
-    Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation, console)
+    Trainer(**settings).fit(fabric, folder, run.model, _objective(config, run, viewed), train_windows, validation, console)
     console.print(f"run {folder} is finished", soft_wrap=True)
+
+
+def _objective(config: TrainConfig, run: Run, models: Sequence[Source]) -> Objective:
+    """The objective of a run, told of the checkpoints whose windows it will see."""
+    objective = instantiate(config.objective)
+    if isinstance(objective, NeedsModels):
+        objective.prepare(run, models)
+    return objective
 
 
 def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int, *, others: Sequence[Zoo]) -> dict[str, Any]:

@@ -24,15 +24,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from wsl.data import Batch, Windows
+from wsl.objectives.objective import Objective
 from wsl.progress import shown
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_atomically, write_weights
 
 STATE = "state.safetensors"
 """What a run that was killed resumes from; removed at its end."""
-
-Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
-"""Model and batch to `loss` and other scalars."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from zoo_gen.class_token import shorten_last_block
@@ -139,7 +140,7 @@ class ModelStack(nn.Module):
             offset += parameter.numel()
         self.register_buffer("flat", torch.zeros(size, offset, dtype=dtype, device=device))
         self._views = nn.ParameterList(nn.Parameter(view) for view in self.rows(self.flat).values())
-        self._bare: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._bare: list[tuple[nn.Module, str, int]] = []
         views = dict(zip(self.slots, self._views, strict=True))
         unfused = torch.device(device).type == "cpu" and _tokens(template) <= FUSED_TOKENS
         self.model = self._stacked(template, "", views)
@@ -174,7 +175,7 @@ class ModelStack(nn.Module):
                 raise InputError(f"cannot stack parameter {prefix + name} of shape {tuple(shape)}: its first axis is no batch axis")
             del module._parameters[name]
             setattr(module, name, None)
-            self._bare.append((module, name, views[prefix + name]))
+            self._bare.append((module, name, list(self.slots).index(prefix + name)))
         for name, child in list(module.named_children()):
             setattr(module, name, self._stacked(child, f"{prefix}{name}.", views))
         return module
@@ -188,14 +189,20 @@ class ModelStack(nn.Module):
     def forward(self, pixels: Float[Tensor, "K B *image"]) -> Tensor:
         """Runs model k on the images of row k: (K, B, channels, height, width) -> (K, B, *outputs)."""
         batch = pixels.shape[1]
-        for module, name, parameter in self._bare:
+        for module, name, number in self._bare:
+            parameter = self._views[number]
             # (1, tokens, channels) has a batch axis to fill; (channels,) acts on (batch, tokens, channels)
             own = parameter.squeeze(1) if parameter.ndim > 2 else parameter.unsqueeze(1)
             setattr(module, name, repeat(own, "k ... -> (k b) ...", b=batch))
         out = self.model(pixels.flatten(0, 1))
         for module, name, _ in self._bare:
             setattr(module, name, None)
-        return out.unflatten(0, (self.size, batch))
+        return out.unflatten(0, (len(pixels), batch))
+
+    def run(self, flat: Float[Tensor, "K W"], pixels: Float[Tensor, "K B *image"]) -> Tensor:
+        """Runs other weights than the stack's own, of any number of models; gradients flow back to them."""
+        rows = self.rows(flat).values()
+        return functional_call(self, {f"_views.{number}": row for number, row in enumerate(rows)}, (pixels,))
 
     @torch.no_grad()
     def load(self, index: int, weights: Mapping[str, Tensor]) -> None:

@@ -187,7 +187,7 @@ def test_an_error_in_a_worker_reaches_the_training():
     def make(step: int) -> Batch:
         if step == 3:
             raise InputError("checkpoint is gone")
-        return Batch(*(torch.zeros(1),) * 3)
+        return Batch(*(torch.zeros(1),) * 4)
 
     batches = ahead(make, range(5), 2)
     assert len(list(islice(batches, 3))) == 3

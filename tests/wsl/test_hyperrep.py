@@ -43,7 +43,7 @@ def groups_of(family: list[Tokens]) -> list[tuple[int, int]]:
 def test_every_model_card_builds_a_model_that_compresses_and_decodes(card: Path, family: list[Tokens]):
     model = instantiate({**yaml.safe_load(card.read_text()), "token_width": 17})
     batch = batch_of(family)
-    latents = model.encode(*batch)
+    latents = model.encode(*batch[:3])
     assert latents.shape[:2] == batch.values.shape[:2]
     assert model.decode(latents, batch.positions).shape == batch.values.shape
     assert len(model.embed(latents, batch.positions[0], groups_of(family))) == len(batch.values)
@@ -60,8 +60,8 @@ def test_every_objective_card_gives_a_loss_that_reaches_all_weights(card: Path, 
 
 def test_permuting_the_batch_permutes_the_latents(family: list[Tokens]):
     model, batch, order = small_model(), batch_of(family), torch.tensor([2, 0, 1])
-    latents = model.encode(*batch)
-    torch.testing.assert_close(model.encode(*(tensor[order] for tensor in batch)), latents[order])
+    latents = model.encode(*batch[:3])
+    torch.testing.assert_close(model.encode(*(tensor[order] for tensor in batch[:3])), latents[order])
     assert not torch.allclose(model.encode(batch.values[order], *batch[1:]), latents)
 
 
@@ -69,24 +69,24 @@ def test_padding_does_not_change_what_real_tokens_become(family: list[Tokens]):
     model, batch = small_model(), batch_of(family)
     n = batch.values.shape[1]
     padded = batch.crop(0, n + 7)
-    latents = model.encode(*padded)
-    torch.testing.assert_close(latents[:, :n], model.encode(*batch))
+    latents = model.encode(*padded[:3])
+    torch.testing.assert_close(latents[:, :n], model.encode(*batch[:3]))
     torch.testing.assert_close(model.decode(latents, padded.positions)[:, :n], model.decode(latents[:, :n], batch.positions))
     seen = padded._replace(positions=padded.positions.clamp(min=0))
-    assert not torch.allclose(model.encode(*seen)[:, :n], model.encode(*batch))
+    assert not torch.allclose(model.encode(*seen[:3])[:, :n], model.encode(*batch[:3]))
 
 
 def test_what_the_mask_hides_is_not_seen(family: list[Tokens]):
     model, batch = small_model(), batch_of(family)
     garbage = batch.values.where(batch.mask, torch.tensor(1e6))
     assert not batch.mask.all()
-    assert torch.equal(model.encode(garbage, batch.mask, batch.positions), model.encode(*batch))
-    assert not torch.allclose(model.encode(garbage, torch.ones_like(batch.mask), batch.positions), model.encode(*batch))
+    assert torch.equal(model.encode(garbage, batch.mask, batch.positions), model.encode(*batch[:3]))
+    assert not torch.allclose(model.encode(garbage, torch.ones_like(batch.mask), batch.positions), model.encode(*batch[:3]))
 
 
 def test_the_embedding_does_not_depend_on_the_order_of_tokens(family: list[Tokens]):
     model, batch = small_model(), batch_of(family)
-    latents, order = model.encode(*batch), torch.randperm(batch.values.shape[1])
+    latents, order = model.encode(*batch[:3]), torch.randperm(batch.values.shape[1])
     positions, groups = batch.positions[0], groups_of(family)
     embedding = model.embed(latents, positions, groups)
     torch.testing.assert_close(model.embed(latents[:, order], positions[order], groups), embedding, atol=1e-5, rtol=1e-4)

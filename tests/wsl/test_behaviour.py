@@ -1,0 +1,119 @@
+"""The behavioural objective runs decoded weights as timm would, and its gradient reaches the decoder."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wsl.data import Batch, Windows
+from wsl.normalize import Standardizer
+from wsl.objectives.behaviour import Behaviour
+from wsl.objectives.total import Total
+from wsl.run import Run
+from wsl.sources import Held, Stored, pairs_of, survey
+from wsl.train import main
+from zoo_gen import InputError
+
+
+class Decoder(nn.Module):
+    """A model whose output is what it is told."""
+
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = nn.Parameter(output)
+        self.runs = 0
+
+    def forward(self, values: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        self.runs += 1
+        return self.output
+
+
+@pytest.fixture(scope="module")
+def sources(tiny_run: Run) -> list[Stored]:
+    finals = tiny_run.split.train.select(final=True)
+    heads = [finals.select(head=head) for head in ("linear", "mlp")]
+    return [source for some in heads for source in survey(islice(pairs_of(some), 2), tiny_run.tokenizer)]
+
+
+def whole(run: Run, sources: Sequence[Stored]) -> Batch:
+    length = max(source.plan.n_tokens for source in sources)
+    windows = Windows(sources, run.standardizer, length=length, seed=0, cache=0)
+    return Batch(*map(torch.stack, zip(*(windows[n] for n in range(4)), strict=True)))
+
+
+def test_exact_tokens_answer_as_the_original_and_others_do_not(tiny_run: Run, sources: list[Stored]):
+    objective = Behaviour(images=64)
+    objective.prepare(tiny_run, sources)
+    batch = whole(tiny_run, sources)
+    assert sorted(batch.source.tolist()) == [0, 1, 2, 3]
+    exact = objective(Decoder(batch.values), batch)
+    assert exact["loss"].item() < 1e-5
+    assert exact["agreement"].item() > 0.98
+    wrong = Decoder(torch.zeros_like(batch.values))
+    found = objective(wrong, batch)
+    assert found["loss"].item() > 100 * exact["loss"].item()
+    found["loss"].backward()
+    assert wrong.output.grad is not None
+    reached = wrong.output.grad.abs().sum(-1) > 0
+    real = batch.positions[..., 0] >= 0
+    assert float(reached[real].float().mean()) > 0.95
+    assert not reached[~real].any()
+
+
+def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list[Stored]):
+    objective = Behaviour(images=1)
+    objective.prepare(tiny_run, sources)
+    for number, source in enumerate(sources):
+        root = source.root.state_dict()
+        tokens = tiny_run.tokenizer.encode(source.checkpoint.state_dict(), root=root)
+        runner = objective._runner(objective.architectures[number], source.plan)
+        values = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(0))
+        expected = tiny_run.tokenizer.decode(tokens.with_values(values), root=root)
+        found = runner.decoded(values, objective._root(number))
+        torch.testing.assert_close(found, runner.flat(expected))
+        assert not torch.allclose(found, runner.flat(source.checkpoint.state_dict()))
+
+
+def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: list[Stored]):
+    class Term:
+        def __init__(self, value: float):
+            self.value = value
+
+        def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            model(batch.values, batch.mask, batch.positions)
+            return {"loss": torch.tensor(self.value), "other": torch.tensor(7.0)}
+
+    batch = whole(tiny_run, sources)
+    decoder = Decoder(batch.values)
+    found = Total(terms={"a": Term(1.0), "b": Term(2.0)}, weights={"a": 0.5, "b": 3.0})(decoder, batch)
+    assert found["loss"].item() == 6.5
+    assert (float(found["a"]), float(found["b"]), float(found["other"])) == (1.0, 2.0, 7.0)
+    assert decoder.runs == 1
+    with pytest.raises(InputError, match="same names"):
+        Total(terms={"a": Term(1.0)}, weights={})
+
+
+def test_windows_of_half_a_model_and_views_are_refused(tiny_run: Run, sources: list[Stored]):
+    objective = Behaviour(images=1)
+    objective.prepare(tiny_run, sources)
+    windows = Windows(sources, tiny_run.standardizer, length=20, seed=0, cache=0)
+    batch = Batch(*(tensor[None] for tensor in windows[0]))
+    with pytest.raises(InputError, match="set window to at least"):
+        objective(Decoder(batch.values), batch)
+    tokens = tiny_run.tokenizer.encode(sources[0].checkpoint.state_dict(), root=sources[0].root.state_dict())
+    with pytest.raises(InputError, match="view=as_stored"):
+        objective.prepare(tiny_run, [Held.of(tokens)])  # type: ignore[list-item]
+
+
+def test_a_run_trains_on_behaviour(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = ["model.width=32", "model.heads=2", "model.latent=8", "steps=4", "batch_size=2", "validate_every=2", "log_every=2"]
+    run = tmp_path / "run"
+    arguments = ["train", *small, "objective=behaviour", "window=448", "validation_batches=1", f"zoo={tiny_zoo}", f"run={run}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    main()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert all('"behaviour"' in line and '"agreement"' in line for line in lines)
+    assert isinstance(Run.open(run).standardizer, Standardizer)

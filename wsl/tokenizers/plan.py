@@ -16,7 +16,7 @@ from torch import Tensor
 from wsl.layout import ROLES, Axis, Layout, Slot
 
 SCALE = ((Axis("scale", False),),)
-"""The axes of a slot that holds the binary logarithm of the scale of a tensor; its name tells nothing, as any tensor may have it."""
+"""The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""
 
 
 @dataclass(frozen=True)

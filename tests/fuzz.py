@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -170,8 +171,10 @@ def formats(bait: Path) -> dict[str, Format]:
     made["safetensors"] = Format(plain, (".safetensors",), read_weights)
     wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}, "epoch": 3, "args": {"lr": 0.1}}
     evil = {"state_dict": weights, "args": Bait(bait)}
-    made["torch"] = Format([saved(one, zipped=True) for one in (weights, mixed, wrapped, evil)], (".pt",), read_weights)
-    made["torch_older"] = Format([saved(one, zipped=False) for one in (weights, mixed, wrapped, evil)], (".pt",), read_weights)
+    script = {"model": weights, "args": argparse.Namespace(lr=0.1, seen={1}), "metric": np.float64(0.5), "best": torch.ones(())}
+    corpus = (weights, mixed, wrapped, evil, script)
+    made["torch"] = Format([saved(one, zipped=True) for one in corpus], (".pt",), read_weights)
+    made["torch_older"] = Format([saved(one, zipped=False) for one in corpus], (".pt",), read_weights)
     shards = [folder_of(lambda folder, suffix=suffix: sharded(folder, suffix)) for suffix in ("safetensors", "bin")]
     made["shards"] = Format(shards, (".json", ".json", ".json", ".safetensors", ".bin"), read_weights)
     made["adapter"] = Format([folder_of(adapter)], ("config.json", "config.json", "model.safetensors"), read_weights)

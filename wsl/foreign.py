@@ -47,7 +47,7 @@ def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> dict
     if place.is_dir():
         return _read_first(place, (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE)))
     if not _exists(place):
-        raise InputError(f"no file at {place.absolute()}; name a file or folder of weights, or a timm model")
+        raise InputError(f"no file at {place.absolute()}; name a file or folder of weights")
     return _read_file(place)
 
 
@@ -79,10 +79,7 @@ def _read_file(path: Path, *, name: str | None = None) -> dict[str, Tensor]:
     """Reads one file, or the index of several, by the name it goes under."""
     name = name or path.name
     if name.endswith(".safetensors"):
-        try:
-            return unprefixed(read_weights(path, advice=ADVICE))
-        except InputError as error:
-            raise InputError(f"not a readable safetensors file: {error}") from error
+        return unprefixed(read_weights(path, advice=ADVICE))
     if name.endswith(TORCH_SUFFIXES):
         return read_torch_file(path)
     if name.endswith(INDEX):

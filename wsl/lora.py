@@ -18,17 +18,9 @@ from zoo_gen.reader import shortened
 
 PREFIX = "base_model.model."
 UNSUPPORTED = (
-    *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "target_parameters"),
-    *(
-        "trainable_token_indices",
-        "megatron_config",
-        "arrow_config",
-        "velora_config",
-        "kasa_config",
-        "monteclora_config",
-        "lora_bias",
-    ),
-)
+    "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "target_parameters",
+    "trainable_token_indices", "megatron_config", "arrow_config", "velora_config", "kasa_config", "monteclora_config", "lora_bias",
+)  # fmt: skip
 """Settings of `peft.LoraConfig` that make an adapter something else than W + s B A."""
 
 CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")

@@ -2,7 +2,9 @@
 
 A pickle is a program that builds objects, and unpickling runs it: any program, or with `torch.load(weights_only=True)` one of few
 functions, which is enough to ask for any amount of memory and to crash the interpreter (a key nested a million deep). Here nothing
-is run. The few instructions that describe dicts, lists and tensors build plain values, and every other one is an error.
+is run. The few instructions that describe dicts, lists and tensors build plain values, and every other one is an error. What a file
+makes of any other class or function, as the arguments of a training script, is a stone (`Opaque`): it has a name, and whatever the
+file would do with it leaves it as it is. Those who read weights refuse them where one lies.
 """
 
 import io
@@ -33,10 +35,12 @@ _TYPES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-_PUSHES = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINSTRING"}
+_PUSHES = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_PUSHES |= {"SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"}
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+_ARGUMENTS = 10  # at most, of a call that describes a tensor; longer ones, used again and again, would take long to look through
 _MARK = object()
 
 
@@ -50,6 +54,12 @@ class Call(NamedTuple):
     """A harmless value that a pickle would have made by a call, such as a device; it is never made."""
 
     function: str
+
+
+class Opaque(NamedTuple):
+    """An unknown class or function, or what a pickle would have made with it; neither is ever looked up or made."""
+
+    text: str
 
 
 class Storage(NamedTuple):
@@ -75,11 +85,11 @@ class Refused(ValueError):
     """What a pickle describes is not weights, and why."""
 
 
-def follow(stream: io.BytesIO, *, programs: int) -> Iterator[Any]:
-    """Follows pickles on paper and yields what each would make."""
+def follow(stream: io.BytesIO, *, programs: int, storages: dict[str, Storage]) -> Iterator[Any]:
+    """Follows pickles on paper and yields what each would make; `storages` is filled with those that they name."""
     steps = 0
     for _ in range(programs):
-        paper = _Paper()
+        paper = _Paper(storages)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in texts
             for opcode, argument, _ in pickletools.genops(stream):
@@ -96,7 +106,8 @@ def follow(stream: io.BytesIO, *, programs: int) -> Iterator[Any]:
 class _Paper:
     """What unpickling would have on its stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, storages: dict[str, Storage]) -> None:
+        self.storages = storages
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.result: Any = None
@@ -110,6 +121,8 @@ class _Paper:
             stack.append(_CONSTANTS[name])
         elif name in ("EMPTY_DICT", "EMPTY_LIST"):
             stack.append({} if name == "EMPTY_DICT" else [])
+        elif name == "EMPTY_SET":
+            stack.append(Opaque("builtins.set"))
         elif name == "MARK":
             stack.append(_MARK)
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
@@ -121,14 +134,14 @@ class _Paper:
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             items = [stack.pop() for _ in range(int(name[-1]))]
             stack.append(tuple(reversed(items)))
-        elif name in ("APPEND", "APPENDS"):
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):  # what items are added to is opaque: a set
             items = [stack.pop()] if name == "APPEND" else self.since_mark()
             self.top(list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else self.since_mark()
             target = self.top(dict)
             for key, value in zip(items[::2], items[1::2], strict=True):
-                if isinstance(key, str | int):  # others name no weight, and hashing them may never end
+                if isinstance(key, str | int | Opaque):  # others name no weight, and hashing them may never end
                     target[key] = value
         elif name == "GLOBAL":
             stack.append(_known(argument.replace(" ", ".", 1)))
@@ -136,8 +149,10 @@ class _Paper:
             member, module = stack.pop(), stack.pop()
             stack.append(_known(f"{module}.{member}" if isinstance(module, str) and isinstance(member, str) else "?"))
         elif name == "BINPERSID":
-            stack.append(_storage(stack.pop()))
-        elif name == "REDUCE":
+            stack.append(storage := _storage(stack.pop()))
+            if isinstance(storage, Storage):
+                self.storages[storage.key] = storage
+        elif name in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
             stack.append(_call(function, arguments))
         elif name == "BUILD":  # the attributes of an ordered dict: versions of modules
@@ -156,31 +171,38 @@ class _Paper:
         return items[::-1]
 
     def top(self, kind: type) -> Any:
-        """Returns what is on top of the stack, which must be a dict or a list."""
+        """Returns what is on top of the stack, which must be a dict or a list, or opaque: nothing comes of what is put there."""
+        if isinstance(self.stack[-1], Opaque):
+            return kind()
         if type(self.stack[-1]) is not kind:
             raise TypeError
         return self.stack[-1]
 
 
-def _known(name: str) -> Name:
+def _known(name: str) -> Name | Opaque:
+    """Returns a class or function by its name, opaque if it has no part in describing weights."""
     module, _, member = name.rpartition(".")
     parts = {"OrderedDict", "defaultdict"} if module == "collections" else {"Size", "device"} if module == "torch" else set()
     storage = module in ("torch", "torch.storage") and (member in _TYPES or member == "UntypedStorage")
     dtype = module == "torch" and isinstance(getattr(torch, member, None), torch.dtype)
     if name in _TENSORS | _PARAMETERS or member in parts or storage or dtype:
         return Name(name)
-    raise Refused(f"it asks for {shortened(name)}, which is no weight")
+    return Opaque(name)
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """Returns what a call would make, without making it."""
-    if not isinstance(function, Name) or type(arguments) is not tuple:
+    """Returns what a call would make, without making it; one by or of something opaque makes something opaque."""
+    if isinstance(function, Opaque):
+        return function
+    if not isinstance(function, Name) or type(arguments) is not tuple or len(arguments) > _ARGUMENTS:
         raise TypeError
+    if odd := [one for one in arguments if isinstance(one, Opaque)]:
+        return odd[0]
     if function.text in _TENSORS:
         storage, offset, shape, strides, *rest = arguments
-        whole = [_whole(size) for size in (offset, *shape, *strides)]
         if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 64:
             raise TypeError
+        whole = [_whole(size) for size in (offset, *shape, *strides)]
         dtype = rest[2].text if len(rest) > 2 and isinstance(rest[2], Name) else None
         return Described(storage, whole[0], tuple(whole[1 : 1 + len(shape)]), tuple(whole[1 + len(shape) :]), dtype)
     if function.text in _PARAMETERS:
@@ -192,8 +214,10 @@ def _call(function: Any, arguments: Any) -> Any:
     return Call(function.text)
 
 
-def _storage(described: Any) -> Storage:
-    """Reads the name of a storage: ("storage", type, key, device, count)."""
+def _storage(described: Any) -> Storage | Opaque:
+    """Reads the name of a storage: ("storage", type, key, device, count); or, in the older format, of a class and its source."""
+    if type(described) is tuple and described[:1] == ("module",) and isinstance(described[1], Opaque):
+        return described[1]
     word, kind, key, _, count, *view = described
     if word != "storage" or not isinstance(kind, Name) or not isinstance(key, str) or any(part is not None for part in view):
         raise Refused("it names a storage of an unknown form")

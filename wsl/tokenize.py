@@ -11,6 +11,7 @@ A tokenizer is named by its card in `configs/tokenizer`; its reference does not 
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import filter as matching
 from pathlib import Path
@@ -32,6 +33,12 @@ from zoo_gen.config import CONFIGS, instantiate, one_clear_error
 from zoo_gen.errors import InputError, printable
 from zoo_gen.reader import shortened
 
+HUB = ("hf-hub:", "hf_hub:")
+"""How timm's names of models on the Hugging Face hub begin."""
+
+SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)\.\w+$")
+"""What the name of one file of many ends in."""
+
 
 def shapes_of(source: str, *, base: str | None = None) -> dict[str, Tensor]:
     """Returns the tensors of a checkpoint or timm model on the meta device: names and shapes, no weights.
@@ -46,6 +53,8 @@ def shapes_of(source: str, *, base: str | None = None) -> dict[str, Tensor]:
     if timm.is_model(source) and not Path(source).exists():
         with torch.device("meta"):
             return timm.create_model(source, pretrained=False).state_dict()
+    if source.startswith(HUB):
+        raise InputError(f"{source} would be downloaded, which is not done here; download it first, then name its folder or file")
     is_path = "/" in source or source.endswith((".safetensors", *TORCH_SUFFIXES, INDEX)) or Path(source).exists()
     if not is_path:
         close = difflib.get_close_matches(source, timm.list_models(), n=3)
@@ -109,6 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
             markup=False,
         )
         console.print(table_of(frame))
+        if (shard := SHARD.search(options.source)) and int(shard[2]) > 1:
+            advice = "name their folder or index for the whole model"
+            console.print(f"This is file {shard[1]} of {shard[2]} alone; {advice}.", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

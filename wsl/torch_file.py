@@ -3,23 +3,28 @@
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from torch import Tensor
 
-from wsl.pickled import Call, Described, Name, Refused, Storage, dtype_of, follow
+from wsl.pickled import Described, Opaque, Refused, Storage, dtype_of, follow
 from zoo_gen.errors import InputError
 from zoo_gen.reader import LIMIT, TENSORS, shortened, size_of
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights")
-"""Keys under which training scripts keep the weights, beside the optimizer and the like."""
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "module", "weights", "net"),
+    *("teacher", "student", "state_dict_ema", "model_ema"),
+)
+"""Keys under which training scripts keep the weights, beside the optimizer and the like; the first that holds tensors is taken."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """What `DistributedDataParallel` and `torch.compile` put before the names of all tensors."""
+
+LIGHTNING = ("pytorch-lightning_version", "model.")
+"""What tells a file of PyTorch Lightning, and the usual name of the model in it; elsewhere that is a part of the model's names."""
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -27,11 +32,12 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 def read_torch_file(path: Path) -> dict[str, Tensor]:
     """Reads the weights in a file of `torch.save`, in today's format (a zip file) or the older one. Nothing is executed.
 
-    A dict of tensors is taken as it is, without what else is in it. Otherwise the weights are under one of `WRAPPERS`. Names are
-    freed from `PREFIXES` where all have them.
+    The weights are the tensors under one of `WRAPPERS`, or else those of the whole, without what else is there. Names are freed
+    from `PREFIXES` where all have them.
 
     Raises:
-        InputError: the file is missing, damaged or compressed, or it describes anything but plain values and tensors.
+        InputError: the file is missing, damaged or compressed, has no weights, or has among them what is neither a plain value nor
+            a tensor. Such things beside the weights, as the arguments of a training script, are passed over.
     """
     size = size_of(path, advice="name a file of weights")
     try:
@@ -41,7 +47,12 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
             tree, places, little = _zip(file, size) if start == b"PK" else _legacy(file, size)
         if not little:
             raise Refused("its numbers are stored big end first")
-        described = _weights(tree, depth=0)
+        chosen = _state_dict(tree, set(), depth=2)
+        if odd := _opaque(tree if chosen is None else chosen):
+            raise Refused(f"it asks for {shortened(odd.text)}, which is no weight")
+        described = _tensors(chosen)
+        if not described:
+            _explain(tree)
         if len(described) > TENSORS:
             raise Refused(f"it has {len(described):,} tensors, more than any checkpoint")
         storages = _Storages(torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size), places)
@@ -52,29 +63,57 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         ) from error
     except (OSError, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} is damaged or no file of torch.save ({error}); nothing was executed. Fetch it again") from error
-    return unprefixed(weights)
+    return unprefixed(weights, (LIGHTNING[1], *PREFIXES) if LIGHTNING[0] in tree else PREFIXES)
 
 
-def unprefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns weights with the `PREFIXES` taken off that all names have."""
-    for prefix in PREFIXES:
+def unprefixed(weights: dict[str, Tensor], prefixes: tuple[str, ...] = PREFIXES) -> dict[str, Tensor]:
+    """Returns weights with the prefixes taken off that all names have."""
+    for prefix in prefixes:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
     return weights
 
 
-def _weights(tree: Any, *, depth: int) -> dict[str, Described]:
-    """Finds the state dict in what a file describes."""
+def _state_dict(tree: Any, seen: set[int], *, depth: int) -> dict[Any, Any] | None:
+    """Finds the dict of tensors in what a file describes: under a wrapper, of which `depth` may be around it, or else the whole."""
+    if not isinstance(tree, dict) or id(tree) in seen:
+        return None
+    seen.add(id(tree))
+    for key in WRAPPERS if depth else ():
+        if (found := _state_dict(tree.get(key), seen, depth=depth - 1)) is not None:
+            return found
+    return tree if _tensors(tree) else None
+
+
+def _tensors(tree: dict[Any, Any] | None) -> dict[str, Described]:
+    """Returns the tensors of a dict, not those of dicts in it."""
+    pairs = tree.items() if tree else ()
+    return {name: value for name, value in pairs if isinstance(value, Described) and isinstance(name, str)}
+
+
+def _opaque(tree: Any) -> Opaque | None:
+    """Returns something opaque in a description, without recursion: it may be nested as deep as it likes."""
+    stack, seen = [tree], set()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Opaque):
+            return node
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            stack += [*node, *node.values()]
+        elif type(node) in (list, tuple):
+            stack += node
+    return None
+
+
+def _explain(tree: Any) -> NoReturn:
+    """Raises `Refused`: there are no tensors, but what?"""
     if not isinstance(tree, dict):
         raise Refused(f"it holds a {type(tree).__name__.lower()} where a dict of tensors should be")
-    found = {name: value for name, value in tree.items() if isinstance(value, Described) and isinstance(name, str)}
-    if found:
-        return found
-    wrapped = [key for key in WRAPPERS if isinstance(tree.get(key), dict) and tree[key]]
-    if not wrapped or depth == 2:
-        there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"
-        raise Refused(f"it has no tensors, and none under {', '.join(WRAPPERS)}, but {there}")
-    return _weights(tree[wrapped[0]], depth=depth + 1)
+    there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"
+    raise Refused(f"it has no tensors, and none under {', '.join(WRAPPERS)}, but {there}")
 
 
 def _zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]], bool]:
@@ -103,7 +142,7 @@ def _zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]], bo
     if f"{folder}constants.pkl" in places:
         raise Refused("it is a TorchScript program")
     order = _entry(file, places.get(f"{folder}byteorder", (0, 0)))
-    (tree,) = follow(io.BytesIO(_entry(file, places[programs[0]])), programs=1)
+    (tree,) = follow(io.BytesIO(_entry(file, places[programs[0]])), programs=1, storages={})
     data = {name.removeprefix(f"{folder}data/"): place for name, place in places.items() if name.startswith(f"{folder}data/")}
     return tree, data, order in (b"", b"little")
 
@@ -137,13 +176,13 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]],
     if begin[8:9] == b"{" and not begin.startswith(b"\x80"):
         raise Refused("it looks like safetensors; name it *.safetensors")
     head = io.BytesIO(begin)
-    made = follow(head, programs=5)
+    storages: dict[str, Storage] = {}
+    made = follow(head, programs=5, storages=storages)
     if next(made) != _MAGIC:
         raise Refused("it is a pickle that torch.save did not write")
     version, system, tree, keys = made
     if version != 1001 or not isinstance(system, dict) or not isinstance(keys, list):
         raise Refused("it is of an unknown version of torch.save")
-    storages = {storage.key: storage for storage in _storages(tree)}
     places, position = {}, head.tell()
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in places:
@@ -156,22 +195,6 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]],
         places[key] = (position + 8, length)
         position += 8 + length
     return tree, places, system.get("little_endian") is True
-
-
-def _storages(tree: Any) -> Iterator[Storage]:
-    """Finds the storages of a description, without recursion: it may be nested as deep as it likes."""
-    stack, seen = [tree], set()
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, Described):
-            yield node.storage
-        elif isinstance(node, dict):
-            stack.extend(node.values())
-        elif isinstance(node, list | tuple) and not isinstance(node, Name | Call | Storage):
-            stack.extend(node)
 
 
 class _Storages:

@@ -166,7 +166,9 @@ def _weights_read(path: Path, advice: str) -> Iterator[None]:
     """Turns what can go wrong with a safetensors file into one `InputError`."""
     try:
         yield
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except KeyError as error:  # of a type that safetensors has, and `DTYPES` has not
+        raise InputError(f"checkpoint {path} has tensors of the unsupported type {error}; convert or remove them") from error
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} is damaged or no safetensors file ({error}); {advice}") from error
 
 

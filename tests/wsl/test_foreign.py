@@ -1,11 +1,13 @@
 """Checkpoints of others are read as what they are; what is hostile is one clear error, and nothing in it runs."""
 
+import argparse
 import json
 import os
 import pickle
 import shutil
 import struct
 import zipfile
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.foreign import CANARY, Bait, huge_header, vit, write_adapter, write_s
 from wsl.foreign import read_checkpoint
 from wsl.tokenize import main
 from zoo_gen import InputError
+from zoo_gen.reader import tensors_in
 
 WEIGHTS = vit()
 N = sum(tensor.numel() for tensor in WEIGHTS.values())
@@ -63,6 +66,70 @@ def test_weights_are_found_beside_an_optimizer(tmp_path: Path, wrapper: str, pre
     }
     torch.save(content, tmp_path / "last.pth", _use_new_zipfile_serialization=zipped)
     assert same(read_checkpoint(tmp_path / "last.pth"))
+
+
+OTHER = {"best_acc1": torch.tensor(0.5)}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {**OTHER, "state_dict": WEIGHTS},
+        {**OTHER, "state_dict": {}, "model": {"step": torch.tensor(1), "net": WEIGHTS}},
+        {"teacher": WEIGHTS, "student": OTHER, "dino_loss": OTHER},
+        {"student": WEIGHTS},
+        {"state_dict_ema": WEIGHTS},
+        {"model_ema": WEIGHTS},
+        {"state_dict": {"epoch": 3}, **WEIGHTS},
+    ],
+)
+def test_weights_under_a_wrapper_go_before_tensors_beside_it(tmp_path: Path, zipped: bool, content: dict[str, Any]) -> None:
+    torch.save(content, tmp_path / "last.pth", _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint(tmp_path / "last.pth"))
+    torch.save({**OTHER, "optimizer": WEIGHTS}, tmp_path / "other.pth", _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint(tmp_path / "other.pth"), OTHER)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_lies_beside_the_weights_is_passed_over_and_never_made(tmp_path: Path, zipped: bool, protocol: int) -> None:
+    values = {
+        "args": argparse.Namespace(lr=0.1, path=tmp_path, tensor=torch.ones(3)),
+        "metric": np.float64(0.5),
+        "array": np.ones(3),
+        "ordered": defaultdict(list, {"a": [1]}),
+        "counted": Counter("aab"),
+        "bait": Bait(tmp_path),
+        "layer": nn.Linear(2, 2),
+    }
+    settings: dict[str, Any] = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
+    path = tmp_path / "last.pth"
+    torch.save({**values, "state_dict": WEIGHTS, "more": [values]}, path, **settings)
+    assert same(read_checkpoint(path))
+    insides: list[dict[Any, Any]] = [{name: value} for name, value in values.items()]
+    insides += [{"nested": [{"deep": (value,)}]} for value in values.values()] + [{Bait(tmp_path): torch.ones(2)}]
+    for inside in insides:
+        for content in ({"state_dict": {**WEIGHTS, **inside}}, {**WEIGHTS, **inside}):
+            torch.save(content, path, **settings)
+            with pytest.raises(InputError, match="which is no weight; nothing was executed"):
+                read_checkpoint(path)
+    assert not (tmp_path / CANARY).exists()
+
+
+def test_lightnings_name_of_the_model_is_taken_off_and_others_are_kept(tmp_path: Path) -> None:
+    named = {f"model.{name}": tensor for name, tensor in WEIGHTS.items()}
+    lightning = {"pytorch-lightning_version": "2.5.0", "epoch": 3, "hyper_parameters": argparse.Namespace(lr=0.1)}
+    for content, expected in (
+        (lightning | {"state_dict": named}, WEIGHTS),
+        (lightning | {"state_dict": {name.replace("model.", "model._orig_mod."): w for name, w in named.items()}}, WEIGHTS),
+        (lightning | {"state_dict": named | OTHER}, named | OTHER),
+        ({"state_dict": named}, named),  # a language model's own, as adapters of it have them
+        (named, named),
+    ):
+        torch.save(content, tmp_path / "last.ckpt")
+        assert same(read_checkpoint(tmp_path / "last.ckpt"), expected)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -199,6 +266,39 @@ def test_the_command_reports_every_kind_of_file(tmp_path: Path, capsys: pytest.C
         assert f"vit, 100.00% of {N:,} weights" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.bfloat16])
+def test_tensors_of_a_type_that_windows_cannot_read_are_named_as_such(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({"a": torch.zeros(4).to(dtype)}, path)
+    assert read_checkpoint(path)["a"].dtype == dtype
+    if dtype == torch.bfloat16:
+        assert tensors_in(path)["a"].dtype == dtype
+    else:
+        with pytest.raises(InputError, match=r"unsupported type '[FU]"):
+            tensors_in(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_one_file_of_many_is_not_taken_for_the_whole(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    index = write_sharded(tmp_path, WEIGHTS, suffix=suffix)
+    (tmp_path / "one").mkdir()
+    alone = tmp_path / "one" / f"model-00001-of-00001.{suffix}"
+    save_file(WEIGHTS, alone) if suffix == "safetensors" else torch.save(WEIGHTS, alone)
+    stem = index.name.partition(".")[0]
+    for path, warned in ((tmp_path / f"{stem}-00002-of-00002.{suffix}", True), (index, False), (tmp_path, False), (alone, False)):
+        main([str(path), "--opaque", "*"] if warned else [str(path)])
+        assert ("This is file 2 of 2 alone" in capsys.readouterr().out) == warned
+
+
+def test_the_message_on_a_missing_file_offers_no_names_of_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_adapter(tmp_path / "adapter", WEIGHTS)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "adapter"), "--base", "vit_tiny_patch16_224"])
+    printed = capsys.readouterr().err
+    assert "no file at" in printed
+    assert "timm" not in printed
+
+
 def test_what_no_layout_knows_is_covered_or_left_out_where_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "weights.safetensors")
     save_file(WEIGHTS | {"adapter.down": torch.zeros(2, 5), "adapter.count": torch.zeros(2, dtype=torch.int64)}, path)
@@ -263,7 +363,8 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
         torch.save(content, folder / name, _use_new_zipfile_serialization=zipped)
         paths[name] = folder / name, message
 
-    saved("bait.pt", {"state_dict": WEIGHTS, "args": bait}, "nothing was executed")
+    saved("bait.pt", {"state_dict": {**WEIGHTS, "x": bait}}, "nothing was executed")
+    saved("baits.pt", {"state_dict": {"x": bait}, "args": bait}, "nothing was executed")
     saved("bait.bin", {**WEIGHTS, "x": bait}, "nothing was executed", zipped=False)
     saved("numpy.pt", {"a": np.ones(3)}, "numpy")
     saved("module.pt", nn.Linear(2, 2), "which is no weight")

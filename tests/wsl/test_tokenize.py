@@ -30,7 +30,8 @@ def test_bad_input_ends_with_one_message(tmp_path, capsys: pytest.CaptureFixture
         "vit_tinny_patch16_224": "did you mean vit_tiny_patch16_224",
         "resnet18": "no row for conv1.weight",
         str(tmp_path / "absent.safetensors"): "no file at",
-        str(damaged): "not a readable safetensors file",
+        str(damaged): "damaged.safetensors is damaged or no safetensors file (it does",
+        "hf-hub:timm/vit_tiny_patch16_224": "download it first",
     }.items():
         with pytest.raises(SystemExit) as exit:
             main([source])

@@ -110,6 +110,25 @@ def test_chunks_take_what_no_table_knows_in_the_order_of_names() -> None:
             Chunks(width=4, reference="none").encode(broken)
 
 
+@pytest.mark.parametrize("scale", ["within", "apart"])
+def test_tensors_that_are_named_as_scales_are_weights_like_any_other(scale: str) -> None:
+    state_dict = {"a": torch.randn(3, 2), "a:scale": torch.randn(4), "b:scale": torch.randn(1), "a:scale:scale": torch.randn(2)}
+    tokenizer = Chunks(width=4, reference="none", scale=scale)
+    tokens = tokenizer.encode(state_dict)
+    assert int(tokens.mask.sum()) == 13 + (len(state_dict) if scale == "apart" else 0)
+    assert identical(tokenizer.decode(tokens), dict(sorted(state_dict.items())))
+    assert not identical(tokenizer.decode(tokens), state_dict | {"a:scale": torch.zeros(4)})
+
+
+def test_chunks_sort_digits_that_are_no_decimal_numbers_as_text() -> None:
+    names = ["x²", "²", "w." + "9" * 5000, "w.10", "w.2", "w.٣"]
+    state_dict = {name: torch.full((1,), float(i)) for i, name in enumerate(names)}
+    tokenizer = Chunks(width=1, reference="none")
+    tokens = tokenizer.encode(state_dict)
+    assert list(tokenizer.decode(tokens)) == ["w.2", "w.٣", "w.10", "w." + "9" * 5000, "x²", "²"]
+    assert tokenizer.decode(tokens) == state_dict
+
+
 def test_decoded_weights_can_be_written_and_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
     decoded = tokenizer.decode(tokenizer.encode(CHILD, root=ROOT), root=ROOT)
     write_weights(tmp_path / "model.safetensors", decoded)

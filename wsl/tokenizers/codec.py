@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wsl.canonical import canonicalize
-from wsl.layout import Axis, Layout, Part, Slot, layout_of
+from wsl.layout import Layout, Part, Slot, layout_of
 from wsl.tokenizers.coding import bits, pack, unpack
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
@@ -76,7 +76,7 @@ class Codec(ABC):
         tokens = pack(plan, self._formed(state_dict), self._formed_root(root))
         if self.form == "raw":
             return tokens
-        turned = ((slot, slot.turn(state_dict[slot.name].detach())) for slot in plan.layout.slots if slot.name in state_dict)
+        turned = ((slot, slot.turn(state_dict[slot.name].detach())) for _, slot in plan.tensors)
         everything = tuple(Correction(slot.name, None, bits(w.clone(memory_format=torch.contiguous_format))) for slot, w in turned)
         return replace(tokens, corrections=everything)
 
@@ -124,5 +124,5 @@ def _differences(layout: Layout, root: Mapping[str, Tensor] | None) -> tuple[boo
 
 def _scale_of(slot: Slot) -> Slot:
     """Returns the slot of a tensor's exponent."""
-    part = Part("vectors", slot.parts[0].block, 1, ((Axis("scale", False),),))
-    return Slot(slot.name + SCALE, (1,), slot.row + SCALE, (part,))
+    part = Part("vectors", slot.parts[0].block, 1, SCALE)
+    return Slot(f"{slot.name}:scale", (1,), f"{slot.row}:scale", (part,))

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from wsl.layout import ROLES, Layout, Slot
+from wsl.layout import ROLES, Axis, Layout, Slot
 
-SCALE = ":scale"
-"""What a tensor's name ends in, in a layout, if it is the binary logarithm of the scale of the tensor of the name before."""
+SCALE = ((Axis("scale", False),),)
+"""The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class Plan:
     @cached_property
     def tensors(self) -> tuple[tuple[int, Slot], ...]:
         """Places in the layout, and slots, of the checkpoint's tensors: all but those of their scales."""
-        return tuple((i, slot) for i, slot in enumerate(self.layout.slots) if not slot.name.endswith(SCALE))
+        return tuple((i, slot) for i, slot in enumerate(self.layout.slots) if slot.parts[0].axes != SCALE)
 
     @cached_property
     def scales(self) -> dict[int, int]:
-        """Place of each tensor's scale in the layout, where scales are kept apart."""
-        places = {slot.name: i for i, slot in enumerate(self.layout.slots)}
-        return {i: places[slot.name + SCALE] for i, slot in self.tensors if slot.name + SCALE in places}
+        """Place of each tensor's scale in the layout, where scales are kept apart: they come in the order of the tensors."""
+        places = [i for i, slot in enumerate(self.layout.slots) if slot.parts[0].axes == SCALE]
+        return {i: place for (i, _), place in zip(self.tensors, places, strict=bool(places))}
 
     @cached_property
     def mask(self) -> Bool[Tensor, "T D"]:

@@ -147,23 +147,42 @@ class Layout:
 def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
     """Finds the architecture of a state dict or model and returns its layout.
 
+    A model is held to the classes that the table is of (`CLASSES` of `wsl.architectures`). A state dict cannot be: nothing in
+    it tells that norms come after the sum (timm's `ResPostBlock`), so it is taken to be of those classes. Where the architecture
+    is known, as that of a zoo's checkpoint is, pass the model.
+
     Args:
-        source: a model or its state dict; only names and shapes are read.
+        source: a model or its state dict; only names, shapes and the classes of a model are read.
         heads: number of attention heads per block, which no state dict tells (a model's `num_heads` does). Tokens do
             not need it, symmetries do.
         opaque: patterns (`adapter.*`) of tensors that no table need know: they are covered, in the tail, without any
             symmetry. It is for the caller to know that they do not read what the symmetries move.
 
     Raises:
-        InputError: no table of `wsl.architectures` has all other tensors with consistent sizes, or a pattern of `opaque`
-            names none.
+        InputError: no table of `wsl.architectures` has all other tensors with consistent sizes, a model is built of other
+            classes than the table is of, or a pattern of `opaque` names none.
     """
     if isinstance(source, nn.Module):
         found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
         heads = found.pop() if heads is None and len(found) == 1 else heads
-        source = source.state_dict()
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in source.items())
-    return _layout(shapes, heads, tuple(opaque))
+    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque))
+    if isinstance(source, nn.Module):
+        _check_classes(source, layout.family)
+    return layout
+
+
+def _check_classes(model: nn.Module, family: str) -> None:
+    """Refuses a model that has the tensors of a family but not its classes, so that it may read them in another way."""
+    classes = getattr(importlib.import_module(f"{architectures.__name__}.{family}"), "CLASSES", {})
+    for name, module in model.named_modules():
+        names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(module).__mro__}
+        for pattern, known in classes.items():
+            if re.fullmatch(pattern, name) and not names & set(known):
+                raise InputError(
+                    f"{name or 'the model'} is a {type(module).__name__}, which may read its tensors in another way than the table "
+                    f"{family!r} says; that is of {', '.join(known)}. Add a table for it (one file in wsl/architectures)"
+                )
 
 
 class _Mismatch(Exception):

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from timm.models import create_model
+from timm.models.vision_transformer import Block, ResPostBlock
 from torch import nn
 
-from tests.architectures import MODELS
+from tests.architectures import MODELS, small
 from wsl import architectures
 from wsl.layout import ROLES, Layout, layout_of
 from wsl.table import parse
@@ -81,6 +83,22 @@ def test_queries_and_keys_transform_dually_as_do_values_and_outputs() -> None:
 def test_unknown_tensors_are_named() -> None:
     with pytest.raises(InputError, match=r"no row for blocks\.0\.adapter\.weight"):
         layout_of(meta("plain") | {"blocks.0.adapter.weight": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("block", [Block, ResPostBlock])
+def test_a_model_of_other_blocks_is_refused_by_their_name(block: type[nn.Module]) -> None:
+    model = small(block_fn=block)
+    assert layout_of(model.state_dict()).family == "vit"  # nothing in a state dict tells
+    if block is Block:
+        assert layout_of(model) == layout_of(model.state_dict(), heads=4)
+        return
+    with pytest.raises(InputError, match=r"blocks\.0 is a ResPostBlock"):
+        layout_of(model)
+
+
+def test_a_named_model_of_timm_with_norms_after_the_sum_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(InputError, match="ResPostBlock"):
+        layout_of(create_model("vit_base_patch16_rpn_224", depth=1))
 
 
 def test_contradictory_sizes_are_named() -> None:

@@ -11,9 +11,16 @@ tensor means:
 - a `ParallelScalingBlock` reads MLP, queries, keys and values off one projection. Where that has no bias, the MLP has one of its
   own, which overlaps with what the projection reads off the norm's shift: this one null direction is not folded;
 - attention pooling starts a stream of its own, which the head reads without a norm.
+
+State dicts of other models with the same names and shapes (norms after the sum as in `ResPostBlock`) cannot be told from these.
 """
 
 import re
+
+CLASSES = {
+    r"blocks\.\d+": ("timm.Block", "timm.ParallelThingsBlock", "timm.ParallelScalingBlock"),
+    r"blocks\.\d+\.(.+\.)?attn": ("timm.Attention",),
+}
 
 _STEM = """
     patch_embed.proj.weight       patch: resid channel row column

@@ -28,8 +28,10 @@ What the model cannot feel, though no axis says so, stands in rules, lines with 
     bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes what all keys share
     scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
     sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    of two vectors only the sum is felt
-    mean   cls_token blocks.{b}.mlp.fc2 -> nothing              norms remove the mean of what is written to the residual stream
+    mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of what is written to the residual stream
 
+A mean is felt, and its rule dropped, where none of the norms named is there (`nothing` needs none), or where a layer that a norm
+passes into reads the same stream without any.
 A norm that something else reads too is written `norm ... -> kept`. It, and a norm or scale none of whose layers the model
 has, keeps its stream from being rotated; a stream all of whose norms and scales fold away has every rotation of its features
 that fixes the mean as a symmetry.
@@ -259,7 +261,7 @@ def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], .
     keyed.sort(key=lambda item: item[0])
     slots, sizes = _solve([(slot, shares) for _, slot, shares in keyed], heads)
     bindings = [values for _, values, *_ in matches]
-    return Layout(family, len(blocks), slots, sizes, tuple(dict.fromkeys(_rules(table, slots, bindings))))
+    return Layout(family, len(blocks), slots, sizes, _felt(list(dict.fromkeys(_rules(table, slots, bindings))), slots))
 
 
 def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
@@ -276,15 +278,32 @@ def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]
                 source, part = match[1], None if match[2] is None else int(match[2])
                 present = [name for name in (source, f"{source}.weight", f"{source}.bias") if name in names]
                 if verb == "mean":
-                    yield from (Rule(verb, name, None, ()) for name in present)
+                    if layers == ["nothing"] or any(f"{norm}.weight" in names for norm in layers):
+                        yield from (Rule(verb, name, None, ()) for name in present)
                 elif verb == "sum":
                     yield from (Rule(verb, name, None, (layer,)) for name in present for layer in layers if layer in names - {name})
                 elif verb == "bias":
                     found = tuple(layer for layer in layers if f"{layer}.bias" in names)
                     if present and (found or layers == ["nothing"]):
                         yield Rule(verb, source, part, found)
-                elif present:  # norm, scale
-                    yield Rule(verb, source, part, tuple(layer for layer in layers if f"{layer}.weight" in names))
+                elif present or verb == "norm":  # norm, scale; a norm that is not there leaves its layers bare
+                    found = tuple(layer for layer in layers if f"{layer}.weight" in names)
+                    yield Rule(verb if present else "bare", source, part, found)
+
+
+def _felt(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> tuple[Rule, ...]:
+    """Returns the rules without the means of streams that some layer reads without a norm."""
+    normed = {layer for rule in rules if rule.verb == "norm" for layer in rule.targets}
+    bare = {f"{layer}.weight" for rule in rules if rule.verb == "bare" for layer in rule.targets if layer not in normed}
+    axes = {slot.name: slot.parts[0].axes for slot in slots}
+    felt = {axis for name in bare for dim in axes[name][1:] for axis in dim if axis.kind == "resid"}
+
+    def kept(rule: Rule) -> bool:
+        if rule.verb == "mean":
+            return next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in felt
+        return rule.verb != "bare"
+
+    return tuple(filter(kept, rules))
 
 
 def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> tuple[tuple[Slot, ...], tuple[tuple[str, int], ...]]:

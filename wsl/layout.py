@@ -150,8 +150,8 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
     """Finds the architecture of a state dict or model and returns its layout.
 
     A model is held to the classes that the table is of (`CLASSES` of `wsl.architectures`). A state dict cannot be: nothing in
-    it tells that norms come after the sum (timm's `ResPostBlock`), so it is taken to be of those classes. Where the architecture
-    is known, as that of a zoo's checkpoint is, pass the model.
+    it tells that norms come after the sum (timm's `ResPostBlock`) or positions rotate queries and keys (timm's `Eva`), so it is
+    taken to be of those classes. Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
 
     Args:
         source: a model or its state dict; only names, shapes and the classes of a model are read.

@@ -101,6 +101,22 @@ def test_a_named_model_of_timm_with_norms_after_the_sum_is_refused() -> None:
         layout_of(create_model("vit_base_patch16_rpn_224", depth=1))
 
 
+def test_a_model_with_rotary_positions_is_no_vision_transformer() -> None:
+    with torch.device("meta"):
+        model = create_model("vit_pe_spatial_tiny_patch16_512", depth=1)
+        plain = create_model("vit_tiny_patch16_224", depth=1)
+    assert layout_of(model.state_dict()).family == layout_of(plain).family == "vit"  # nothing in a state dict tells
+    with pytest.raises(InputError, match="the model is a Eva"):
+        layout_of(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_known_model_is_of_the_classes_of_its_table(name: str) -> None:
+    with torch.device("meta"):
+        model = MODELS[name]()
+    assert layout_of(model).family == layout_of(model.state_dict()).family
+
+
 def test_contradictory_sizes_are_named() -> None:
     with pytest.raises(InputError, match=r"'resid' has size 16 .* and size 8 \(norm\.weight\)"):
         layout_of(meta("plain") | {"norm.weight": torch.zeros(8)})

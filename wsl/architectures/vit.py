@@ -13,12 +13,14 @@ tensor means:
 - attention pooling starts a stream of its own, which the head reads without a norm;
 - without a final norm (`final_norm=False`) the mean of the stream is felt.
 
-State dicts of other models with the same names and shapes (norms after the sum as in `ResPostBlock`) cannot be told from these.
+State dicts of other models with the same names and shapes (norms after the sum as in `ResPostBlock`, rotary positions as in
+timm's `Eva`) cannot be told from these.
 """
 
 import re
 
 CLASSES = {
+    "": ("timm.VisionTransformer",),
     r"blocks\.\d+": ("timm.Block", "timm.ParallelThingsBlock", "timm.ParallelScalingBlock"),
     r"blocks\.\d+\.(.+\.)?attn": ("timm.Attention",),
 }

@@ -22,7 +22,7 @@ from wsl.descent import Loss, descend
 from wsl.fold import NULLS, fold, unfold, unstack
 from wsl.layout import Axis, Layout
 from wsl.matching import compose, match
-from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, inverse, transform
+from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,7 @@ def _align(
     moves: Collection[str],
     climb: Climb,
 ) -> Alignment:
+    check_moves(moves)
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
     folds = set(NULLS) <= set(moves)
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})

@@ -53,6 +53,14 @@ class Element:
     gauge: Gauge | None = None
 
 
+def check_moves(moves: Collection[str]) -> None:
+    """Raises `InputError` for moves that are a string, or not all of `MOVES`."""
+    if isinstance(moves, str):
+        raise InputError(f"moves is the string {moves!r}; pass a collection of names, ({moves!r},)")
+    if unknown := sorted(set(moves) - set(MOVES)):
+        raise InputError(f"unknown moves {', '.join(unknown)}; choose among {', '.join(MOVES)}")
+
+
 def axes_of(layout: Layout, kinds: Collection[str]) -> dict[str, int]:
     """Returns axis -> size for the axes of some kinds.
 
@@ -87,8 +95,7 @@ def sample(
             up to 10).
         dtype: of matrices.
     """
-    if unknown := set(moves) - set(MOVES):
-        raise InputError(f"unknown moves {sorted(unknown)}; choose among {', '.join(MOVES)}")
+    check_moves(moves)
     if maps not in ("orthogonal", "diagonal", "general"):
         raise InputError(f"unknown maps {maps!r}; choose orthogonal, diagonal or general")
     drawn: Maps = {}

@@ -21,6 +21,7 @@ from wsl.novelty import Distances, euclidean, judge, pool
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, random_view
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
+from zoo_gen.errors import InputError
 
 COMPACT = (*PERMUTED, *MAPPED)
 
@@ -49,6 +50,17 @@ def test_a_moved_model_comes_back_to_itself(name: str) -> None:
     found = align(disguised, layout, to=weights, moves=MOVES)
     assert (norm(minus(found.weights, weights)) < 1e-5 * norm(weights)).all()
     assert (distance(disguised, weights, layout) < 1e-6 * norm(weights)).all()
+
+
+@pytest.mark.parametrize("moves", [("spin",), "resid", ("resid", "spin")])
+def test_moves_that_are_none_are_refused(moves: str | tuple[str, ...]) -> None:
+    model, heads, _ = build("plain")
+    layout, weights = layout_of(model, heads=heads), stack([model.state_dict()])
+    with pytest.raises(InputError, match="unknown moves spin" if "spin" in moves else r"pass a collection of names, \('resid',\)"):
+        align(weights, layout, to=weights, moves=moves)
+    with pytest.raises(InputError, match="moves"):
+        moved(weights, layout, moves)  # pyright: ignore[reportArgumentType]
+    assert align(weights, layout, to=weights, moves=("resid",)).distance == 0
 
 
 @pytest.fixture(scope="module", params=["linear", "mlp"])

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.fold import NULLS, Gauge, fold, random_gauge, rotatable, unfold
+from wsl.fold import NULLS, Gauge, check_stack, fold, random_gauge, rotatable, unfold
 from wsl.layout import Axis, Layout
 from zoo_gen.errors import InputError
 
@@ -120,6 +120,7 @@ def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> di
 
     Rotations leave the stack folded, unless the element has a gauge to unfold it in.
     """
+    check_stack(weights, layout)
     if not element.rotations and element.gauge is None:
         return transform(weights, element.maps, layout)
     folded, _ = fold(weights, layout)
@@ -148,6 +149,7 @@ def random_view(
         maps: see `sample`.
         strength: of null directions, the standard deviation of biases, means and logarithms of scales.
     """
+    check_stack(weights, layout)
     first = next(iter(weights.values()))
     element = sample(layout, len(first), generator, moves=moves, maps=maps, dtype=first.dtype)
     if nulls := set(moves) & set(NULLS):

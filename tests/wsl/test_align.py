@@ -1,6 +1,7 @@
 """Alignment brings copies back, finds neurons under noise, and measures distances that no symmetry changes."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,44 @@ def test_moves_that_are_none_are_refused(moves: str | tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="moves"):
         moved(weights, layout, moves)  # pyright: ignore[reportArgumentType]
     assert align(weights, layout, to=weights, moves=("resid",)).distance == 0
+
+
+def test_what_is_no_stack_of_the_layout_is_refused() -> None:
+    model, heads, _ = build("plain")
+    layout, state_dict = layout_of(model, heads=heads), model.state_dict()
+    weights = stack([state_dict])
+    wrong = {
+        r"wsl\.fold\.stack": state_dict,
+        r"has shape \(1, 8\), not \(K, 16\)": weights | {"norm.weight": torch.ones(1, 8)},
+        r"has shape \(2, 16\), not \(K, 16\) with one K": weights | {"norm.weight": torch.ones(2, 16)},
+        r"lacks tensor 'norm\.bias'": {name: tensor for name, tensor in weights.items() if name != "norm.bias"},
+        "the layout lacks, tensor 'extra'": weights | {"extra": torch.ones(1)},
+        "no checkpoint": {name: tensor[:0] for name, tensor in weights.items()},
+    }
+    acts: list[Callable[[dict[str, Tensor]], object]] = [
+        lambda other: canonicalize(other, layout),
+        lambda other: align(other, layout, to=weights, moves=COMPACT),
+        lambda other: align(weights, layout, to=other, moves=COMPACT),
+        lambda other: distance(weights, other, layout),
+        lambda other: aligned_vectors(other, layout, to=weights),
+        lambda other: moved(other, layout, COMPACT),
+    ]
+    for message, other in wrong.items():
+        for act in acts:
+            with pytest.raises(InputError, match=message):
+                act(other)
+    canonicalize(weights, layout)
+
+
+@pytest.mark.parametrize("moves", [COMPACT, MOVES])
+def test_two_checkpoints_are_not_aligned_to_three(moves: tuple[str, ...]) -> None:
+    model, heads, _ = build("plain")
+    layout, one = layout_of(model, heads=heads), model.state_dict()
+    with pytest.raises(InputError, match="2 checkpoints cannot be compared to 3"):
+        align(stack([one] * 2), layout, to=stack([one] * 3), moves=moves)
+    with pytest.raises(InputError, match="1 checkpoints cannot be compared to 2"):
+        distance(stack([one]), stack([one] * 2), layout)
+    assert len(align(stack([one] * 2), layout, to=stack([one]), moves=moves).distance) == 2
 
 
 @pytest.fixture(scope="module", params=["linear", "mlp"])

@@ -158,7 +158,8 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
         heads: number of attention heads per block, which no state dict tells (a model's `num_heads` does). Tokens do
             not need it, symmetries do.
         opaque: patterns (`adapter.*`) of tensors that no table need know: they are covered, in the tail, without any
-            symmetry. It is for the caller to know that they do not read what the symmetries move.
+            symmetry; where they are all that there is, the family is "opaque". It is for the caller to know that they do not
+            read what the symmetries move.
 
     Raises:
         InputError: no table of `wsl.architectures` has all other tensors with consistent sizes, a model is built of other
@@ -169,7 +170,7 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
         heads = found.pop() if heads is None and len(found) == 1 else heads
     tensors = source.state_dict() if isinstance(source, nn.Module) else source
     layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque))
-    if isinstance(source, nn.Module):
+    if isinstance(source, nn.Module) and layout.family != "opaque":
         _check_classes(source, layout.family)
     return layout
 
@@ -206,6 +207,8 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
             raise InputError(f"no tensor of the checkpoint is named {pattern!r}; remove it from opaque")
     passed = [pair for pair in shapes if any(fnmatch.fnmatchcase(pair[0], pattern) for pattern in opaque)]
     known = tuple(pair for pair in shapes if pair not in passed)
+    if not known:
+        return Layout("opaque", 0, tuple(_opaque(name, shape, 1) for name, shape in passed), ())
     misses: list[tuple[str, _Mismatch]] = []
     for module in pkgutil.iter_modules(architectures.__path__):
         for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
@@ -218,9 +221,12 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
                 return replace(layout, slots=layout.slots + tail)
     families = ", ".join(dict.fromkeys(name for name, _ in misses))
     family, closest = min(misses, key=lambda item: item[1].unknown)
+    near = f"the closest, {family!r}, does not because {closest.reason}"
+    if closest.unknown == len(known):
+        near = f"none has a row for any of them, such as {known[0][0]!r}"
     raise InputError(
-        f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; the closest, {family!r}, "
-        f"does not because {closest.reason}. Families are {families}: add a table for another (one file in wsl/architectures), "
+        f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; {near}. Families are {families}: "
+        "add a table for another (one file in wsl/architectures), "
         "remove what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
     )
 

@@ -166,6 +166,22 @@ def test_unknown_tensors_pass_through_where_asked() -> None:
         layout_of(weights, opaque=["adapter.*", "adopter.*"])
 
 
+def test_nothing_but_opaque_tensors_is_of_no_family() -> None:
+    weights = {"x": torch.zeros(2, 3), "y": torch.zeros(())}
+    layout = layout_of(weights, opaque=["*"])
+    assert (layout.family, [slot.name for slot in layout.slots]) == ("opaque", ["x", "y"])
+    assert layout_of(nn.Linear(2, 3), opaque=["*"]).family == "opaque"
+    assert layout_of(meta("plain") | weights, opaque=["x", "y"]).family == "vit"
+
+
+def test_no_family_is_the_closest_where_none_has_a_row() -> None:
+    with pytest.raises(InputError, match=r"none has a row for any of them, such as 'conv1\.weight'") as caught:
+        layout_of({"conv1.weight": torch.zeros(2, 3), "layer1.weight": torch.zeros(2, 2)})
+    assert "closest" not in str(caught.value)
+    with pytest.raises(InputError, match=r"the closest, 'vit', does not because it has no row for conv1\.weight"):
+        layout_of(meta("plain") | {"conv1.weight": torch.zeros(2, 3)})
+
+
 def test_parts_may_have_any_size_that_other_tensors_tell() -> None:
     model = meta("parallel scaling")
     slot = next(slot for slot in layout_of(model).slots if slot.name == "blocks.0.in_proj.weight")

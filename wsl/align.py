@@ -19,10 +19,11 @@ from torch.func import functional_call
 
 from wsl.canonical import balance, canonicalize, choose
 from wsl.descent import Loss, descend
-from wsl.fold import NULLS, fold, unfold, unstack
+from wsl.fold import NULLS, check_stack, fold, unfold, unstack
 from wsl.layout import Axis, Layout
 from wsl.matching import compose, match
-from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, inverse, transform
+from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
+from zoo_gen.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
     The Euclidean distance of two rows is 0 for copies, however disguised, and otherwise no less than the distance of
     their orbits: all-pairs distances for the price of N alignments. Rows of checkpoints that are not finite are NaN.
     """
+    check_stack(weights, layout)
     finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in weights.values()]).all(0)
     rows = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
     if finite.any():
@@ -184,6 +186,9 @@ def _align(
     moves: Collection[str],
     climb: Climb,
 ) -> Alignment:
+    check_moves(moves)
+    for stacked in (weights, to):
+        check_stack(stacked, layout)
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
     folds = set(NULLS) <= set(moves)
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
@@ -213,8 +218,11 @@ def _repeat(maps: Maps, size: int) -> Maps:
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Repeats a stack of one checkpoint for each of another stack, as views."""
-    return {name: tensor.expand(len(like[name]), *tensor.shape[1:]) for name, tensor in one.items()}
+    """Repeats a stack of one checkpoint for each of another stack, as views. Raises `InputError` for a stack of another size."""
+    size, other = (len(next(iter(stacked.values()))) for stacked in (like, one))
+    if other not in (1, size):
+        raise InputError(f"{size} checkpoints cannot be compared to {other}; pass a stack of {size}, or of one for all")
+    return {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.items()}
 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:

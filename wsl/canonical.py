@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from wsl.fold import fold, rotatable
+from wsl.fold import check_stack, fold, rotatable
 from wsl.layout import Axis, Layout
 from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
 from zoo_gen.errors import InputError
@@ -65,6 +65,7 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
 
 def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Folds and balances a stack (K, *shape), in float64: what is left of its symmetries is permutations and orthogonal maps."""
+    check_stack(weights, layout)
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise InputError(f"tensor {broken[0]!r} is not finite, so it has no canonical form; leave diverged checkpoints out")
     folded, _ = fold({name: tensor.detach().double() for name, tensor in weights.items()}, layout)

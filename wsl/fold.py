@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from wsl.layout import Layout, Rule, Slot
+from zoo_gen.errors import InputError
 
 Gauge = dict[str, Tensor]
 """What folding removes, by tensor; `name:mean` is the mean of what a tensor writes, `name:input` that of what it reads."""
@@ -39,6 +40,24 @@ def stack(state_dicts: Collection[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def unstack(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Takes a stack apart into its K checkpoints, as views."""
     return [{name: tensor[k] for name, tensor in weights.items()} for k in range(len(next(iter(weights.values()))))]
+
+
+def check_stack(weights: Mapping[str, Tensor], layout: Layout) -> None:
+    """Raises `InputError` for what is no stack (K, *shape) of the tensors of a layout, K of all the same."""
+    shapes = {slot.name: (*slot.shape[:-2], *slot.shape[:-3:-1]) if slot.transposed else slot.shape for slot in layout.slots}
+    for names, what in ((shapes.keys() - weights.keys(), "lacks"), (weights.keys() - shapes.keys(), "has, and the layout lacks,")):
+        if names:
+            raise InputError(f"the stack {what} tensor {min(names)!r}; pass weights of the model that the layout is of")
+    size = next(iter(weights.values())).shape[:1]
+    for name, shape in shapes.items():
+        found = tuple(weights[name].shape)
+        if found != (*size, *shape):
+            raise InputError(
+                f"tensor {name!r} of the stack has shape {found}, not (K, {', '.join(map(str, shape))}) with one K for all; stack "
+                "state dicts of one model, even a single one, by wsl.fold.stack([state_dict, ...])"
+            )
+    if not size or not size[0]:
+        raise InputError("the stack has no checkpoint; pass at least one state dict to wsl.fold.stack")
 
 
 def fold(weights: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], Gauge]:

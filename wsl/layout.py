@@ -28,8 +28,10 @@ What the model cannot feel, though no axis says so, stands in rules, lines with 
     bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes what all keys share
     scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
     sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    of two vectors only the sum is felt
-    mean   cls_token blocks.{b}.mlp.fc2 -> nothing              norms remove the mean of what is written to the residual stream
+    mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of what is written to the residual stream
 
+A mean is felt, and its rule dropped, where none of the norms named is there (`nothing` needs none), or where a layer that a norm
+passes into reads the same stream without any.
 A norm that something else reads too is written `norm ... -> kept`. It, and a norm or scale none of whose layers the model
 has, keeps its stream from being rotated; a stream all of whose norms and scales fold away has every rotation of its features
 that fixes the mean as a symmetry.
@@ -147,23 +149,43 @@ class Layout:
 def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
     """Finds the architecture of a state dict or model and returns its layout.
 
+    A model is held to the classes that the table is of (`CLASSES` of `wsl.architectures`). A state dict cannot be: nothing in
+    it tells that norms come after the sum (timm's `ResPostBlock`) or positions rotate queries and keys (timm's `Eva`), so it is
+    taken to be of those classes. Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
+
     Args:
-        source: a model or its state dict; only names and shapes are read.
+        source: a model or its state dict; only names, shapes and the classes of a model are read.
         heads: number of attention heads per block, which no state dict tells (a model's `num_heads` does). Tokens do
             not need it, symmetries do.
         opaque: patterns (`adapter.*`) of tensors that no table need know: they are covered, in the tail, without any
-            symmetry. It is for the caller to know that they do not read what the symmetries move.
+            symmetry; where they are all that there is, the family is "opaque". It is for the caller to know that they do not
+            read what the symmetries move.
 
     Raises:
-        InputError: no table of `wsl.architectures` has all other tensors with consistent sizes, or a pattern of `opaque`
-            names none.
+        InputError: no table of `wsl.architectures` has all other tensors with consistent sizes, a model is built of other
+            classes than the table is of, or a pattern of `opaque` names none.
     """
     if isinstance(source, nn.Module):
         found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
         heads = found.pop() if heads is None and len(found) == 1 else heads
-        source = source.state_dict()
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in source.items())
-    return _layout(shapes, heads, tuple(opaque))
+    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque))
+    if isinstance(source, nn.Module) and layout.family != "opaque":
+        _check_classes(source, layout.family)
+    return layout
+
+
+def _check_classes(model: nn.Module, family: str) -> None:
+    """Refuses a model that has the tensors of a family but not its classes, so that it may read them in another way."""
+    classes = getattr(importlib.import_module(f"{architectures.__name__}.{family}"), "CLASSES", {})
+    for name, module in model.named_modules():
+        names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(module).__mro__}
+        for pattern, known in classes.items():
+            if re.fullmatch(pattern, name) and not names & set(known):
+                raise InputError(
+                    f"{name or 'the model'} is a {type(module).__name__}, which may read its tensors in another way than the table "
+                    f"{family!r} says; that is of {', '.join(known)}. Add a table for it (one file in wsl/architectures)"
+                )
 
 
 class _Mismatch(Exception):
@@ -185,6 +207,8 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
             raise InputError(f"no tensor of the checkpoint is named {pattern!r}; remove it from opaque")
     passed = [pair for pair in shapes if any(fnmatch.fnmatchcase(pair[0], pattern) for pattern in opaque)]
     known = tuple(pair for pair in shapes if pair not in passed)
+    if not known:
+        return Layout("opaque", 0, tuple(_opaque(name, shape, 1) for name, shape in passed), ())
     misses: list[tuple[str, _Mismatch]] = []
     for module in pkgutil.iter_modules(architectures.__path__):
         for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
@@ -197,9 +221,12 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
                 return replace(layout, slots=layout.slots + tail)
     families = ", ".join(dict.fromkeys(name for name, _ in misses))
     family, closest = min(misses, key=lambda item: item[1].unknown)
+    near = f"the closest, {family!r}, does not because {closest.reason}"
+    if closest.unknown == len(known):
+        near = f"none has a row for any of them, such as {known[0][0]!r}"
     raise InputError(
-        f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; the closest, {family!r}, "
-        f"does not because {closest.reason}. Families are {families}: add a table for another (one file in wsl/architectures), "
+        f"no architecture of wsl.architectures fits the checkpoint's {len(shapes)} tensors; {near}. Families are {families}: "
+        "add a table for another (one file in wsl/architectures), "
         "remove what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
     )
 
@@ -240,7 +267,7 @@ def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], .
     keyed.sort(key=lambda item: item[0])
     slots, sizes = _solve([(slot, shares) for _, slot, shares in keyed], heads)
     bindings = [values for _, values, *_ in matches]
-    return Layout(family, len(blocks), slots, sizes, tuple(dict.fromkeys(_rules(table, slots, bindings))))
+    return Layout(family, len(blocks), slots, sizes, _felt(list(dict.fromkeys(_rules(table, slots, bindings))), slots))
 
 
 def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
@@ -257,15 +284,32 @@ def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]
                 source, part = match[1], None if match[2] is None else int(match[2])
                 present = [name for name in (source, f"{source}.weight", f"{source}.bias") if name in names]
                 if verb == "mean":
-                    yield from (Rule(verb, name, None, ()) for name in present)
+                    if layers == ["nothing"] or any(f"{norm}.weight" in names for norm in layers):
+                        yield from (Rule(verb, name, None, ()) for name in present)
                 elif verb == "sum":
                     yield from (Rule(verb, name, None, (layer,)) for name in present for layer in layers if layer in names - {name})
                 elif verb == "bias":
                     found = tuple(layer for layer in layers if f"{layer}.bias" in names)
                     if present and (found or layers == ["nothing"]):
                         yield Rule(verb, source, part, found)
-                elif present:  # norm, scale
-                    yield Rule(verb, source, part, tuple(layer for layer in layers if f"{layer}.weight" in names))
+                elif present or verb == "norm":  # norm, scale; a norm that is not there leaves its layers bare
+                    found = tuple(layer for layer in layers if f"{layer}.weight" in names)
+                    yield Rule(verb if present else "bare", source, part, found)
+
+
+def _felt(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> tuple[Rule, ...]:
+    """Returns the rules without the means of streams that some layer reads without a norm."""
+    normed = {layer for rule in rules if rule.verb == "norm" for layer in rule.targets}
+    bare = {f"{layer}.weight" for rule in rules if rule.verb == "bare" for layer in rule.targets if layer not in normed}
+    axes = {slot.name: slot.parts[0].axes for slot in slots}
+    felt = {axis for name in bare for dim in axes[name][1:] for axis in dim if axis.kind == "resid"}
+
+    def kept(rule: Rule) -> bool:
+        if rule.verb == "mean":
+            return next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in felt
+        return rule.verb != "bare"
+
+    return tuple(filter(kept, rules))
 
 
 def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> tuple[tuple[Slot, ...], tuple[tuple[str, int], ...]]:

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.fold import NULLS, Gauge, fold, random_gauge, rotatable, unfold
+from wsl.fold import NULLS, Gauge, check_stack, fold, random_gauge, rotatable, unfold
 from wsl.layout import Axis, Layout
 from zoo_gen.errors import InputError
 
@@ -51,6 +51,14 @@ class Element:
     maps: Maps
     rotations: Maps = field(default_factory=dict)
     gauge: Gauge | None = None
+
+
+def check_moves(moves: Collection[str]) -> None:
+    """Raises `InputError` for moves that are a string, or not all of `MOVES`."""
+    if isinstance(moves, str):
+        raise InputError(f"moves is the string {moves!r}; pass a collection of names, ({moves!r},)")
+    if unknown := sorted(set(moves) - set(MOVES)):
+        raise InputError(f"unknown moves {', '.join(unknown)}; choose among {', '.join(MOVES)}")
 
 
 def axes_of(layout: Layout, kinds: Collection[str]) -> dict[str, int]:
@@ -87,8 +95,7 @@ def sample(
             up to 10).
         dtype: of matrices.
     """
-    if unknown := set(moves) - set(MOVES):
-        raise InputError(f"unknown moves {sorted(unknown)}; choose among {', '.join(MOVES)}")
+    check_moves(moves)
     if maps not in ("orthogonal", "diagonal", "general"):
         raise InputError(f"unknown maps {maps!r}; choose orthogonal, diagonal or general")
     drawn: Maps = {}
@@ -113,6 +120,7 @@ def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> di
 
     Rotations leave the stack folded, unless the element has a gauge to unfold it in.
     """
+    check_stack(weights, layout)
     if not element.rotations and element.gauge is None:
         return transform(weights, element.maps, layout)
     folded, _ = fold(weights, layout)
@@ -141,6 +149,7 @@ def random_view(
         maps: see `sample`.
         strength: of null directions, the standard deviation of biases, means and logarithms of scales.
     """
+    check_stack(weights, layout)
     first = next(iter(weights.values()))
     element = sample(layout, len(first), generator, moves=moves, maps=maps, dtype=first.dtype)
     if nulls := set(moves) & set(NULLS):

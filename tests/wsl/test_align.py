@@ -1,6 +1,7 @@
 """Alignment brings copies back, finds neurons under noise, and measures distances that no symmetry changes."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from wsl.novelty import Distances, euclidean, judge, pool
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, random_view
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
+from zoo_gen.errors import InputError
 
 COMPACT = (*PERMUTED, *MAPPED)
 
@@ -49,6 +51,55 @@ def test_a_moved_model_comes_back_to_itself(name: str) -> None:
     found = align(disguised, layout, to=weights, moves=MOVES)
     assert (norm(minus(found.weights, weights)) < 1e-5 * norm(weights)).all()
     assert (distance(disguised, weights, layout) < 1e-6 * norm(weights)).all()
+
+
+@pytest.mark.parametrize("moves", [("spin",), "resid", ("resid", "spin")])
+def test_moves_that_are_none_are_refused(moves: str | tuple[str, ...]) -> None:
+    model, heads, _ = build("plain")
+    layout, weights = layout_of(model, heads=heads), stack([model.state_dict()])
+    with pytest.raises(InputError, match="unknown moves spin" if "spin" in moves else r"pass a collection of names, \('resid',\)"):
+        align(weights, layout, to=weights, moves=moves)
+    with pytest.raises(InputError, match="moves"):
+        moved(weights, layout, moves)  # pyright: ignore[reportArgumentType]
+    assert align(weights, layout, to=weights, moves=("resid",)).distance == 0
+
+
+def test_what_is_no_stack_of_the_layout_is_refused() -> None:
+    model, heads, _ = build("plain")
+    layout, state_dict = layout_of(model, heads=heads), model.state_dict()
+    weights = stack([state_dict])
+    wrong = {
+        r"wsl\.fold\.stack": state_dict,
+        r"has shape \(1, 8\), not \(K, 16\)": weights | {"norm.weight": torch.ones(1, 8)},
+        r"has shape \(2, 16\), not \(K, 16\) with one K": weights | {"norm.weight": torch.ones(2, 16)},
+        r"lacks tensor 'norm\.bias'": {name: tensor for name, tensor in weights.items() if name != "norm.bias"},
+        "the layout lacks, tensor 'extra'": weights | {"extra": torch.ones(1)},
+        "no checkpoint": {name: tensor[:0] for name, tensor in weights.items()},
+    }
+    acts: list[Callable[[dict[str, Tensor]], object]] = [
+        lambda other: canonicalize(other, layout),
+        lambda other: align(other, layout, to=weights, moves=COMPACT),
+        lambda other: align(weights, layout, to=other, moves=COMPACT),
+        lambda other: distance(weights, other, layout),
+        lambda other: aligned_vectors(other, layout, to=weights),
+        lambda other: moved(other, layout, COMPACT),
+    ]
+    for message, other in wrong.items():
+        for act in acts:
+            with pytest.raises(InputError, match=message):
+                act(other)
+    canonicalize(weights, layout)
+
+
+@pytest.mark.parametrize("moves", [COMPACT, MOVES])
+def test_two_checkpoints_are_not_aligned_to_three(moves: tuple[str, ...]) -> None:
+    model, heads, _ = build("plain")
+    layout, one = layout_of(model, heads=heads), model.state_dict()
+    with pytest.raises(InputError, match="2 checkpoints cannot be compared to 3"):
+        align(stack([one] * 2), layout, to=stack([one] * 3), moves=moves)
+    with pytest.raises(InputError, match="1 checkpoints cannot be compared to 2"):
+        distance(stack([one]), stack([one] * 2), layout)
+    assert len(align(stack([one] * 2), layout, to=stack([one]), moves=moves).distance) == 2
 
 
 @pytest.fixture(scope="module", params=["linear", "mlp"])

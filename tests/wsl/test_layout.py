@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from timm.models import create_model
+from timm.models.vision_transformer import Block, ResPostBlock
 from torch import nn
 
-from tests.architectures import MODELS
+from tests.architectures import MODELS, small
 from wsl import architectures
 from wsl.layout import ROLES, Layout, layout_of
 from wsl.table import parse
@@ -83,6 +85,38 @@ def test_unknown_tensors_are_named() -> None:
         layout_of(meta("plain") | {"blocks.0.adapter.weight": torch.zeros(2, 2)})
 
 
+@pytest.mark.parametrize("block", [Block, ResPostBlock])
+def test_a_model_of_other_blocks_is_refused_by_their_name(block: type[nn.Module]) -> None:
+    model = small(block_fn=block)
+    assert layout_of(model.state_dict()).family == "vit"  # nothing in a state dict tells
+    if block is Block:
+        assert layout_of(model) == layout_of(model.state_dict(), heads=4)
+        return
+    with pytest.raises(InputError, match=r"blocks\.0 is a ResPostBlock"):
+        layout_of(model)
+
+
+def test_a_named_model_of_timm_with_norms_after_the_sum_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(InputError, match="ResPostBlock"):
+        layout_of(create_model("vit_base_patch16_rpn_224", depth=1))
+
+
+def test_a_model_with_rotary_positions_is_no_vision_transformer() -> None:
+    with torch.device("meta"):
+        model = create_model("vit_pe_spatial_tiny_patch16_512", depth=1)
+        plain = create_model("vit_tiny_patch16_224", depth=1)
+    assert layout_of(model.state_dict()).family == layout_of(plain).family == "vit"  # nothing in a state dict tells
+    with pytest.raises(InputError, match="the model is a Eva"):
+        layout_of(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_known_model_is_of_the_classes_of_its_table(name: str) -> None:
+    with torch.device("meta"):
+        model = MODELS[name]()
+    assert layout_of(model).family == layout_of(model.state_dict()).family
+
+
 def test_contradictory_sizes_are_named() -> None:
     with pytest.raises(InputError, match=r"'resid' has size 16 .* and size 8 \(norm\.weight\)"):
         layout_of(meta("plain") | {"norm.weight": torch.zeros(8)})
@@ -130,6 +164,22 @@ def test_unknown_tensors_pass_through_where_asked() -> None:
     }
     with pytest.raises(InputError, match="adopter"):
         layout_of(weights, opaque=["adapter.*", "adopter.*"])
+
+
+def test_nothing_but_opaque_tensors_is_of_no_family() -> None:
+    weights = {"x": torch.zeros(2, 3), "y": torch.zeros(())}
+    layout = layout_of(weights, opaque=["*"])
+    assert (layout.family, [slot.name for slot in layout.slots]) == ("opaque", ["x", "y"])
+    assert layout_of(nn.Linear(2, 3), opaque=["*"]).family == "opaque"
+    assert layout_of(meta("plain") | weights, opaque=["x", "y"]).family == "vit"
+
+
+def test_no_family_is_the_closest_where_none_has_a_row() -> None:
+    with pytest.raises(InputError, match=r"none has a row for any of them, such as 'conv1\.weight'") as caught:
+        layout_of({"conv1.weight": torch.zeros(2, 3), "layer1.weight": torch.zeros(2, 2)})
+    assert "closest" not in str(caught.value)
+    with pytest.raises(InputError, match=r"the closest, 'vit', does not because it has no row for conv1\.weight"):
+        layout_of(meta("plain") | {"conv1.weight": torch.zeros(2, 3)})
 
 
 def test_parts_may_have_any_size_that_other_tensors_tell() -> None:

@@ -58,6 +58,27 @@ def test_what_a_form_lacks_does_not_move() -> None:
         assert change(view(weights, layout, (move,)), weights) > 0.1, move
 
 
+@pytest.mark.parametrize("move", ["mean", "rotation"])
+def test_a_mean_that_no_norm_removes_is_felt(move: str) -> None:
+    """The negative control: with the means of a model that has a final norm, the function changes."""
+    model, _, inputs = build("no final norm")
+    weights, layout = prepared("no final norm")
+    assert not any(rule.verb == "mean" for rule in layout.rules)
+    _, normed = prepared("plain")
+    means = tuple(rule for rule in normed.rules if rule.verb == "mean")
+    assert means
+    expected = outputs(model, weights, inputs)
+    wrong = view(weights, replace(layout, rules=layout.rules + means), (move,))
+    assert (outputs(model, wrong, inputs) - expected).norm() > 0.01 * expected.norm()
+
+
+def test_a_layer_that_reads_without_a_norm_feels_the_mean() -> None:
+    model, heads, _ = build("plain")
+    lacking = {name: tensor for name, tensor in model.state_dict().items() if "blocks.1.norm2" not in name}
+    assert not any(rule.verb == "mean" for rule in layout_of(lacking, heads=heads).rules)
+    assert any(rule.verb == "mean" for rule in layout_of(model, heads=heads).rules)
+
+
 def test_without_a_head_the_output_moves_with_the_residual_stream() -> None:
     model, heads, inputs = build("no head")
     layout = layout_of(model, heads=heads)

@@ -4,6 +4,8 @@ Its norms come after the sum: each writes to the residual stream with its scale 
 stream is permuted, never rotated, and only what is written before a norm may have any mean.
 """
 
+CLASSES = {"": ("transformers.BertForSequenceClassification", "transformers.BertForMultipleChoice")}
+
 TABLES = (
     """
     bert.embeddings.word_embeddings.weight                     embed: token resid

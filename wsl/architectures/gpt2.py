@@ -4,6 +4,8 @@ The language model reads its output with its token embeddings: its last norm can
 stream does not rotate. The classifier has a head of its own, and both are free.
 """
 
+CLASSES = {"": ("transformers.GPT2LMHeadModel", "transformers.GPT2ForSequenceClassification")}
+
 _TABLE = """
     transformer.wte.weight                embed: token resid
     transformer.wpe.weight                embed: position resid

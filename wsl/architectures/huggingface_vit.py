@@ -1,5 +1,7 @@
 """The Vision Transformer of Hugging Face (`transformers.ViTModel` and its classifier), of releases 5 and 4 (other names)."""
 
+CLASSES = {"": ("transformers.ViTForImageClassification",)}
+
 _TABLE = """
     vit.embeddings.cls_token                            embed: 1 1 resid
     vit.embeddings.mask_token                           embed: 1 1 resid

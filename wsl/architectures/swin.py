@@ -5,6 +5,8 @@ the next stage removes that of four neighbours together: only the last stage may
 writes to the first stream with its scale, which forbids rotations of that one; those of the others are symmetries.
 """
 
+CLASSES = {"": ("timm.SwinTransformer",)}
+
 _STEM = """
     patch_embed.proj.weight   patch: resid.0 channel row column
     patch_embed.proj.bias     embed: resid.0

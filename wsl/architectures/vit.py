@@ -10,10 +10,20 @@ tensor means:
 - parallel branches add their biases, so only the sum of these is felt;
 - a `ParallelScalingBlock` reads MLP, queries, keys and values off one projection. Where that has no bias, the MLP has one of its
   own, which overlaps with what the projection reads off the norm's shift: this one null direction is not folded;
-- attention pooling starts a stream of its own, which the head reads without a norm.
+- attention pooling starts a stream of its own, which the head reads without a norm;
+- without a final norm (`final_norm=False`) the mean of the stream is felt.
+
+State dicts of other models with the same names and shapes (norms after the sum as in `ResPostBlock`, rotary positions as in
+timm's `Eva`) cannot be told from these.
 """
 
 import re
+
+CLASSES = {
+    "": ("timm.VisionTransformer",),
+    r"blocks\.\d+": ("timm.Block", "timm.ParallelThingsBlock", "timm.ParallelScalingBlock"),
+    r"blocks\.\d+\.(.+\.)?attn": ("timm.Attention",),
+}
 
 _STEM = """
     patch_embed.proj.weight       patch: resid channel row column
@@ -25,7 +35,7 @@ _STEM = """
     norm_pre.weight               vectors: resid
     norm_pre.bias                 vectors: resid
     norm norm_pre -> kept
-    mean patch_embed.proj cls_token dist_token reg_token pos_embed norm_pre.bias -> nothing
+    mean patch_embed.proj cls_token dist_token reg_token pos_embed norm_pre.bias -> norm fc_norm
 """
 
 _NORMS = """
@@ -41,7 +51,7 @@ _NORMS = """
     scale blocks.{b}.ls2.gamma -> blocks.{b}.mlp.fc2
     bias  blocks.{b}.attn.qkv.bias[2] -> blocks.{b}.attn.proj
     norm  blocks.{b}.mlp.norm -> blocks.{b}.mlp.fc2
-    mean  blocks.{b}.attn.proj blocks.{b}.mlp.fc2 -> nothing
+    mean  blocks.{b}.attn.proj blocks.{b}.mlp.fc2 -> norm fc_norm
 """
 
 _ATTENTION = """
@@ -103,7 +113,7 @@ _SCALING = """
     scale blocks.{b}.ls.gamma -> blocks.{b}.attn_out_proj blocks.{b}.mlp_out_proj
     bias  blocks.{b}.in_proj.bias[3] -> blocks.{b}.attn_out_proj
     sum   blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias
-    mean  blocks.{b}.attn_out_proj blocks.{b}.mlp_out_proj -> nothing
+    mean  blocks.{b}.attn_out_proj blocks.{b}.mlp_out_proj -> norm fc_norm
 """
 
 _SCALING_FORMS = (
@@ -186,6 +196,9 @@ def _parallel(table: str) -> str:
 
 _FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP))
 
-TABLES = tuple(
-    _STEM + blocks + tail for tail in (_TAIL, _POOLED_TAIL) for blocks in (*_FORMS, *map(_parallel, _FORMS), *_SCALING_FORMS)
+_BLOCKS = (*_FORMS, *map(_parallel, _FORMS), *_SCALING_FORMS)
+
+TABLES = (
+    *(_STEM + blocks + _TAIL for blocks in _BLOCKS),
+    *((_STEM + blocks).replace("-> norm fc_norm", "-> norm") + _POOLED_TAIL for blocks in _BLOCKS),  # there fc_norm is of the pool
 )

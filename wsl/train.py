@@ -23,13 +23,14 @@ from rich.console import Console
 from wsl.data import Windows
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
-from wsl.run import Run, read_config, run_folder, write_config, zoo_folder
+from wsl.run import Run, read_config, run_folder, write_config
 from wsl.sources import Source, pairs_of, survey
 from wsl.trainer import STATE, Trainer
 from wsl.validation import Validation
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command, instantiate
 from zoo_gen.files import locked, remove_leftovers
+from zoo_gen.zoo import zoo_folder
 
 AT_LEAST_ONE = ("steps", "batch_size", "window", "log_every", "validate_every", "validation_batches", "save_every", "threads")
 AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
@@ -178,19 +179,20 @@ def _objective(config: TrainConfig, run: Run, models: Sequence[Source]) -> Objec
 def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int, *, others: Sequence[Zoo]) -> dict[str, Any]:
     """What config.yaml says: the command's values, the model card completed, and the zoos by place and content."""
 
+    names = [one.path.name for one in (zoo, *others)]
+    if len(set(names)) != len(names):
+        raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
+
     def entry(one: Zoo) -> dict[str, str]:
         path = one.path.resolve()
         return {"path": str(path), "relative": os.path.relpath(path, folder.resolve()), "content_hash": one.content_hash}
 
-    more = {one.path.name: entry(one) for one in others}
-    if len({*more, zoo.path.name}) != 1 + len(others):
-        raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("run", "model_name")}
     return {
         **values,
         "model": {**config.model, "token_width": token_width},
         "zoo": entry(zoo),
-        **({"other_zoos": more} if more else {}),
+        **({"other_zoos": [entry(one) for one in others]} if others else {}),
     }
 
 
@@ -209,9 +211,10 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Nested mappings and lists as one mapping, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
+        value = dict(enumerate(value)) if isinstance(value, list) else value
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

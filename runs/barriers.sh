@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Loss barriers between independently trained roots, width 32 and 64, after each kind of alignment: docs/results/barriers.json.
-# About 5 minutes on 2 cores.
+# About 6 minutes of one core, 15 on a busy machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

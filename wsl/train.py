@@ -214,7 +214,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings and lists as one mapping, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        value = dict(enumerate(value)) if isinstance(value, list) else value
+        value = {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

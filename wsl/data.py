@@ -146,7 +146,11 @@ class Windows:
             batch_size: over all devices.
             rank, world_size: which of how many devices this is.
             workers: threads that read ahead; with 0, each batch is read when it is asked for.
+
+        Raises `InputError` if the windows cannot be dealt out evenly.
         """
+        if batch_size % world_size:
+            raise InputError(f"batch_size must be a multiple of the {world_size} devices, not {batch_size}")
         share = batch_size // world_size
 
         def batch(step: int) -> Batch:

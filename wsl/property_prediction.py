@@ -17,12 +17,12 @@ from wsl.probe import ask, cards, probed, survey_of
 from wsl.probes.comparison import compare
 from wsl.probes.report import tables, write_figures
 from wsl.probes.survey import Finding
-from wsl.run import Run, zoo_folder
+from wsl.run import Run
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import command
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_atomically, write_json
-from zoo_gen.zoo import Zoo
+from zoo_gen.zoo import Zoo, zoo_folder
 
 Runs = dict[str, dict[int, dict[int, Run]]]
 """Split -> seed -> fold -> run."""

@@ -125,8 +125,8 @@ class Run:
 
         Raises `InputError` if it is gone or no longer the same.
         """
-        stored, others = self._zoo_config, self.config.get("other_zoos", {})
-        entries = [stored, *(others.values() if isinstance(others, dict) else [others])]
+        stored, others = self._zoo_config, self.config.get("other_zoos", [])
+        entries = [stored, *(others if isinstance(others, list) else [others])]
         keys = ("path", "relative", "content_hash")
         if not all(isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries):
             raise InputError(f"{self.path / 'config.yaml'} does not say which zoo the run is of; train it again")
@@ -206,12 +206,6 @@ def run_folder(path: str | Path) -> Path:
     """The folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
     given = Path(path)
     return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
-
-
-def zoo_folder(path: str | Path) -> Path:
-    """The folder of a zoo: a path that holds one or has more than one part, else a name under checkpoints/zoos."""
-    given = Path(path)
-    return given if (given / "zoo.json").is_file() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
 
 
 def _is_zoo(place: Path) -> bool:

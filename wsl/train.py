@@ -7,6 +7,7 @@ out.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +17,23 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from wsl.data import Windows
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
-from wsl.run import Run, read_config, run_folder, write_config, zoo_folder
+from wsl.run import Run, read_config, run_folder, write_config
 from wsl.sources import Source, pairs_of, survey
 from wsl.trainer import STATE, Trainer
 from wsl.validation import Validation
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command, instantiate
 from zoo_gen.files import locked, remove_leftovers
+from zoo_gen.zoo import zoo_folder
 
+AT_LEAST_ONE = ("steps", "batch_size", "window", "log_every", "validate_every", "validation_batches", "save_every", "threads")
+AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
 FREE = ("accelerator", "devices", "workers", "cache_mb", "save_every")
 """Settings that may change between an interrupted run and its resumption."""
 
@@ -65,23 +70,56 @@ class TrainConfig:
     workers: int
     threads: int
 
+    def __post_init__(self) -> None:
+        """Raises `InputError` for numbers that nothing can be trained with."""
+        for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_ZERO, 0)):
+            for name in names:
+                if not getattr(self, name) >= least:
+                    raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be more than 0 and finite, not {getattr(self, name)}")
+        if self.devices != 1:
+            raise InputError(f"devices must be 1, not {self.devices}: training on several is not supported yet")
+        if self.seed >= 2**31:
+            raise InputError(f"seed must be less than 2**31, not {self.seed}")
+
 
 @command("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Reads, fits, trains, and writes the run."""
     console = Console()
     torch.set_num_threads(config.threads)
-    for name in ("steps", "batch_size", "window", "log_every", "validate_every", "save_every"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name} must be at least 1, not {getattr(config, name)}")
     zoo, *others = (Zoo.open(zoo_folder(name)) for name in config.zoo.split(","))
     for one in (zoo, *others):
         if not one.complete:
             raise InputError(f"zoo {one.path} is not finished; finish it with: python -m zoo_gen zoo={one.path.name}")
+    _check(config, (zoo, *others))
     folder = run_folder(config.run or f"{zoo.path.name}_{config.model_name}")
     with locked(folder / "lock", f"run {folder}"):
         remove_leftovers(folder)
         train(config, zoo, folder, console, others=others)
+
+
+def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
+    """Raises `InputError` for cards and choices that cannot be trained with, before anything is written."""
+    for card in (config.tokenizer, config.view, config.objective):
+        instantiate(card)
+    with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
+        instantiate({**config.model, "token_width": 1})
+    for one in zoos:
+        one.split(config.split, fold=config.fold)
+    _fabric(config)
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    """Where and how to compute. Raises `InputError` for what Lightning Fabric does not know or this machine does not have."""
+    precision: Any = config.precision
+    try:
+        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        chosen = f"accelerator={config.accelerator} and precision={config.precision}"
+        raise InputError(f"cannot train with {chosen}: {error}") from error
 
 
 def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, others: Sequence[Zoo] = ()) -> None:
@@ -123,8 +161,7 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
             scalars |= {f"{name}/{one.path.name}": value for name, value in validate().items()}
         return scalars
 
-    precision: Any = config.precision  # Fabric checks it
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
+    fabric = _fabric(config)
     fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
     Trainer(**settings).fit(fabric, folder, run.model, _objective(config, run, viewed), train_windows, validation, console)
@@ -142,19 +179,20 @@ def _objective(config: TrainConfig, run: Run, models: Sequence[Source]) -> Objec
 def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int, *, others: Sequence[Zoo]) -> dict[str, Any]:
     """What config.yaml says: the command's values, the model card completed, and the zoos by place and content."""
 
+    names = [one.path.name for one in (zoo, *others)]
+    if len(set(names)) != len(names):
+        raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
+
     def entry(one: Zoo) -> dict[str, str]:
         path = one.path.resolve()
         return {"path": str(path), "relative": os.path.relpath(path, folder.resolve()), "content_hash": one.content_hash}
 
-    more = {one.path.name: entry(one) for one in others}
-    if len({*more, zoo.path.name}) != 1 + len(others):
-        raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("run", "model_name")}
     return {
         **values,
         "model": {**config.model, "token_width": token_width},
         "zoo": entry(zoo),
-        **({"other_zoos": more} if more else {}),
+        **({"other_zoos": [entry(one) for one in others]} if others else {}),
     }
 
 
@@ -173,9 +211,10 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Nested mappings and lists as one mapping, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
+        value = {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import command, instantiate
+from zoo_gen.errors import InputError
 from zoo_gen.generate import generate
-from zoo_gen.plan import estimate, print_plan
+from zoo_gen.plan import GPUS, estimate, print_plan
 from zoo_gen.zoo import Zoo
 
 
@@ -24,6 +25,13 @@ class ZooGenConfig:
     gpu: str = MISSING
     seed: int = MISSING
     path: str | None = MISSING
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for values that nothing can be made with."""
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, not {self.seed}")
+        if self.gpu not in GPUS:
+            raise InputError(f"unknown gpu '{self.gpu}'; choose one of {', '.join(GPUS)}")
 
 
 @command("zoo_gen", ZooGenConfig)

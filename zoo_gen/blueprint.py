@@ -62,6 +62,11 @@ class Stage:
     draws: Mapping[str, Mapping[str, Any]]
     samples: int
 
+    def __post_init__(self) -> None:
+        """Raises `InputError` for a stage without models."""
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise InputError(f"samples must be at least 1, not {self.samples}")
+
     def variants(self, seed: int, family: str) -> list[tuple[dict[str, Any], Recipe]]:
         """Returns what varies, and the whole recipe, for each model of the stage.
 
@@ -132,6 +137,9 @@ class Blueprint:
         for name in ("stack_size", "keep_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("pretrain_images", "finetune_images"):
+            if getattr(self, name).num_classes < 2:
+                raise InputError(f"{name} must have two classes or more, not {getattr(self, name).num_classes}")
 
     def plan(self, seed: int) -> list[ModelSpec]:
         """Returns the forest, roots first. Model ids tell what varies, and do not depend on the rest of the grid."""
@@ -191,6 +199,12 @@ def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint
         config: the card.
         load: stages whose images are loaded; the others get stand-ins of the right sizes where their card states these.
     """
+    for name in ("pretrain_images", "finetune_images"):
+        if not isinstance(config[name], Mapping):
+            raise InputError(f"{name} must be a card of images, not {config[name]}")
+        counts = config[name].get("images", [1, 1, 1])
+        if not isinstance(counts, Sequence) or len(counts) != 3 or not all(isinstance(n, int) and n >= 1 for n in counts):
+            raise InputError(f"{name}.images must be three numbers of at least 1 (train, val, test), not {counts}")
     cards = {f"{stage}_images": config[f"{stage}_images"] for stage in ("pretrain", "finetune") if stage not in load}
     stand_ins = {name: images_stand_in(card) for name, card in cards.items() if "images" in card}
     return instantiate({**config, **stand_ins})

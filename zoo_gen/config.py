@@ -8,9 +8,12 @@ import dataclasses
 import errno
 import functools
 import importlib
+import inspect
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +62,7 @@ def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = N
 
     Anything that is not a card is returned as it is (mappings and lists with the cards inside them built). A card that was read
     from a run or a zoo is foreign data: name the `group` it must be of. Raises `InputError` for untrusted targets and for keywords
-    that the target does not take.
+    that the target does not take or values that it cannot be built of.
     """
     if isinstance(card, Mapping):
         built = {key: instantiate(value, trusted, group=group) for key, value in card.items() if key != "_target_"}
@@ -67,9 +70,13 @@ def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = N
             return built
         target = resolve(str(card["_target_"]), trusted, group=group)
         try:
-            return target(**built)
+            inspect.signature(target).bind(**built)
         except TypeError as error:
             raise InputError(f"card of {card['_target_']} does not fit its constructor: {error}") from error
+        try:
+            return target(**built)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"card of {card['_target_']} has values that it cannot be built of: {error}") from error
     if isinstance(card, list | tuple):
         return [instantiate(value, trusted, group=group) for value in card]
     return card
@@ -125,11 +132,47 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
         def command_line() -> None:
             sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
             values.update(found)
-            start()
+            with one_clear_error(), _raised():
+                start()
 
         return command_line
 
     return decorate
+
+
+@contextmanager
+def _raised() -> Iterator[None]:
+    """A context in which Hydra raises its errors instead of printing them; those of the command line as `InputError`."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_in_our_words(error)) from error
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _in_our_words(error: Exception) -> str:
+    """What is wrong with a command line, without Hydra's advice and search path."""
+    text, cause = str(error), str(error.__cause__ or "").partition("\n")[0]
+    if found := re.match(r"Could not override '(.*)'", text):
+        return f"there is no setting '{found[1]}'; --help lists the settings"
+    if found := re.search(r"Could not find '(.*)/(.*)'", text):
+        cards = sorted(path.stem for path in (CONFIGS / found[1]).glob("*.yaml"))
+        return f"there is no card '{found[2]}' of {found[1]}; choose one of {', '.join(cards)}"
+    if found := re.match(r"Error merging override (.*)", text):
+        return f"{found[1]} does not fit: {cause or 'no such value'}"
+    if "Multiple values for" in text or type(error).__name__ == "OverrideParseException":
+        return (
+            f"cannot read the command line ({text.partition(chr(10))[0]}); settings are key=value, without + for those that exist"
+        )
+    return text.partition("\n")[0]
 
 
 _SCHEMAS: dict[str, type] = {}
@@ -154,7 +197,7 @@ class one_clear_error:
         """Nothing to prepare."""
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Turns `InputError`, a full disk, missing permissions and Ctrl-C into a message."""
+        """Turns `InputError`, what the file system refuses, and Ctrl-C into a message."""
         if isinstance(error, InputError):
             message = str(error)
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -163,6 +206,8 @@ class one_clear_error:
             )
         elif isinstance(error, PermissionError):
             message = f"no permission for {error.filename}; make it accessible or choose another folder"
+        elif isinstance(error, OSError) and error.filename is not None:  # no folder, read-only, a file where a folder is wanted ...
+            message = f"cannot use {error.filename} ({error.strerror}); choose another folder"
         elif isinstance(error, KeyboardInterrupt):
             message = "interrupted; the same command resumes"
         else:

@@ -1,5 +1,6 @@
 """Hardware: where and how a stack is computed. Nothing else in the package knows whether there is a GPU."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from zoo_gen.errors import InputError
 
 PRECISIONS = ("float32", "bfloat16", "float64")
+COMPILE = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +31,17 @@ class Hardware:
     compile: str | None
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for a device that is not there or a precision that does not exist."""
+        """Raises `InputError` for a device that is not there, or a precision or mode that does not exist."""
         if self.precision not in PRECISIONS:
             raise InputError(f"unknown precision '{self.precision}'; choose one of {', '.join(PRECISIONS)}")
+        if self.compile is not None and self.compile not in COMPILE:
+            raise InputError(f"unknown compile '{self.compile}'; choose null or one of {', '.join(COMPILE)}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
+            raise InputError(f"unknown device '{self.device}'; choose cpu, cuda, or one GPU as cuda:1")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device {self.device} is not there: this machine has no CUDA GPU; choose executor.device=cpu")
+        if ":" in self.device and int(self.device[5:]) >= torch.cuda.device_count():
+            raise InputError(f"device {self.device} is not there: the last one is cuda:{torch.cuda.device_count() - 1}")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -82,9 +82,8 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
     """
     from sklearn.datasets import load_digits
 
-    unknown = set(classes) - set(range(10))
-    if unknown:
-        raise InputError(f"digits has classes 0 to 9, not {sorted(unknown)}")
+    if not set(classes) <= set(range(10)) or len(set(classes)) != len(classes) or len(classes) < 2:
+        raise InputError(f"classes must be two or more different ones of the digits' 0 to 9, not {list(classes)}")
     bunch: Any = load_digits()
     kept = np.isin(bunch.target, classes)
     pixels = torch.from_numpy(bunch.images[kept]).float().unsqueeze(1) / 16

@@ -142,7 +142,18 @@ def print_plan(plans: Mapping[str, StagePlan], *, gpu: str) -> None:
     row("checkpoints", [plan.checkpoints for plan in stages], amount)
     row("FLOPs", [plan.operations for plan in stages], lambda value: f"{value:.2e}")
     row("bytes on disk", [plan.bytes for plan in stages], lambda value: f"{value / 1e9:,.2f} GB")
-    row(f"hours here ({cores} cores)", [plan.core_seconds / cores / 3600 for plan in stages], lambda value: f"{value:,.2f}")
-    label = f"hours on one {gpu} ({UTILIZATION:.0%} of {GPUS[gpu] / 1e12:.0f} TFLOP/s)"
-    row(label, [plan.operations / (UTILIZATION * GPUS[gpu]) / 3600 for plan in stages], lambda value: f"{value:,.2f}")
+    row(f"time here ({cores} cores)", [plan.core_seconds / cores for plan in stages], duration)
+    label = f"time on one {gpu} ({UTILIZATION:.0%} of {GPUS[gpu] / 1e12:.0f} TFLOP/s)"
+    row(label, [plan.operations / (UTILIZATION * GPUS[gpu]) for plan in stages], duration)
     Console(highlight=False, width=120).print(table)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in hours, below one in minutes.
+
+    >>> duration(90), duration(9000), duration(1)
+    ('1.5 min', '2.5 h', '< 0.1 min')
+    """
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 6 else "< 0.1 min"

@@ -1,12 +1,17 @@
 """Recipes: every generating factor of one training."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from zoo_gen.architecture import HEADS, INITS
 from zoo_gen.errors import InputError
 
 SCHEDULES = ("cosine", "linear", "constant")
+AT_LEAST_ONE = ("epochs", "batch_size")
+POSITIVE = ("learning_rate", "temperature")
+NOT_NEGATIVE = ("weight_decay", "warmup_epochs", "mixup", "cutmix", "shift", "rotate", "jitter", "seed")
+SHARES = ("label_smoothing", "random_erasing", "flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +90,27 @@ class Recipe:
             raise InputError("SimCLR trains a model with head=none; supervised training needs head=linear or head=mlp")
         if self.frozen == "backbone" and self.objective == "simclr":
             raise InputError("SimCLR has no head to train on a frozen backbone; set frozen=none")
-        if not 0 < self.fraction <= 1 or not 0 <= self.dropout < 1:
-            raise InputError(f"fraction must be in (0, 1] and dropout in [0, 1), not {self.fraction} and {self.dropout}")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        sizes = [name for name in ("width", "depth") if getattr(self, name) is not None]
+        for name in (*AT_LEAST_ONE, *POSITIVE, *NOT_NEGATIVE, *SHARES, "fraction", "crop", "dropout", *sizes):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, not {value}")
+        for name in (*AT_LEAST_ONE, *sizes):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, not {getattr(self, name)}")
+        for name in POSITIVE:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be more than 0, not {getattr(self, name)}")
+        for name in NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        if not 0 < self.fraction <= 1 or not 0 < self.crop <= 1 or not 0 <= self.dropout < 1:
+            raise InputError(
+                f"fraction and crop must be in (0, 1] and dropout in [0, 1), not {self.fraction}, {self.crop} and {self.dropout}"
+            )
 
 
 FACTORS = tuple(field.name for field in dataclasses.fields(Recipe))

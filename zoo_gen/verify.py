@@ -1,5 +1,7 @@
 """Checks a zoo: `python -m zoo_gen.verify <zoo>` reads every checkpoint and compares it with the records and the index.
 
+A zoo is named by its folder, or its name under checkpoints/zoos.
+
 With `--repair` it makes the index anew from the records; weights are never repaired, they are made again by `python -m zoo_gen`.
 """
 
@@ -16,7 +18,7 @@ from zoo_gen.files import locked, sha256_of, weights_sha256
 from zoo_gen.reader import inside, read_json, read_weights
 from zoo_gen.record import read_record, record_path
 from zoo_gen.writer import write_index
-from zoo_gen.zoo import Zoo
+from zoo_gen.zoo import Zoo, zoo_folder
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -71,7 +73,9 @@ def _damage(file: Path, checkpoint: dict[str, str]) -> Iterator[str]:
 
 
 def repair(path: Path) -> None:
-    """Makes the index anew from the records."""
+    """Makes the index anew from the records. Raises `InputError` if the folder holds no zoo."""
+    if not (path / "zoo.json").is_file():
+        raise InputError(f"there is no zoo in {path.resolve()} whose index could be made anew")
     with locked(path / ".lock", f"zoo {path}"):
         description = read_json(path / "zoo.json")
         write_index(path, [spec.model for spec in blueprint_of(description["config"], load=[]).plan(description["seed"])])
@@ -80,19 +84,20 @@ def repair(path: Path) -> None:
 def main(given: list[str] | None = None) -> None:
     """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
     parser = argparse.ArgumentParser(prog="python -m zoo_gen.verify", description="Checks every file of a zoo.")
-    parser.add_argument("zoo", type=Path, help="folder of the zoo")
+    parser.add_argument("zoo", help="folder of the zoo, or its name under checkpoints/zoos")
     parser.add_argument("--repair", action="store_true", help="make the index anew from the records first")
     arguments = parser.parse_args(given)
     with one_clear_error():
+        path = zoo_folder(arguments.zoo)
         if arguments.repair:
-            repair(arguments.zoo)
-        found = list(problems(arguments.zoo))
+            repair(path)
+        found = list(problems(path))
         for problem in found:
             print(printable(problem))
         if found:
-            raise InputError(f"zoo {arguments.zoo} has {len(found)} problems")
-        zoo = Zoo.open(arguments.zoo)
-        size = sum(file.stat().st_size for file in arguments.zoo.rglob("*") if file.is_file() and not file.is_symlink())
+            raise InputError(f"zoo {path} has {len(found)} problem{'s' if len(found) > 1 else ''}")
+        zoo = Zoo.open(path)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
         models = zoo.frame["model"].nunique()
         print(f"{zoo.name}: {models} models, {len(zoo)} checkpoints, {size / 1e6:,.0f} MB: every hash and the index agree")
 

@@ -7,6 +7,7 @@ the records, so a kill between any two writes loses at most work, never consiste
 import importlib.metadata
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from zoo_gen.reader import read_json
 from zoo_gen.record import RESULTS, read_record, record_path
 from zoo_gen.zoo import FORMAT_VERSION
 
+ABSENT = "none"
+"""What a message says in place of a value that is not there."""
 PACKAGES = ("vit-weight-space", "torch", "timm", "numpy", "safetensors")
 
 
@@ -52,7 +55,12 @@ def create_zoo(
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")
         keys = ("format", "format_version", "name", "seed", "models", "config", "stacks")
-        differences = [line for key in keys for line in _differences(key, there.get(key), description[key])]
+        differences = [line for key in keys for line in _differences(key, there.get(key, ABSENT), description[key])]
+        if differences and (newer := _only_newer_settings(there.get("config"), config)):
+            raise InputError(
+                f"zoo {path} was made by an older version, which knew no {', '.join(newer)}; choose another path=..., or delete "
+                "that folder"
+            )
         if differences:
             shown = "; ".join(differences[:3])
             raise InputError(
@@ -70,8 +78,18 @@ def _differences(name: str, there: Any, here: Any) -> list[str]:
     """Lists where two nested configurations differ."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         keys = sorted({*there, *here})
-        return [line for key in keys for line in _differences(f"{name}.{key}", there.get(key), here.get(key))]
+        return [line for key in keys for line in _differences(f"{name}.{key}", there.get(key, ABSENT), here.get(key, ABSENT))]
     return [] if there == here else [f"{name}: {there} there, {here} here"]
+
+
+def _only_newer_settings(there: Any, here: Mapping[str, Any], name: str = "config") -> list[str]:
+    """The settings of this version that a stored configuration lacks; none if it differs in anything else."""
+    if not isinstance(there, Mapping):
+        return []
+    differences = _differences(name, there, here)
+    chosen = re.compile(r"\.(axes|draws|model_args)\.")  # whose keys the user chooses
+    newer = [line.partition(": ")[0] for line in differences if line.partition(": ")[2].startswith(f"{ABSENT} there")]
+    return newer if len(newer) == len(differences) and not any(map(chosen.search, newer)) else []
 
 
 class ModelWriter:

@@ -241,6 +241,12 @@ class Zoo:
         return f"Zoo('{self.path}': {models} models, {len(self)} checkpoints)"
 
 
+def zoo_folder(path: str | Path) -> Path:
+    """The folder of a zoo: a path that holds one or has more than one part, else a name under checkpoints/zoos."""
+    given = Path(path)
+    return given if (given / "zoo.json").is_file() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
+
+
 def _how_to_make(name: str) -> str:
     """Says how a zoo comes to be: by the card of its name, or else by any card."""
     cards = sorted(path.stem for path in (CONFIGS / "zoo").glob("*.yaml"))

@@ -56,6 +56,8 @@ def test_batches_do_not_depend_on_workers_or_devices_or_where_training_began(fam
     whole = list(drawn.batches(range(4), 6, rank=0, world_size=1, workers=0))
     resumed = list(drawn.batches(range(2, 4), 6, rank=0, world_size=1, workers=1))
     ranks = [list(drawn.batches(range(4), 6, rank=rank, world_size=2, workers=0)) for rank in (0, 1)]
+    with pytest.raises(InputError, match="multiple of the 4 devices"):
+        drawn.batches(range(4), 6, rank=0, world_size=4, workers=0)
     assert all(equal(a, b) for a, b in zip(whole[2:], resumed, strict=True))
     for batch, first, second in zip(whole, *ranks, strict=True):
         assert torch.equal(batch.values, torch.cat([first.values, second.values]))

@@ -1,15 +1,17 @@
 """One hyper-representation for zoos of several widths and depths: it trains on all of them and decodes each."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
 from tests.wsl.conftest import SMALL
 from tests.zoos import TWO_RATES, make_zoo
-from wsl.run import Run
+from wsl.run import Run, read_config, write_config
 from wsl.train import TrainConfig, train
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
@@ -51,6 +53,24 @@ def test_both_zoos_are_trained_on_and_validated(mixed: Path, tiny_zoo: Path, wid
     assert Run.open(tmp_path / "one").standardizer.parts != both.parts
     with pytest.raises(InputError, match="is not the one that run"):
         _ = Run.open(tmp_path / "one", zoo=wide).zoo
+
+
+def test_a_run_goes_on_with_the_same_zoos_in_the_same_order_only(mixed: Path, tiny_zoo: Path, wide: Path, tmp_path: Path):
+    third = Path(shutil.copytree(wide, tmp_path / "third"))
+    pd.read_parquet(third / "index.parquet").iloc[:-1].to_parquet(third / "index.parquet")
+    folder = Path(shutil.copytree(mixed, tmp_path / "run"))
+    stored = read_config(folder)
+    more = {**stored["other_zoos"][0], "content_hash": Zoo.open(third).content_hash}
+    write_config(folder, {**stored, "other_zoos": [*stored["other_zoos"], more]})
+    config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo},{wide}"]))
+
+    def train_on(*others: Path) -> None:
+        train(config, Zoo.open(tiny_zoo), folder, Console(quiet=True), others=[Zoo.open(zoo) for zoo in others])
+
+    train_on(wide, third)
+    for others in ((third, wide), (wide,), ()):
+        with pytest.raises(InputError, match="another configuration"):
+            train_on(*others)
 
 
 def test_zoos_of_one_name_are_refused(tiny_zoo: Path, tmp_path: Path):

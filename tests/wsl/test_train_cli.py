@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,10 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_zoo: Path, tmp_path: 
     process.wait()
     killed = home / "runs" / "killed"
     assert not (killed / "model.safetensors").exists()
-    resumed = train_small(tiny_zoo, killed, *overrides, "save_every=50", "workers=0", "cache_mb=0")
+    again = [*command, "save_every=50", "workers=0", "cache_mb=0"]
+    printed = subprocess.run(again, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"^resuming after step [1-9]\d* of 120$", printed, re.MULTILINE)
+    resumed = Run.open(killed)
     whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
     assert events(resumed.path) == events(whole.path)
     assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
@@ -125,6 +129,24 @@ def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: P
         (["split=by_checkpoint"], "by_checkpoint"),
         (["+model.depth=3"], "does not fit its constructor"),
         (["model._target_=pandas.read_pickle"], "nothing was executed"),
+        (["threads=0"], "threads must be at least 1"),
+        (["workers=-1"], "workers must be at least 0"),
+        (["seed=-1"], "seed must be at least 0"),
+        (["seed=2147483648"], "less than 2**31"),
+        (["fold=-1"], "fold must be at least 0"),
+        (["warmup=-1"], "warmup must be at least 0"),
+        (["validation_batches=0"], "validation_batches must be at least 1"),
+        (["learning_rate=-1"], "learning_rate must be more than 0"),
+        (["learning_rate=nan"], "learning_rate must be more than 0"),
+        (["weight_decay=nan"], "weight_decay must be at least 0"),
+        (["devices=2"], "devices must be 1"),
+        (["model.nope=1"], "there is no setting 'model.nope'"),
+        (["precision=foo"], "precision=foo"),
+        (["accelerator=tpu9"], "accelerator=tpu9"),
+        (["model.width=33"], "33 is none of 2"),
+        (["model.heads=0"], "model.heads must be at least 1"),
+        (["model.mlp_ratio=0"], "mlp_ratio"),
+        (["model.latent=abc"], "has values that it cannot be built of"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing_behind(
@@ -145,8 +167,9 @@ def test_bad_input_is_one_message_and_leaves_nothing_behind(
     assert exit.value.code == 1
     printed = capsys.readouterr().err
     assert message in printed
-    assert "Traceback" not in printed
-    assert not (tmp_path / "checkpoints" / "runs" / "new" / "config.yaml").exists()
+    assert printed.startswith("error: ")
+    assert not any(words in printed for words in ("Traceback", "HYDRA_FULL_ERROR", "search path"))
+    assert not (tmp_path / "checkpoints" / "runs").exists()
 
 
 def test_a_missing_zoo_names_the_command_that_makes_it(

@@ -12,7 +12,7 @@ from tests.zoos import InThisProcess, compose, make_zoo
 from zoo_gen import InputError
 from zoo_gen.blueprint import blueprint_of
 from zoo_gen.hardware import CPU
-from zoo_gen.plan import estimate, print_plan
+from zoo_gen.plan import duration, estimate, print_plan
 from zoo_gen.population import PopulationTrainer
 
 
@@ -37,7 +37,10 @@ def test_the_reference_is_planned_without_its_images(capsys: pytest.CaptureFixtu
     assert [sum(spec.recipe.objective == kind for spec in specs) for kind in ("supervised", "simclr")] == [247, 3]
     plans = estimate(blueprint_of(card("digits_mini"), load=[]), seed=0, executor=InThisProcess())
     print_plan(plans, gpu="h200")
-    assert "75" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "75" in printed
+    assert " min" in printed
+    assert [duration(seconds) for seconds in (1, 90, 3599, 3600, 9000)] == ["< 0.1 min", "1.5 min", "60.0 min", "1.0 h", "2.5 h"]
     with pytest.raises(InputError, match="h200"):
         print_plan(plans, gpu="abacus")
 

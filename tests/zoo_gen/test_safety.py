@@ -16,6 +16,7 @@ from tests.zoos import TWO_RATES, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.files import locked
+from zoo_gen.verify import main as verify
 from zoo_gen.verify import problems, repair
 
 
@@ -68,8 +69,41 @@ def test_the_verify_command_says_what_is_wrong_and_exits_with_one(copied: Path) 
     run = subprocess.run([sys.executable, "-m", "zoo_gen.verify", str(copied)], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "is gone" in run.stdout
-    assert "1 problems" in run.stderr
+    assert run.stderr.endswith("has 1 problem\n")
     assert "Traceback" not in run.stderr
+
+
+def test_the_verify_command_finds_a_zoo_by_its_name(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / "zoos").mkdir(parents=True)
+    copied.rename(tmp_path / "checkpoints" / "zoos" / "mine")
+    verify(["mine"])
+    assert "every hash and the index agree" in capsys.readouterr().out
+    verify(["mine", "--repair"])
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, message in ((["other"], "'other' not found"), (["other", "--repair"], "there is no zoo in")):
+        with pytest.raises(SystemExit):
+            verify(arguments)
+        assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zoo_older_than_a_setting_is_not_called_one_of_another_configuration(copied: Path) -> None:
+    described = json.loads((copied / "zoo.json").read_text())
+    older = json.loads(json.dumps(described))
+    del older["config"]["dtype"], older["config"]["finetune"]["recipe"]["dropout"]
+    (copied / "zoo.json").write_text(json.dumps(older))
+    with pytest.raises(
+        InputError, match=r"older version, which knew no config.dtype, config.finetune.recipe.dropout; choose another"
+    ):
+        make_zoo(copied, axes=TWO_RATES)
+    with pytest.raises(InputError, match=r"another configuration .*config.dtype: none there, float32 here"):
+        make_zoo(copied, "zoo.keep_every=2", axes=TWO_RATES)
+    (copied / "zoo.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"another configuration .*axes.dropout: none there"):
+        make_zoo(copied, axes={**TWO_RATES, "dropout": [0.0]})
 
 
 def test_a_second_generator_is_turned_away_and_a_dead_ones_lock_is_free(copied: Path) -> None:

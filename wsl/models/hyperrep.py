@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
+from zoo_gen.errors import InputError
 
 FAINT = 1e-4
 """Singular values below this are as good as none; latents are of the order of 1."""
@@ -38,6 +39,8 @@ class HyperRep(nn.Module):
         mlp_ratio: hidden width of their MLPs, over M.
         blocks: largest block index a token may have, plus one.
         roles: largest role id a token may have, plus one.
+
+    Raises `InputError` for sizes of which no model can be built.
     """
 
     def __init__(
@@ -54,6 +57,17 @@ class HyperRep(nn.Module):
         roles: int,
     ):
         super().__init__()
+        sizes = {"latent": latent, "width": width, "heads": heads, "blocks": blocks, "roles": roles}
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"model.{name} must be at least 1, not {size}")
+        if min(encoder_depth, decoder_depth) < 0 or not int(width * mlp_ratio) >= 1:
+            raise InputError(
+                "model.encoder_depth and model.decoder_depth must be at least 0, and width * mlp_ratio at least 1, not "
+                f"{encoder_depth}, {decoder_depth} and {width} * {mlp_ratio}"
+            )
+        if width % heads:
+            raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
         self.latent, self.blocks, self.roles = latent, blocks, roles
         self.project = RoleLinear(token_width, width, roles=roles)
         self.encoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)

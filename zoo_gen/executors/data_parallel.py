@@ -31,7 +31,7 @@ class DataParallelExecutor:
 
     def __init__(self, *, ranks: int, device: str, precision: str, compile: str | None):
         """Chooses the processes and their hardware, as of `zoo_gen.hardware.Hardware`; `device` is `cpu` or `cuda`."""
-        if ranks < 1 or device not in ("cpu", "cuda"):
+        if not isinstance(ranks, int) or ranks < 1 or device not in ("cpu", "cuda"):
             raise InputError(f"data-parallel training needs ranks >= 1 on device cpu or cuda, not {ranks} on {device}")
         self.ranks = ranks
         self.hardware = Hardware(device=device, precision=precision, compile=compile)

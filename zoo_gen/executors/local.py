@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from zoo_gen.blueprint import ModelSpec
+from zoo_gen.errors import InputError
 from zoo_gen.executors.progress import longest_first, watch
 from zoo_gen.hardware import Hardware
 from zoo_gen.memory import models_that_fit
@@ -27,6 +28,8 @@ class LocalExecutor:
 
     def __init__(self, *, processes: int | None, device: str, precision: str, compile: str | None):
         """Chooses how many processes to use (None: one per core) and their hardware, as of `zoo_gen.hardware.Hardware`."""
+        if processes is not None and not (isinstance(processes, int) and processes >= 1):
+            raise InputError(f"processes must be at least 1, or null for one per core, not {processes}")
         self.processes = processes or len(os.sched_getaffinity(0))
         self.hardware = Hardware(device=device, precision=precision, compile=compile)
 

@@ -6,6 +6,7 @@ module registers one.
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -150,8 +151,20 @@ def build(described: Mapping[str, Any]) -> nn.Module:
                 f"the config.json of {name} says '{printable(key, limit=40)}', which no model of a zoo has; do not use it"
             )
     try:
-        return timm.create_model(name, num_classes=classes, **arguments)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, KeyError, AttributeError, IndexError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element tensors")  # a size of 0
+            return timm.create_model(name, num_classes=classes, **arguments)
+    except (
+        UserWarning,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        ArithmeticError,
+        AssertionError,
+        KeyError,
+        AttributeError,
+        IndexError,
+    ) as error:
         summary = str(error).partition("\n")[0]
         raise InputError(f"timm cannot build {name} with the model_args of its config.json ({summary}); restore it") from error
 

@@ -132,6 +132,11 @@ def _sizes(described: str) -> Mapping[str, Any]:
     }
 
 
+_UNBUILDABLE = (
+    UserWarning, TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, KeyError, AttributeError, IndexError
+)  # fmt: skip
+
+
 def build(described: Mapping[str, Any]) -> nn.Module:
     """Builds the model of a `config.json`, randomly initialised from torch's global generator.
 

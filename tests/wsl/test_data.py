@@ -30,7 +30,8 @@ def windows(family: Sequence[Tokens], *, length: int = 20, seed: int = 0) -> Win
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    """Whether two windows hold the same, of whichever checkpoint they say they are."""
+    return all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 @pytest.fixture(scope="module")

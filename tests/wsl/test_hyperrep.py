@@ -61,8 +61,8 @@ def test_every_objective_card_gives_a_loss_that_reaches_all_weights(card: Path, 
 def test_permuting_the_batch_permutes_the_latents(family: list[Tokens]):
     model, batch, order = small_model(), batch_of(family), torch.tensor([2, 0, 1])
     latents = model.encode(*batch[:3])
-    torch.testing.assert_close(model.encode(*(tensor[order] for tensor in batch[:3])), latents[order])
-    assert not torch.allclose(model.encode(batch.values[order], *batch[1:]), latents)
+    torch.testing.assert_close(model.encode(batch.values[order], batch.mask[order], batch.positions[order]), latents[order])
+    assert not torch.allclose(model.encode(batch.values[order], batch.mask, batch.positions), latents)
 
 
 def test_padding_does_not_change_what_real_tokens_become(family: list[Tokens]):

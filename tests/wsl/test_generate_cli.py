@@ -134,7 +134,7 @@ def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(fo
         (["n=0"], "n=0 models cannot be sampled"),
         (["n=-5"], "n=-5 models cannot be sampled"),
         (["n=abc"], "could not be converted to Integer"),
-        (["generator=kdee"], "Could not find 'generator/kdee'"),
+        (["generator=kdee"], "no card 'kdee' of generator"),
         (["generator.bandwith=1"], "bandwith"),
         (["baselines=[coppy]"], "no generator 'coppy'; choose among copy, copy_noise"),
         (["+scan.copy_noise.nois=[1]"], "scan.copy_noise names ['nois']"),

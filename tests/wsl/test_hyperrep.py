@@ -11,6 +11,7 @@ from wsl.data import Batch, Windows
 from wsl.layout import ROLES
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
+from wsl.objectives.objective import NeedsModels
 from wsl.objectives.reconstruction import Reconstruction
 from wsl.sources import Held
 from wsl.tokenizers.tokens import Tokens
@@ -52,6 +53,8 @@ def test_every_model_card_builds_a_model_that_compresses_and_decodes(card: Path,
 @pytest.mark.parametrize("card", OBJECTIVES, ids=lambda card: card.stem)
 def test_every_objective_card_gives_a_loss_that_reaches_all_weights(card: Path, family: list[Tokens]):
     model, objective = small_model(), instantiate(yaml.safe_load(card.read_text()))
+    if isinstance(objective, NeedsModels):
+        pytest.skip("runs models: tests/wsl/test_behaviour.py")
     scalars = objective(model, batch_of(family))
     assert all(value.ndim == 0 for value in scalars.values())
     scalars["loss"].backward()

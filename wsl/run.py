@@ -1,8 +1,8 @@
 """A run: the folder of a trained hyper-representation, which explains itself.
 
-`config.yaml` (cards, settings, and which zoo in which state), `standardizer.json`, `model.safetensors`,
-`metrics.jsonl`. Reloading needs the path alone, and builds only `_target_`s of trusted packages: a config is foreign
-data.
+`config.yaml` (cards, settings, and which zoo in which state), `standardizer.json`, `model_encoder.safetensors`,
+`model.safetensors`, `metrics.jsonl`. Reloading needs the path alone, and builds only `_target_`s of trusted packages: a config is
+foreign data.
 """
 
 import copy
@@ -14,22 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from wsl.data import Batch, TokenizedZoo, window_starts
+from wsl.invariants import invariants, invariants_of
 from wsl.layout import ROLES
+from wsl.models.model_encoder import ModelEncoder
 from wsl.normalize import Standardizer
+from wsl.stacks import with_roots
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.files import write_atomically
 from zoo_gen.reader import read_json, read_text, read_weights, shortened
 from zoo_gen.splits import Split
+
+MODEL_ENCODER = "model_encoder.safetensors"
 
 CONFIG_LIMIT, CONFIG_DEPTH = 2**18, 32
 """Bytes of a run's configuration, and how deep it may be nested."""
@@ -48,7 +56,10 @@ class Run:
         path: the folder.
         config: the resolved configuration of the training.
         tokenizer, standardizer, model: built from the folder; the model is in eval mode.
+        model_encoder: None for a run without one.
     """
+
+    model_encoder: ModelEncoder | None = None
 
     def __init__(self, path: Path, config: Mapping[str, Any], standardizer: Standardizer, *, zoo: str | Path | None = None):
         """Builds the parts of a run, the model with fresh weights; use `Run.open` for a trained one."""
@@ -106,6 +117,7 @@ class Run:
                 raise ValueError("names or shapes differ from those of the configuration's model")
             run = cls(folder, config, standardizer, zoo=zoo)
             run.model.load_state_dict(tensors)
+            run.model_encoder = read_model_encoder(folder, config, advice=again)
         except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError, AttributeError) as error:
             first_line = str(error).partition("\n")[0]
             raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error
@@ -160,9 +172,32 @@ class Run:
                 yield from zip(some, latents, strict=True)
 
     def embed(self, checkpoints: Iterable[Checkpoint]) -> Float[np.ndarray, "N F"]:
-        """One vector per checkpoint: its latents, pooled by the model. Not finite for a model that diverged."""
+        """One latent vector per checkpoint, by the model encoder; without one, the latents of its tokens, pooled by the model.
+
+        Not finite for a model that diverged.
+        """
+        if self.model_encoder is not None:
+            if isinstance(checkpoints, Zoo):
+                return self.embed_invariants(invariants_of(checkpoints))
+            pairs = ((checkpoint, self.zoo.root(checkpoint)) for checkpoint in checkpoints)
+            return self.embed_invariants(invariants((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs)))
         rows = [self.model.embed(z[None], tokens.positions, self.groups)[0] for tokens, z in self.latents(checkpoints)]
         return torch.stack(rows).numpy()
+
+    @torch.no_grad()
+    def embed_invariants(self, table: pd.DataFrame) -> Float[np.ndarray, "N F"]:
+        """Latent vectors of checkpoints that `wsl.invariants` describes; columns that the encoder does not know are not read."""
+        assert self.model_encoder is not None
+        values = table.reindex(columns=self.model_encoder.columns).to_numpy(dtype=np.float64, copy=True)
+        return self.model_encoder(torch.from_numpy(values)).numpy()
+
+    def untrained(self) -> "Run":
+        """Returns this run before its training: fitted on nothing but the scales of tokens and invariants."""
+        run = Run(self.path, self.config, self.standardizer, zoo=self.zoo.path)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            run.model_encoder = None if self.model_encoder is None else self.model_encoder.untrained()
+        return run
 
     @cached_property
     def groups(self) -> tuple[tuple[int, int], ...]:
@@ -254,10 +289,40 @@ def check_config(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
             raise InputError(f"{wrong} (its weights are fewer than {shortened(str(key))} says); {again}")
 
 
+def write_model_encoder(folder: Path, encoder: ModelEncoder, measured: Mapping[str, float]) -> None:
+    """Writes the weights of a model encoder, with the columns that it reads and what was measured of it."""
+    about = {"columns": json.dumps(encoder.columns), "measured": json.dumps(dict(measured))}
+    data = save({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, about)
+    write_atomically(folder / MODEL_ENCODER, lambda beside: _write_bytes(beside, data))
+
+
+def read_model_encoder(folder: Path, config: Mapping[str, Any], *, advice: str) -> ModelEncoder | None:
+    """Reads what `write_model_encoder` wrote; None for a run without a model encoder."""
+    card = config.get("model_encoder")
+    if card is None:
+        return None
+    tensors = read_weights(folder / MODEL_ENCODER, advice=advice)
+    with safe_open(folder / MODEL_ENCODER, framework="pt") as file:
+        columns = json.loads((file.metadata() or {}).get("columns", "null"))
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+        raise ValueError(f"{folder / MODEL_ENCODER} does not say which columns it reads")
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in ModelEncoder(columns, **card["encoder"]).state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise ValueError(f"{folder / MODEL_ENCODER} is of another model encoder than the configuration says")
+    encoder = ModelEncoder(columns, **card["encoder"])
+    encoder.load_state_dict(tensors)
+    return encoder.eval()
+
+
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Writes a run's config.yaml in one piece."""
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
     write_atomically(folder / "config.yaml", lambda beside: _write_text(beside, text))
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _write_text(path: Path, text: str) -> None:

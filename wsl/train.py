@@ -21,9 +21,10 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from wsl.data import Windows
+from wsl.model_latents import ModelLatents
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
-from wsl.run import Run, read_config, run_folder, write_config
+from wsl.run import MODEL_ENCODER, Run, read_config, run_folder, write_config, write_model_encoder
 from wsl.sources import Source, pairs_of, survey
 from wsl.trainer import STATE, Trainer
 from wsl.validation import Validation
@@ -69,6 +70,7 @@ class TrainConfig:
     precision: str
     workers: int
     threads: int
+    model_encoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers that nothing can be trained with."""
@@ -103,7 +105,7 @@ def main(config: TrainConfig) -> None:
 
 def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     """Raises `InputError` for cards and choices that cannot be trained with, before anything is written."""
-    for card in (config.tokenizer, config.view, config.objective):
+    for card in (config.tokenizer, config.view, config.objective, config.model_encoder):
         instantiate(card)
     with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
         instantiate({**config.model, "token_width": 1})
@@ -138,6 +140,8 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
         )
         return
 
+    fabric = _fabric(config)
+    fabric.launch()
     with console.status("reading checkpoints"):
         train_models = survey(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
         val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
@@ -146,6 +150,10 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
     viewed = [view(model) for model in train_models]
     standardizer.save(folder / "standardizer.json")
     write_config(folder, resolved)
+    if config.model_encoder is not None and not (folder / MODEL_ENCODER).is_file():
+        card: ModelLatents = instantiate(config.model_encoder)
+        encoder, measured = card.fit(splits[0], seed=config.seed, console=console, device=fabric.device)
+        write_model_encoder(folder, encoder, measured)
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
@@ -161,8 +169,6 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
             scalars |= {f"{name}/{one.path.name}": value for name, value in validate().items()}
         return scalars
 
-    fabric = _fabric(config)
-    fabric.launch()
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
     Trainer(**settings).fit(fabric, folder, run.model, _objective(config, run, viewed), train_windows, validation, console)
     console.print(f"run {folder} is finished", soft_wrap=True)

@@ -64,7 +64,13 @@ def noisy_family() -> list[Tokens]:
 SMALL = [
     *("model.width=32", "model.heads=2", "model.latent=8", "model.encoder_depth=1", "model.decoder_depth=1"),
     *("window=64", "batch_size=4", "steps=4", "warmup=2", "log_every=1", "validate_every=2", "validation_batches=1"),
-    *("model_name=hyperrep", "accelerator=cpu"),
+    *(
+        "model_name=hyperrep",
+        "accelerator=cpu",
+        "model_encoder.steps=4",
+        "model_encoder.images=4",
+        "model_encoder.encoder.latent=8",
+    ),
 ]
 """Overrides of the train command that make it take seconds."""
 

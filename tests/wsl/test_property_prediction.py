@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.wsl.conftest import train_small
-from wsl.features import cache
+from wsl import cache
 from wsl.probes.comparison import compare
 from wsl.probes.report import figure, tables
 from wsl.probes.survey import Finding

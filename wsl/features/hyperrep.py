@@ -1,4 +1,4 @@
-"""The embedding of a run: the latents of its encoder, pooled. And what an encoder gives that has learned nothing."""
+"""The embedding of a run: the latents of its encoder. And what an encoder gives that has learned nothing."""
 
 import json
 from collections.abc import Set
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsl.features.cache import cached, everything
+from wsl.cache import cached, everything
 from wsl.features.features import Features, Kind
-from wsl.run import Run
+from wsl.run import MODEL_ENCODER, Run
 from zoo_gen import Zoo
 from zoo_gen.files import sha256_of
 
 
 class Embedding(Features):
-    """The pooled latents of a checkpoint, and nothing else."""
+    """The latents of a checkpoint, and nothing else."""
 
     kind: Kind = "embedding"
 
@@ -24,22 +24,23 @@ class Embedding(Features):
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
-        state = [*before_training(run), sha256_of(Path(run.path, "model.safetensors"))]
+        weights = ["model.safetensors"] if run.model_encoder is None else [MODEL_ENCODER]
+        state = [*before_training(run), *(sha256_of(Path(run.path, name)) for name in weights)]
         return cached(self, checkpoints, lambda: _table(run, checkpoints), state=state, code=everything())
 
 
 class Untrained(Features):
-    """The same pooling over the latents of the run's encoder before its training."""
+    """The latents of the run's encoder before its training."""
 
     def seen(self, run: Run) -> Set[str]:
         """Returns the run's train and val models: tokens are standardised as in the run."""
         return seen_by(run)
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
-        """Returns the pooled latents of each checkpoint (N F); see `Features.extract`."""
+        """Returns the latents of each checkpoint (N F); see `Features.extract`."""
 
         def compute() -> pd.DataFrame:
-            return _table(Run(run.path, run.config, run.standardizer, zoo=run.zoo.path), checkpoints)
+            return _table(run.untrained(), checkpoints)
 
         return cached(self, checkpoints, compute, state=before_training(run), code=everything())
 
@@ -51,7 +52,7 @@ def seen_by(run: Run) -> frozenset[str]:
 
 def before_training(run: Run) -> list[str]:
     """Returns what tells a run from another before its model is trained: its statistics, its cards, its seed."""
-    cards = {key: run.config[key] for key in ("tokenizer", "model", "window", "seed")}
+    cards = {key: run.config.get(key) for key in ("tokenizer", "model", "model_encoder", "window", "seed")}
     return [sha256_of(Path(run.path, "standardizer.json")), json.dumps(cards, sort_keys=True)]
 
 

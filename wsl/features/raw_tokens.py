@@ -1,4 +1,4 @@
-"""The pooling of the embedding over the tokens themselves: what the encoder adds is what the embedding has beyond this."""
+"""What the encoder of a run is given, pooled as its latents are: what it adds is what the embedding has beyond this."""
 
 import hashlib
 import json
@@ -7,10 +7,11 @@ from collections.abc import Iterator, Set
 import pandas as pd
 import torch
 
+from wsl.cache import cached, everything
 from wsl.data import TokenizedZoo
-from wsl.features.cache import cached, everything
 from wsl.features.features import Features
 from wsl.features.hyperrep import before_training, seen_by
+from wsl.invariants import invariants_of
 from wsl.run import Run
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Zoo
@@ -19,14 +20,18 @@ _NUMBERS_KEPT = 400_000_000  # of tokens in memory: 1.6 GB
 
 
 class RawTokens(Features):
-    """Standardised tokens, pooled by the model as if they were latents."""
+    """The invariants that a model encoder reads; for a run without one, standardised tokens, pooled as if they were latents."""
 
     def seen(self, run: Run) -> Set[str]:
-        """Returns the run's train and val models: tokens are standardised as in the run."""
+        """Returns the run's train and val models, where tokens are standardised as in the run; invariants have seen none."""
+        if run.model_encoder is not None:
+            return frozenset()
         return seen_by(run)
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the pooled tokens of each checkpoint (N F); see `Features.extract`."""
+        if run.model_encoder is not None:
+            return invariants_of(checkpoints)
         return cached(self, checkpoints, lambda: self._compute(run, checkpoints), state=before_training(run), code=everything())
 
     @torch.no_grad()

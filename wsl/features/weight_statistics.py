@@ -7,14 +7,13 @@ takes the same of what fine-tuning has changed.
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from wsl.features.cache import cached
+from wsl.cache import cached
 from wsl.features.features import Features
-from wsl.features.stacks import Columns, Reference, stacks
+from wsl.invariants import statistics
 from wsl.run import Run
+from wsl.stacks import Columns, Reference, stacks
 from zoo_gen import Zoo
 
 
@@ -41,14 +40,3 @@ class WeightStatistics(Features):
             for name, tensor in weights.items():
                 columns.put(name, rows, statistics(tensor.flatten(1).numpy(), self.quantiles), names)
         return columns.frame()
-
-
-def statistics(values: Float[np.ndarray, "K W"], quantiles: Sequence[float]) -> Float[np.ndarray, "K S"]:
-    """Returns mean, variance and quantiles (linear between neighbours) of each row; NaN if it is not finite."""
-    finite = np.isfinite(values).all(axis=1, keepdims=True)
-    ordered = np.sort(np.where(finite, values, 0), axis=1)  # ten times faster than np.quantile
-    at = np.asarray(quantiles) * (values.shape[1] - 1)
-    below, above = np.floor(at).astype(int), np.ceil(at).astype(int)
-    inside = ordered[:, below] + (at - below) * (ordered[:, above].astype(np.float64) - ordered[:, below])
-    moments = [ordered.mean(axis=1, dtype=np.float64), ordered.var(axis=1, dtype=np.float64)]
-    return np.where(finite, np.column_stack([*moments, inside]), np.nan)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int
 from torch.nn import functional
 
-from wsl.features.cache import cached
-from wsl.features.outputs import run_models
+from wsl.answers import run_models
+from wsl.cache import cached
 from wsl.probes.probe import Measured
 from zoo_gen import Zoo
 from zoo_gen.images import ImageSplit

@@ -1,4 +1,4 @@
-"""Features on disk, found by what they were made of: the content of the zoo, the settings, and the code of this folder."""
+"""Features on disk, found by what they were made of: the content of the zoo, the settings, and the code that makes them."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from zoo_gen import Zoo
 from zoo_gen.files import write_atomically
 
 FOLDER = Path("checkpoints", "features")
-_WSL = Path(__file__).parent.parent
-_CODE = ("features/*.py", "layout.py", "table.py", "architectures/*.py")
+_WSL = Path(__file__).parent
+_CODE = ("features/*.py", "stacks.py", "invariants.py", "answers.py", "layout.py", "table.py", "architectures/*.py")
 
 
 def cached(

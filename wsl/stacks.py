@@ -1,6 +1,7 @@
 """Weights of many checkpoints at once: stacks of one shape, as they are or as differences to the root."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -10,9 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.layout import layout_of
+from wsl.sources import pairs_of
 from zoo_gen import Checkpoint, Zoo
+from zoo_gen.reader import read_weights
 
 WEIGHTS_AT_ONCE = 8_000_000
+ROOTS_KEPT = 4
 Reference = Literal["none", "root"]
 """`none` for the weights themselves, `root` for their difference to the root's. A head is new in every model and has no
 counterpart there, so it is always taken as it is."""
@@ -23,18 +27,43 @@ Stack = tuple[list[int], dict[str, Tensor]]
 
 def stacks(checkpoints: Zoo, *, reference: Reference) -> Iterator[Stack]:
     """Yields all checkpoints, stacked with others of the same shapes; not in order, hence the rows."""
-    roots: dict[str, dict[str, Tensor]] = {}
+
+    def weights() -> Iterator[dict[str, Tensor]]:
+        for checkpoint, root in with_roots(pairs_of(checkpoints)) if reference == "root" else ((c, {}) for c in checkpoints):
+            own = in_float32(checkpoint.state_dict())
+            yield own | changes(own, root) if reference == "root" else own
+
+    return stacked(weights())
+
+
+def stacked(checkpoints: Iterable[dict[str, Tensor]]) -> Iterator[Stack]:
+    """Yields tensors by name, stacked with those of other checkpoints of the same names and shapes."""
     waiting: dict[tuple, list[tuple[int, dict[str, Tensor]]]] = {}
-    for row, checkpoint in enumerate(checkpoints):
-        weights = {name: tensor.float() for name, tensor in checkpoint.state_dict().items()}
-        if reference == "root":
-            weights = _difference(weights, _root_of(checkpoint, checkpoints, roots))
+    for row, weights in enumerate(checkpoints):
         alike = waiting.setdefault(tuple((name, tensor.shape) for name, tensor in weights.items()), [])
         alike.append((row, weights))
         if len(alike) * sum(tensor.numel() for tensor in weights.values()) > WEIGHTS_AT_ONCE:
-            yield _stacked(alike)
+            yield _stack(alike)
             alike.clear()
-    yield from (_stacked(alike) for alike in waiting.values() if alike)
+    yield from (_stack(alike) for alike in waiting.values() if alike)
+
+
+def with_roots(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[tuple[Checkpoint, dict[str, Tensor]]]:
+    """Yields checkpoints with the weights of their roots; the last few roots are kept in memory."""
+    read = functools.lru_cache(ROOTS_KEPT)(lambda path: in_float32(read_weights(path)))
+    yield from ((checkpoint, read(root.path)) for checkpoint, root in pairs)
+
+
+def in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights in single precision."""
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def changes(weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights minus the root's, of those that have a counterpart there; a head has none, whatever its shape."""
+    new = {slot.name for slot in layout_of(weights).slots for part in slot.parts if part.role == "head"}
+    shared = {name for name, tensor in root.items() if name not in new and name in weights and weights[name].shape == tensor.shape}
+    return {name: tensor - root[name] for name, tensor in weights.items() if name in shared}
 
 
 class Columns:
@@ -56,19 +85,5 @@ class Columns:
         return pd.concat([*self._tables.values(), pd.DataFrame(present)], axis=1)
 
 
-def _stacked(alike: list[tuple[int, dict[str, Tensor]]]) -> Stack:
+def _stack(alike: list[tuple[int, dict[str, Tensor]]]) -> Stack:
     return [row for row, _ in alike], {name: torch.stack([weights[name] for _, weights in alike]) for name in alike[0][1]}
-
-
-def _root_of(checkpoint: Checkpoint, zoo: Zoo, roots: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns the weights of a checkpoint's root, read once."""
-    if checkpoint.root not in roots:
-        roots[checkpoint.root] = {name: tensor.float() for name, tensor in zoo.root(checkpoint).state_dict().items()}
-    return roots[checkpoint.root]
-
-
-def _difference(weights: dict[str, Tensor], root: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights minus the root's where those have a counterpart; a head has none, whatever its shape."""
-    new = {slot.name for slot in layout_of(weights).slots for part in slot.parts if part.role == "head"}
-    shared = {name for name, tensor in root.items() if name not in new and name in weights and weights[name].shape == tensor.shape}
-    return {name: tensor - root[name] if name in shared else tensor for name, tensor in weights.items()}

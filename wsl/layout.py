@@ -176,8 +176,9 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
 
 
 def _check_classes(model: nn.Module, family: str) -> None:
-    """Refuses a model that has the tensors of a family but not its classes, so that it may read them in another way."""
-    classes = getattr(importlib.import_module(f"{architectures.__name__}.{family}"), "CLASSES", {})
+    """Refuses a model that has the tensors of a family but not its classes and settings, so that it reads them in another way."""
+    table = importlib.import_module(f"{architectures.__name__}.{family}")
+    classes = getattr(table, "CLASSES", {})
     for name, module in model.named_modules():
         names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(module).__mro__}
         for pattern, known in classes.items():
@@ -186,6 +187,12 @@ def _check_classes(model: nn.Module, family: str) -> None:
                     f"{name or 'the model'} is a {type(module).__name__}, which may read its tensors in another way than the table "
                     f"{family!r} says; that is of {', '.join(known)}. Add a table for it (one file in wsl/architectures)"
                 )
+    for setting, known in getattr(table, "SETTINGS", {}).items():
+        if (value := getattr(model, setting)) not in known:
+            raise InputError(
+                f"the model has {setting}={value!r}, for which the table {family!r} is wrong; it is right for "
+                f"{', '.join(map(repr, known))}. Add a table for it (one file in wsl/architectures)"
+            )
 
 
 class _Mismatch(Exception):

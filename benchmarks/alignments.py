@@ -20,8 +20,8 @@ from wsl.align import activations, align, align_by_activations, align_by_felt, a
 from wsl.canonical import canonicalize
 from wsl.descent import Loss
 from wsl.felt import felt
-from wsl.layout import Layout
 from wsl.matching import match
+from wsl.slots import Layout
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, transform
 from zoo_gen.images import ImageSplit
 
@@ -204,27 +204,28 @@ ROWS = {
     "permutation": Way("naive", by_weights(*PERMUTED)),
     "permutation + orthogonal": Way("permutation", by_weights(*ORTHOGONAL)),
     "full": Way("permutation + orthogonal", by_weights(*MOVES)),
-    "felt: full": Way("permutation + orthogonal", by_felt(_images, *MOVES)),
+    "felt: permutation": Way("naive", by_felt(_images, *PERMUTED)),
+    "felt: permutation + orthogonal": Way("felt: permutation", by_felt(_images, *ORTHOGONAL)),
+    "felt: full": Way("felt: permutation + orthogonal", by_felt(_images, *MOVES)),
     "activations: permutation": Way("naive", by_activations(*PERMUTED)),
     "activations: full": Way("activations: permutation", by_activations(*MOVES)),
+    "outputs: permutation + orthogonal": Way("permutation", by_loss(mean_outputs(_images), *ORTHOGONAL)),
+    "outputs: full": Way("outputs: permutation + orthogonal", by_loss(mean_outputs(_images), *MOVES)),
     "loss: permutation + orthogonal": Way("permutation", by_loss(labels, *ORTHOGONAL)),
     "loss: full": Way("loss: permutation + orthogonal", by_loss(labels, *MOVES)),
 }
-"""The rows of the table. Descent moves no permutations: those of its chain are by weights, the row `permutation`."""
+"""The rows of the table. Descent (`outputs`, `loss`) moves no permutations: its chains begin at those by weights."""
 
 IDEAS = {
-    "felt: permutation": Way("naive", by_felt(_images, *PERMUTED)),
-    "felt: permutation + orthogonal": Way("felt: permutation", by_felt(_images, *ORTHOGONAL)),
     "felt by noise: full": Way("permutation + orthogonal", by_felt(_noise, *MOVES)),
     "full: ridge 1e-6": Way("permutation + orthogonal", ridges(1e-6)),
     "full: ridge 1e-1": Way("permutation + orthogonal", ridges(1e-1)),
-    "full: nearest of six ridges": Way("permutation + orthogonal", ridges(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)),
+    "full: nearest of three ridges": Way("permutation + orthogonal", ridges(1e-6, 1e-3, 1e-1)),
     "full: common centre": Way("permutation + orthogonal", centre),
     "full: heads first": Way("permutation + orthogonal", staged),
     "full: and activations": Way("permutation + orthogonal", joined(_images, share=0.3, weigh=False)),
     "full: and activations of noise": Way("permutation + orthogonal", joined(_noise, share=0.3, weigh=False)),
     "felt: full, and activations of noise": Way("permutation + orthogonal", joined(_noise, share=0.3, weigh=True)),
-    "outputs: full": Way("permutation + orthogonal", by_loss(mean_outputs(_images), *MOVES)),
     "outputs of noise: full": Way("permutation + orthogonal", by_loss(mean_outputs(_noise), *MOVES)),
 }
 """Ideas for the full group that need no label; what they gave is in docs/log.md."""

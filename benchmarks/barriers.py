@@ -29,7 +29,7 @@ DRAWS = 2000
 
 
 def main() -> None:
-    """Measures the zoos of the command line; writes a JSON file and prints a line for each alignment."""
+    """Measures the zoos of the command line; writes a JSON file and prints a line for each alignment: ratios to naive barriers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoos", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -38,14 +38,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results = {path.name: measure(Zoo.open(path), args.alignments) for path in args.zoos}
+    results: dict[str, Any] = {}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    for name, result in results.items():
-        for alignment, row in result["alignments"].items():
-            step = row["change_from_previous"]
-            ratio = f"{row['ratio_to_naive']:.3f} {row['ratio_interval']}"
-            print(f"{name:16} {alignment:36} {ratio:24} {step['ratio']:+.3f} {step['ratio_interval']} from {step['from']}")
+    for path in args.zoos:
+        results[path.name] = measure(Zoo.open(path), args.alignments)
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
@@ -60,20 +57,21 @@ def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
     weights = stack([{name: tensor.double() for name, tensor in root.state_dict().items()} for root in roots])
     a, b = ({name: tensor[torch.tensor([pair[side] for pair in index])] for name, tensor in weights.items()} for side in (0, 1))
     pairs = Pairs(a, b, layout_of(roots[0].build()), roots[0].build(), images.train)
-    barriers = {name: _barriers(roots[0], *ways[name].align(pairs), images.test) for name in ways if name in chosen}
     shares = _shares(len(roots), index)
-    naive = barriers["naive"][0]
+    barriers: dict[str, np.ndarray] = {}
     rows: dict[str, Any] = {}
-    for name, (loss, accuracy, distance) in barriers.items():
+    for name in (name for name in ways if name in chosen):
+        barriers[name], accuracy, distance = _barriers(roots[0], *ways[name].align(pairs), images.test)
+        naive = barriers["naive"]
         rows[name] = {
-            "loss": _quartiles(loss),
+            "loss": _quartiles(barriers[name]),
             "accuracy": _quartiles(accuracy),
             "distance": _quartiles(distance),
-            "ratio_to_naive": round(float(np.mean(loss) / np.mean(naive)), 3),
-            "ratio_interval": _interval((shares @ loss) / (shares @ naive)),
+            "ratio_to_naive": round(float(barriers[name].mean() / naive.mean()), 3),
+            "ratio_interval": _interval((shares @ barriers[name]) / (shares @ naive)),
         }
         for step, other in (("previous", ways[name].previous), ("naive", "naive")):
-            change = loss - barriers[other][0]
+            change = barriers[name] - barriers[other]
             rows[name][f"change_from_{step}"] = {
                 "from": other,
                 "mean": round(float(change.mean()), 4),
@@ -81,6 +79,7 @@ def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
                 "ratio": round(float(change.mean() / naive.mean()), 4),
                 "ratio_interval": _interval((shares @ change) / (shares @ naive)),
             }
+        _print(zoo.path.name, name, rows[name])
     accuracy = score(roots[0].architecture, unstack({n: t.float() for n, t in weights.items()}), images.test).accuracy
     return {
         "zoo": zoo.name,
@@ -90,6 +89,12 @@ def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
         "test_accuracy_of_roots": _quartiles(accuracy.numpy()),
         "alignments": rows,
     }
+
+
+def _print(zoo: str, name: str, row: Mapping[str, Any]) -> None:
+    step = row["change_from_previous"]
+    ratio = f"{row['ratio_to_naive']:.3f} {row['ratio_interval']}"
+    print(f"{zoo:16} {name:36} {ratio:24} {step['ratio']:+.3f} {step['ratio_interval']} from {step['from']}", flush=True)
 
 
 def _shares(roots: int, index: Sequence[tuple[int, int]]) -> Float[np.ndarray, "draws pairs"]:

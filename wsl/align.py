@@ -21,8 +21,8 @@ from wsl.canonical import balance, canonicalize, choose
 from wsl.descent import Loss, descend
 from wsl.felt import felt
 from wsl.fold import NULLS, check_stack, fold, unfold, unstack
-from wsl.layout import Axis, Layout
 from wsl.matching import compose, match
+from wsl.slots import Axis, Layout
 from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from zoo_gen.errors import InputError
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wsl.fold import unstack
-from wsl.layout import Axis, Layout, Slot
+from wsl.slots import Axis, Layout, Slot
 from wsl.symmetry import MAPPED, PERMUTED
 from zoo_gen.errors import InputError
 

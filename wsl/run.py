@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from wsl.data import Batch, TokenizedZoo, window_starts
-from wsl.layout import ROLES
 from wsl.normalize import Standardizer
+from wsl.table import ROLES
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate

@@ -10,7 +10,8 @@ from wsl.align import align_by_felt
 from wsl.canonical import standardize
 from wsl.felt import felt
 from wsl.fold import stack
-from wsl.layout import Layout, layout_of
+from wsl.layout import layout_of
+from wsl.slots import Layout
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, axes_of, random_view, sample, transform
 from zoo_gen.errors import InputError
 

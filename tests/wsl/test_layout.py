@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch import nn
 from tests.architectures import MODELS, outputs, small
 from wsl import architectures
 from wsl.fold import stack
-from wsl.layout import ROLES, Layout, layout_of
+from wsl.layout import layout_of
+from wsl.slots import Layout
 from wsl.symmetry import random_view
-from wsl.table import parse
+from wsl.table import ROLES, parse
 from zoo_gen.errors import InputError
 
 
@@ -102,7 +104,7 @@ def test_a_model_of_other_blocks_is_refused_by_their_name(block: type[nn.Module]
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax"])
 @pytest.mark.parametrize("fc_norm", [True, False])
-def test_a_maximum_over_tokens_breaks_symmetries_and_is_refused(pool: str, fc_norm: bool) -> None:
+def test_a_maximum_over_tokens_breaks_symmetries_and_is_refused(pool: Literal["avg", "max", "avgmax"], fc_norm: bool) -> None:
     torch.manual_seed(0)
     model = small(class_token=False, global_pool=pool, fc_norm=fc_norm).double().eval()
     weights, inputs = stack([model.state_dict()]), torch.randn(3, 1, 8, 8, dtype=torch.float64)

@@ -209,12 +209,10 @@ ROWS = {
     "felt: full": Way("felt: permutation + orthogonal", by_felt(_images, *MOVES)),
     "activations: permutation": Way("naive", by_activations(*PERMUTED)),
     "activations: full": Way("activations: permutation", by_activations(*MOVES)),
-    "outputs: permutation + orthogonal": Way("permutation", by_loss(mean_outputs(_images), *ORTHOGONAL)),
-    "outputs: full": Way("outputs: permutation + orthogonal", by_loss(mean_outputs(_images), *MOVES)),
     "loss: permutation + orthogonal": Way("permutation", by_loss(labels, *ORTHOGONAL)),
     "loss: full": Way("loss: permutation + orthogonal", by_loss(labels, *MOVES)),
 }
-"""The rows of the table. Descent (`outputs`, `loss`) moves no permutations: its chains begin at those by weights."""
+"""The rows of the table. Descent moves no permutations, which are discrete: its chain begins at those by weights."""
 
 IDEAS = {
     "felt by noise: full": Way("permutation + orthogonal", by_felt(_noise, *MOVES)),
@@ -226,6 +224,8 @@ IDEAS = {
     "full: and activations": Way("permutation + orthogonal", joined(_images, share=0.3, weigh=False)),
     "full: and activations of noise": Way("permutation + orthogonal", joined(_noise, share=0.3, weigh=False)),
     "felt: full, and activations of noise": Way("permutation + orthogonal", joined(_noise, share=0.3, weigh=True)),
+    "outputs: permutation + orthogonal": Way("permutation", by_loss(mean_outputs(_images), *ORTHOGONAL)),
+    "outputs: full": Way("outputs: permutation + orthogonal", by_loss(mean_outputs(_images), *MOVES)),
     "outputs of noise: full": Way("permutation + orthogonal", by_loss(mean_outputs(_noise), *MOVES)),
 }
 """Ideas for the full group that need no label; what they gave is in docs/log.md."""

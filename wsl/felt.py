@@ -22,8 +22,11 @@ from zoo_gen.errors import InputError
 POWER = 0.5
 """Of the metric: half way between every weight the same and what outputs feel."""
 
-TIE = 1e-10
-"""Directions that are felt less than this, relative to the most felt one, are round-off."""
+DRAWS = 32
+"""Most gradients that moments are taken of."""
+
+DAMPING = 1e-6
+"""What is added to a moment in every direction, over its trace: directions that few inputs do not reach still count a little."""
 
 
 def felt(weights: Mapping[str, Tensor], layout: Layout, model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
@@ -66,14 +69,14 @@ def _moments(
 ) -> dict[str, list[list[Float[Tensor, "n n"] | Float[Tensor, " n"]]]]:
     """Sums second moments of the gradients of outputs along each dimension of each part, by tensor.
 
-    Those of a dimension that nothing moves (positions, a vocabulary) are diagonals. The gradient at each input is that of its
-    outputs summed under random signs: on average, moments are sums over outputs.
+    Those of a dimension that nothing moves (positions, a vocabulary) are diagonals. Each gradient is that of the outputs on some
+    inputs, summed under random signs: on average over signs, moments are sums over all outputs.
     """
     generator = torch.Generator().manual_seed(0)
     leaves = {slot.name: one[slot.name].detach().requires_grad_() for slot in slots}
     inputs = inputs.to(next(iter(leaves.values())).dtype) if inputs.is_floating_point() else inputs
     moments = {slot.name: [[torch.zeros(()).double()] * len(part.axes) for part in slot.parts] for slot in slots}
-    for x in inputs.split(1):
+    for x in inputs.tensor_split(min(len(inputs), DRAWS)):
         found = functional_call(model, {**one, **leaves}, (x,), tie_weights=False)
         outputs = found if isinstance(found, Tensor) else getattr(found, "logits", None)
         if not isinstance(outputs, Tensor):
@@ -106,4 +109,4 @@ def _weigh(piece: Tensor, moments: Sequence[Tensor]) -> Tensor:
 
 
 def _power(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    return torch.where(values > TIE * values.max(), values, 0) ** (POWER / 2)
+    return (values.clamp_min(0) + DAMPING) ** (POWER / 2)

@@ -65,6 +65,9 @@ class Way:
     align: Callable[[Pairs], tuple[Stack, Stack]]
     """Returns the first stack, and the second in the form that it was aligned to."""
 
+    beside: tuple[str, ...] = ()
+    """Other rows that it is compared to."""
+
 
 def by_weights(*moves: str) -> Callable[[Pairs], tuple[Stack, Stack]]:
     """By weight matching."""
@@ -206,11 +209,11 @@ ROWS = {
     "full": Way("permutation + orthogonal", by_weights(*MOVES)),
     "felt: permutation": Way("naive", by_felt(_images, *PERMUTED)),
     "felt: permutation + orthogonal": Way("felt: permutation", by_felt(_images, *ORTHOGONAL)),
-    "felt: full": Way("felt: permutation + orthogonal", by_felt(_images, *MOVES)),
+    "felt: full": Way("felt: permutation + orthogonal", by_felt(_images, *MOVES), ("permutation + orthogonal", "full")),
     "activations: permutation": Way("naive", by_activations(*PERMUTED)),
     "activations: full": Way("activations: permutation", by_activations(*MOVES)),
     "loss: permutation + orthogonal": Way("permutation", by_loss(labels, *ORTHOGONAL)),
-    "loss: full": Way("loss: permutation + orthogonal", by_loss(labels, *MOVES)),
+    "loss: full": Way("loss: permutation + orthogonal", by_loss(labels, *MOVES), ("full",)),
 }
 """The rows of the table. Descent moves no permutations, which are discrete: its chain begins at those by weights."""
 

@@ -33,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoos", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--alignments", nargs="+", choices=[*ROWS, *IDEAS], default=list(ROWS), help="and the rows they are a step from"
-    )
+    known = [*ROWS, *IDEAS]
+    about = f"and the rows they are compared to: {', '.join(map(repr, known))}"
+    parser.add_argument("--alignments", nargs="+", choices=known, metavar="NAME", default=list(ROWS), help=about)
     args = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
     """Barriers of all pairs of supervised roots of a zoo, by some alignments and those that they are a step from."""
     ways = ROWS | IDEAS
     chosen = {"naive", *alignments}
-    while more := {ways[name].previous for name in chosen} - chosen:
+    while more := {other for name in chosen for other in (ways[name].previous, *ways[name].beside)} - chosen:
         chosen |= more
     roots = [one for one in zoo.select(stage="pretrain", final=True, status="ok") if one.factors["objective"] == "supervised"]
     images = zoo.images("pretrain")
@@ -70,7 +70,7 @@ def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
             "ratio_to_naive": round(float(barriers[name].mean() / naive.mean()), 3),
             "ratio_interval": _interval((shares @ barriers[name]) / (shares @ naive)),
         }
-        for step, other in (("previous", ways[name].previous), ("naive", "naive")):
+        for step, other in {"previous": ways[name].previous, "naive": "naive", **{one: one for one in ways[name].beside}}.items():
             change = barriers[name] - barriers[other]
             rows[name][f"change_from_{step}"] = {
                 "from": other,

@@ -207,13 +207,13 @@ ROWS = {
     "permutation": Way("naive", by_weights(*PERMUTED)),
     "permutation + orthogonal": Way("permutation", by_weights(*ORTHOGONAL)),
     "full": Way("permutation + orthogonal", by_weights(*MOVES)),
+    "loss: permutation + orthogonal": Way("permutation", by_loss(labels, *ORTHOGONAL)),
+    "loss: full": Way("loss: permutation + orthogonal", by_loss(labels, *MOVES), ("full",)),
     "felt: permutation": Way("naive", by_felt(_images, *PERMUTED)),
     "felt: permutation + orthogonal": Way("felt: permutation", by_felt(_images, *ORTHOGONAL)),
     "felt: full": Way("felt: permutation + orthogonal", by_felt(_images, *MOVES), ("permutation + orthogonal", "full")),
     "activations: permutation": Way("naive", by_activations(*PERMUTED)),
     "activations: full": Way("activations: permutation", by_activations(*MOVES)),
-    "loss: permutation + orthogonal": Way("permutation", by_loss(labels, *ORTHOGONAL)),
-    "loss: full": Way("loss: permutation + orthogonal", by_loss(labels, *MOVES), ("full",)),
 }
 """The rows of the table. Descent moves no permutations, which are discrete: its chain begins at those by weights."""
 

@@ -8,134 +8,105 @@ pairs, each aligned one way; intervals are 95 % bootstraps over roots, paired be
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy
 
-from wsl.align import align, align_by_activations, align_by_loss
+from benchmarks.alignments import IDEAS, ROWS, Pairs
 from wsl.fold import stack, unstack
-from wsl.layout import Layout, layout_of
-from wsl.symmetry import MOVES, PERMUTED
+from wsl.layout import layout_of
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.images import ImageSplit
 
 POINTS = 11
 DRAWS = 2000
-ORTHOGONAL = (*PERMUTED, "qk", "vo")
-ALIGNMENTS = (
-    "naive",
-    "permutation",
-    "permutation + orthogonal",
-    "full",
-    "activations: permutation",
-    "activations: full",
-    "loss: permutation + orthogonal",
-    "loss: full",
-)
-IMAGES = 128
-"""Train images that activations and losses are taken on."""
-
-STEPS, RATE = 60, 0.02
-"""Of the descent on the loss."""
 
 
 def main() -> None:
-    """Measures the zoos of the command line; writes a JSON file and prints a line for each alignment."""
+    """Measures the zoos of the command line; writes a JSON file and prints a line for each alignment: ratios to naive barriers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoos", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    known = [*ROWS, *IDEAS]
+    about = f"and the rows they are compared to: {', '.join(map(repr, known))}"
+    parser.add_argument("--alignments", nargs="+", choices=known, metavar="NAME", default=list(ROWS), help=about)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results = {path.name: measure(Zoo.open(path)) for path in args.zoos}
+    results: dict[str, Any] = {}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    for name, result in results.items():
-        for alignment, row in result["alignments"].items():
-            print(f"{name:24} {alignment:26} loss {row['loss']} accuracy {row['accuracy']} ratio {row['ratio_to_naive']}")
+    for path in args.zoos:
+        results[path.name] = measure(Zoo.open(path), args.alignments)
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def measure(zoo: Zoo) -> dict[str, Any]:
-    """Barriers of all pairs of supervised roots of a zoo."""
+def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
+    """Barriers of all pairs of supervised roots of a zoo, by some alignments and those that they are a step from."""
+    ways = ROWS | IDEAS
+    chosen = {"naive", *alignments}
+    while more := {other for name in chosen for other in (ways[name].previous, *ways[name].beside)} - chosen:
+        chosen |= more
     roots = [one for one in zoo.select(stage="pretrain", final=True, status="ok") if one.factors["objective"] == "supervised"]
     images = zoo.images("pretrain")
-    pairs = list(itertools.combinations(range(len(roots)), 2))
+    index = list(itertools.combinations(range(len(roots)), 2))
     weights = stack([{name: tensor.double() for name, tensor in root.state_dict().items()} for root in roots])
-    layout = layout_of(roots[0].build())
-    a, b = ({name: tensor[torch.tensor([pair[side] for pair in pairs])] for name, tensor in weights.items()} for side in (0, 1))
-    barriers = {
-        name: _barriers(roots[0], _aligned(name, a, b, layout, roots[0], images.train), b, images.test) for name in ALIGNMENTS
-    }
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(len(roots), np.full(len(roots), 1 / len(roots)), size=DRAWS)
-    shares = np.stack([counts[:, i] * counts[:, j] for i, j in pairs], axis=1).astype(float)  # pairs of distinct roots
-    shares = shares[shares.sum(1) > 0]
-    shares /= shares.sum(1, keepdims=True)
+    a, b = ({name: tensor[torch.tensor([pair[side] for pair in index])] for name, tensor in weights.items()} for side in (0, 1))
+    pairs = Pairs(a, b, layout_of(roots[0].build()), roots[0].build(), images.train)
+    shares = _shares(len(roots), index)
+    barriers: dict[str, np.ndarray] = {}
     rows: dict[str, Any] = {}
-    for name, (loss, accuracy, distance) in barriers.items():
-        before = {
-            "permutation": "naive",
-            "permutation + orthogonal": "permutation",
-            "full": "permutation + orthogonal",
-            "loss: full": "full",
-        }
-        steps = {"previous": before.get(name, "naive"), "naive": "naive"}
+    for name in (name for name in ways if name in chosen):
+        barriers[name], accuracy, distance = _barriers(roots[0], *ways[name].align(pairs), images.test)
+        naive = barriers["naive"]
         rows[name] = {
-            "loss": _quartiles(loss),
+            "loss": _quartiles(barriers[name]),
             "accuracy": _quartiles(accuracy),
             "distance": _quartiles(distance),
-            "ratio_to_naive": round(float(np.mean(loss) / np.mean(barriers["naive"][0])), 3),
+            "ratio_to_naive": round(float(barriers[name].mean() / naive.mean()), 3),
+            "ratio_interval": _interval((shares @ barriers[name]) / (shares @ naive)),
         }
-        for step, other in steps.items():
-            change = loss - barriers[other][0]
+        for step, other in {"previous": ways[name].previous, "naive": "naive", **{one: one for one in ways[name].beside}}.items():
+            change = barriers[name] - barriers[other]
             rows[name][f"change_from_{step}"] = {
                 "from": other,
                 "mean": round(float(change.mean()), 4),
-                "interval": [round(float(q), 4) for q in np.quantile(shares @ change, [0.025, 0.975])],
+                "interval": _interval(shares @ change),
+                "ratio": round(float(change.mean() / naive.mean()), 4),
+                "ratio_interval": _interval((shares @ change) / (shares @ naive)),
             }
+        _print(zoo.path.name, name, rows[name])
     accuracy = score(roots[0].architecture, unstack({n: t.float() for n, t in weights.items()}), images.test).accuracy
     return {
         "zoo": zoo.name,
+        "seed": zoo.config["seed"],
         "roots": len(roots),
-        "pairs": len(pairs),
+        "pairs": len(index),
         "test_accuracy_of_roots": _quartiles(accuracy.numpy()),
         "alignments": rows,
     }
 
 
-def _aligned(
-    name: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, root: Checkpoint, images: ImageSplit
-) -> Mapping[str, Tensor]:
-    if name == "naive":
-        return a
-    moves = PERMUTED if "permutation" in name and "orthogonal" not in name else ORTHOGONAL if "orthogonal" in name else MOVES
-    if name.startswith("activations"):
-        return align_by_activations(a, layout, to=b, moves=moves, model=root.build(), inputs=images.pixels[:IMAGES]).weights
-    if name.startswith("loss"):
-        return align_by_loss(a, layout, to=b, moves=moves, loss=_loss(root, images), steps=STEPS, rate=RATE).weights
-    return align(a, layout, to=b, moves=moves).weights
+def _print(zoo: str, name: str, row: Mapping[str, Any]) -> None:
+    step = row["change_from_previous"]
+    ratio = f"{row['ratio_to_naive']:.3f} {row['ratio_interval']}"
+    print(f"{zoo:16} {name:36} {ratio:24} {step['ratio']:+.3f} {step['ratio_interval']} from {step['from']}", flush=True)
 
 
-def _loss(root: Checkpoint, images: ImageSplit) -> Callable[[dict[str, Tensor]], Tensor]:
-    """Mean cross-entropy of a stack on some train images, differentiable."""
-    model, pixels = root.build(), images.pixels[:IMAGES]
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            cast(Any, module).fused_attn = False  # has no rule for stacks
-    run = vmap(lambda weights: functional_call(model, weights, (pixels,)))
+def _shares(roots: int, index: Sequence[tuple[int, int]]) -> Float[np.ndarray, "draws pairs"]:
+    """Bootstraps the roots; returns the share of each pair of distinct roots in the mean of each draw."""
+    counts = np.random.default_rng(0).multinomial(roots, np.full(roots, 1 / roots), size=DRAWS)
+    shares = np.stack([counts[:, i] * counts[:, j] for i, j in index], axis=1).astype(float)
+    shares = shares[shares.sum(1) > 0]
+    return shares / shares.sum(1, keepdims=True)
 
-    def loss(weights: dict[str, Tensor]) -> Tensor:
-        outputs = run({name: tensor.float() for name, tensor in weights.items()})
-        labels = images.labels[:IMAGES].expand(len(outputs), -1)
-        return cross_entropy(outputs.mT, labels, reduction="none").mean(1)
 
-    return loss
+def _interval(draws: np.ndarray) -> list[float]:
+    return [round(float(q), 4) for q in np.quantile(draws, [0.025, 0.975])]
 
 
 def _barriers(root: Checkpoint, a: Mapping[str, Tensor], b: Mapping[str, Tensor], images: ImageSplit) -> tuple[np.ndarray, ...]:

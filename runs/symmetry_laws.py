@@ -21,9 +21,10 @@ from wsl.canonical import canonicalize
 from wsl.fold import NULLS, stack, unstack
 from wsl.generators.bench import Bench
 from wsl.generators.family import Family, flatten
-from wsl.layout import Layout, layout_of
+from wsl.layout import layout_of
 from wsl.matching import match
 from wsl.novelty import THRESHOLD, Distances, euclidean, judge
+from wsl.slots import Layout
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, apply, random_view, sample
 from zoo_gen import Checkpoint, Zoo
 

@@ -93,6 +93,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         huggingface, "ViTConfig", "ViTForImageClassification", image_size=8, patch_size=4, num_channels=1, **_VIT
     ),
     "BERT": partial(huggingface, "BertConfig", "BertForSequenceClassification", max_position_embeddings=9, **_BERT),
+    "BERT of tokens": partial(huggingface, "BertConfig", "BertForTokenClassification", max_position_embeddings=9, **_BERT),
     "GPT-2": partial(huggingface, "GPT2Config", "GPT2LMHeadModel", **_GPT),
     "GPT-2 classifier": partial(huggingface, "GPT2Config", "GPT2ForSequenceClassification", **_GPT),
 }

@@ -3,8 +3,8 @@ r"""Alignment: the member of a checkpoint's orbit that is nearest to another che
 Weights are compared in standard form (`wsl.canonical.standardize`), by `wsl.matching`. It begins from canonical forms, so that
 copies in whatever disguise end in the same place.
 
-Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows. And a loss can
-take over where weights end: `wsl.descent`.
+Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows. Weights can be
+weighed by what outputs feel of them: `wsl.felt`. And a loss can take over where weights end: `wsl.descent`.
 """
 
 import math
@@ -19,9 +19,10 @@ from torch.func import functional_call
 
 from wsl.canonical import balance, canonicalize, choose
 from wsl.descent import Loss, descend
+from wsl.felt import felt
 from wsl.fold import NULLS, check_stack, fold, unfold, unstack
-from wsl.layout import Axis, Layout
 from wsl.matching import compose, match
+from wsl.slots import Axis, Layout
 from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from zoo_gen.errors import InputError
 
@@ -75,7 +76,34 @@ def align_by_activations(
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         outputs = [activations(w, layout, model, inputs) for w in (a, b)]
-        return match(outputs[0], outputs[1], _output_layout(layout, outputs[0]), layout, moves)
+        return match(outputs[0], outputs[1], output_layout(layout, outputs[0]), layout, moves)
+
+    return _align(weights, layout, to, moves, climb)
+
+
+def align_by_felt(
+    weights: Mapping[str, Tensor],
+    layout: Layout,
+    *,
+    to: Mapping[str, Tensor],
+    moves: Collection[str],
+    model: nn.Module,
+    inputs: Tensor,
+) -> Alignment:
+    """Aligns a stack (K, *shape) by its weights, each weighed by what outputs on given inputs feel of it; see `align`.
+
+    Args:
+        weights: see `align`.
+        layout: see `align`.
+        to: see `align`.
+        moves: see `align`.
+        model: see `wsl.felt.felt`.
+        inputs: see `wsl.felt.felt`.
+    """
+
+    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
+        first, second = (felt(w, layout, model, inputs) for w in (a, b))
+        return match(first, second, layout, layout, moves)
 
     return _align(weights, layout, to, moves, climb)
 
@@ -175,6 +203,17 @@ def activations(
     return {name: torch.stack(rows) for name, rows in out.items()}
 
 
+def output_layout(layout: Layout, names: Collection[str]) -> Layout:
+    """Returns the layout of `activations`: the axes of the layers' outputs, and one of samples."""
+    sample = (Axis("sample", False),)
+    slots = tuple(
+        replace(slot, parts=tuple(replace(part, axes=(part.axes[0], sample)) for part in slot.parts), transposed=False)
+        for slot in layout.slots
+        if slot.name in names
+    )
+    return replace(layout, slots=slots)
+
+
 _COMPACT = (*PERMUTED, *MAPPED, "rotation")
 Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Collection[str]], Maps]
 
@@ -227,14 +266,3 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
     return torch.stack([(a[name] - b[name]).flatten(1).square().sum(1) for name in a]).sum(0).sqrt()
-
-
-def _output_layout(layout: Layout, names: Collection[str]) -> Layout:
-    """Returns the layout of `activations`: the axes of the layers' outputs, and one of samples."""
-    sample = (Axis("sample", False),)
-    slots = tuple(
-        replace(slot, parts=tuple(replace(part, axes=(part.axes[0], sample)) for part in slot.parts), transposed=False)
-        for slot in layout.slots
-        if slot.name in names
-    )
-    return replace(layout, slots=slots)

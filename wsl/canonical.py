@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsl.fold import check_stack, fold, rotatable
-from wsl.layout import Axis, Layout
+from wsl.slots import Axis, Layout
 from wsl.symmetry import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
 from zoo_gen.errors import InputError
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.fold import rotatable
-from wsl.layout import Layout
+from wsl.slots import Layout
 from wsl.symmetry import MAPPED, Maps, Matrix, axes_of, frame_of, transform
 
 Loss = Callable[[dict[str, Tensor]], Float[Tensor, "K"]]

@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from wsl.layout import Layout, Rule, Slot
+from wsl.slots import Layout, Rule, Slot
 from zoo_gen.errors import InputError
 
 Gauge = dict[str, Tensor]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wsl.canonical import anchored, gather, pairs
 from wsl.fold import rotatable
-from wsl.layout import Axis, Layout
+from wsl.slots import Axis, Layout
 from wsl.symmetry import MAPPED, Maps, Matrix, axes_of, frame_of, transform
 
 SWEEPS = 100

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from wsl.data import Batch, TokenizedZoo, window_starts
 from wsl.invariants import invariants, invariants_of
-from wsl.layout import ROLES
 from wsl.models.model_encoder import ModelEncoder
 from wsl.normalize import Standardizer
 from wsl.stacks import with_roots
+from wsl.table import ROLES
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate

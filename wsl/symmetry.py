@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.fold import NULLS, Gauge, check_stack, fold, random_gauge, rotatable, unfold
-from wsl.layout import Axis, Layout
+from wsl.slots import Axis, Layout
 from zoo_gen.errors import InputError
 
 PERMUTED = ("resid", "mlp", "head")

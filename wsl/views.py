@@ -15,8 +15,9 @@ from numpy.random import SeedSequence
 from torch import Tensor
 
 from wsl.fold import NULLS
-from wsl.layout import Layout, layout_of
+from wsl.layout import layout_of
 from wsl.normalize import Sums
+from wsl.slots import Layout
 from wsl.sources import Source, Stored, sums_in, values_in
 from wsl.symmetry import MOVES, apply, random_view, sample
 from wsl.tokenizers.plan import Plan

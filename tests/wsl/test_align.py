@@ -17,8 +17,9 @@ from wsl import architectures
 from wsl.align import align, align_by_activations, align_by_loss, aligned_vectors, centre_of, distance
 from wsl.canonical import canonicalize
 from wsl.fold import NULLS, stack, unstack
-from wsl.layout import Layout, layout_of
+from wsl.layout import layout_of
 from wsl.novelty import Distances, euclidean, judge, pool
+from wsl.slots import Layout
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, random_view
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from tests.architectures import MODELS, build, outputs
 from wsl.canonical import canonicalize
 from wsl.fold import stack
-from wsl.layout import Layout, layout_of
+from wsl.layout import layout_of
+from wsl.slots import Layout
 from wsl.symmetry import MOVES, apply, random_view, sample
 from zoo_gen import Zoo
 from zoo_gen.errors import InputError

@@ -8,12 +8,12 @@ import yaml
 from torch import Tensor, nn
 
 from wsl.data import Batch, Windows
-from wsl.layout import ROLES
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels
 from wsl.objectives.reconstruction import Reconstruction
 from wsl.sources import Held
+from wsl.table import ROLES
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen.config import CONFIGS, instantiate
 

@@ -1,17 +1,23 @@
 """A layout covers every weight exactly once, says which axes transform together, and refuses what it does not know."""
 
 import sys
+from functools import partial
+from typing import Literal
 
 import pytest
 import torch
 from timm.models import create_model
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import nn
 
-from tests.architectures import MODELS, small
+from tests.architectures import MODELS, outputs, small
 from wsl import architectures
-from wsl.layout import ROLES, Layout, layout_of
-from wsl.table import parse
+from wsl.fold import stack
+from wsl.layout import layout_of
+from wsl.slots import Layout
+from wsl.symmetry import random_view
+from wsl.table import ROLES, parse
 from zoo_gen.errors import InputError
 
 
@@ -94,6 +100,31 @@ def test_a_model_of_other_blocks_is_refused_by_their_name(block: type[nn.Module]
         return
     with pytest.raises(InputError, match=r"blocks\.0 is a ResPostBlock"):
         layout_of(model)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax"])
+@pytest.mark.parametrize("fc_norm", [True, False])
+def test_a_maximum_over_tokens_breaks_symmetries_and_is_refused(pool: Literal["avg", "max", "avgmax"], fc_norm: bool) -> None:
+    torch.manual_seed(0)
+    model = small(class_token=False, global_pool=pool, fc_norm=fc_norm).double().eval()
+    weights, inputs = stack([model.state_dict()]), torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    expected = outputs(model, weights, inputs)
+    layout = layout_of(model.state_dict(), heads=4)  # nothing in a state dict tells
+    moved = random_view(weights, layout, torch.Generator().manual_seed(1), moves=("rotation",), maps="orthogonal", strength=0.3)
+    kept = bool((outputs(model, moved, inputs) - expected).norm() < 1e-10 * expected.norm())
+    assert kept == (pool == "avg")
+    if kept:
+        assert layout_of(model) == layout
+    else:
+        with pytest.raises(InputError, match=f"global_pool='{pool}'"):
+            layout_of(model)
+
+
+def test_a_swin_with_a_maximum_over_positions_is_refused() -> None:
+    swin = partial(SwinTransformer, img_size=8, patch_size=2, window_size=2, embed_dim=8, depths=(1, 1), num_heads=(2, 2))
+    assert layout_of(swin()).family == "swin"
+    with pytest.raises(InputError, match="global_pool='max'"):
+        layout_of(swin(global_pool="max"))
 
 
 def test_a_named_model_of_timm_with_norms_after_the_sum_is_refused() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tests.architectures import MODELS, build, outputs
 from wsl.fold import NULLS, fold, stack, unfold
-from wsl.layout import Axis, Layout, layout_of
+from wsl.layout import layout_of
+from wsl.slots import Axis, Layout
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, apply, random_view, sample
 from zoo_gen.errors import InputError
 

@@ -1,13 +1,18 @@
-"""BERT of Hugging Face (`transformers.BertModel` and its sequence classifier).
+"""BERT of Hugging Face (`transformers.BertModel`) with a classifier of texts, off its pooler, or of tokens, without one.
 
 Its norms come after the sum: each writes to the residual stream with its scale and shift, which nothing can take over. So the
 stream is permuted, never rotated, and only what is written before a norm may have any mean.
 """
 
-CLASSES = {"": ("transformers.BertForSequenceClassification", "transformers.BertForMultipleChoice")}
+CLASSES = {
+    "": (
+        "transformers.BertForSequenceClassification",
+        "transformers.BertForMultipleChoice",
+        "transformers.BertForTokenClassification",
+    )
+}
 
-TABLES = (
-    """
+_BODY = """
     bert.embeddings.word_embeddings.weight                     embed: token resid
     bert.embeddings.position_embeddings.weight                 embed: position resid
     bert.embeddings.token_type_embeddings.weight               embed: segment resid
@@ -29,10 +34,6 @@ TABLES = (
     bert.encoder.layer.{b}.output.dense.bias                   vectors: resid
     bert.encoder.layer.{b}.output.LayerNorm.weight             vectors: resid
     bert.encoder.layer.{b}.output.LayerNorm.bias               vectors: resid
-    bert.pooler.dense.weight                                   head: mlp.pooler resid
-    bert.pooler.dense.bias                                     head: mlp.pooler
-    classifier.weight                                          head: class mlp.pooler
-    classifier.bias                                            head: class
     norm bert.embeddings.LayerNorm -> kept
     norm bert.encoder.layer.{b}.attention.output.LayerNorm -> kept
     norm bert.encoder.layer.{b}.output.LayerNorm -> kept
@@ -41,5 +42,18 @@ TABLES = (
     mean bert.embeddings.word_embeddings bert.embeddings.position_embeddings -> nothing
     mean bert.embeddings.token_type_embeddings -> nothing
     mean bert.encoder.layer.{b}.attention.output.dense bert.encoder.layer.{b}.output.dense -> nothing
-""",
-)
+"""
+
+_OF_TOKENS = """
+    classifier.weight                                          head: class resid
+    classifier.bias                                            head: class
+"""
+
+_OF_TEXTS = """
+    bert.pooler.dense.weight                                   head: mlp.pooler resid
+    bert.pooler.dense.bias                                     head: mlp.pooler
+    classifier.weight                                          head: class mlp.pooler
+    classifier.bias                                            head: class
+"""
+
+TABLES = (_BODY + _OF_TOKENS, _BODY + _OF_TEXTS)

@@ -11,10 +11,11 @@ tensor means:
 - a `ParallelScalingBlock` reads MLP, queries, keys and values off one projection. Where that has no bias, the MLP has one of its
   own, which overlaps with what the projection reads off the norm's shift: this one null direction is not folded;
 - attention pooling starts a stream of its own, which the head reads without a norm;
-- without a final norm (`final_norm=False`) the mean of the stream is felt.
+- without a final norm (`final_norm=False`) the mean of the stream is felt;
+- a maximum over tokens (`global_pool` of `max` or `avgmax`) feels the mean of each token and every rotation: it is refused.
 
 State dicts of other models with the same names and shapes (norms after the sum as in `ResPostBlock`, rotary positions as in
-timm's `Eva`) cannot be told from these.
+timm's `Eva`, a maximum over tokens) cannot be told from these.
 """
 
 import re
@@ -24,6 +25,7 @@ CLASSES = {
     r"blocks\.\d+": ("timm.Block", "timm.ParallelThingsBlock", "timm.ParallelScalingBlock"),
     r"blocks\.\d+\.(.+\.)?attn": ("timm.Attention",),
 }
+SETTINGS = {"global_pool": ("", "token", "avg", "map")}
 
 _STEM = """
     patch_embed.proj.weight       patch: resid channel row column

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.data import Batch
-from wsl.layout import ROLES
+from wsl.table import ROLES
 
 
 class Reconstruction:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wsl.layout import Axis, Layout, Part, Slot
+from wsl.slots import Axis, Layout, Part, Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.plan import Group, Plan, Segment
 from zoo_gen.errors import InputError

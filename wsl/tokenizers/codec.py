@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from wsl.canonical import canonicalize
-from wsl.layout import Layout, Part, Slot, layout_of
+from wsl.layout import layout_of
+from wsl.slots import Layout, Part, Slot
 from wsl.tokenizers.coding import bits, pack, unpack
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens

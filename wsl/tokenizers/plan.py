@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from wsl.layout import ROLES, Axis, Layout, Slot
+from wsl.slots import Axis, Layout, Slot
+from wsl.table import ROLES
 
 SCALE = ((Axis("scale", False),),)
 """The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""

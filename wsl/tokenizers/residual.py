@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from wsl.layout import Layout, Slot
+from wsl.slots import Layout, Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.plan import Group, Plan, Segment
 from zoo_gen.errors import InputError

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.layout import ROLES, Slot
+from wsl.slots import Slot
+from wsl.table import ROLES
 from wsl.tokenizers.plan import Plan, Segment
 
 PIECE = 2**13

@@ -30,6 +30,8 @@ from safetensors.torch import save_file
 
 import wsl.train
 from wsl.data import Windows
+from wsl.journal import Journal
+from wsl.loggers.logger import Nothing
 from wsl.normalize import Standardizer
 from wsl.sources import Stored, survey
 from wsl.tokenizers.residual import Residual
@@ -158,7 +160,8 @@ def measure_wait(folder: Path, name: str, copies: int, workers: int, steps: int)
     objective = instantiate(config["objective"])
     with tempfile.TemporaryDirectory() as run:
         fabric = Fabric(accelerator="cpu", devices=1)
-        trainer.fit(fabric, Path(run), model, objective, timed, dict, Console(quiet=True))
+        journal = Journal(Path(run) / "metrics.jsonl", Nothing())
+        trainer.fit(fabric, Path(run), model, objective, timed, dict, Console(quiet=True), journal)
     total = timed.begun[-1] - timed.begun[10]
     waited = sum(timed.waited[10:-1])
     return {"wait_share": waited / total, "step_ms": total / (steps - 11) * 1e3}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.wsl.conftest import SMALL, train_small
+from wsl.journal import MEASURED
 from wsl.run import Run
 from wsl.train import main
 from zoo_gen import InputError
@@ -20,7 +21,7 @@ from zoo_gen import InputError
 
 def events(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def test_the_same_command_twice_gives_the_same_metrics(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
@@ -139,7 +140,16 @@ def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: P
         (["learning_rate=-1"], "learning_rate must be more than 0"),
         (["learning_rate=nan"], "learning_rate must be more than 0"),
         (["weight_decay=nan"], "weight_decay must be at least 0"),
-        (["devices=2"], "devices must be 1"),
+        (["devices=2"], "strategy=single is one device, not 2; choose strategy=ddp"),
+        (["devices=0"], "devices must be at least 1"),
+        (["devices=3", "strategy=ddp"], "batch_size must be a multiple of devices x accumulate, 3 x 1, not 4"),
+        (["accumulate=3"], "1 x 3, not 4"),
+        (["ema=1"], "ema must be at least 0 and less than 1"),
+        (["compile=fast"], "compile must be null or one of default"),
+        (["strategy=dp"], "choose one of ddp, fsdp, single"),
+        (["logger=wandb"], "pip install 'vit-weight-space[wandb]'"),
+        (["preset=huge"], "choose one of hyperrep_base, hyperrep_large"),
+        (["precision=foo", "strategy=ddp"], "precision=foo"),
         (["model.nope=1"], "there is no setting 'model.nope'"),
         (["precision=foo"], "precision=foo"),
         (["accelerator=tpu9"], "accelerator=tpu9"),

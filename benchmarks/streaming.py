@@ -156,7 +156,8 @@ def measure_wait(folder: Path, name: str, copies: int, workers: int, steps: int)
     config = compose("train", [f"steps={steps}", f"workers={workers}", "warmup=2", f"save_every={steps}"])
     model = instantiate({**config["model"], "token_width": 65})
     timed: Any = Timed(stream(sources_of(folder, copies), "as_stored", config))
-    trainer = Trainer(**{name: config[name] for name in Trainer.__dataclass_fields__} | {"validate_every": steps})
+    settings: dict[str, Any] = {name: config[name] for name in Trainer.__dataclass_fields__} | {"validate_every": steps}
+    trainer = Trainer(**settings)
     objective = instantiate(config["objective"])
     with tempfile.TemporaryDirectory() as run:
         fabric = Fabric(accelerator="cpu", devices=1)

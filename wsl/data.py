@@ -84,7 +84,7 @@ class Part(Batch):
     counts: Float[Tensor, "2"]
 
     @classmethod
-    def of(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "Part":
+    def sharing(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "Part":
         """Tells a part the mean counts (weights, tokens) of all parts."""
         part = cls(*batch)
         part.counts = counts

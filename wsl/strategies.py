@@ -14,12 +14,15 @@ from typing import Any, Protocol
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy as FabricStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy as FabricStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.multiprocessing import ProcessRaisedException, get_context, start_processes
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
 from zoo_gen.errors import InputError
 from zoo_gen.executors.local import start_worker
@@ -39,7 +42,7 @@ class Hardware:
     def fabric(self, strategy: FabricStrategy | str) -> Fabric:
         """Returns a Fabric. Raises `InputError` for what it does not know or this machine does not have."""
         chosen = {"accelerator": self.accelerator, "devices": self.devices, "precision": self.precision}
-        plugins = [] if isinstance(strategy, str) else [LightningEnvironment()]
+        plugins: Any = [] if isinstance(strategy, str) else [LightningEnvironment()]  # whatever cluster this is a job of
         try:
             return Fabric(**chosen, strategy=strategy, plugins=plugins)
         except (ValueError, RuntimeError, MisconfigurationException) as error:
@@ -90,7 +93,7 @@ class FullySharded:
 
     def fabric(self, hardware: Hardware) -> Fabric:
         """Returns a Fabric of one of the processes."""
-        sizes = {"data_parallel_size": hardware.devices, "tensor_parallel_size": 1}
+        sizes: Any = {"data_parallel_size": hardware.devices, "tensor_parallel_size": 1}
         return hardware.fabric(ModelParallelStrategy(parallelize_fn=shard, **sizes))
 
     def run(self, hardware: Hardware, work: Callable[[Fabric], None]) -> None:

@@ -117,7 +117,7 @@ def main(config: TrainConfig) -> None:
     _check(config, (zoo, *others))
     folder = run_folder(config.run or f"{zoo.path.name}_{config.model_name}")
     if config.swept:
-        folder = folder.with_name(f"{folder.name}_{re.sub(r'[^A-Za-z0-9_.,=+-]', '-', config.swept)}")
+        folder = folder.with_name(f"{folder.name}_{named(config.swept)}")
     with locked(folder / "lock", f"run {folder}"):
         remove_leftovers(folder)
         train(config, zoo, folder, console, others=others)
@@ -133,6 +133,15 @@ def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     instantiate(config.strategy).fabric(_hardware(config))
     for one in zoos:
         one.split(config.split, fold=config.fold)
+
+
+def named(swept: str) -> str:
+    """What a sweep varies as part of a run's name, which needs no quotes on a command line.
+
+    >>> named("seed=0,model.latent=8")
+    'seed-0_model.latent-8'
+    """
+    return re.sub(r"[^A-Za-z0-9_.]", "-", swept.replace(",", "_"))
 
 
 def _hardware(config: TrainConfig) -> Hardware:

@@ -166,13 +166,13 @@ class Trainer:
         for number, part in enumerate(parts, start=1):
             torch.manual_seed(self.seed * self.steps + step)
             with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
-                scalars = objective(wrapped, Part.of(part, counts))
+                scalars = objective(wrapped, Part.sharing(part, counts))
                 fabric.backward(scalars["loss"] / len(parts))
             found.append({name: value.detach() for name, value in scalars.items()})
         return _mean_of_parts(fabric, found), counts[0] * len(parts) * fabric.world_size
 
     def _means(self, since_log: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, float]:
-        """Means of the scalars of some steps, leaving out what is not a number, but for the loss. Raises `InputError` if that is."""
+        """Means of the scalars of some steps; what is not a number is left out, but for the loss: then `InputError` is raised."""
         means = {name: torch.stack([s[name] for s in since_log]).nanmean().item() for name in since_log[0]}
         means["loss"] = torch.stack([s["loss"] for s in since_log]).mean().item()
         if not math.isfinite(means["loss"]):

@@ -147,7 +147,7 @@ def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: P
         (["ema=1"], "ema must be at least 0 and less than 1"),
         (["compile=fast"], "compile must be null or one of default"),
         (["strategy=dp"], "choose one of ddp, fsdp, single"),
-        (["logger=wandb"], "pip install 'vit-weight-space[wandb]'"),
+        (["logger=wandb"], "pip install wandb"),
         (["preset=huge"], "choose one of hyperrep_base, hyperrep_large"),
         (["precision=foo", "strategy=ddp"], "precision=foo"),
         (["model.nope=1"], "there is no setting 'model.nope'"),
@@ -191,3 +191,41 @@ def test_a_missing_zoo_names_the_command_that_makes_it(
         main()
     assert "make it with: python -m zoo_gen zoo=digits" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    sweep = ["seed=0,1", "model.latent=4,8", "steps=2", f"zoo={tiny_zoo}"]
+    small = [text for text in SMALL if not text.startswith(("model.latent", "steps"))]
+    for name in (None, "mine"):
+        monkeypatch.setattr(sys, "argv", ["train", "-m", *small, *sweep, *([f"run={name}"] if name else [])])
+        main()
+        start = name or f"{tiny_zoo.name}_hyperrep"
+        runs = sorted(path for path in Path("checkpoints/runs").iterdir() if path.name.startswith(start))
+        assert [path.name for path in runs] == [
+            f"{start}_seed-{seed}_model.latent-{latent}" for seed in (0, 1) for latent in (4, 8)
+        ]
+        assert [(Run.open(run).config["seed"], Run.open(run).config["model"]["latent"]) for run in runs] == [
+            (seed, latent) for seed in (0, 1) for latent in (4, 8)
+        ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]  # no multirun.yaml
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x"])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: seed=x does not fit")
+    assert len(printed.splitlines()) == 1
+
+
+def test_help_says_what_each_setting_is_and_which_cards_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    main()
+    printed = capsys.readouterr().out
+    assert "trains a hyper-representation" in printed
+    assert "accumulate: 1         # parts of a device's share" in printed
+    assert "strategy: single  # of ddp, fsdp, single" in printed
+    assert "defaults" not in printed.partition("Settings")[2]

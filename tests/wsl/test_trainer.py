@@ -159,7 +159,7 @@ def test_accumulated_parts_train_what_the_undivided_batch_does(
     ends = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
     assert max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]) < 1e-4
 
-    monkeypatch.setattr(Part, "of", lambda batch, counts: batch)  # each part divides by its own counts
+    monkeypatch.setattr(Part, "sharing", lambda batch, counts: batch)  # each part divides by its own counts
     fit(tmp_path / "alone", unequal, batch_size=8, accumulate=4)
     assert losses(tmp_path / "alone") != pytest.approx(losses(tmp_path / "whole"), abs=1e-3)
 

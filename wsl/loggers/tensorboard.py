@@ -20,7 +20,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "logger=tensorboard needs the package tensorboard; install it with: pip install 'vit-weight-space[tensorboard]'"
+                "logger=tensorboard needs the package tensorboard; install it with: pip install tensorboard"
             ) from error
         self.folder, self._writer = folder, SummaryWriter
 

@@ -29,9 +29,7 @@ class WandB:
         try:
             self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
-            raise InputError(
-                "logger=wandb needs the package wandb; install it with: pip install 'vit-weight-space[wandb]'"
-            ) from error
+            raise InputError("logger=wandb needs the package wandb; install it with: pip install wandb") from error
         self.project, self.mode = project, mode
 
     def start(self, folder: Path, *, after: int) -> None:

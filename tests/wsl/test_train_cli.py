@@ -197,19 +197,17 @@ def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
     tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    sweep = ["seed=0,1", "model.latent=4,8", "steps=2", f"zoo={tiny_zoo}"]
     small = [text for text in SMALL if not text.startswith(("model.latent", "steps"))]
-    for name in (None, "mine"):
-        monkeypatch.setattr(sys, "argv", ["train", "-m", *small, *sweep, *([f"run={name}"] if name else [])])
+    for run, latents in ((f"{tiny_zoo.name}_hyperrep", (4, 8)), ("mine", (4,))):
+        named = ["run=mine"] if run == "mine" else []
+        varied = ["seed=0,1", f"model.latent={','.join(map(str, latents))}"]
+        monkeypatch.setattr(sys, "argv", ["train", "-m", *small, "steps=2", f"zoo={tiny_zoo}", *varied, *named])
         main()
-        start = name or f"{tiny_zoo.name}_hyperrep"
-        runs = sorted(path for path in Path("checkpoints/runs").iterdir() if path.name.startswith(start))
-        assert [path.name for path in runs] == [
-            f"{start}_seed-{seed}_model.latent-{latent}" for seed in (0, 1) for latent in (4, 8)
-        ]
-        assert [(Run.open(run).config["seed"], Run.open(run).config["model"]["latent"]) for run in runs] == [
-            (seed, latent) for seed in (0, 1) for latent in (4, 8)
-        ]
+        found = {path.name: Run.open(path).config for path in Path("checkpoints/runs").glob(f"{run}*")}
+        expected = {(seed, latent) for seed in (0, 1) for latent in latents}
+        tail = "_model.latent-{}" if len(latents) > 1 else ""  # what is the same in all jobs is no part of the name
+        assert found.keys() == {f"{run}_seed-{seed}{tail.format(latent)}" for seed, latent in expected}
+        assert {(config["seed"], config["model"]["latent"]) for config in found.values()} == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]  # no multirun.yaml
     monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x"])
     with pytest.raises(SystemExit):

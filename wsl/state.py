@@ -50,22 +50,29 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], step: int, since_log: 
     write_atomically(path, lambda beside: save_file({**tensors, **scalars}, beside, {"step": str(step)}))
 
 
+@torch.no_grad()
 def load_state(path: Path, model: nn.Module, optimizer: Optimizer, average: Average) -> tuple[int, list[dict[str, Tensor]]]:
-    """Restores what was saved; returns its step and the scalars since the last log. Raises `InputError` if it is damaged."""
+    """Restores what was saved, one tensor after the other; returns its step and the scalars since the last log.
+
+    Raises `InputError` for a file that is damaged, or of another model.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            step = int(file.metadata()["step"])
-        own = cast(dict[str, Tensor], model.state_dict())
-        model.load_state_dict({name: _as(tensors[f"model.{name}"], tensor) for name, tensor in own.items()})
-        for name, tensor in average.weights.items():
-            tensor.copy_(_as(tensors[f"average.{name}"], tensor))
-        for name, parameter in model.named_parameters():
-            for key in MOMENTS:
-                tensor = tensors[f"optimizer.{key}.{name}"]
-                optimizer.state[parameter][key] = tensor if key == "step" else _as(tensor, parameter.detach())
-        device = next(model.parameters()).device
-        scalars = {name[7:]: tensor.to(device).unbind() for name, tensor in tensors.items() if name.startswith("scalar.")}
+            names, step = file.keys(), int(file.metadata()["step"])
+            own = cast(dict[str, Tensor], model.state_dict())
+            if {name for name in names if name.startswith("model.")} != {f"model.{name}" for name in own}:
+                raise ValueError("its weights are those of another model")
+            for name, tensor in own.items():
+                tensor.copy_(_as(file.get_tensor(f"model.{name}"), tensor))
+            for name, tensor in average.weights.items():
+                tensor.copy_(_as(file.get_tensor(f"average.{name}"), tensor))
+            for name, parameter in model.named_parameters():
+                for key in MOMENTS:
+                    tensor = file.get_tensor(f"optimizer.{key}.{name}")
+                    optimizer.state[parameter][key] = tensor if key == "step" else _as(tensor, parameter.detach())
+            device = next(model.parameters()).device
+            logged = [name for name in names if name.startswith("scalar.")]
+            scalars = {name.removeprefix("scalar."): file.get_tensor(name).to(device).unbind() for name in logged}
         since_log = [dict(zip(scalars, values, strict=True)) for values in zip(*scalars.values(), strict=True)]
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tests.wsl.conftest import SMALL, train_small
 from wsl.journal import MEASURED
 from wsl.run import Run
-from wsl.strategies import Hardware, blocks_of
+from wsl.strategies import METHODS, Hardware, blocks_of
 from zoo_gen import InputError
 from zoo_gen.config import compose, instantiate
 
@@ -59,6 +61,7 @@ def test_another_seed_has_other_losses(averaged: Run, tiny_zoo: Path, tmp_path: 
     assert losses(other) != pytest.approx(losses(averaged), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_models_that_behaviour_is_of(tiny_zoo: Path, tmp_path: Path):
     behaviour = ("objective=behaviour", "objective.terms.behaviour.images=4", "window=448", "steps=2")
     one = train_small(tiny_zoo, tmp_path / "one", *behaviour)
@@ -108,30 +111,35 @@ def test_an_error_of_the_processes_is_one_message(tiny_zoo: Path, tmp_path: Path
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def parts(fabric: Fabric, *, folder: Path, card: dict[str, Any]) -> None:
-    """Takes a step with a sharded model, and writes which share of its weights this process has."""
+def step(fabric: Fabric, *, folder: Path, card: dict[str, Any]) -> None:
+    """Takes steps as an objective may that calls encode and decode by themselves, and writes losses and sizes of this process."""
+    torch.manual_seed(0)
     model = instantiate({**card, "token_width": 65})
     total = sum(parameter.numel() for parameter in model.parameters())
     wrapped: Any = fabric.setup_module(model)
+    for name in METHODS:
+        wrapped.mark_forward_method(name)
     optimizer: Any = fabric.setup_optimizers(torch.optim.AdamW(model.parameters(), lr=1e-3))
-    positions = torch.stack([torch.zeros(2, 8), torch.arange(8).expand(2, 8) % 5, torch.arange(8).expand(2, 8)], -1).long()
-    values = torch.randn(2, 8, 65, generator=torch.Generator().manual_seed(fabric.global_rank))
-    found = []
+    mine = slice(fabric.global_rank * 4 // fabric.world_size, (fabric.global_rank + 1) * 4 // fabric.world_size)
+    index = torch.arange(8).expand(4, 8)
+    positions = torch.stack([index // 4, index % 5, index], -1)[mine]
+    values = torch.randn(4, 8, 65, generator=torch.Generator().manual_seed(0))[mine]
+    mask, losses = torch.ones_like(values, dtype=torch.bool), []
     for _ in range(3):
-        loss = (wrapped(values, torch.ones_like(values, dtype=torch.bool), positions) - values).square().mean()
+        latents, others = (wrapped.encode(scale * values, mask, positions) for scale in (1, 1.1))
+        loss = (wrapped.decode(latents, positions) - values).square().mean() + (latents - others).square().mean()
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
-        found.append(loss.item())
-    local = sum(parameter.to_local().numel() for parameter in model.parameters())
-    text = json.dumps({"total": total, "local": local, "losses": found})
-    (folder / f"{fabric.global_rank}.json").write_text(text)
+        losses.append(cast(Tensor, fabric.all_reduce(loss.detach(), reduce_op="mean")).item())
+    local = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in model.parameters())
+    (folder / f"{fabric.global_rank}.json").write_text(json.dumps({"total": total, "local": local, "losses": losses}))
 
 
-def sharded(card: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    work = functools.partial(parts, folder=folder, card=card)
-    instantiate(compose("train", ["strategy=fsdp"])["strategy"]).run(Hardware("cpu", 2, "32-true"), work)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+def stepped(strategy: str, devices: int, card: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    work = functools.partial(step, folder=folder, card=card)
+    instantiate(compose("train", [f"strategy={strategy}"])["strategy"]).run(Hardware("cpu", devices, "32-true"), work)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
 
 
 @pytest.mark.parametrize(
@@ -143,12 +151,14 @@ def sharded(card: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 )
 def test_the_large_preset_is_sharded_and_steps(sizes: dict[str, int], tmp_path: Path):
     card = {**compose("train", ["preset=hyperrep_large"])["model"], **sizes}
-    ranks = sharded(card, tmp_path)
+    (whole,) = stepped("single", 1, card, tmp_path)
+    ranks = stepped("fsdp", 2, card, tmp_path)
     for rank in ranks:
         print(f"{rank['local']:,} of {rank['total']:,} weights in a process, losses {rank['losses']}")
         assert 0.49 < rank["local"] / rank["total"] < 0.51
+        assert rank["losses"] == pytest.approx(whole["losses"], abs=1e-5)
         assert rank["losses"][-1] < rank["losses"][0]
-    assert sum(rank["local"] for rank in ranks) == ranks[0]["total"]
+    assert sum(rank["local"] for rank in ranks) == whole["local"] == whole["total"]
 
 
 @pytest.mark.parametrize(("preset", "least", "most"), [("hyperrep_base", 2e7, 1e8), ("hyperrep_large", 5e8, 1e9)])

@@ -2,13 +2,9 @@
 
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
 
 from wsl.loggers.logger import Logger
 from zoo_gen.files import write_atomically
@@ -48,14 +44,6 @@ class Journal:
     def close(self) -> None:
         """Tells the logger that nothing follows."""
         self.logger.close()
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Megabytes that a device has held at most for this process; of the process itself where there is none but the CPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(resident / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kilobytes
 
 
 def _write_text(path: Path, text: str) -> None:

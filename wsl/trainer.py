@@ -11,9 +11,8 @@ those of the undivided batch.
 """
 
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ from torch.optim import AdamW
 
 from wsl.average import Average
 from wsl.data import Batch, Part, Windows
-from wsl.journal import Journal, peak_memory_mb
+from wsl.journal import Journal
+from wsl.meter import Meter
 from wsl.objectives.objective import Objective
 from wsl.progress import shown
 from wsl.state import STATE, load_state, save_state, tensors_of, whole
@@ -108,29 +108,29 @@ class Trainer:
         batches = windows.batches(range(done, self.steps), self.batch_size, **shares, workers=self.workers)
 
         with closing(batches), shown(console, done=done, total=self.steps) as progress:
-            start, entries = time.perf_counter(), []
+            meter = Meter(fabric, since_log)
             for step, batch in enumerate(batches, start=done + 1):
                 rate = self._learning_rate(step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 wrapped_optimizer.zero_grad()
-                scalars, seen = self._backward(fabric, wrapped, objective, batch, step)
+                parts, weights = self._backward(fabric, wrapped, objective, batch, step)
                 fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=self.clip, error_if_nonfinite=False)
                 wrapped_optimizer.step()
                 average.update(step)
-                since_log.append(scalars)
-                entries.append(seen)
+                meter.add(parts, weights)
 
                 validating = step % self.validate_every == 0 or step == self.steps
                 logging = validating or step % self.log_every == 0
                 if logging:
-                    means = self._means(since_log, step)
-                    since_log.clear()
+                    means = meter.means()
+                    if not math.isfinite(means["loss"]):
+                        raise InputError(
+                            f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})"
+                        )
                     progress.logged(step, means)
-                    speed = torch.stack(entries).sum().item() / (time.perf_counter() - start)
-                    measured = {"memory_mb": peak_memory_mb(fabric.device), "weights_per_second": round(speed)}
                     if writes:
-                        journal.write("train", step, {**means, "learning_rate": rate, **measured})
+                        journal.write("train", step, {**means, "learning_rate": rate, **meter.measured()})
                 if validating:
                     with average.applied():
                         validation = validate() if writes or sharded else {}
@@ -141,11 +141,11 @@ class Trainer:
                 if step % self.save_every == 0 or step == self.steps:
                     tensors = tensors_of(model, optimizer, average)
                     if writes:
-                        save_state(state, dict(tensors), step, since_log)
+                        save_state(state, dict(tensors), step, meter.since_log)
                     elif sharded:
                         deque(tensors, maxlen=0)  # its parts are asked for
                 if logging:
-                    start, entries = time.perf_counter(), []
+                    meter.restart()
                 progress.advance(step)
         with average.applied():
             weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
@@ -157,8 +157,8 @@ class Trainer:
 
     def _backward(
         self, fabric: Fabric, wrapped: nn.Module, objective: Objective, batch: Batch, step: int
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Adds up the gradients of all parts of a batch; returns its scalars, and how many weights it has on all devices."""
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
         parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate)
         counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
         counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
@@ -169,30 +169,13 @@ class Trainer:
                 scalars = objective(wrapped, Part.sharing(part, counts))
                 fabric.backward(scalars["loss"] / len(parts))
             found.append({name: value.detach() for name, value in scalars.items()})
-        return _mean_of_parts(fabric, found), counts[0] * len(parts) * fabric.world_size
-
-    def _means(self, since_log: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, float]:
-        """Means of the scalars of some steps; what is not a number is left out, but for the loss: then `InputError` is raised."""
-        means = {name: torch.stack([s[name] for s in since_log]).nanmean().item() for name in since_log[0]}
-        means["loss"] = torch.stack([s["loss"] for s in since_log]).mean().item()
-        if not math.isfinite(means["loss"]):
-            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})")
-        return means
+        return found, counts[0] * len(parts) * fabric.world_size
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to zero; steps count from 1."""
         if step <= self.warmup:
             return self.learning_rate * step / self.warmup
         return self.learning_rate * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup + 1))) / 2
-
-
-def _mean_of_parts(fabric: Fabric, found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Means over the parts of a batch on all devices; the error of a role counts where a part has the role."""
-    values = torch.stack([torch.stack([value.float() for value in scalars.values()]) for scalars in found])
-    counted = torch.tensor([name == "loss" for name in found[0]], device=values.device) | ~values.isnan()
-    sums = torch.stack([values.where(counted, 0).sum(0), counted.sum(0).float()])
-    total, count = cast(Tensor, fabric.all_reduce(sums, reduce_op="sum"))
-    return dict(zip(found[0], (total / count).unbind(), strict=True))
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

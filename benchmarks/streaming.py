@@ -30,6 +30,8 @@ from safetensors.torch import save_file
 
 import wsl.train
 from wsl.data import Windows
+from wsl.journal import Journal
+from wsl.loggers.logger import Nothing
 from wsl.normalize import Standardizer
 from wsl.sources import Stored, survey
 from wsl.tokenizers.residual import Residual
@@ -154,11 +156,13 @@ def measure_wait(folder: Path, name: str, copies: int, workers: int, steps: int)
     config = compose("train", [f"steps={steps}", f"workers={workers}", "warmup=2", f"save_every={steps}"])
     model = instantiate({**config["model"], "token_width": 65})
     timed: Any = Timed(stream(sources_of(folder, copies), "as_stored", config))
-    trainer = Trainer(**{name: config[name] for name in Trainer.__dataclass_fields__} | {"validate_every": steps})
+    settings: dict[str, Any] = {name: config[name] for name in Trainer.__dataclass_fields__} | {"validate_every": steps}
+    trainer = Trainer(**settings)
     objective = instantiate(config["objective"])
     with tempfile.TemporaryDirectory() as run:
         fabric = Fabric(accelerator="cpu", devices=1)
-        trainer.fit(fabric, Path(run), model, objective, timed, dict, Console(quiet=True))
+        journal = Journal(Path(run) / "metrics.jsonl", Nothing())
+        trainer.fit(fabric, Path(run), model, objective, timed, dict, Console(quiet=True), journal)
     total = timed.begun[-1] - timed.begun[10]
     waited = sum(timed.waited[10:-1])
     return {"wait_share": waited / total, "step_ms": total / (steps - 11) * 1e3}

@@ -48,6 +48,20 @@ class Batch(NamedTuple):
         values = standardizer.standardize(tokens)
         return cls(values, functional.pad(tokens.mask, (0, 1), value=True), tokens.positions, torch.tensor(-1))
 
+    @property
+    def entries(self) -> Float[Tensor, ""]:
+        """How many weights there are: what means over weights divide by."""
+        return self.mask[..., :-1].sum()
+
+    @property
+    def tokens(self) -> Float[Tensor, ""]:
+        """How many tokens there are: what means over log-scales divide by."""
+        return self.mask[..., -1].sum()
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Divides the windows into parts of equal size, in order."""
+        return [Batch(*some) for some in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
+
     def crop(self, start: int, length: int) -> "Batch":
         """The window of `length` tokens from `start` on, padded at its end where the checkpoint is shorter."""
         window = slice(start, start + length)
@@ -58,6 +72,33 @@ class Batch(NamedTuple):
             functional.pad(self.positions[..., window, :], missing, value=-1),
             self.source,
         )
+
+
+class Part(Batch):
+    """Some windows of a batch that is divided among devices, or run in parts one after the other.
+
+    Its counts are the mean count of a part, not its own: means over parts are then the means of the batch, though some parts have
+    more padding than others.
+    """
+
+    counts: Float[Tensor, "2"]
+
+    @classmethod
+    def sharing(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "Part":
+        """Tells a part the mean counts (weights, tokens) of all parts."""
+        part = cls(*batch)
+        part.counts = counts
+        return part
+
+    @property
+    def entries(self) -> Float[Tensor, ""]:
+        """Mean number of weights."""
+        return self.counts[0]
+
+    @property
+    def tokens(self) -> Float[Tensor, ""]:
+        """Mean number of tokens."""
+        return self.counts[1]
 
 
 def window_starts(tokens: int, length: int) -> list[int]:
@@ -95,7 +136,7 @@ class Windows:
     Args:
         sources: checkpoints, of one token width.
         standardizer: of their tokens.
-        length: tokens of a window; a shorter checkpoint is one window, padded at its end.
+        length: tokens of a window, at most those of the longest checkpoint; a shorter one is one window, padded at its end.
         seed: of the order.
         cache: bytes of windows that are kept in memory once they have been read; views (whose values differ every time) never are.
     """
@@ -106,8 +147,9 @@ class Windows:
                 f"the checkpoints have tokens of {' and '.join(map(str, widths)) or 'no'} width; choose tokenizer=residual, whose "
                 "tokens all have one, and a split with at least one model whose weights are finite"
             )
-        self.sources, self.standardizer, self.length, self.seed = sources, standardizer, length, seed
+        self.sources, self.standardizer, self.seed = sources, standardizer, seed
         self._plans = list({id(source.plan): source.plan for source in sources}.values())
+        self.length = length = min(length, max(plan.n_tokens for plan in self._plans))
         number = {id(plan): n for n, plan in enumerate(self._plans)}
         self._plan_of = np.array([number[id(source.plan)] for source in sources])
         self._starts = [window_starts(plan.n_tokens, length) for plan in self._plans]
@@ -120,6 +162,12 @@ class Windows:
     def per_epoch(self) -> int:
         """Windows of one epoch: all there are."""
         return int(self._ends[-1])
+
+    @property
+    def padding(self) -> float:
+        """The share of an epoch's tokens that is padding, for checkpoints shorter than a window."""
+        missing = np.array([max(0, self.length - plan.n_tokens) for plan in self._plans])[self._plan_of]
+        return float(missing.sum() / (self.per_epoch * self.length))
 
     def __getitem__(self, number: int) -> Batch:
         """One window, without a batch dimension."""

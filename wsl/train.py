@@ -9,34 +9,42 @@ out.
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from wsl.data import Windows
+from wsl.journal import Journal
 from wsl.model_latents import ModelLatents
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
 from wsl.run import MODEL_ENCODER, Run, read_config, run_folder, write_config, write_model_encoder
 from wsl.sources import Source, pairs_of, survey
-from wsl.trainer import STATE, Trainer
+from wsl.state import STATE
+from wsl.strategies import Hardware
+from wsl.trainer import Trainer
 from wsl.validation import Validation
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command, instantiate
 from zoo_gen.files import locked, remove_leftovers
+from zoo_gen.hardware import COMPILE
 from zoo_gen.zoo import zoo_folder
 
-AT_LEAST_ONE = ("steps", "batch_size", "window", "log_every", "validate_every", "validation_batches", "save_every", "threads")
+AT_LEAST_ONE = (
+    *("steps", "batch_size", "accumulate", "window", "log_every", "validate_every", "validation_batches", "save_every"),
+    *("devices", "threads"),
+)
 AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
-FREE = ("accelerator", "devices", "workers", "cache_mb", "save_every")
-"""Settings that may change between an interrupted run and its resumption."""
+FREE = ("accelerator", "devices", "strategy", "accumulate", "compile", "logger", "workers", "cache_mb", "save_every")
+"""Settings that may change between an interrupted run and its resumption; the first five change round-off."""
 
 
 @dataclass
@@ -46,6 +54,7 @@ class TrainConfig:
     zoo: str
     run: str | None
     model_name: str
+    swept: str
     split: str
     fold: int
     seed: int
@@ -53,13 +62,17 @@ class TrainConfig:
     model: dict[str, Any]
     objective: dict[str, Any]
     view: dict[str, Any]
+    strategy: dict[str, Any]
+    logger: dict[str, Any]
     window: int
     steps: int
     batch_size: int
+    accumulate: int
     learning_rate: float
     weight_decay: float
     warmup: int
     clip: float
+    ema: float
     log_every: int
     validate_every: int
     validation_batches: int
@@ -68,6 +81,7 @@ class TrainConfig:
     accelerator: str
     devices: int
     precision: str
+    compile: str | None
     workers: int
     threads: int
     model_encoder: dict[str, Any] | None = None
@@ -81,8 +95,14 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be more than 0 and finite, not {getattr(self, name)}")
-        if self.devices != 1:
-            raise InputError(f"devices must be 1, not {self.devices}: training on several is not supported yet")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must be at least 0 and less than 1, not {self.ema}")
+        if self.batch_size % (self.devices * self.accumulate):
+            raise InputError(
+                f"batch_size must be a multiple of devices x accumulate, {self.devices} x {self.accumulate}, not {self.batch_size}"
+            )
+        if self.compile is not None and self.compile not in COMPILE:
+            raise InputError(f"compile must be null or one of {', '.join(COMPILE)}, not {self.compile}")
         if self.seed >= 2**31:
             raise InputError(f"seed must be less than 2**31, not {self.seed}")
 
@@ -98,6 +118,8 @@ def main(config: TrainConfig) -> None:
             raise InputError(f"zoo {one.path} is not finished; finish it with: python -m zoo_gen zoo={one.path.name}")
     _check(config, (zoo, *others))
     folder = run_folder(config.run or f"{zoo.path.name}_{config.model_name}")
+    if config.swept:
+        folder = folder.with_name(f"{folder.name}_{named(config.swept)}")
     with locked(folder / "lock", f"run {folder}"):
         remove_leftovers(folder)
         train(config, zoo, folder, console, others=others)
@@ -109,27 +131,30 @@ def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
         instantiate(card)
     with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
         instantiate({**config.model, "token_width": 1})
+    instantiate(config.logger)
+    instantiate(config.strategy).fabric(_hardware(config))
     for one in zoos:
         one.split(config.split, fold=config.fold)
-    _fabric(config)
 
 
-def _fabric(config: TrainConfig) -> Fabric:
-    """Where and how to compute. Raises `InputError` for what Lightning Fabric does not know or this machine does not have."""
-    precision: Any = config.precision
-    try:
-        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        chosen = f"accelerator={config.accelerator} and precision={config.precision}"
-        raise InputError(f"cannot train with {chosen}: {error}") from error
+def named(swept: str) -> str:
+    """What a sweep varies as part of a run's name, which needs no quotes on a command line.
+
+    >>> named("seed=0,model.latent=8")
+    'seed-0_model.latent-8'
+    """
+    return re.sub(r"[^A-Za-z0-9_.]", "-", swept.replace(",", "_"))
+
+
+def _hardware(config: TrainConfig) -> Hardware:
+    """What to compute on."""
+    return Hardware(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
 
 
 def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, others: Sequence[Zoo] = ()) -> None:
     """Trains the run in `folder`, or what is left of it, on a zoo and on others with it."""
-    tokenizer, view = (instantiate(card) for card in (config.tokenizer, config.view))
-    zoos = (zoo, *others)
-    splits = [one.split(config.split, fold=config.fold) for one in zoos]
-    first, root = next(pairs_of(splits[0].train))
+    tokenizer = instantiate(config.tokenizer)
+    first, root = next(pairs_of(zoo.split(config.split, fold=config.fold).train))
     token_width = tokenizer.plan(first.state_dict(), root=root.state_dict()).width + 1  # and the log-scale
     resolved = _resolve(config, zoo, folder, token_width, others=others)
     _agree(folder, resolved)
@@ -139,21 +164,35 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
             f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
         )
         return
+    places = [one.path for one in (zoo, *others)]
+    work = partial(_train, config=config, places=places, folder=folder, resolved=resolved, quiet=console.quiet)
+    instantiate(config.strategy).run(_hardware(config), work)
+    console.print(f"run {folder} is finished", soft_wrap=True)
 
-    fabric = _fabric(config)
-    fabric.launch()
+
+def _train(
+    fabric: Fabric, *, config: TrainConfig, places: Sequence[Path], folder: Path, resolved: dict[str, Any], quiet: bool
+) -> None:
+    """Trains as one of the processes of the strategy; the one of rank 0 writes."""
+    torch.set_num_threads(config.threads)
+    console = Console(quiet=quiet or not fabric.is_global_zero)
+    tokenizer, view = (instantiate(card) for card in (config.tokenizer, config.view))
+    zoos = [Zoo.open(place) for place in places]
+    splits = [one.split(config.split, fold=config.fold) for one in zoos]
     with console.status("reading checkpoints"):
         train_models = survey(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
         val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
-    run = Run(folder, resolved, standardizer, zoo=zoo.path)
+    run = Run(folder, resolved, standardizer, zoo=places[0])
     viewed = [view(model) for model in train_models]
-    standardizer.save(folder / "standardizer.json")
-    write_config(folder, resolved)
-    if config.model_encoder is not None and not (folder / MODEL_ENCODER).is_file():
-        card: ModelLatents = instantiate(config.model_encoder)
-        encoder, measured = card.fit(splits[0], seed=config.seed, console=console, device=fabric.device)
-        write_model_encoder(folder, encoder, measured)
+    if fabric.is_global_zero:
+        standardizer.save(folder / "standardizer.json")
+        write_config(folder, resolved)
+        if config.model_encoder is not None and not (folder / MODEL_ENCODER).is_file():
+            card: ModelLatents = instantiate(config.model_encoder)
+            encoder, measured = card.fit(splits[0], seed=config.seed, console=console, device=fabric.device)
+            write_model_encoder(folder, encoder, measured)
+    fabric.barrier()
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
@@ -165,13 +204,14 @@ def train(config: TrainConfig, zoo: Zoo, folder: Path, console: Console, *, othe
 
     def validation() -> dict[str, float]:
         scalars = validations[0]()
-        for one, validate in zip(others, validations[1:], strict=True):
+        for one, validate in zip(zoos[1:], validations[1:], strict=True):
             scalars |= {f"{name}/{one.path.name}": value for name, value in validate().items()}
         return scalars
 
+    journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
-    Trainer(**settings).fit(fabric, folder, run.model, _objective(config, run, viewed), train_windows, validation, console)
-    console.print(f"run {folder} is finished", soft_wrap=True)
+    objective = _objective(config, run, viewed)
+    Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation, console, journal)
 
 
 def _objective(config: TrainConfig, run: Run, models: Sequence[Source]) -> Objective:
@@ -193,7 +233,7 @@ def _resolve(config: TrainConfig, zoo: Zoo, folder: Path, token_width: int, *, o
         path = one.path.resolve()
         return {"path": str(path), "relative": os.path.relpath(path, folder.resolve()), "content_hash": one.content_hash}
 
-    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("run", "model_name")}
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("run", "model_name", "swept")}
     return {
         **values,
         "model": {**config.model, "token_width": token_width},
@@ -207,7 +247,7 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
     if not (folder / "config.yaml").is_file():
         return
     old, new = _flat(read_config(folder)), _flat(resolved)
-    changed = sorted(key for key in old.keys() | new.keys() if key not in FREE and old.get(key) != new.get(key))
+    changed = sorted(key for key in old.keys() | new.keys() if key.partition(".")[0] not in FREE and old.get(key) != new.get(key))
     keys = [key for key in changed if not ("zoo" in key.partition(".")[0] and key.endswith((".path", ".relative")))]
     if keys:
         changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)

@@ -1,36 +1,40 @@
-"""The training loop: AdamW, warm-up and cosine decay, gradient clipping, validation, and a state that survives SIGKILL.
+"""The training loop: AdamW, warm-up and cosine decay, gradient clipping and accumulation, averaged weights, validation.
 
-Nothing in the loop depends on what came before except the weights, the optimizer and the scalars that are not yet logged: the
-windows of a step follow from (seed, step), and so do its learning rate and torch's random state. All of it and the step are
-replaced atomically as one safetensors file, every so many steps; on resume the lines of metrics.jsonl that are younger than the
-state are cut, and training continues to the same bits.
+Nothing in the loop depends on what came before except the state (weights, their average, moments, scalars that are not yet logged):
+the windows of a step follow from (seed, step), and so do its learning rate and torch's random state. The state is replaced
+atomically every so many steps (`wsl.state`); on resume the lines of metrics.jsonl that are younger are cut, and training continues
+to the same bits.
+
+A step's windows are dealt out to the devices, and on each to `accumulate` parts that are run one after the other. Each part draws
+from the same random state, and divides by the mean count of a part (`wsl.data.Part`), so losses, gradients and logged scalars are
+those of the undivided batch.
 """
 
-import json
 import math
-import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
-from wsl.data import Batch, Windows
+from wsl.average import Average
+from wsl.data import Batch, Part, Windows
+from wsl.journal import Journal
+from wsl.meter import Meter
 from wsl.objectives.objective import Objective
 from wsl.progress import shown
+from wsl.state import STATE, load_state, save_state, tensors_of, whole
+from wsl.strategies import METHODS, blocks_of
 from zoo_gen.errors import InputError
-from zoo_gen.files import write_atomically, write_weights
-
-STATE = "state.safetensors"
-"""What a run that was killed resumes from; removed at its end."""
+from zoo_gen.files import write_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +44,12 @@ class Trainer:
     Attributes:
         steps: optimizer steps.
         batch_size: windows per step, over all devices.
+        accumulate: parts of a device's share of them that are run one after the other; memory is that of one.
         learning_rate: peak of the schedule, reached after `warmup` steps and followed by a cosine down to zero.
         weight_decay: of matrices; biases, norms and position embeddings have none.
         clip: largest norm of the gradient.
+        ema: decay of the averaged weights that are validated and saved; 0 for the last weights.
+        compile: None, or the mode of `torch.compile` for the blocks of the model.
         log_every, validate_every: steps between lines of training and of validation scalars in metrics.jsonl.
         save_every: steps between states that a killed training resumes from.
         seed: of the random state of each step.
@@ -51,10 +58,13 @@ class Trainer:
 
     steps: int
     batch_size: int
+    accumulate: int
     learning_rate: float
     weight_decay: float
     warmup: int
     clip: float
+    ema: float
+    compile: str | None
     log_every: int
     validate_every: int
     save_every: int
@@ -70,56 +80,96 @@ class Trainer:
         windows: Windows,
         validate: Callable[[], dict[str, float]],
         console: Console,
+        journal: Journal,
     ) -> None:
         """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
 
+        Called by each process with a launched Fabric; the one of rank 0 validates and writes. Where the model is sharded all of
+        them validate, since it takes all of them to run it.
+
         Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
         """
+        if self.compile is not None:
+            for block in blocks_of(model):
+                block.compile(mode=self.compile)
+        wrapped: Any = fabric.setup_module(model)
+        for name in METHODS:
+            if hasattr(model, name):
+                wrapped.mark_forward_method(name)
         optimizer = AdamW(_parameter_groups(model, self.weight_decay), lr=self.learning_rate)
-        wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-        state, metrics = folder / STATE, Metrics(folder / "metrics.jsonl")
-        done, since_log = _load(state, model, optimizer) if state.exists() else (0, [])
-        metrics.resume(done)
+        wrapped_optimizer: Any = fabric.setup_optimizers(optimizer)
+        sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        average, state, writes = Average(model, ema=self.ema), folder / STATE, fabric.is_global_zero
+        done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
+        fabric.barrier()
+        if writes:
+            journal.resume(done)
         shares = {"rank": fabric.global_rank, "world_size": fabric.world_size}
         batches = windows.batches(range(done, self.steps), self.batch_size, **shares, workers=self.workers)
 
         with closing(batches), shown(console, done=done, total=self.steps) as progress:
+            meter = Meter(fabric, since_log)
             for step, batch in enumerate(batches, start=done + 1):
-                torch.manual_seed(self.seed * self.steps + step)
                 rate = self._learning_rate(step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                scalars = objective(wrapped, Batch(*fabric.to_device(tuple(batch))))
                 wrapped_optimizer.zero_grad()
-                fabric.backward(scalars["loss"])
+                parts, weights = self._backward(fabric, wrapped, objective, batch, step)
                 fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=self.clip, error_if_nonfinite=False)
                 wrapped_optimizer.step()
-                since_log.append({name: value.detach() for name, value in scalars.items()})
+                average.update(step)
+                meter.add(parts, weights)
 
                 validating = step % self.validate_every == 0 or step == self.steps
-                if validating or step % self.log_every == 0:
-                    means = {name: torch.stack([s[name] for s in since_log]).nanmean().item() for name in scalars}
-                    means["loss"] = torch.stack([s["loss"] for s in since_log]).mean().item()
-                    since_log.clear()
+                logging = validating or step % self.log_every == 0
+                if logging:
+                    means = meter.means()
                     if not math.isfinite(means["loss"]):
                         raise InputError(
                             f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})"
                         )
                     progress.logged(step, means)
-                    if fabric.is_global_zero:
-                        metrics.write("train", step, {**means, "learning_rate": rate})
+                    if writes:
+                        journal.write("train", step, {**means, "learning_rate": rate, **meter.measured()})
                 if validating:
-                    if fabric.is_global_zero:
-                        validation = validate()
-                        metrics.write("validation", step, validation)
+                    with average.applied():
+                        validation = validate() if writes or sharded else {}
+                    if writes:
+                        journal.write("validation", step, validation)
                         progress.validated(step, validation)
                     fabric.barrier()
-                if fabric.is_global_zero and (step % self.save_every == 0 or step == self.steps):
-                    _save(state, model, optimizer, step, since_log)
+                if step % self.save_every == 0 or step == self.steps:
+                    tensors = tensors_of(model, optimizer, average)
+                    if writes:
+                        save_state(state, dict(tensors), step, meter.since_log)
+                    elif sharded:
+                        deque(tensors, maxlen=0)  # its parts are asked for
+                if logging:
+                    meter.restart()
                 progress.advance(step)
-        if fabric.is_global_zero:
-            write_weights(folder / "model.safetensors", {name: tensor.cpu() for name, tensor in model.state_dict().items()})
+        with average.applied():
+            weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+            if writes:
+                write_weights(folder / "model.safetensors", weights)
+        if writes:
+            journal.close()
             state.unlink()
+
+    def _backward(
+        self, fabric: Fabric, wrapped: nn.Module, objective: Objective, batch: Batch, step: int
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
+        parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate)
+        counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
+        counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
+        found = []
+        for number, part in enumerate(parts, start=1):
+            torch.manual_seed(self.seed * self.steps + step)
+            with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
+                scalars = objective(wrapped, Part.sharing(part, counts))
+                fabric.backward(scalars["loss"] / len(parts))
+            found.append({name: value.detach() for name, value in scalars.items()})
+        return found, counts[0] * len(parts) * fabric.world_size
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to zero; steps count from 1."""
@@ -128,70 +178,9 @@ class Trainer:
         return self.learning_rate * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup + 1))) / 2
 
 
-class Metrics:
-    """metrics.jsonl: one JSON object per event, with `event`, `step`, its scalars, and `time` (seconds of this
-    process so far).
-    """
-
-    def __init__(self, path: Path):
-        self.path, self.start = path, time.perf_counter()
-
-    def resume(self, step: int) -> None:
-        """Cuts the events after a step (a line that was being written when the process died is one of them)."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        complete = [line for line in lines if line.endswith("}")]
-        kept = [line for line in complete if json.loads(line)["step"] <= step] if step else []
-        text = "".join(f"{line}\n" for line in kept)
-        write_atomically(self.path, lambda beside: _write_text(beside, text))
-
-    def write(self, event: str, step: int, scalars: dict[str, float]) -> None:
-        """Appends an event; scalars that are not finite become null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        seconds = round(time.perf_counter() - self.start, 3)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"event": event, "step": step, **finite, "time": seconds}) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay; vectors and embeddings without."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
     rest = [p for p in model.parameters() if p.ndim <= 1 or id(p) in embeddings]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def _save(path: Path, model: nn.Module, optimizer: AdamW, step: int, since_log: list[dict[str, Tensor]]) -> None:
-    """Writes weights, moments of the optimizer by parameter name, the scalars since the last log, and the step as one file."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, tensor in optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = tensor
-    for name in since_log[0] if since_log else ():
-        tensors[f"scalar.{name}"] = torch.stack([scalars[name] for scalars in since_log])
-    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda beside: save_file(cpu, beside, {"step": str(step)}))
-
-
-def _load(path: Path, model: nn.Module, optimizer: AdamW) -> tuple[int, list[dict[str, Tensor]]]:
-    """Restores what `_save` wrote and returns its step and the scalars since the last log."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            step = int(file.metadata()["step"])
-        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-        for name, parameter in model.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                tensor = tensors[f"optimizer.{key}.{name}"]
-                optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
-        device = next(model.parameters()).device
-        scalars = {name[7:]: tensor.to(device).unbind() for name, tensor in tensors.items() if name.startswith("scalar.")}
-        since_log = [dict(zip(scalars, values, strict=True)) for values in zip(*scalars.values(), strict=True)]
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the training state {path} is damaged ({error}); delete the run folder {path.parent} to start over"
-        ) from error
-    return step, since_log

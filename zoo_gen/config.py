@@ -12,8 +12,9 @@ import inspect
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
     """Makes a Hydra command of `main(config)`, where `config` is an instance of the dataclass `schema`.
 
     Unknown keys, unknown cards and values of the wrong type are errors before `main` starts. An `InputError` is printed as one
-    line and exits with code 1; so do a full disk and missing permissions.
+    line and exits with code 1; so do a full disk and missing permissions. In a sweep (`-m`), a setting named `swept` says what of
+    the values that vary this job has: `seed=0,model.latent=8`.
     """
     import hydra
     from hydra.core.config_store import ConfigStore
@@ -123,6 +125,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
             plain |= values
+            if "swept" in plain:
+                plain["swept"] = _swept()
             with one_clear_error():
                 main(schema(**{field.name: plain[field.name] for field in dataclasses.fields(schema)}))
 
@@ -130,14 +134,58 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
 
         @functools.wraps(main)
         def command_line() -> None:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
+                return
             sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
             values.update(found)
-            with one_clear_error(), _raised():
+            with one_clear_error(), _raised(), _sweep_folder():
                 start()
 
         return command_line
 
     return decorate
+
+
+def help_of(config_name: str, about: str) -> str:
+    """What a command prints for `--help`: what it is, its settings with their defaults, and the cards to choose from."""
+    import yaml
+
+    text = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
+    settings = re.sub(r"(?m)^defaults:\n(?:  .*\n)+", "", text).strip()
+    chosen = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
+    groups = {group: card for entry in chosen for group, card in entry.items() if (CONFIGS / group).is_dir()}
+    cards = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in groups}
+    lines = [f"{group}: {card or 'null'}  # of {', '.join(cards[group])}" for group, card in groups.items()]
+    return "\n".join(
+        [
+            *(about.strip(), "", "Settings, key=value on the command line:", "", settings, ""),
+            *(f"Cards of {CONFIGS}, group=card, or group.key=value for a value of one:", "", *lines, ""),
+            "-m key=a,b other=1,2 runs every combination; --cfg job prints the settings that would be used.",
+        ]
+    )
+
+
+def _swept() -> str:
+    """The overrides of this job of a sweep that are not the same in all of its jobs; nothing outside of one."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    config = HydraConfig.get()
+    if config.mode is not RunMode.MULTIRUN:
+        return ""
+    given = [text for text in sys.argv[1:] if not text.startswith("-")]
+    varied = {found.key_or_group for found in OverridesParser.create().parse_overrides(given) if found.is_sweep_override()}
+    return ",".join(text for text in config.overrides.task if text.partition("=")[0] in varied)
+
+
+@contextmanager
+def _sweep_folder() -> Iterator[None]:
+    """A context in which what Hydra writes of a sweep (multirun.yaml) goes to a folder that vanishes with it."""
+    with tempfile.TemporaryDirectory() if {"-m", "--multirun"} & set(sys.argv[1:]) else nullcontext() as folder:
+        sys.argv += [f"hydra.sweep.dir='{folder}'"] if folder else []
+        yield
 
 
 @contextmanager

@@ -161,12 +161,23 @@ def test_checkpoints_of_any_size_share_batches_and_the_short_are_padded(stored: 
 
 def test_a_short_checkpoint_is_padded_and_says_so(family: list[Tokens]):
     n = family[0].plan.n_tokens
-    window = windows(family, length=n + 3)[0]
+    window = Batch.of(family[0], Standardizer.fit(family)).crop(0, n + 3)
     assert window.values.shape == (n + 3, family[0].plan.width + 1)
     assert (window.positions[:n] >= 0).all()
     assert (window.positions[n:] == -1).all()
     assert window.mask[:n].any(-1).all()
     assert not window.mask[n:].any()
+
+
+def test_windows_are_no_longer_than_the_longest_checkpoint_and_say_what_of_them_is_padding(stored: list[Stored]):
+    lengths = [source.plan.n_tokens for source in stored]
+    assert len(set(lengths)) == 2  # linear and MLP heads
+    drawn = stream(stored, length=10_000)
+    assert drawn.length == max(lengths)
+    found = [drawn[n].positions[:, 0] for n in range(drawn.per_epoch)]
+    assert drawn.padding == pytest.approx(float((torch.stack(found) < 0).float().mean()))
+    assert 0 < drawn.padding < 0.05
+    assert stream(stored, length=100).padding == 0
 
 
 def test_padding_within_tokens_is_masked_and_log_scales_never_are(family: list[Tokens]):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.wsl.conftest import SMALL, train_small
+from wsl.journal import MEASURED
 from wsl.run import Run
 from wsl.train import main
 from zoo_gen import InputError
@@ -20,7 +21,7 @@ from zoo_gen import InputError
 
 def events(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def test_the_same_command_twice_gives_the_same_metrics(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
@@ -139,7 +140,16 @@ def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: P
         (["learning_rate=-1"], "learning_rate must be more than 0"),
         (["learning_rate=nan"], "learning_rate must be more than 0"),
         (["weight_decay=nan"], "weight_decay must be at least 0"),
-        (["devices=2"], "devices must be 1"),
+        (["devices=2"], "strategy=single is one device, not 2; choose strategy=ddp"),
+        (["devices=0"], "devices must be at least 1"),
+        (["devices=3", "strategy=ddp"], "batch_size must be a multiple of devices x accumulate, 3 x 1, not 4"),
+        (["accumulate=3"], "1 x 3, not 4"),
+        (["ema=1"], "ema must be at least 0 and less than 1"),
+        (["compile=fast"], "compile must be null or one of default"),
+        (["strategy=dp"], "choose one of ddp, fsdp, single"),
+        (["logger=wandb"], "pip install wandb"),
+        (["preset=huge"], "choose one of hyperrep_base, hyperrep_large"),
+        (["precision=foo", "strategy=ddp"], "precision=foo"),
         (["model.nope=1"], "there is no setting 'model.nope'"),
         (["precision=foo"], "precision=foo"),
         (["accelerator=tpu9"], "accelerator=tpu9"),
@@ -181,3 +191,39 @@ def test_a_missing_zoo_names_the_command_that_makes_it(
         main()
     assert "make it with: python -m zoo_gen zoo=digits" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    small = [text for text in SMALL if not text.startswith(("model.latent", "steps"))]
+    for run, latents in ((f"{tiny_zoo.name}_hyperrep", (4, 8)), ("mine", (4,))):
+        named = ["run=mine"] if run == "mine" else []
+        varied = ["seed=0,1", f"model.latent={','.join(map(str, latents))}"]
+        monkeypatch.setattr(sys, "argv", ["train", "-m", *small, "steps=2", f"zoo={tiny_zoo}", *varied, *named])
+        main()
+        found = {path.name: Run.open(path).config for path in Path("checkpoints/runs").glob(f"{run}*")}
+        expected = {(seed, latent) for seed in (0, 1) for latent in latents}
+        tail = "_model.latent-{}" if len(latents) > 1 else ""  # what is the same in all jobs is no part of the name
+        assert found.keys() == {f"{run}_seed-{seed}{tail.format(latent)}" for seed, latent in expected}
+        assert {(config["seed"], config["model"]["latent"]) for config in found.values()} == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]  # no multirun.yaml
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x"])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: seed=x does not fit")
+    assert len(printed.splitlines()) == 1
+
+
+def test_help_says_what_each_setting_is_and_which_cards_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    main()
+    printed = capsys.readouterr().out
+    assert "trains a hyper-representation" in printed
+    assert "accumulate: 1         # parts of a device's share" in printed
+    assert "strategy: single  # of ddp, fsdp, single" in printed
+    assert "defaults" not in printed.partition("Settings")[2]

@@ -1,6 +1,7 @@
 """A resumed training equals an uninterrupted one to the bit; what would make it differ is noticed."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 
-from wsl.data import Windows
+from wsl.average import Average
+from wsl.data import Part, Windows
+from wsl.journal import MEASURED, Journal
+from wsl.loggers.logger import Nothing
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
 from wsl.objectives.reconstruction import Reconstruction
 from wsl.sources import Held
+from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
 from wsl.trainer import Trainer
 from zoo_gen import InputError
@@ -22,10 +27,13 @@ from zoo_gen import InputError
 SETTINGS: dict[str, Any] = {
     "steps": 8,
     "batch_size": 2,
+    "accumulate": 1,
     "learning_rate": 1e-2,
     "weight_decay": 0.1,
     "warmup": 2,
     "clip": 1.0,
+    "ema": 0.0,
+    "compile": None,
     "log_every": 1,
     "validate_every": 2,
     "save_every": 2,
@@ -38,7 +46,7 @@ class Killed(Exception):
     """Stands for SIGKILL."""
 
 
-def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, **changes: Any) -> None:
+def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, precision: Any = "32-true", **changes: Any) -> None:
     """Trains a small model; dies in the validation after `die_at` steps."""
     folder.mkdir(exist_ok=True)
     validations = iter(range(2, 100, 2))
@@ -55,14 +63,15 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, **chan
         sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
         model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, **sizes)
     windows = Windows([Held.of(tokens) for tokens in family], Standardizer.fit(family), length=16, seed=0, cache=0)
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     trainer = Trainer(**{**SETTINGS, **changes})
-    trainer.fit(fabric, folder, model, Reconstruction(scale_weight=1), windows, validate, Console(quiet=True))
+    journal = Journal(folder / "metrics.jsonl", Nothing())
+    trainer.fit(fabric, folder, model, Reconstruction(scale_weight=1), windows, validate, Console(quiet=True), journal)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def same_weights(a: Path, b: Path) -> bool:
@@ -70,14 +79,19 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("die_at", "save_every"), [(2, 1), (6, 2), (6, 1), (6, 3)])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(family: list[Tokens], tmp_path: Path, die_at: int, save_every: int):
-    fit(tmp_path / "whole", family)
+@pytest.mark.parametrize(
+    ("die_at", "save_every", "changes"),
+    [(2, 1, {}), (6, 2, {}), (6, 1, {}), (6, 3, {}), (4, 2, {"ema": 0.9}), (4, 3, {"ema": 0.9, "accumulate": 2})],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    family: list[Tokens], tmp_path: Path, die_at: int, save_every: int, changes: dict[str, Any]
+):
+    fit(tmp_path / "whole", family, **changes)
     with pytest.raises(Killed):
-        fit(tmp_path / "killed", family, die_at=die_at, save_every=save_every)
+        fit(tmp_path / "killed", family, die_at=die_at, save_every=save_every, **changes)
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "step": 7, "lo')
-    fit(tmp_path / "killed", family)
+    fit(tmp_path / "killed", family, **changes)
     assert events(tmp_path / "killed") == events(tmp_path / "whole")
     assert same_weights(tmp_path / "killed", tmp_path / "whole")
     assert not (tmp_path / "killed" / "state.safetensors").exists()
@@ -121,3 +135,94 @@ def test_scalars_between_two_logs_survive_a_kill(family: list[Tokens], tmp_path:
     assert events(tmp_path / "killed") == events(tmp_path / "whole")
     means = [event["loss"] for event in events(tmp_path / "whole") if event["event"] == "train"]
     assert means[0] != pytest.approx(state["scalar.loss"].mean().item())
+
+
+def losses(folder: Path, event: str = "train") -> list[float]:
+    return [line["loss"] for line in events(folder) if line["event"] == event]
+
+
+@pytest.fixture
+def unequal(family: list[Tokens]) -> list[Tokens]:
+    """Checkpoints of two sizes, so that windows of one batch have unequal numbers of weights."""
+    rng = torch.Generator().manual_seed(0)
+    weights = {"cls_token": torch.randn(1, 1, 16, generator=rng), "norm.weight": torch.randn(16, generator=rng)}
+    short = Residual(width=16, reference="none").encode(weights)
+    return [*family, *([short] * 30)]
+
+
+def test_accumulated_parts_train_what_the_undivided_batch_does(
+    unequal: list[Tokens], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fit(tmp_path / "whole", unequal, batch_size=8)
+    fit(tmp_path / "parts", unequal, batch_size=8, accumulate=4)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    ends = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
+    assert max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]) < 1e-4
+
+    monkeypatch.setattr(Part, "sharing", lambda batch, counts: batch)  # each part divides by its own counts
+    fit(tmp_path / "alone", unequal, batch_size=8, accumulate=4)
+    assert losses(tmp_path / "alone") != pytest.approx(losses(tmp_path / "whole"), abs=1e-3)
+
+
+def test_averaged_weights_are_validated_and_saved_and_the_state_keeps_both(family: list[Tokens], tmp_path: Path):
+    fit(tmp_path / "last", family)
+    fit(tmp_path / "average", family, ema=0.5)
+    assert losses(tmp_path / "average") == losses(tmp_path / "last")  # the training itself is the same
+    validated = [
+        [line["weight"] for line in events(tmp_path / name) if line["event"] == "validation"] for name in ("last", "average")
+    ]
+    assert validated[0] != validated[1]
+    last, average = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "average"))
+    name = "bottleneck.weight"
+    assert not torch.equal(last[name], average[name])
+
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", family, ema=0.5, die_at=6, save_every=1)
+    state = load_file(tmp_path / "killed" / "state.safetensors")
+    assert state[f"model.{name}"].shape == state[f"average.{name}"].shape
+    assert not torch.equal(state[f"model.{name}"], state[f"average.{name}"])
+
+
+def test_an_average_follows_its_formula_and_gives_the_weights_back():
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    average = Average(model, ema=0.5)
+    expected = 1.0
+    for step, weight in enumerate((3.0, 5.0, -2.0), start=1):
+        torch.nn.init.constant_(model.weight, weight)
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    with average.applied():
+        assert model.weight.tolist() == [[pytest.approx(expected, abs=1e-6)] * 2]
+    assert model.weight.tolist() == [[-2.0, -2.0]]
+    assert Average(model, ema=0).weights == {}
+
+
+def test_metrics_say_how_fast_and_how_large_the_training_is(family: list[Tokens], tmp_path: Path):
+    fit(tmp_path, family)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["event"] == "train"]
+    assert all(line["memory_mb"] > 10 and line["weights_per_second"] > 0 for line in trained)
+    seconds = 2 * 16 * 16 / trained[-1]["weights_per_second"]  # of a step: 2 windows of at most 16 tokens of 16 weights
+    assert 0 < seconds < trained[-1]["time"]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_the_same_up_to_round_off(family: list[Tokens], tmp_path: Path):
+    fit(tmp_path / "plain", family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler
+        fit(tmp_path / "compiled", family, compile="default")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+    assert (
+        load_file(tmp_path / "compiled" / "model.safetensors").keys() == load_file(tmp_path / "plain" / "model.safetensors").keys()
+    )
+
+
+def test_half_precision_trains_nearly_the_same(family: list[Tokens], tmp_path: Path):
+    fit(tmp_path / "plain", family)
+    fit(tmp_path / "half", family, precision="bf16-mixed")
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
+    assert losses(tmp_path / "half") != losses(tmp_path / "plain")
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(tmp_path / "half" / "model.safetensors").values())

@@ -29,8 +29,8 @@ class Reconstruction:
         """Returns `loss`, `error/scale` and `error/<role>` (NaN for roles that the batch does not have)."""
         reconstruction = model(batch.values, batch.mask, batch.positions)
         squared = (reconstruction.float() - batch.values).square() * batch.mask
-        direction = squared[..., :-1].sum() / batch.mask[..., :-1].sum()
-        scale = squared[..., -1].sum() / batch.mask[..., -1].sum()
+        direction = squared[..., :-1].sum() / batch.entries
+        scale = squared[..., -1].sum() / batch.tokens
         roles = _mean_per_role(squared[..., :-1].detach(), batch.mask[..., :-1], batch.positions)
         errors = {f"error/{role}": error for role, error in zip(ROLES, roles, strict=True)}
         return {"loss": direction + self.scale_weight * scale, "error/scale": scale.detach(), **errors}

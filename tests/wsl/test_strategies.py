@@ -1,0 +1,175 @@
+"""Processes that share a training compute what one does: the same losses, one set of files, the same bits after a kill."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from tests.wsl.conftest import SMALL, train_small
+from wsl.journal import MEASURED
+from wsl.run import Run
+from wsl.strategies import METHODS, Hardware, blocks_of
+from zoo_gen import InputError
+from zoo_gen.config import compose, instantiate
+
+TWO = ("strategy=ddp", "devices=2")
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
+
+
+def losses(run: Run) -> list[float]:
+    return [event["loss"] for event in events(run.path)]
+
+
+@pytest.fixture(scope="module")
+def averaged(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of one process, with averaged weights."""
+    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "one", "ema=0.9")
+
+
+@pytest.mark.parametrize("card", ["ddp", "fsdp"])
+def test_two_processes_have_the_losses_of_one(card: str, averaged: Run, tiny_zoo: Path, tmp_path: Path):
+    two = train_small(tiny_zoo, tmp_path / "two", "ema=0.9", f"strategy={card}", "devices=2", "accumulate=2")
+    assert [event["step"] for event in events(two.path)] == [event["step"] for event in events(averaged.path)]
+    apart = max(abs(a - b) for a, b in zip(losses(two), losses(averaged), strict=True))
+    print(f"{card}: losses differ by at most {apart:.1e}")
+    assert apart < 1e-5
+    assert sorted(path.name for path in two.path.iterdir()) == sorted(path.name for path in averaged.path.iterdir())
+    assert all(path.name.endswith(("jsonl", "json", "yaml", "safetensors")) for path in two.path.iterdir())
+    weights = [load_file(run.path / "model.safetensors") for run in (averaged, two)]
+    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
+    assert weights[0].keys() == weights[1].keys()
+
+
+def test_another_seed_has_other_losses(averaged: Run, tiny_zoo: Path, tmp_path: Path):
+    other = train_small(tiny_zoo, tmp_path / "other", "ema=0.9", "seed=1")
+    assert losses(other) != pytest.approx(losses(averaged), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_models_that_behaviour_is_of(tiny_zoo: Path, tmp_path: Path):
+    behaviour = ("objective=behaviour", "objective.terms.behaviour.images=4", "window=448", "steps=2")
+    one = train_small(tiny_zoo, tmp_path / "one", *behaviour)
+    two = train_small(tiny_zoo, tmp_path / "two", *behaviour, *TWO)
+    found = [[event["behaviour"] for event in events(run.path)] for run in (one, two)]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+
+
+@pytest.mark.parametrize("card", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, tiny_zoo: Path, tmp_path: Path):
+    overrides = ["steps=30", "validate_every=30", "log_every=8", "save_every=7", "ema=0.9", f"strategy={card}", "devices=2"]
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)  # its processes notice by themselves
+    process.wait()
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (killed / "model.safetensors").exists()
+    assert any(name.startswith("average.") for name in load_file(killed / "state.safetensors"))
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
+    assert events(killed) == events(whole.path)
+    assert (killed / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+
+
+def alive(session: int) -> bool:
+    """Whether a session has processes left."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found.append(os.getsid(int(entry.name)))
+            except ProcessLookupError:
+                continue
+    return session in found
+
+
+def test_an_error_of_the_processes_is_one_message(tiny_zoo: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="smaller learning_rate"):
+        train_small(tiny_zoo, tmp_path / "run", "learning_rate=1e30", "clip=1e30", *TWO)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def step(fabric: Fabric, *, folder: Path, card: dict[str, Any]) -> None:
+    """Takes steps as an objective may that calls encode and decode by themselves, and writes losses and sizes of this process."""
+    torch.manual_seed(0)
+    model = instantiate({**card, "token_width": 65})
+    total = sum(parameter.numel() for parameter in model.parameters())
+    wrapped: Any = fabric.setup_module(model)
+    for name in METHODS:
+        wrapped.mark_forward_method(name)
+    optimizer: Any = fabric.setup_optimizers(torch.optim.AdamW(model.parameters(), lr=1e-3))
+    mine = slice(fabric.global_rank * 4 // fabric.world_size, (fabric.global_rank + 1) * 4 // fabric.world_size)
+    index = torch.arange(8).expand(4, 8)
+    positions = torch.stack([index // 4, index % 5, index], -1)[mine]
+    values = torch.randn(4, 8, 65, generator=torch.Generator().manual_seed(0))[mine]
+    mask, losses = torch.ones_like(values, dtype=torch.bool), []
+    for _ in range(3):
+        latents, others = (wrapped.encode(scale * values, mask, positions) for scale in (1, 1.1))
+        loss = (wrapped.decode(latents, positions) - values).square().mean() + (latents - others).square().mean()
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        losses.append(cast(Tensor, fabric.all_reduce(loss.detach(), reduce_op="mean")).item())
+    local = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in model.parameters())
+    (folder / f"{fabric.global_rank}.json").write_text(json.dumps({"total": total, "local": local, "losses": losses}))
+
+
+def stepped(strategy: str, devices: int, card: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    work = functools.partial(step, folder=folder, card=card)
+    instantiate(compose("train", [f"strategy={strategy}"])["strategy"]).run(Hardware("cpu", devices, "32-true"), work)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"width": 192, "encoder_depth": 2, "decoder_depth": 1},
+        pytest.param({"encoder_depth": 1, "decoder_depth": 1}, marks=pytest.mark.slow),  # of the full width
+    ],
+)
+def test_the_large_preset_is_sharded_and_steps(sizes: dict[str, int], tmp_path: Path):
+    card = {**compose("train", ["preset=hyperrep_large"])["model"], **sizes}
+    (whole,) = stepped("single", 1, card, tmp_path)
+    ranks = stepped("fsdp", 2, card, tmp_path)
+    for rank in ranks:
+        print(f"{rank['local']:,} of {rank['total']:,} weights in a process, losses {rank['losses']}")
+        assert 0.49 < rank["local"] / rank["total"] < 0.51
+        assert rank["losses"] == pytest.approx(whole["losses"], abs=1e-5)
+        assert rank["losses"][-1] < rank["losses"][0]
+    assert sum(rank["local"] for rank in ranks) == whole["local"] == whole["total"]
+
+
+@pytest.mark.parametrize(("preset", "least", "most"), [("hyperrep_base", 2e7, 1e8), ("hyperrep_large", 5e8, 1e9)])
+def test_the_presets_are_built_at_full_size(preset: str, least: float, most: float):
+    config = compose("train", [f"preset={preset}"])
+    with torch.device("meta"):
+        model = instantiate({**config["model"], "token_width": 65})
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{preset}: {count:,} weights")
+    assert least < count < most
+    assert len(blocks_of(model)) == config["model"]["encoder_depth"] + config["model"]["decoder_depth"]
+    assert config["precision"] == "bf16-mixed"
+    assert config["model_name"] == preset
+    assert compose("train", [f"preset={preset}", "steps=7"])["steps"] == 7

@@ -89,7 +89,7 @@ class ModelLatents:
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
         inputs, answers = encoder.standardize(train.values(encoder).to(device)), train.answers.to(device)
-        for _ in track(range(self.steps), "model encoder", console=console, transient=True):
+        for _ in track(range(self.steps), "model encoder", console=console, transient=True, disable=not console.is_terminal):
             rows = torch.randint(len(inputs), (self.batch_size,)).to(device)
             seen = inputs[rows]
             shares = encoder.shares(seen + self.noise * torch.randn_like(seen))
@@ -116,7 +116,7 @@ class Known:
         pixels = checkpoints.images("finetune").train.pixels[:images]
         logits = torch.from_numpy(run_models(checkpoints, pixels)).nan_to_num(nan=-torch.inf)
         usable = table.notna().any(axis=1).to_numpy() & logits.amax((1, 2)).isfinite().numpy()
-        answers = functional.log_softmax(logits[usable.copy()], dim=-1).clamp(min=-_RARE)
+        answers = functional.log_softmax(logits[torch.tensor(usable)], dim=-1).clamp(min=-_RARE)
         return cls(table[usable], answers)
 
     def values(self, encoder: ModelEncoder) -> Float[Tensor, "N C"]:

@@ -28,7 +28,6 @@ from wsl.data import Batch, TokenizedZoo, window_starts
 from wsl.invariants import invariants, invariants_of
 from wsl.models.model_encoder import ModelEncoder
 from wsl.normalize import Standardizer
-from wsl.stacks import with_roots
 from wsl.table import ROLES
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
@@ -179,8 +178,8 @@ class Run:
         if self.model_encoder is not None:
             if isinstance(checkpoints, Zoo):
                 return self.embed_invariants(invariants_of(checkpoints))
-            pairs = ((checkpoint, self.zoo.root(checkpoint)) for checkpoint in checkpoints)
-            return self.embed_invariants(invariants((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs)))
+            weights = TokenizedZoo(self.zoo, self.tokenizer)  # reads each root once
+            return self.embed_invariants(invariants((c.state_dict(), weights.root(c)) for c in checkpoints))
         rows = [self.model.embed(z[None], tokens.positions, self.groups)[0] for tokens, z in self.latents(checkpoints)]
         return torch.stack(rows).numpy()
 

@@ -1,6 +1,5 @@
 """Weights of many checkpoints at once: stacks of one shape, as they are or as differences to the root."""
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -13,10 +12,9 @@ from torch import Tensor
 from wsl.layout import layout_of
 from wsl.sources import pairs_of
 from zoo_gen import Checkpoint, Zoo
-from zoo_gen.reader import read_weights
 
 WEIGHTS_AT_ONCE = 8_000_000
-ROOTS_KEPT = 4
+ROOTS_KEPT = 10
 Reference = Literal["none", "root"]
 """`none` for the weights themselves, `root` for their difference to the root's. A head is new in every model and has no
 counterpart there, so it is always taken as it is."""
@@ -49,9 +47,14 @@ def stacked(checkpoints: Iterable[dict[str, Tensor]]) -> Iterator[Stack]:
 
 
 def with_roots(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[tuple[Checkpoint, dict[str, Tensor]]]:
-    """Yields checkpoints with the weights of their roots; the last few roots are kept in memory."""
-    read = functools.lru_cache(ROOTS_KEPT)(lambda path: in_float32(read_weights(path)))
-    yield from ((checkpoint, read(root.path)) for checkpoint, root in pairs)
+    """Yields checkpoints with the weights of their roots; those of the last few roots are kept in memory."""
+    kept: dict[int, tuple[Checkpoint, dict[str, Tensor]]] = {}
+    for checkpoint, root in pairs:
+        if id(root) not in kept:
+            if len(kept) == ROOTS_KEPT:
+                kept.pop(next(iter(kept)))
+            kept[id(root)] = root, in_float32(root.state_dict())
+        yield checkpoint, kept[id(root)][1]
 
 
 def in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

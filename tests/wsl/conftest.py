@@ -76,7 +76,8 @@ SMALL = [
 
 
 def train_small(zoo: Path, folder: Path, *overrides: str) -> Run:
-    config = TrainConfig(**compose("train", [*SMALL, *overrides, f"zoo={zoo}"]))
+    small = [one for one in SMALL if "model_encoder=none" not in overrides or not one.startswith("model_encoder.")]
+    config = TrainConfig(**compose("train", [*small, *overrides, f"zoo={zoo}"]))
     train(config, Zoo.open(zoo), folder, Console(quiet=True))
     return Run.open(folder)
 

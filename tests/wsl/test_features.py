@@ -14,7 +14,7 @@ from wsl.features.hyperrep import Embedding, Untrained
 from wsl.features.raw_tokens import RawTokens
 from wsl.features.weight_pca import WeightPCA, project
 from wsl.features.weight_statistics import WeightStatistics
-from wsl.invariants import spectrum
+from wsl.invariants import invariants_of, spectrum
 from wsl.probe import cards, probed
 from wsl.probes.leaks import refuse_leaks
 from wsl.run import Run
@@ -163,7 +163,13 @@ def test_an_untrained_encoder_differs_from_the_trained_one_and_is_the_same_every
     pd.testing.assert_frame_equal(Untrained().extract(tiny_run, some), untrained)
 
 
-def test_raw_tokens_are_pooled_as_latents_are(tiny_run: Run, some: Zoo):
+def test_what_the_model_encoder_reads_are_its_raw_tokens(tiny_run: Run, some: Zoo):
+    pd.testing.assert_frame_equal(RawTokens().extract(tiny_run, some), invariants_of(some))
+    assert not RawTokens().seen(tiny_run)
+
+
+def test_raw_tokens_are_pooled_as_latents_are(tiny_run: Run, some: Zoo, monkeypatch):
+    monkeypatch.setattr(tiny_run, "model_encoder", None)
     table = RawTokens().extract(tiny_run, some)
     tokens, _ = next(iter(tiny_run.latents(some)))
     values = tiny_run.standardizer.standardize(tokens)
@@ -256,7 +262,7 @@ def test_no_card_is_fitted_on_test_models(name: str, tiny_run: Run):
     refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=features.seen(tiny_run))
 
 
-@pytest.mark.parametrize("features", [Embedding(), Untrained(), RawTokens(), WeightPCA(reference="none", components=2, anchors=9)])
+@pytest.mark.parametrize("features", [Embedding(), Untrained(), WeightPCA(reference="none", components=2, anchors=9)])
 def test_features_of_a_run_on_another_fold_are_refused_by_name(features: Features, tiny_run: Run):
     """A representation, a PCA or statistics fitted on models that are tested."""
     train, val, test = tiny_run.zoo.split("by_model", fold=2)

@@ -1,0 +1,144 @@
+"""One latent vector per checkpoint, and how it is learned."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tests.wsl.conftest import train_small
+from wsl.model_latents import ModelLatents
+from wsl.models.model_encoder import ModelEncoder
+from wsl.run import MODEL_ENCODER, Run
+from zoo_gen import InputError, Zoo
+from zoo_gen.splits import Split
+
+COLUMNS = ["a/l2", "a/present", "change of a/l2", "change of a/s0"]
+SIZES = {"everything": 1, "changes": 1, "hidden": 8, "latent": 3, "dropout": 0.0}
+CARD = ModelLatents(
+    encoder={**SIZES, "hidden": 32, "latent": 16},
+    behaviour=1.0,
+    reconstruction=0.2,
+    images=16,
+    noise=0.0,
+    steps=150,
+    batch_size=32,
+    learning_rate=3e-3,
+    weight_decay=0.0,
+)
+
+
+def fitted(table: torch.Tensor) -> ModelEncoder:
+    torch.manual_seed(0)
+    encoder = ModelEncoder(COLUMNS, **SIZES).eval()
+    encoder.fit_scales(table)
+    return encoder
+
+
+TABLE = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 5
+
+
+def test_members_for_changes_read_nothing_else():
+    encoder = fitted(TABLE)
+    other = TABLE.clone()
+    other[:, 0] += 1
+    latents, moved = encoder(TABLE), encoder(other)
+    assert torch.equal(latents[:, 3:], moved[:, 3:])
+    assert not torch.allclose(latents[:, :3], moved[:, :3])
+
+
+def test_inputs_have_unit_scale_and_a_constant_column_is_not_read():
+    table = TABLE.clone()
+    table[:, 1] = 7
+    standardized = fitted(table).standardize(table)
+    torch.testing.assert_close(standardized.square().mean(0), torch.tensor([1.0, 0.0, 1.0, 1.0]))
+
+
+def test_what_a_checkpoint_lacks_counts_as_the_mean_and_one_without_anything_has_no_latents():
+    encoder, table = fitted(TABLE), TABLE.clone()
+    table[0, 2] = torch.nan
+    table[1] = torch.nan
+    latents = encoder(table)
+    assert encoder.standardize(table)[0, 2] == 0
+    assert latents.isfinite().all(1).tolist() == [True, False, True, True, True, True]
+    assert torch.equal(latents[2:], encoder(TABLE)[2:])
+
+
+def test_an_encoder_before_training_has_the_scales_and_other_weights():
+    encoder = fitted(TABLE)
+    fresh = encoder.untrained()
+    assert torch.equal(fresh.mean, encoder.mean)
+    assert not torch.equal(fresh(TABLE), encoder(TABLE))
+
+
+@pytest.mark.parametrize("wrong", [{"everything": 0, "changes": 0}, {"latent": 0}, {"dropout": 1.0}, {"changes": -1}])
+def test_sizes_of_which_nothing_can_be_built_are_refused(wrong: dict):
+    with pytest.raises(InputError, match="at least one member"):
+        ModelEncoder(COLUMNS, **{**SIZES, **wrong})
+
+
+@pytest.fixture(scope="module")
+def split(tiny_zoo: Path) -> Split[Zoo]:
+    train, val, test = Zoo.open(tiny_zoo).split("by_model", fold=0)
+    return Split(train, val, test)
+
+
+def fit(card: ModelLatents, split: Split[Zoo], seed: int = 0) -> tuple[ModelEncoder, dict[str, float]]:
+    return card.fit(split, seed=seed, console=Console(quiet=True), device=torch.device("cpu"))
+
+
+def test_training_learns_answers_and_invariants_of_models_it_has_not_seen(split: Split[Zoo]):
+    _, learned = fit(CARD, split)
+    _, unlearned = fit(replace(CARD, steps=1), split)
+    assert learned["divergence"] < unlearned["divergence"]
+    assert learned["error"] < 0.8 < unlearned["error"]
+
+
+def test_without_behaviour_answers_are_not_learned(split: Split[Zoo]):
+    _, learned = fit(CARD, split)
+    _, blind = fit(replace(CARD, behaviour=0.0), split)
+    assert learned["divergence"] < blind["divergence"]
+    assert blind["error"] < 0.8
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(split: Split[Zoo]):
+    card = replace(CARD, steps=5)
+    first, again, other = (fit(card, split, seed=seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_test_models_do_not_move_the_encoder(split: Split[Zoo]):
+    card = replace(CARD, steps=5)
+    first, swapped = (fit(card, one)[0].state_dict() for one in (split, Split(split.train, split.test, split.val)))
+    assert all(torch.equal(first[name], swapped[name]) for name in first)
+
+
+def test_a_run_embeds_by_its_model_encoder_and_without_one_by_tokens(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
+    some = tiny_run.split.test.select(final=True)
+    assert tiny_run.model_encoder is not None
+    assert tiny_run.embed(some).shape == (len(some), 4 * 8)
+    without = train_small(tiny_zoo, tmp_path / "run", "model_encoder=none")
+    assert not (tmp_path / "run" / MODEL_ENCODER).exists()
+    pooled = [without.model.embed(z[None], tokens.positions, without.groups)[0] for tokens, z in without.latents(some)]
+    np.testing.assert_array_equal(without.embed(some), torch.stack(pooled))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "other sizes"])
+def test_a_damaged_model_encoder_is_named(tiny_run: Run, tmp_path: Path, damage: str):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.yaml", "standardizer.json", "model.safetensors", MODEL_ENCODER):
+        (folder / name).write_bytes((tiny_run.path / name).read_bytes())
+    path = folder / MODEL_ENCODER
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("hidden: 160", "hidden: 161"))
+    with pytest.raises(InputError, match="model_encoder"):
+        Run.open(folder)

@@ -8,6 +8,7 @@ segment.
 import math
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -63,12 +64,12 @@ class Segment:
         """End of the range of the flat buffer."""
         return self.start + 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
-    @property
+    @cached_property
     def n_weights(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def flat(self) -> bool:
         """Whether the weights lie in the same order, without gaps, in the buffer and in the tensor."""
         dense = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
@@ -100,6 +101,17 @@ class Group:
     def n_weights(self) -> int:
         """Number of weights."""
         return sum(segment.n_weights for segment in self.segments)
+
+
+class Region(NamedTuple):
+    """Tensors that lie in one range of the flat buffer, from `start` on, which holds nothing but them and their scales.
+
+    They are numbers of slots, those of the largest types first: side by side they fit into their range, each at a multiple of its
+    type's bytes.
+    """
+
+    start: int
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,22 @@ class Plan:
         """Place of each tensor's scale in the layout, where scales are kept apart: they come in the order of the tensors."""
         places = [i for i, slot in enumerate(self.layout.slots) if slot.parts[0].axes == SCALE]
         return {i: place for (i, _), place in zip(self.tensors, places, strict=bool(places))}
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The smallest regions that there are, in order: for most tokenizers one for each block of the model."""
+        ranges = []
+        for i, _ in self.tensors:
+            segments = self.segments[i] + (self.segments[self.scales[i]] if i in self.scales else ())
+            ranges.append((min(s.start for s in segments), max(s.stop for s in segments), i))
+        found: list[tuple[int, list[int]]] = []
+        end = 0
+        for start, stop, i in sorted(ranges):
+            if not found or start >= end:
+                found.append((start, []))
+            found[-1][1].append(i)
+            end = max(end, stop)
+        return tuple(Region(start, tuple(sorted(slots, key=lambda i: -self.dtypes[i].itemsize))) for start, slots in found)
 
     @cached_property
     def mask(self) -> Bool[Tensor, "T D"]:

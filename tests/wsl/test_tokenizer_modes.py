@@ -44,6 +44,7 @@ def test_decoding_an_encoding_returns_every_bit(heads, per_head, depth, head, wi
         scales = len(child) if "apart" in mode else 0
         assert int(tokens.mask.sum()) == sum(weight.numel() for weight in child.values()) + scales
         assert identical(tokenizer.decode(tokens, root=root), child)
+        assert identical(tokenizer.decode_in_place(tokens, root=root), child)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -60,6 +61,7 @@ def test_every_family_comes_back_to_the_bit_from_every_tokenizer_in_every_mode(n
                 assert identical(tokenizer.decode(tokens, root=root), child)
                 if "canonical" in mode:
                     assert not identical(tokenizer.decode(tokens.with_values(tokens.values), root=root), child)
+                assert identical(tokenizer.decode_in_place(tokens, root=root), child)
 
 
 def canonical(state_dict: dict[str, Tensor], heads: int) -> dict[str, Tensor]:

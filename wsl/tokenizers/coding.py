@@ -4,8 +4,8 @@ Copies are exact. Differences are not: in float32, root + (child - root) is off 
 of the weights. So coding decodes what it wrote, with the arithmetic of decoding (one multiplication and one addition,
 which IEEE 754 defines to the bit), and stores the bits of every weight that came out otherwise, and of every NaN.
 
-All is done in pieces that stay in the processor's cache: subtraction, addition and comparison in one pass. Blocks of memory come from NumPy, which asks the system for
-huge pages: otherwise touching fresh memory takes longer than the copy.
+All is done in pieces that stay in the processor's cache: subtraction, addition and comparison in one pass. Blocks of
+memory come from NumPy, which asks the system for huge pages: otherwise touching fresh memory takes longer than the copy.
 """
 
 import math
@@ -36,10 +36,11 @@ def bits(weight: Tensor) -> Int[Tensor, " n"]:
 
 
 class Coding(NamedTuple):
-    """The arithmetic of one tensor: `coded = (weight - root) / scale` and back, on flat pieces, in one type.
+    """The arithmetic of one tensor: `coded = (weight - root) / scale` and back, on flat arrays, in one type.
 
-    `scale` is a power of two, None for one; `root` is flat, None for zero. Arrays are all of one library, which have these
-    operations by the same names: NumPy's, whose calls take a third of the time, or PyTorch's for the types that NumPy lacks.
+    `scale` is a power of two, None for one; `root` is flat, None for zero. All arrays are of one library, which both name these
+    operations alike: NumPy, whose calls take a third of the time, or PyTorch for other devices and for types that are mixed or
+    that NumPy lacks.
     """
 
     library: Any
@@ -48,12 +49,13 @@ class Coding(NamedTuple):
     scale: float | None
 
     @classmethod
-    def of(cls, dtype: torch.dtype, weight: Tensor, root: Tensor | None) -> "Coding":
-        """Returns the arithmetic in a type of a tensor of the type of `weight`, without a scale."""
-        tensors = [weight] if root is None else [weight, root]
-        usual = dtype in (torch.float32, torch.float64) and all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
-        coding = cls(np if usual else torch, dtype, None, None)
-        return coding if root is None else coding._replace(root=coding.array(root))
+    def of(cls, plan: Plan, i: int, root: Mapping[str, Tensor] | None, device: torch.device) -> "Coding":
+        """Returns the arithmetic of a tensor of the plan on a device, its scale aside."""
+        library = np if plan.uniform and device.type == "cpu" else torch
+        counterpart = _counterpart(plan, i, root)
+        if counterpart is not None and library is np:
+            counterpart = counterpart.to(plan.dtype).numpy()
+        return cls(library, plan.dtype, counterpart, None)
 
     @property
     def copies(self) -> bool:
@@ -70,8 +72,8 @@ class Coding(NamedTuple):
         return Coding(self.library, self.dtype, root, self.scale)
 
     def code(self, weight: Any, where: slice, out: Any) -> None:
-        """Writes the coded entries `where` of a flat array."""
-        source = self._typed(weight[where])
+        """Writes the coded entries of a piece, which is at `where` in the array."""
+        source = self._typed(weight)
         if self.root is not None:
             source = self.library.subtract(source, self._typed(self.root[where]), out=out)
         if self.scale is not None:
@@ -80,7 +82,7 @@ class Coding(NamedTuple):
             out[:] = source
 
     def restore(self, coded: Any, where: slice, out: Any) -> None:
-        """Writes the entries `where` of the tensor, of the coding's type; `out` may be `coded`."""
+        """Writes the entries of such a piece, of the coding's type; `out` may be `coded`."""
         if self.scale is not None:
             coded = self.library.multiply(coded, self.scale, out=out)
         if self.root is not None:
@@ -92,19 +94,19 @@ class Coding(NamedTuple):
         return array if self.library is np else array.to(self.dtype)
 
 
+@np.errstate(all="ignore")  # weights may be anything
 def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Tokens:
     """Codes weights into the places of a plan; `root` is read where the plan has differences."""
     device = next(iter(weights.values())).device
     values = _empty(plan.n_tokens * plan.width, plan.dtype, device).view(plan.n_tokens, plan.width)
     for start, stop in plan.blank:
         values.view(-1)[start:stop] = 0
-    corrections = []
-    scratch = _empty(
-        _PIECE + max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=0), plan.dtype, device
-    )
+    flat, corrections = values.view(-1), []
+    scratch = _empty(_PIECE, plan.dtype, device)
+    rest = _empty(max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=1), plan.dtype, device)
     for i, slot in plan.tensors:
         weight = slot.turn(weights[slot.name].detach()).contiguous()
-        coding = Coding.of(plan.dtype, weight, _counterpart(plan, i, root))
+        coding = Coding.of(plan, i, root, values.device)
         if i in plan.scales:
             exponent = _exponent(weight.view(-1), coding)
             plan.segments[plan.scales[i]][0].of(values).fill_(exponent)
@@ -112,15 +114,23 @@ def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] |
         if coding.copies and weight.dtype == plan.dtype:
             for segment in plan.segments[i]:
                 _copy(segment.of(values), segment.of_tensor(weight))
-        else:
-            with np.errstate(all="ignore"):
-                wrong = np.concatenate([_code(segment, weight, coding, values, scratch) for segment in plan.segments[i]])
-            if len(wrong):
-                places = torch.from_numpy(wrong.astype(np.int32 if weight.numel() < 2**31 else np.int64)).to(device)
-                corrections.append(Correction(slot.name, places, bits(weight).index_select(0, places)))
+            continue
+        exact, coded, decoded = coding.array(weight.view(-1)), coding.array(flat), coding.array(scratch)
+        wrong = []
+        for segment in plan.segments[i]:
+            part = slice(segment.offset, segment.offset + segment.n_weights)
+            out = coded[segment.start : segment.start + segment.n_weights] if segment.flat else coding.array(rest)
+            wrong.append(segment.offset + _code(exact[part], coding.part(segment), out, decoded))
+            if not segment.flat:
+                _copy(segment.of(values), rest.as_strided(segment.shape, segment.steps, 0))
+        if any(map(len, wrong)):
+            small = np.int32 if weight.numel() < 2**31 else np.int64
+            places = torch.from_numpy(np.concatenate(wrong, dtype=small, casting="same_kind")).to(device)
+            corrections.append(Correction(slot.name, places, bits(weight).index_select(0, places)))
     return Tokens(values, plan, tuple(corrections))
 
 
+@np.errstate(all="ignore")  # weights may be anything
 def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Decodes tensors, in the order of the layout, into one new block of memory.
 
@@ -134,6 +144,7 @@ def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tenso
     return {slot.name: slot.turn(weights[i].view(slot.shape)).contiguous() for i, slot in plan.tensors}
 
 
+@np.errstate(all="ignore")  # weights may be anything
 def unpack_in_place(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Decodes tensors, in the order of the layout, over the values of the tokens, which are lost.
 
@@ -162,35 +173,31 @@ def _decode(tokens: Tokens, values: Tensor, root: Mapping[str, Tensor] | None, w
     for i, weight in weights.items():
         correction = corrections.get(plan.layout.slots[i].name)
         if correction is None or correction.index is not None:
-            coding = Coding.of(plan.dtype, weight, _counterpart(plan, i, root))
+            coding = Coding.of(plan, i, root, values.device)
             if i in plan.scales:
                 coding = coding._replace(scale=_power(plan.segments[plan.scales[i]][0].of(values).item(), plan.dtype))
-            with np.errstate(all="ignore"):
-                for segment in plan.segments[i]:
-                    _restore(segment, values, coding, weight)
+            for segment in plan.segments[i]:
+                _restore(segment, values, coding, weight)
         if correction is not None:
-            bits(weight)[slice(None) if correction.index is None else correction.index] = correction.bits
+            if correction.index is None:
+                bits(weight).copy_(correction.bits)
+            else:
+                bits(weight).scatter_(0, correction.index.long(), correction.bits)
 
 
-def _code(segment: Segment, weight: Tensor, coding: Coding, values: Tensor, scratch: Tensor) -> Int[np.ndarray, " E"]:
-    """Codes one part of a tensor, and returns places of the tensor that decoding misses, in no order."""
-    length, few = segment.n_weights, segment.n_weights <= _FEW
-    exact = coding.array(weight.view(-1)[segment.offset : segment.offset + length])
-    back, rest = coding.array(scratch[:_PIECE]), scratch[_PIECE:]
-    coded = coding.array(values.view(-1)[segment.start : segment.start + length] if segment.flat else rest[:length])
-    coding, wrong = coding.part(segment), []
-    for where in _pieces(length):
-        source = coded[where]
-        decoded = back[: len(source)]
-        coding.code(exact, where, source)
-        coding.restore(source, where, decoded)
-        differs = _differing(decoded, exact[where])
-        if not math.isfinite(coding.library.dot(source, source)):  # whose bits an operation on two NaNs returns is not defined
-            differs |= np.asarray(coding.library.isnan(exact[where]))
+def _code(exact: Any, coding: Coding, coded: Any, scratch: Any) -> Int[np.ndarray, " E"]:
+    """Writes the coded entries of one part of a tensor, and returns the places that decoding misses, in no order."""
+    few, wrong = len(exact) <= _FEW, []
+    for where in _pieces(len(exact)):
+        truth, out = exact[where], coded[where]
+        decoded = scratch[: len(truth)]
+        coding.code(truth, where, out)
+        coding.restore(out, where, decoded)
+        differs = _differing(decoded, truth)
+        if not math.isfinite(coding.library.dot(out, out)):  # whose bits an operation on two NaNs returns is not defined
+            differs |= _isnan(truth)
         wrong.append(differs if few else np.packbits(differs, bitorder="little"))
-    if not segment.flat:
-        _copy(segment.of(values), rest.as_strided(segment.shape, segment.steps, rest.storage_offset()))
-    return segment.offset + (np.flatnonzero(wrong[0]) if few else _set_bits(np.concatenate(wrong)))
+    return wrong[0].nonzero()[0] if few else _set_bits(np.concatenate(wrong))
 
 
 def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -> None:
@@ -230,13 +237,12 @@ def _exponent(weight: Tensor, coding: Coding) -> int:
     """Returns the binary logarithm of the root mean square of what is coded, its finite entries alone; 0 if that is 0."""
     total, count = 0.0, 0
     flat = coding.array(weight)
-    with np.errstate(all="ignore"):
-        for where in _pieces(len(weight)):
-            piece = torch.empty_like(weight[where], dtype=coding.dtype)
-            coding.code(flat, where, coding.array(piece))
-            finite = piece.isfinite()
-            total += piece.double().where(finite, 0).square().sum().item()
-            count += int(finite.sum())
+    for where in _pieces(len(weight)):
+        piece = torch.empty_like(weight[where], dtype=coding.dtype)
+        coding.code(flat[where], where, coding.array(piece))
+        finite = piece.isfinite()
+        total += piece.double().where(finite, 0).square().sum().item()
+        count += int(finite.sum())
     limit = _limit(coding.dtype)
     return round(max(-limit, min(limit, math.log2(total / count) / 2))) if total > 0 else 0
 
@@ -259,23 +265,27 @@ def _differing(decoded: Any, exact: Any) -> Bool[np.ndarray, " n"]:
     return decoded.view(integers) != exact.view(integers)
 
 
+def _isnan(exact: Any) -> Bool[np.ndarray, " n"]:
+    return exact.isnan().cpu().numpy() if isinstance(exact, Tensor) else np.isnan(exact)
+
+
 def _set_bits(packed: UInt8[np.ndarray, " n"]) -> Int[np.ndarray, " E"]:
     """Returns the places of the bits that are set, in no order.
 
     Hardly any byte has more than one. NumPy searches few among many one by one, at a misprediction each; bytes are fewer.
     """
-    found = np.flatnonzero(packed != 0)
+    (found,) = (packed != 0).nonzero()
     bytes_ = packed[found]
     lowest = (found << 3) + _LOWEST[bytes_]
     bytes_ &= bytes_ - 1
-    more = np.flatnonzero(bytes_ != 0)
-    rest = np.flatnonzero(np.unpackbits(bytes_[more], bitorder="little"))
+    (more,) = (bytes_ != 0).nonzero()
+    (rest,) = np.unpackbits(bytes_[more], bitorder="little").view(bool).nonzero()
     return np.concatenate([lowest, (found[more[rest >> 3]] << 3) + (rest & 7)])
 
 
 def _plain(tokens: Tokens) -> Tensor:
     """Returns values of the plan's type, in order."""
-    return tokens.values.to(tokens.plan.dtype).contiguous()
+    return tokens.values.detach().to(tokens.plan.dtype).contiguous()
 
 
 def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -286,20 +296,17 @@ def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _size(plan: Plan, slots: Iterable[int], alignment: int) -> int:
     """Returns the bytes of tensors side by side, each a multiple of the alignment."""
-    return sum(-(-_bytes(plan, i) // alignment) * alignment for i in slots)
+    return sum(-(-plan.nbytes[i] // alignment) * alignment for i in slots)
 
 
 def _carved(plan: Plan, slots: Iterable[int], block: Tensor, alignment: int) -> dict[int, Tensor]:
     """Returns an empty flat tensor for each slot, one after the other in a block of bytes."""
     found, start = {}, 0
     for i in slots:
-        found[i] = block[start : start + _bytes(plan, i)].view(plan.dtypes[i])
-        start += _size(plan, [i], alignment)
+        size = plan.nbytes[i]
+        found[i] = block[start : start + size].view(plan.dtypes[i])
+        start += -(-size // alignment) * alignment
     return found
-
-
-def _bytes(plan: Plan, i: int) -> int:
-    return math.prod(plan.layout.slots[i].shape) * plan.dtypes[i].itemsize
 
 
 def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor | None:

@@ -6,6 +6,7 @@ segment.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import NamedTuple
@@ -146,6 +147,16 @@ class Plan:
         return reduce(torch.promote_types, self.dtypes)
 
     @cached_property
+    def uniform(self) -> bool:
+        """Whether all tensors are of one type, which NumPy has and is quick at."""
+        return self.dtype in (torch.float32, torch.float64) and set(self.dtypes) == {self.dtype}
+
+    @cached_property
+    def nbytes(self) -> tuple[int, ...]:
+        """Bytes of the tensor of each slot."""
+        return tuple(math.prod(s.shape) * dtype.itemsize for s, dtype in zip(self.layout.slots, self.dtypes, strict=True))
+
+    @cached_property
     def segments(self) -> tuple[tuple[Segment, ...], ...]:
         """The segments of each slot of the layout."""
         found: list[list[Segment]] = [[] for _ in self.layout.slots]
@@ -198,3 +209,31 @@ class Plan:
             index = torch.arange(group.stop - group.start)
             rows.append(torch.stack([index * 0 + group.block, index * 0 + ROLES.index(group.role), index], dim=1))
         return torch.cat(rows)
+
+
+def end_to_end(
+    layout: Layout,
+    dtypes: tuple[torch.dtype, ...],
+    differences: tuple[bool, ...],
+    width: int,
+    arrange: Callable[[Slot, int], tuple[tuple[int, ...], tuple[int, ...]]],
+) -> Plan:
+    """Returns the plan that lays the parts of each group end to end and pads its last token.
+
+    Args:
+        layout, dtypes, differences, width: of the plan.
+        arrange: returns the shape that a part of a slot is read in, and the steps along each axis in its tensor.
+    """
+    groups, blank, token = [], [], 0
+    for (block, role), members in layout.groups().items():
+        segments, end = [], token * width
+        for s, p in members:
+            shape, steps = arrange(layout.slots[s], p)
+            strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+            segments.append(Segment.place(layout, s, p, shape=shape, start=end, strides=strides, steps=steps))
+            end = segments[-1].stop
+        stop = -(-end // width)
+        groups.append(Group(block, role, token, stop, tuple(segments)))
+        blank.append((end, stop * width))
+        token = stop
+    return Plan(layout, dtypes, differences, width, tuple(groups), tuple(blank))

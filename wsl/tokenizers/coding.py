@@ -102,25 +102,25 @@ def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] |
     for start, stop in plan.blank:
         values.view(-1)[start:stop] = 0
     flat, corrections = values.view(-1), []
-    scratch = _empty(_PIECE, plan.dtype, device)
+    scratch = _empty(2 * _PIECE, plan.dtype, device)
     rest = _empty(max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=1), plan.dtype, device)
     for i, slot in plan.tensors:
-        weight = slot.turn(weights[slot.name].detach()).contiguous()
-        coding = Coding.of(plan, i, root, values.device)
+        weight = slot.turn(weights[slot.name].detach()).contiguous().view(-1)
+        coding = Coding.of(plan, i, root, device)
         if i in plan.scales:
-            exponent = _exponent(weight.view(-1), coding)
+            exponent = _exponent(weight, coding)
             plan.segments[plan.scales[i]][0].of(values).fill_(exponent)
             coding = coding._replace(scale=2.0**exponent)
         if coding.copies and weight.dtype == plan.dtype:
             for segment in plan.segments[i]:
                 _copy(segment.of(values), segment.of_tensor(weight))
             continue
-        exact, coded, decoded = coding.array(weight.view(-1)), coding.array(flat), coding.array(scratch)
+        exact, coded = coding.array(weight), coding.array(flat)
         wrong = []
         for segment in plan.segments[i]:
             part = slice(segment.offset, segment.offset + segment.n_weights)
             out = coded[segment.start : segment.start + segment.n_weights] if segment.flat else coding.array(rest)
-            wrong.append(segment.offset + _code(exact[part], coding.part(segment), out, decoded))
+            wrong.append(segment.offset + _code(exact[part], coding.part(segment), out, coding.array(scratch)))
             if not segment.flat:
                 _copy(segment.of(values), rest.as_strided(segment.shape, segment.steps, 0))
         if any(map(len, wrong)):
@@ -215,7 +215,7 @@ def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -
     if same:
         coding.restore(source, slice(None), out)
         return
-    scratch = torch.empty(_PIECE, dtype=coding.dtype, device=values.device)
+    scratch = torch.empty(2 * _PIECE, dtype=coding.dtype, device=values.device)
     for where in _pieces(len(target)):
         piece = scratch[: len(target[where])]
         coding.restore(source[where], where, piece)
@@ -223,7 +223,9 @@ def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -
 
 
 def _pieces(length: int) -> Iterator[slice]:
-    return (slice(start, min(start + _PIECE, length)) for start in range(0, length, _PIECE))
+    """Yields slices of about `_PIECE` entries, as long as each other and multiples of 8, but for the last."""
+    step = -(-length // (8 * max(1, round(length / _PIECE)))) * 8
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def _copy(target: Tensor, source: Tensor) -> None:

@@ -9,7 +9,7 @@ Memory is what the process holds beyond what it held when its imports were done,
   when another process needs the room, and they count here for as long as the mapping lasts.
 
 Bars: the process with 1,000 copies takes at most 1.1 times the memory of that with 100 (what grows is the list of checkpoints and
-the sums of their parts, some 10 kB each); a model of 304M weights at most twice its bytes; a training step of the
+the sums of their parts, some 5 kB each); a model of 304M weights at most twice its bytes; a training step of the
 default hyper-representation waits at most 5 % of its time for data.
 """
 

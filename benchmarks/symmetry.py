@@ -7,15 +7,13 @@ the default hyper-representation on them; ViT-S at most 10 s on 2 cores; 250 dig
 import json
 import sys
 import time
-from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import timm
 import torch
 
+from benchmarks.clock import seconds
 from wsl.align import aligned_vectors
 from wsl.canonical import canonicalize
 from wsl.fold import stack
@@ -29,17 +27,6 @@ from zoo_gen import Zoo
 REPEATS = 5
 WINDOW = 256
 """Tokens of a checkpoint in one training step, as in configs/train.yaml."""
-
-
-def seconds(*runs: Callable[[], Any]) -> list[float]:
-    """Median CPU seconds of each, measured in turns."""
-    taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS):
-        for run, times in zip(runs, taken, strict=True):
-            start = time.process_time()
-            run()
-            times.append(time.process_time() - start)
-    return [float(np.median(times)) for times in taken]
 
 
 def main() -> None:
@@ -72,7 +59,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    plain, full, training = seconds(view, view_with_nulls, step)
+    plain, full, training = seconds(view, view_with_nulls, step, repeats=REPEATS)
 
     small = timm.create_model("vit_small_patch16_224")
     one, of_small = stack([small.state_dict()]), layout_of(small)

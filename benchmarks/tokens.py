@@ -3,36 +3,24 @@
 python -m benchmarks.tokens: the last line is JSON. `ratio` is the CPU time of encode + decode over that of one clone of the
 state dict (the default tokenizer, of raw weights; `ratio_root` of differences to a root), medians of runs in turns on one
 thread. Memory is the peak of the resident set above what it is with the weights (and root) loaded, over the bytes of the
-weights, which are kept: tokens are one copy of them, decoded weights another.
+weights, which are kept: tokens are one copy of them, decoded weights another. `in_place` is the peak of who decodes what was
+encoded and needs the tokens no more (`decode_in_place`): one copy, first the tokens, then the weights.
 """
 
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from torch import Tensor
 
+from benchmarks.clock import seconds
 from wsl.tokenizers.residual import Residual
 
-REPEATS = 15
-
-
-def seconds(*runs: Callable[[], Any]) -> list[float]:
-    """Median CPU seconds of each, measured in turns."""
-    taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS):
-        for run, times in zip(runs, taken, strict=True):
-            start = time.process_time()
-            run()
-            times.append(time.process_time() - start)
-    return [float(np.median(times[1:])) for times in taken]
+REPEATS = 14
 
 
 def model(name: str) -> dict[str, Tensor]:
@@ -57,8 +45,8 @@ def identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name].view(torch.int32), b[name].view(torch.int32)) for name in a)
 
 
-def memory(name: str, reference: str) -> dict[str, float]:
-    """Peaks over the bytes of the weights, of this process, after encoding and after decoding too."""
+def memory(name: str, reference: str, form: str) -> dict[str, float]:
+    """Peaks over the bytes of the weights, of this process, after encoding and after decoding too, by `decode` or in place."""
     root = model(name)
     child = fine_tuned(root) if reference == "root" else root
     size = sum(weight.nbytes for weight in child.values())
@@ -67,11 +55,11 @@ def memory(name: str, reference: str) -> dict[str, float]:
     before = _resident("VmHWM")
     tokens = tokenizer.encode(child, root=root)
     encoded = _resident("VmHWM")
-    decoded = tokenizer.decode(tokens, root=root)
+    decoded = {"decode": tokenizer.decode, "decode_in_place": tokenizer.decode_in_place}[form](tokens, root=root)
     both = _resident("VmHWM")
     if not identical(decoded, child):
         raise RuntimeError(f"{name} did not come back to the bit")
-    return {"encode": (encoded - before) / size, "encode_and_decode": (both - before) / size}
+    return {"encode": (encoded - before) / size, f"encode_and_{form}": (both - before) / size}
 
 
 def _resident(key: str) -> int:
@@ -94,6 +82,7 @@ def main() -> None:
         lambda: raw.decode(tokens),
         lambda: difference.encode(child, root=root),
         lambda: difference.decode(deltas, root=root),
+        repeats=REPEATS,
     )
     corrected = sum(len(c.bits) for c in deltas.corrections) / deltas.plan.n_weights
     print(f"ViT-S/16: clone {clone * 1e3:.1f} ms")
@@ -111,18 +100,20 @@ def main() -> None:
         "clock": "process_time",
     }
     for reference in ("none", "root"):
-        command = [sys.executable, "-m", "benchmarks.tokens", "vit_large_patch16_224", reference]
-        peaks = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        peaks: dict[str, float] = {}
+        for form in ("decode_in_place", "decode"):
+            command = [sys.executable, "-m", "benchmarks.tokens", "vit_large_patch16_224", reference, form]
+            peaks |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(
             f"ViT-L/16, reference {reference}: {peaks['encode']:.3f} of its bytes to encode, {peaks['encode_and_decode']:.3f} to "
-            "encode and decode, tokens kept"
+            f"encode and decode, tokens kept, {peaks['encode_and_decode_in_place']:.3f} with the weights in the tokens' place"
         )
         figures |= {f"memory_{key}_{reference}": value for key, value in peaks.items()}
     print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 4:
         print(json.dumps(memory(*sys.argv[1:])))
     else:
         main()

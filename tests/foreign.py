@@ -301,3 +301,14 @@ def mutate_frame(content: bytes, rng: random.Random) -> bytes:
 def huge_header(size: int) -> bytes:
     """A safetensors file that says its header is of `size` bytes."""
     return struct.pack("<Q", size) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}    ' + b"\0" * 4
+
+
+WEIGHTS = vit()
+"""Those that foreign files hold."""
+
+
+def same(found: Mapping[str, Tensor], weights: Mapping[str, Tensor] = WEIGHTS) -> bool:
+    """Whether tensors are of the same names, types and values."""
+    return found.keys() == weights.keys() and all(
+        found[name].dtype == tensor.dtype and torch.equal(found[name], tensor) for name, tensor in weights.items()
+    )

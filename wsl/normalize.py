@@ -39,8 +39,8 @@ CLIP = 5.0
 Moments = tuple[float, float]
 """Mean and deviation."""
 
-Sums = Float[Tensor, "parts 3"]
-"""Count, sum and sum of squares of each part of a checkpoint, in double precision."""
+Sums = Float[Tensor, "parts 2"]
+"""Sum and sum of squares of each part of a checkpoint, in double precision; the plan has the counts."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class _Entries:
 
     mean: Float[Tensor, " R+1"]
     deviation: Float[Tensor, " R+1"]
+    counts: Float[Tensor, " R"]
     group: Int[Tensor, " R"]
     weights: Float[Tensor, " G"]
     log_mean: Float[Tensor, " G"]
@@ -103,23 +104,25 @@ class Standardizer:
                 "no train checkpoint has finite weights, so there is nothing to fit statistics on; "
                 "look at the status column of the zoo's index"
             )
-        sums_of = {plan: torch.stack(sums) for plan, sums in rows.items()}  # (N parts 3): count, sum, sum of squares
-
-        means, squares, scales = defaultdict(list), defaultdict(list), defaultdict(list)
-        for plan, sums in sums_of.items():
-            for segment, (count, total, _) in zip(_segments(plan), sums.permute(1, 2, 0), strict=True):
-                means[segment.kind].append(total / count)
-        mean = {kind: torch.cat(values).median() for kind, values in means.items()}
-        for plan, sums in sums_of.items():
-            for segment, row in zip(_segments(plan), sums.permute(1, 2, 0), strict=True):
-                squares[segment.kind].append(_squares_about(mean[segment.kind], row) / row[0])
-        deviation = {kind: _typical_size(torch.cat(values)) for kind, values in squares.items()}
-        for plan, sums in sums_of.items():
-            rows_of_parts = iter(sums.permute(1, 2, 0))
+        parts = {plan: _segments(plan) for plan in rows}
+        mean: dict[str, Tensor] = {}
+        deviation: dict[str, Tensor] = {}
+        for kind in dict.fromkeys(segment.kind for segments in parts.values() for segment in segments):
+            columns = []  # of one kind at a time: all at once would be in memory a second and a third time
+            for plan, segments in parts.items():
+                columns += _columns(rows[plan], {n: s.n_weights for n, s in enumerate(segments) if s.kind == kind})
+            mean[kind] = torch.cat([total / count for count, total, _ in columns]).median()
+            squares = torch.cat([_squares_about(mean[kind], *column) / column[0] for column in columns])
+            deviation[kind] = _typical_size(squares)
+        scales = defaultdict(list)
+        for plan in parts:
+            number = 0
             for group in plan.groups:
-                parts = [(segment.kind, next(rows_of_parts)) for segment in group.segments]
-                energy = sum(_squares_about(mean[kind], row) / deviation[kind] ** 2 for kind, row in parts)
-                scales[group.role].append(torch.as_tensor(energy) / sum(row[0] for _, row in parts))
+                columns = _columns(rows[plan], {number + n: s.n_weights for n, s in enumerate(group.segments)})
+                number += len(columns)
+                kinds = [segment.kind for segment in group.segments]
+                energies = (_squares_about(mean[k], *column) / deviation[k] ** 2 for k, column in zip(kinds, columns, strict=True))
+                scales[group.role].append(torch.as_tensor(sum(energies)) / group.n_weights)
         logs = {role: torch.cat(values)[torch.cat(values) > 0].log() / 2 for role, values in scales.items()}
         return cls(
             parts={kind: (mean[kind].item(), deviation[kind].item()) for kind in mean},
@@ -141,7 +144,7 @@ class Standardizer:
         """Standardised log-scales of the groups of a checkpoint; not finite where its weights are not."""
         entries = self._laid_out(plan)
         mean, deviation = (statistic[:-1].double() for statistic in (entries.mean, entries.deviation))
-        energies = _squares_about(mean, sums.T) / deviation**2
+        energies = _squares_about(mean, entries.counts, *sums.T) / deviation**2
         energy = torch.zeros(len(plan.groups), dtype=torch.float64).index_add_(0, entries.group, energies)
         log_scale = (energy / entries.weights).log().float() / 2
         return ((log_scale - entries.log_mean) / entries.log_deviation).clamp(-CLIP, CLIP)
@@ -196,6 +199,7 @@ class Standardizer:
             entries = _Entries(
                 mean=torch.tensor([mean for mean, _ in parts]),
                 deviation=torch.tensor([deviation for _, deviation in parts]),
+                counts=torch.tensor([float(segment.n_weights) for segment in _segments(plan)], dtype=torch.float64),
                 group=torch.tensor([g for g, group in enumerate(plan.groups) for _ in group.segments]),
                 weights=torch.tensor([float(group.n_weights) for group in plan.groups]),
                 log_mean=torch.tensor([mean for mean, _ in roles]),
@@ -242,17 +246,25 @@ def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
     rows = []
     with np.errstate(over="ignore", invalid="ignore"):
         for pieces in parts:
-            row = np.zeros(3)
+            row = np.zeros(2)
             for piece in pieces:
                 values = piece.double().numpy()
-                row += len(values), values.sum(), np.square(values).sum()
+                row += values.sum(), np.square(values).sum()
             rows.append(row)
     return torch.from_numpy(np.stack(rows))
 
 
-def _squares_about(mean: Tensor, row: Float[Tensor, "3 N"]) -> Float[Tensor, " N"]:
+def _columns(rows: Sequence[Sums], counts: Mapping[int, int]) -> list[tuple[int, Tensor, Tensor]]:
+    """Returns count, sums and sums of squares (N) of some parts, given by number with their counts, of N checkpoints."""
+    index = torch.tensor([*counts], dtype=torch.long)
+    sums = torch.stack([row[index] for row in rows])
+    return [(count, sums[:, n, 0], sums[:, n, 1]) for n, count in enumerate(counts.values())]
+
+
+def _squares_about(
+    mean: Tensor, count: Tensor | int, total: Float[Tensor, " N"], square: Float[Tensor, " N"]
+) -> Float[Tensor, " N"]:
     """Sum of squares about a given mean, from count, sum and sum of squares."""
-    count, total, square = row
     return (square - 2 * mean * total + count * mean**2).clamp(min=0)
 
 

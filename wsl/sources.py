@@ -25,6 +25,10 @@ MAPPED = 2**26
 """Bytes of tensors that are read from one mapping of a file, about."""
 
 
+ROWS = 64
+"""Checkpoints whose sums are in one block of memory."""
+
+
 class Source(Protocol):
     """What windows of tokens are drawn from.
 
@@ -71,7 +75,7 @@ class Held:
         return self.values[window.start : window.stop], self.sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A checkpoint and the root that it descends from, each in its safetensors file."""
 
@@ -158,10 +162,26 @@ def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer)
 
     They may be of several zoos, shapes and families. Equal plans become one object.
     """
-    plans: dict[Plan, Plan] = {}
+    shared: dict[Plan, tuple[Plan, _Rows]] = {}
     found = []
     for checkpoint, root in pairs:
         source = Stored.of(checkpoint, root, tokenizer)
         if torch.isfinite(source.sums).all():
-            found.append(replace(source, plan=plans.setdefault(source.plan, source.plan)))
+            plan, rows = shared.setdefault(source.plan, (source.plan, _Rows()))
+            found.append(replace(source, plan=plan, sums=rows.keep(source.sums)))
     return found
+
+
+class _Rows:
+    """Tensors of one shape, side by side in blocks: apart, each would end up between things that go, and keep their memory."""
+
+    def __init__(self):
+        self._free: Iterator[Tensor] = iter(())
+
+    def keep(self, row: Tensor) -> Tensor:
+        """Returns a copy."""
+        place = next(self._free, None)
+        if place is None:
+            self._free = iter(row.new_empty(ROWS, *row.shape))
+            place = next(self._free)
+        return place.copy_(row)

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -53,11 +55,48 @@ def bytes_of_training(spec: ModelSpec, hardware: Hardware) -> int:
 
 
 def free_bytes(device: str) -> int:
-    """Returns the bytes that are free on a device."""
+    """Returns the bytes that are free on a device; in main memory, for this process: a container may have less than the machine."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):  # not Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([free, *left_of_limits(Path("/sys/fs/cgroup"), _groups())])
+
+
+def left_of_limits(mount: Path, groups: Iterable[tuple[str, str]]) -> list[int]:
+    """Returns the bytes that limits on memory leave to a process, of its control groups and all groups that these are in.
+
+    What the kernel keeps of files it drops when there is need; of that, what has not been used of late counts as free.
+
+    Args:
+        mount: where control groups are (/sys/fs/cgroup).
+        groups: controllers and path of each group of the process, as in /proc/self/cgroup: no controllers for version 2.
+    """
+    left = []
+    for controllers, path in groups:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = mount / "memory" if controllers else mount
+        limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        key = "total_inactive_file" if controllers else "inactive_file"
+        inside = PurePosixPath(path.lstrip("/"))
+        for folder in (top / inside, *(top / parent for parent in inside.parents)):
+            try:
+                most, now = int((folder / limit).read_text()), int((folder / used).read_text())
+                counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # "max" is no limit; a container sees its own group at the top, not by its path
+                continue
+            left.append(max(0, most - now + int(counts.get(key, 0))))
+    return left
+
+
+def _groups() -> list[tuple[str, str]]:
+    """Returns controllers and path of each control group of this process."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]

@@ -27,7 +27,7 @@ _DESCRIPTION = {"name": (str,), "seed": (int,), "models": (int,), "config": (dic
 _STACK = {"models": (list,), "epochs": (int,)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One row of a zoo: a model at one epoch.
 

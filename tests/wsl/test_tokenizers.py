@@ -1,7 +1,7 @@
 """Every tokenizer covers every weight and decodes to the bit, in every mode; what should break the round trip does."""
 
 import dataclasses
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,38 @@ def test_decoded_weights_share_no_memory_with_tokens(tokenizer: Tokenizer) -> No
     for weight in tokenizer.decode(tokens, root=ROOT).values():
         weight.zero_()
     assert identical(tokenizer.decode(tokens, root=ROOT), CHILD)
+
+
+def test_weights_decoded_in_place_lie_where_the_tokens_were_and_apart_from_each_other(tokenizer: Tokenizer) -> None:
+    for types in [(torch.float32,), (torch.bfloat16, torch.float32, torch.float16)]:
+        root, child = weights(DIGITS, 0, types), weights(DIGITS, 1, types)
+        tokens = tokenizer.encode(child, root=root)
+        first, last = tokens.values.data_ptr(), tokens.values.data_ptr() + tokens.values.nbytes
+        decoded = tokenizer.decode_in_place(tokens, root=root)
+        assert identical(decoded, child)
+        elsewhere = tokenizer.decode(tokenizer.encode(child, root=root), root=root)
+        assert list(decoded) == list(elsewhere)
+        assert not any(first <= weight.data_ptr() < last for weight in elsewhere.values())
+        ranges = sorted((weight.data_ptr(), weight.data_ptr() + weight.nbytes) for weight in decoded.values())
+        assert first <= ranges[0][0]
+        assert ranges[-1][1] <= last
+        assert all(stop <= start for (_, stop), (start, _) in pairwise(ranges))
+
+
+def test_tokens_that_cannot_be_decoded_are_not_lost() -> None:
+    tokenizer = Residual(width=64, reference="root")
+    tokens = tokenizer.encode(CHILD, root=ROOT)
+    with pytest.raises(InputError, match="pass root="):
+        tokenizer.decode_in_place(tokens, root={name: weight for name, weight in ROOT.items() if name != "norm.bias"})
+    assert identical(tokenizer.decode(tokens, root=ROOT), CHILD)
+
+
+def test_regions_cover_every_tensor_once_and_one_block_at_a_time() -> None:
+    plan = Residual(width=64, reference="none").plan(CHILD)
+    assert sorted(i for region in plan.regions for i in region.slots) == [i for i, _ in plan.tensors]
+    blocks = [{part.block for i in region.slots for part in plan.layout.slots[i].parts} for region in plan.regions]
+    assert all(len(of_region) == 1 for of_region in blocks)
+    assert set.union(*blocks) == {group.block for group in plan.groups}
 
 
 def test_chunks_take_what_no_table_knows_in_the_order_of_names() -> None:

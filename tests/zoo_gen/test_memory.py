@@ -12,7 +12,7 @@ from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import instantiate
 from zoo_gen.generate import generate
 from zoo_gen.hardware import CPU
-from zoo_gen.memory import bytes_of_training, free_bytes, models_that_fit
+from zoo_gen.memory import bytes_of_training, free_bytes, left_of_limits, models_that_fit
 
 
 def spec() -> ModelSpec:
@@ -45,6 +45,33 @@ def test_free_memory_is_known_and_less_than_all() -> None:
     assert 2**20 < free_bytes("cpu") < 2**50
     if torch.cuda.is_available():
         assert 2**20 < free_bytes("cuda") < 2**50
+
+
+def group(folder: Path, files: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(f"{content}\n")
+
+
+def test_what_a_container_may_use_is_what_the_tightest_of_its_limits_leaves(tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    stat = "anon 5\ninactive_file 100"
+    group(two / "a", {"memory.max": 5000, "memory.current": 1000, "memory.stat": stat})
+    group(two / "a/b", {"memory.max": "max", "memory.current": 700, "memory.stat": stat})
+    assert left_of_limits(two, [("", "/a/b")]) == [4100]
+    group(two, {"memory.max": 3000, "memory.current": 2900, "memory.stat": stat})  # as the group of a container looks from inside
+    assert min(left_of_limits(two, [("", "/a/b")])) == left_of_limits(two, [("", "/gone")])[0] == 200
+    group(one / "memory/c", {"memory.limit_in_bytes": 900, "memory.usage_in_bytes": 1200, "memory.stat": "total_inactive_file 50"})
+    assert left_of_limits(one, [("cpu,cpuacct", "/c"), ("hugetlb,memory", "/c"), ("name=systemd", "/")]) == [0]
+    assert left_of_limits(one, [("", "/c"), ("cpu", "/")]) == []
+
+
+def test_the_smaller_of_the_machines_memory_and_the_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = free_bytes("cpu")
+    monkeypatch.setattr(memory, "left_of_limits", lambda mount, groups: [2**20, 2**60])
+    assert free_bytes("cpu") == 2**20
+    monkeypatch.setattr(memory, "left_of_limits", lambda mount, groups: [2**60])
+    assert 2**20 < free_bytes("cpu") < max(2 * whole, 2**50)
 
 
 def test_a_zoo_keeps_its_partition_when_memory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wsl.slots import Axis, Layout, Part, Slot
 from wsl.tokenizers.codec import Codec
-from wsl.tokenizers.plan import Group, Plan, Segment
+from wsl.tokenizers.plan import Plan, end_to_end
 from zoo_gen.errors import InputError
 
 HEADS = ("head", "classifier", "score", "lm_head", "fc")
@@ -73,15 +73,9 @@ def _natural(name: str) -> list[str | int]:
 
 @functools.lru_cache(maxsize=64)
 def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...], width: int) -> Plan:
-    groups, blank, token = [], [], 0
-    for (block, role), members in layout.groups().items():
-        segments, end = [], token * width
-        for s, p in members:
-            n = math.prod(layout.slots[s].shape)
-            segments.append(Segment.place(layout, s, p, shape=(n,), start=end, strides=(1,), steps=(1,)))
-            end = segments[-1].stop
-        stop = -(-end // width)
-        groups.append(Group(block, role, token, stop, tuple(segments)))
-        blank.append((end, stop * width))
-        token = stop
-    return Plan(layout, dtypes, differences, width, tuple(groups), tuple(blank))
+    return end_to_end(layout, dtypes, differences, width, _whole)
+
+
+def _whole(slot: Slot, p: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns a tensor's number of weights and the step from one to the next."""
+    return (math.prod(slot.shape),), (1,)

@@ -21,7 +21,7 @@ from torch import Tensor
 from wsl.canonical import canonicalize
 from wsl.layout import layout_of
 from wsl.slots import Layout, Part, Slot
-from wsl.tokenizers.coding import bits, pack, unpack
+from wsl.tokenizers.coding import bits, pack, unpack, unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
@@ -88,6 +88,13 @@ class Codec(ABC):
         Raises `InputError` for a missing or unfit root.
         """
         return unpack(tokens, self._formed_root(root))
+
+    def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns what `decode` does, in the memory of the tokens' values, which are lost: use the tokens no more.
+
+        It takes no other memory than that of one block of the model. Raises as `decode`, and then leaves the tokens alone.
+        """
+        return unpack_in_place(tokens, self._formed_root(root))
 
     def _formed_root(self, root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
         return root if root is None or self.reference == "none" else self._formed(root)

@@ -4,17 +4,17 @@ Copies are exact. Differences are not: in float32, root + (child - root) is off 
 of the weights. So coding decodes what it wrote, with the arithmetic of decoding (one multiplication and one addition,
 which IEEE 754 defines to the bit), and stores the bits of every weight that came out otherwise, and of every NaN.
 
-All is done in pieces that stay in the processor's cache. Blocks of memory come from NumPy, which asks the system for
-huge pages: otherwise touching fresh memory takes longer than the copy.
+All is done in pieces that stay in the processor's cache: subtraction, addition and comparison in one pass. Blocks of
+memory come from NumPy, which asks the system for huge pages: otherwise touching fresh memory takes longer than the copy.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from wsl.tokenizers.plan import Plan, Segment
@@ -23,7 +23,11 @@ from zoo_gen.errors import InputError
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 1 << 16
+_FEW = 1 << 14
+"""Answers that are searched one by one: to pack them would take longer."""
 _ALIGNMENT = 64
+_LOWEST = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 256))], dtype=np.uint8)
+"""Place of the lowest bit that is set in a byte."""
 
 
 def bits(weight: Tensor) -> Int[Tensor, " n"]:
@@ -32,135 +36,196 @@ def bits(weight: Tensor) -> Int[Tensor, " n"]:
 
 
 class Coding(NamedTuple):
-    """The arithmetic of one tensor: `coded = (weight - root) / scale` and back, on flat pieces, in one type.
+    """The arithmetic of one tensor: `coded = (weight - root) / scale` and back, on flat arrays, in one type.
 
-    `scale` is a power of two, None for one; `root` is flat, None for zero.
+    `scale` is a power of two, None for one; `root` is flat, None for zero. All arrays are of one library, which both name these
+    operations alike: NumPy, whose calls take a third of the time, or PyTorch for other devices and for types that are mixed or
+    that NumPy lacks.
     """
 
+    library: Any
     dtype: torch.dtype
-    root: Tensor | None
+    root: Any
     scale: float | None
+
+    @classmethod
+    def of(cls, plan: Plan, i: int, root: Mapping[str, Tensor] | None, device: torch.device) -> "Coding":
+        """Returns the arithmetic of a tensor of the plan on a device, its scale aside."""
+        library = np if plan.uniform and device.type == "cpu" else torch
+        counterpart = _counterpart(plan, i, root)
+        if counterpart is not None and library is np:
+            counterpart = counterpart.to(plan.dtype).numpy()
+        return cls(library, plan.dtype, counterpart, None)
+
+    @property
+    def copies(self) -> bool:
+        """Whether coding is but copying, or a change of type."""
+        return self.root is None and self.scale is None
+
+    def array(self, tensor: Tensor) -> Any:
+        """Returns a tensor as an array of the library."""
+        return tensor.numpy() if self.library is np else tensor
 
     def part(self, segment: Segment) -> "Coding":
         """Returns the arithmetic of one part of the tensor."""
         root = None if self.root is None else self.root[segment.offset : segment.offset + segment.n_weights]
-        return self._replace(root=root)
+        return Coding(self.library, self.dtype, root, self.scale)
 
-    def code(self, weight: Tensor, where: slice, out: Tensor) -> None:
-        """Writes the coded entries `where` of a flat tensor."""
-        source = weight[where].to(self.dtype)
+    def code(self, weight: Any, where: slice, out: Any) -> None:
+        """Writes the coded entries of a piece, which is at `where` in the array."""
+        source = self._typed(weight)
         if self.root is not None:
-            source = torch.sub(source, self.root[where].to(self.dtype), out=out)
+            source = self.library.subtract(source, self._typed(self.root[where]), out=out)
         if self.scale is not None:
-            torch.mul(source, 1 / self.scale, out=out)
+            self.library.multiply(source, 1 / self.scale, out=out)
         elif self.root is None:
-            out.copy_(source)
+            out[:] = source
 
-    def restore(self, coded: Tensor, where: slice, out: Tensor) -> None:
-        """Writes the entries `where` of the tensor, of the coding's type; `out` may be `coded`."""
+    def restore(self, coded: Any, where: slice, out: Any) -> None:
+        """Writes the entries of such a piece, of the coding's type; `out` may be `coded`."""
         if self.scale is not None:
-            coded = torch.mul(coded, self.scale, out=out)
+            coded = self.library.multiply(coded, self.scale, out=out)
         if self.root is not None:
-            torch.add(coded, self.root[where].to(self.dtype), out=out)
+            self.library.add(coded, self._typed(self.root[where]), out=out)
         elif self.scale is None and coded is not out:
-            out.copy_(coded)
+            out[:] = coded
+
+    def _typed(self, array: Any) -> Any:
+        return array if self.library is np else array.to(self.dtype)
 
 
+@np.errstate(all="ignore")  # weights may be anything
 def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Tokens:
     """Codes weights into the places of a plan; `root` is read where the plan has differences."""
     device = next(iter(weights.values())).device
     values = _empty(plan.n_tokens * plan.width, plan.dtype, device).view(plan.n_tokens, plan.width)
     for start, stop in plan.blank:
         values.view(-1)[start:stop] = 0
-    corrections = []
-    scratch = _empty(
-        _PIECE + max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=0), plan.dtype, device
-    )
+    flat, corrections = values.view(-1), []
+    scratch = _empty(2 * _PIECE, plan.dtype, device)
+    rest = _empty(max((s.n_weights for parts in plan.segments for s in parts if not s.flat), default=1), plan.dtype, device)
     for i, slot in plan.tensors:
-        weight = slot.turn(weights[slot.name].detach()).contiguous()
-        coding = Coding(plan.dtype, _counterpart(plan, i, root), None)
+        weight = slot.turn(weights[slot.name].detach()).contiguous().view(-1)
+        coding = Coding.of(plan, i, root, device)
         if i in plan.scales:
-            exponent = _exponent(weight.view(-1), coding)
+            exponent = _exponent(weight, coding)
             plan.segments[plan.scales[i]][0].of(values).fill_(exponent)
             coding = coding._replace(scale=2.0**exponent)
-        if coding.root is None and coding.scale is None and weight.dtype == plan.dtype:
+        if coding.copies and weight.dtype == plan.dtype:
             for segment in plan.segments[i]:
                 _copy(segment.of(values), segment.of_tensor(weight))
-        else:
-            wrong = [pair for segment in plan.segments[i] for pair in _code(segment, weight, coding, values, scratch)]
-            if wrong:
-                corrections.append(Correction(slot.name, *map(torch.cat, zip(*wrong, strict=True))))
+            continue
+        exact, coded = coding.array(weight), coding.array(flat)
+        wrong = []
+        for segment in plan.segments[i]:
+            part = slice(segment.offset, segment.offset + segment.n_weights)
+            out = coded[segment.start : segment.start + segment.n_weights] if segment.flat else coding.array(rest)
+            wrong.append(segment.offset + _code(exact[part], coding.part(segment), out, coding.array(scratch)))
+            if not segment.flat:
+                _copy(segment.of(values), rest.as_strided(segment.shape, segment.steps, 0))
+        if any(map(len, wrong)):
+            small = np.int32 if weight.numel() < 2**31 else np.int64
+            places = torch.from_numpy(np.concatenate(wrong, dtype=small, casting="same_kind")).to(device)
+            corrections.append(Correction(slot.name, places, bits(weight).index_select(0, places)))
     return Tokens(values, plan, tuple(corrections))
 
 
+@np.errstate(all="ignore")  # weights may be anything
 def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Decodes tensors, in the order of the layout, into one new block of memory.
 
     Raises:
         InputError: the tokens hold differences, and the root is not given or does not fit.
     """
-    plan, values = tokens.plan, tokens.values.to(tokens.plan.dtype).contiguous()
-    weights = dict(zip((slot.name for _, slot in plan.tensors), _block(plan, values.device), strict=True))
-    corrected = {correction.name for correction in tokens.corrections if correction.index is None}
-    for i, slot in plan.tensors:
-        if slot.name in corrected:
-            continue
-        coding = Coding(plan.dtype, _counterpart(plan, i, root), None)
-        if i in plan.scales:
-            coding = coding._replace(scale=_power(plan.segments[plan.scales[i]][0].of(values).item(), plan.dtype))
-        for segment in plan.segments[i]:
-            _restore(segment, values, coding, weights[slot.name])
-    for correction in tokens.corrections:
-        bits(weights[correction.name])[slice(None) if correction.index is None else correction.index] = correction.bits
-    return {slot.name: slot.turn(weights[slot.name]).contiguous() for _, slot in plan.tensors}
+    plan, values = tokens.plan, _plain(tokens)
+    numbers = [i for i, _ in plan.tensors]
+    weights = _carved(plan, numbers, _empty(_size(plan, numbers, _ALIGNMENT), torch.uint8, values.device), _ALIGNMENT)
+    _decode(tokens, values, root, weights)
+    return {slot.name: slot.turn(weights[i].view(slot.shape)).contiguous() for i, slot in plan.tensors}
 
 
-def _code(
-    segment: Segment, weight: Tensor, coding: Coding, values: Tensor, scratch: Tensor
-) -> Iterator[tuple[Int[Tensor, " E"], Int[Tensor, " E"]]]:
-    """Codes one part of a tensor, and yields places of the tensor that decoding misses, and their bits."""
-    exact = weight.view(-1)[segment.offset : segment.offset + segment.n_weights]
-    coding = coding.part(segment)
-    decoded, rest = scratch.split([_PIECE, len(scratch) - _PIECE])
-    coded = segment.of(values).view(-1) if segment.flat else rest[: segment.n_weights]
+@np.errstate(all="ignore")  # weights may be anything
+def unpack_in_place(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Decodes tensors, in the order of the layout, over the values of the tokens, which are lost.
+
+    Region by region of the plan: what lies in it is decoded into a block of memory of its size, and copied back over it.
+    Raises as `unpack`.
+    """
+    plan, values = tokens.plan, _plain(tokens)
+    for i, _ in plan.tensors:
+        _counterpart(plan, i, root)  # refuses before anything is lost
+    block = _empty(max(_size(plan, region.slots, 1) for region in plan.regions), torch.uint8, values.device)
+    found: dict[int, Tensor] = {}
+    for region in plan.regions:
+        weights = _carved(plan, region.slots, block, 1)
+        _decode(tokens, values, root, weights)
+        for i, own in _carved(plan, region.slots, values.view(-1)[region.start :].view(torch.uint8), 1).items():
+            slot = plan.layout.slots[i]
+            turned = slot.turn(weights[i].view(slot.shape))
+            found[i] = own.view(turned.shape).copy_(turned)
+    return {slot.name: found[i] for i, slot in plan.tensors}
+
+
+def _decode(tokens: Tokens, values: Tensor, root: Mapping[str, Tensor] | None, weights: Mapping[int, Tensor]) -> None:
+    """Decodes tensors, given flat by their number in the layout."""
+    plan = tokens.plan
+    corrections = {correction.name: correction for correction in tokens.corrections}
+    for i, weight in weights.items():
+        correction = corrections.get(plan.layout.slots[i].name)
+        if correction is None or correction.index is not None:
+            coding = Coding.of(plan, i, root, values.device)
+            if i in plan.scales:
+                coding = coding._replace(scale=_power(plan.segments[plan.scales[i]][0].of(values).item(), plan.dtype))
+            for segment in plan.segments[i]:
+                _restore(segment, values, coding, weight)
+        if correction is not None:
+            if correction.index is None:
+                bits(weight).copy_(correction.bits)
+            else:
+                bits(weight).scatter_(0, correction.index.long(), correction.bits)
+
+
+def _code(exact: Any, coding: Coding, coded: Any, scratch: Any) -> Int[np.ndarray, " E"]:
+    """Writes the coded entries of one part of a tensor, and returns the places that decoding misses, in no order."""
+    few, wrong = len(exact) <= _FEW, []
     for where in _pieces(len(exact)):
-        source, back = coded[where], decoded[: where.stop - where.start]
-        coding.code(exact, where, source)
-        coding.restore(source, where, back)
-        truth = bits(exact[where])
-        wrong = _differing(bits(back.to(exact.dtype)), truth)
-        if not math.isfinite(source.sum()):  # whose bits an operation on two NaNs returns is not defined
-            wrong = torch.cat([wrong, exact[where].isnan().nonzero().squeeze(1)]).unique()
-        if len(wrong):
-            yield wrong + (segment.offset + where.start), truth[wrong]
-    if not segment.flat:
-        _copy(segment.of(values), coded.as_strided(segment.shape, segment.steps, coded.storage_offset()))
+        truth, out = exact[where], coded[where]
+        decoded = scratch[: len(truth)]
+        coding.code(truth, where, out)
+        coding.restore(out, where, decoded)
+        differs = _differing(decoded, truth)
+        if not math.isfinite(coding.library.dot(out, out)):  # whose bits an operation on two NaNs returns is not defined
+            differs |= _isnan(truth)
+        wrong.append(differs if few else np.packbits(differs, bitorder="little"))
+    return wrong[0].nonzero()[0] if few else _set_bits(np.concatenate(wrong))
 
 
 def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -> None:
-    """Decodes one part of a tensor, up to rounding."""
-    target = weight.view(-1)[segment.offset : segment.offset + segment.n_weights]
+    """Decodes one part of a flat tensor, up to rounding."""
+    target = weight[segment.offset : segment.offset + segment.n_weights]
     same = weight.dtype == coding.dtype
     if segment.flat:
-        coded = segment.of(values).view(-1)
+        coded = values.view(-1)[segment.start : segment.start + segment.n_weights]
     else:
         coded = target if same else torch.empty_like(target, dtype=coding.dtype)
         _copy(coded.as_strided(segment.shape, segment.steps, coded.storage_offset()), segment.of(values))
-    coding = coding.part(segment)
-    if same and coding.root is None and coding.scale is None:
-        if segment.flat:
-            target.copy_(coded)
+    if coding.copies and coded is target:
         return
-    scratch = torch.empty(0 if same else _PIECE, dtype=coding.dtype, device=values.device)
+    coding, source, out = coding.part(segment), coding.array(coded), coding.array(target)
+    if same:
+        coding.restore(source, slice(None), out)
+        return
+    scratch = torch.empty(2 * _PIECE, dtype=coding.dtype, device=values.device)
     for where in _pieces(len(target)):
-        out = target[where] if same else scratch[: len(target[where])]
-        coding.restore(coded[where], where, out)
-        if not same:
-            target[where] = out
+        piece = scratch[: len(target[where])]
+        coding.restore(source[where], where, piece)
+        out[where] = piece
 
 
 def _pieces(length: int) -> Iterator[slice]:
-    return (slice(start, min(start + _PIECE, length)) for start in range(0, length, _PIECE))
+    """Yields slices of about `_PIECE` entries, as long as each other and multiples of 8, but for the last."""
+    step = -(-length // (8 * max(1, round(length / _PIECE)))) * 8
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def _copy(target: Tensor, source: Tensor) -> None:
@@ -173,9 +238,10 @@ def _copy(target: Tensor, source: Tensor) -> None:
 def _exponent(weight: Tensor, coding: Coding) -> int:
     """Returns the binary logarithm of the root mean square of what is coded, its finite entries alone; 0 if that is 0."""
     total, count = 0.0, 0
+    flat = coding.array(weight)
     for where in _pieces(len(weight)):
         piece = torch.empty_like(weight[where], dtype=coding.dtype)
-        coding.code(weight, where, piece)
+        coding.code(flat[where], where, coding.array(piece))
         finite = piece.isfinite()
         total += piece.double().where(finite, 0).square().sum().item()
         count += int(finite.sum())
@@ -193,11 +259,35 @@ def _power(exponent: float, dtype: torch.dtype) -> float:
     return 2.0 ** max(-_limit(dtype), min(_limit(dtype), exponent))
 
 
-def _differing(a: Int[Tensor, " n"], b: Int[Tensor, " n"]) -> Int[Tensor, " E"]:
-    """Returns the places where two rows differ; NumPy finds them four times as fast."""
-    if a.device.type != "cpu":
-        return (a != b).nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(a.numpy() != b.numpy()))
+def _differing(decoded: Any, exact: Any) -> Bool[np.ndarray, " n"]:
+    """Returns where the bits of two flat arrays of one library differ."""
+    if isinstance(exact, Tensor):
+        return (bits(decoded.to(exact.dtype)) != bits(exact)).cpu().numpy()
+    integers = np.int32 if exact.itemsize == 4 else np.int64
+    return decoded.view(integers) != exact.view(integers)
+
+
+def _isnan(exact: Any) -> Bool[np.ndarray, " n"]:
+    return exact.isnan().cpu().numpy() if isinstance(exact, Tensor) else np.isnan(exact)
+
+
+def _set_bits(packed: UInt8[np.ndarray, " n"]) -> Int[np.ndarray, " E"]:
+    """Returns the places of the bits that are set, in no order.
+
+    Hardly any byte has more than one. NumPy searches few among many one by one, at a misprediction each; bytes are fewer.
+    """
+    (found,) = (packed != 0).nonzero()
+    bytes_ = packed[found]
+    lowest = (found << 3) + _LOWEST[bytes_]
+    bytes_ &= bytes_ - 1
+    (more,) = (bytes_ != 0).nonzero()
+    (rest,) = np.unpackbits(bytes_[more], bitorder="little").view(bool).nonzero()
+    return np.concatenate([lowest, (found[more[rest >> 3]] << 3) + (rest & 7)])
+
+
+def _plain(tokens: Tokens) -> Tensor:
+    """Returns values of the plan's type, in order."""
+    return tokens.values.detach().to(tokens.plan.dtype).contiguous()
 
 
 def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -206,13 +296,19 @@ def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.from_numpy(np.empty(size * dtype.itemsize, dtype=np.uint8)).view(dtype)
 
 
-def _block(plan: Plan, device: torch.device) -> Iterator[Tensor]:
-    """Yields an empty tensor for each tensor of a plan, one after the other in one block."""
-    sizes = [math.prod(slot.shape) * plan.dtypes[i].itemsize for i, slot in plan.tensors]
-    starts = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)])
-    block = _empty(int(starts[-1]), torch.uint8, device)
-    for (i, slot), start, size in zip(plan.tensors, starts.tolist(), sizes, strict=False):
-        yield block[start : start + size].view(plan.dtypes[i]).view(slot.shape)
+def _size(plan: Plan, slots: Iterable[int], alignment: int) -> int:
+    """Returns the bytes of tensors side by side, each a multiple of the alignment."""
+    return sum(-(-plan.nbytes[i] // alignment) * alignment for i in slots)
+
+
+def _carved(plan: Plan, slots: Iterable[int], block: Tensor, alignment: int) -> dict[int, Tensor]:
+    """Returns an empty flat tensor for each slot, one after the other in a block of bytes."""
+    found, start = {}, 0
+    for i in slots:
+        size = plan.nbytes[i]
+        found[i] = block[start : start + size].view(plan.dtypes[i])
+        start += -(-size // alignment) * alignment
+    return found
 
 
 def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor | None:

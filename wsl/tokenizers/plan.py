@@ -6,8 +6,10 @@ segment.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -63,12 +65,12 @@ class Segment:
         """End of the range of the flat buffer."""
         return self.start + 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
-    @property
+    @cached_property
     def n_weights(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def flat(self) -> bool:
         """Whether the weights lie in the same order, without gaps, in the buffer and in the tensor."""
         dense = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
@@ -100,6 +102,17 @@ class Group:
     def n_weights(self) -> int:
         """Number of weights."""
         return sum(segment.n_weights for segment in self.segments)
+
+
+class Region(NamedTuple):
+    """Tensors that lie in one range of the flat buffer, from `start` on, which holds nothing but them and their scales.
+
+    They are numbers of slots, those of the largest types first: side by side they fit into their range, each at a multiple of its
+    type's bytes.
+    """
+
+    start: int
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,16 @@ class Plan:
         return reduce(torch.promote_types, self.dtypes)
 
     @cached_property
+    def uniform(self) -> bool:
+        """Whether all tensors are of one type, which NumPy has and is quick at."""
+        return self.dtype in (torch.float32, torch.float64) and set(self.dtypes) == {self.dtype}
+
+    @cached_property
+    def nbytes(self) -> tuple[int, ...]:
+        """Bytes of the tensor of each slot."""
+        return tuple(math.prod(s.shape) * dtype.itemsize for s, dtype in zip(self.layout.slots, self.dtypes, strict=True))
+
+    @cached_property
     def segments(self) -> tuple[tuple[Segment, ...], ...]:
         """The segments of each slot of the layout."""
         found: list[list[Segment]] = [[] for _ in self.layout.slots]
@@ -154,6 +177,22 @@ class Plan:
         return {i: place for (i, _), place in zip(self.tensors, places, strict=bool(places))}
 
     @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The smallest regions that there are, in order: for most tokenizers one for each block of the model."""
+        ranges = []
+        for i, _ in self.tensors:
+            segments = self.segments[i] + (self.segments[self.scales[i]] if i in self.scales else ())
+            ranges.append((min(s.start for s in segments), max(s.stop for s in segments), i))
+        found: list[tuple[int, list[int]]] = []
+        end = 0
+        for start, stop, i in sorted(ranges):
+            if not found or start >= end:
+                found.append((start, []))
+            found[-1][1].append(i)
+            end = max(end, stop)
+        return tuple(Region(start, tuple(sorted(slots, key=lambda i: -self.dtypes[i].itemsize))) for start, slots in found)
+
+    @cached_property
     def mask(self) -> Bool[Tensor, "T D"]:
         """True where a weight is, False where padding is. Shared by all tokens of the plan; read only."""
         mask = torch.zeros(self.n_tokens, self.width, dtype=torch.bool)
@@ -170,3 +209,31 @@ class Plan:
             index = torch.arange(group.stop - group.start)
             rows.append(torch.stack([index * 0 + group.block, index * 0 + ROLES.index(group.role), index], dim=1))
         return torch.cat(rows)
+
+
+def end_to_end(
+    layout: Layout,
+    dtypes: tuple[torch.dtype, ...],
+    differences: tuple[bool, ...],
+    width: int,
+    arrange: Callable[[Slot, int], tuple[tuple[int, ...], tuple[int, ...]]],
+) -> Plan:
+    """Returns the plan that lays the parts of each group end to end and pads its last token.
+
+    Args:
+        layout, dtypes, differences, width: of the plan.
+        arrange: returns the shape that a part of a slot is read in, and the steps along each axis in its tensor.
+    """
+    groups, blank, token = [], [], 0
+    for (block, role), members in layout.groups().items():
+        segments, end = [], token * width
+        for s, p in members:
+            shape, steps = arrange(layout.slots[s], p)
+            strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+            segments.append(Segment.place(layout, s, p, shape=shape, start=end, strides=strides, steps=steps))
+            end = segments[-1].stop
+        stop = -(-end // width)
+        groups.append(Group(block, role, token, stop, tuple(segments)))
+        blank.append((end, stop * width))
+        token = stop
+    return Plan(layout, dtypes, differences, width, tuple(groups), tuple(blank))

@@ -14,7 +14,7 @@ import torch
 
 from wsl.slots import Layout, Slot
 from wsl.tokenizers.codec import Codec
-from wsl.tokenizers.plan import Group, Plan, Segment
+from wsl.tokenizers.plan import Plan, end_to_end
 from zoo_gen.errors import InputError
 
 
@@ -39,18 +39,7 @@ class Residual(Codec):
 
 @functools.lru_cache(maxsize=64)
 def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...], width: int) -> Plan:
-    groups, blank, token = [], [], 0
-    for (block, role), members in layout.groups().items():
-        segments, end = [], token * width
-        for s, p in members:
-            shape, steps = _vectors(layout.slots[s], p)
-            segments.append(Segment.place(layout, s, p, shape=shape, start=end, strides=(shape[1], 1), steps=steps))
-            end = segments[-1].stop
-        stop = -(-end // width)
-        groups.append(Group(block, role, token, stop, tuple(segments)))
-        blank.append((end, stop * width))
-        token = stop
-    return Plan(layout, dtypes, differences, width, tuple(groups), tuple(blank))
+    return end_to_end(layout, dtypes, differences, width, _vectors)
 
 
 def _vectors(slot: Slot, p: int) -> tuple[tuple[int, int], tuple[int, int]]:

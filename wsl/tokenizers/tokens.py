@@ -77,3 +77,7 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens. Raises `InputError` for a missing or unfit root."""
         ...
+
+    def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns the checkpoint of tokens in the memory of their values, which are lost. Raises as `decode`."""
+        ...

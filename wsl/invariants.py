@@ -1,6 +1,6 @@
 """Numbers of weights that no order of neurons or heads changes: norms, spectra, moments and quantiles, tensor by tensor."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.cache import cached
-from wsl.layout import layout_of
 from wsl.models.model_encoder import CHANGE
 from wsl.sources import pairs_of
 from wsl.stacks import changes, in_float32, stacked, with_roots
@@ -22,15 +21,15 @@ _NORMS, _STATISTICS = ("l1", "l2", "max"), ("mean", "variance", "q0", "q25", "q5
 
 
 def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> pd.DataFrame:
-    """Describes every part of checkpoints (a tensor; queries, keys and values apart), and what became of it since the root.
+    """Describes every tensor of checkpoints, and what became of it since the root.
 
     Args:
         checkpoints: the weights of each, and of the root that it descends from.
 
     Returns:
-        One row per checkpoint (N C). Columns are `<part>/<what>` of the weights and `change of <part>/<what>` of their difference
-        to the root, which heads do not have: norms and singular values (logarithms), mean, variance and quantiles; and
-        `<part>/present`, 1 or 0. NaN where a checkpoint lacks a part; where a part is not finite, all of its row is.
+        One row per checkpoint (N C). Columns are `<tensor>/<what>` of the weights and `change of <tensor>/<what>` of what differs
+        from the root, which heads do not have: norms and singular values (logarithms), mean, variance and quantiles; and
+        `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor; where one is not finite, all of its row is.
 
     Raises:
         InputError: a checkpoint is of no known architecture.
@@ -38,9 +37,9 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
     tables = []
     for rows, stack in stacked(map(_with_changes, checkpoints)):
         found: dict[str, np.ndarray] = {}
-        for name, part in _parts(stack):
-            spectra = spectrum(part, _VALUES)
-            values = np.column_stack([spectra, statistics(part.flatten(1).numpy(), _QUANTILES)])
+        for name, tensor in stack.items():
+            spectra = spectrum(tensor, _VALUES)
+            values = np.column_stack([spectra, statistics(tensor.flatten(1).numpy(), _QUANTILES)])
             singular = [f"s{i}" for i in range(spectra.shape[1] - len(_NORMS))]
             found |= {f"{name}/{what}": column for what, column in zip((*_NORMS, *singular, *_STATISTICS), values.T, strict=True)}
             if not name.startswith(CHANGE):
@@ -66,15 +65,6 @@ def _with_changes(pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> di
     """The tensors of a checkpoint, and their changes by names of their own."""
     weights, root = map(in_float32, pair)
     return weights | {f"{CHANGE}{name}": tensor for name, tensor in changes(weights, root).items()}
-
-
-def _parts(stack: Mapping[str, Tensor]) -> Iterator[tuple[str, Float[Tensor, "K *shape"]]]:
-    """The parts of a stack as the table of its architecture has them, by name."""
-    for slot in layout_of({name: tensor[0] for name, tensor in stack.items() if not name.startswith(CHANGE)}).slots:
-        for name in (slot.name, f"{CHANGE}{slot.name}"):
-            if name in stack:
-                pieces = slot.pieces(stack[name])
-                yield from ((f"{name}[{i}]" if len(pieces) > 1 else name, piece) for i, piece in enumerate(pieces))
 
 
 def spectrum(stack: Tensor, values: int) -> Float[np.ndarray, "K S"]:

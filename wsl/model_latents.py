@@ -8,6 +8,7 @@ weights: no model runs when a checkpoint is embedded. Both readings are linear, 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.answers import run_models
+from wsl.cache import cached
 from wsl.invariants import invariants_of
 from wsl.models.model_encoder import ModelEncoder
 from zoo_gen import InputError, Zoo
@@ -54,8 +56,10 @@ class ModelLatents:
         if min(self.behaviour, self.reconstruction) < 0 or self.behaviour + self.reconstruction == 0:
             raise InputError("behaviour and reconstruction of a model encoder must be at least 0, and one of them more")
 
-    def fit(self, split: Split[Zoo], *, seed: int, console: Console, device: torch.device) -> tuple[ModelEncoder, dict[str, float]]:
-        """Trains an encoder on the train models of a split.
+    def fit(
+        self, zoo: Zoo, split: Split[Zoo], *, seed: int, console: Console, device: torch.device
+    ) -> tuple[ModelEncoder, dict[str, float]]:
+        """Trains an encoder on the train models of a split of a zoo.
 
         Returns:
             The encoder, in eval mode on the CPU, and what it reaches on the val models: `divergence` (nats per image),
@@ -64,7 +68,8 @@ class ModelLatents:
         Raises:
             InputError: no train checkpoint has finite weights, or the training diverged.
         """
-        train, val = (Known.of(part, self.images) for part in (split.train, split.val))
+        described = Known.of(zoo.select(stage="finetune"), self.images)
+        train, val = (described.part(part.frame["path"]) for part in (split.train, split.val))
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
         with torch.random.fork_rng(devices=[]):
@@ -104,20 +109,31 @@ class ModelLatents:
 
 @dataclass(frozen=True)
 class Known:
-    """Checkpoints with finite weights: their invariants, and log-probabilities of their answers to training images."""
+    """Checkpoints by path: their invariants, and log-probabilities of their answers to training images."""
 
     invariants: pd.DataFrame
     answers: Float[Tensor, "N I classes"]
 
     @classmethod
     def of(cls, checkpoints: Zoo, images: int) -> "Known":
-        """Describes checkpoints and runs them on the first training images."""
-        table = invariants_of(checkpoints)
+        """Describes checkpoints and runs them on the first training images, or finds both in the cache."""
         pixels = checkpoints.images("finetune").train.pixels[:images]
-        logits = torch.from_numpy(run_models(checkpoints, pixels)).nan_to_num(nan=-torch.inf)
-        usable = table.notna().any(axis=1).to_numpy() & logits.amax((1, 2)).isfinite().numpy()
-        answers = functional.log_softmax(logits[torch.tensor(usable)], dim=-1).clamp(min=-_RARE)
-        return cls(table[usable], answers)
+
+        def compute() -> pd.DataFrame:
+            logits = run_models(checkpoints, pixels)
+            columns = [f"{image}/{label}" for image in range(logits.shape[1]) for label in range(logits.shape[2])]
+            return pd.DataFrame(rearrange(logits, "n i c -> n (i c)"), columns=columns)
+
+        table = cached(run_models, checkpoints, compute, state=["training images", str(len(pixels))])
+        logits = rearrange(torch.from_numpy(table.to_numpy(np.float32, copy=True)), "n (i c) -> n i c", i=len(pixels))
+        answers = functional.log_softmax(logits.nan_to_num(nan=-torch.inf), dim=-1).clamp(min=-_RARE)
+        return cls(invariants_of(checkpoints).set_axis(checkpoints.frame["path"]), answers)
+
+    def part(self, paths: pd.Series) -> "Known":
+        """Those of some paths whose weights and answers are finite."""
+        finite = self.invariants.notna().any(axis=1).to_numpy() & self.answers.isfinite().all(-1).all(-1).numpy()
+        rows = np.flatnonzero(self.invariants.index.isin(paths.tolist()) & finite)
+        return Known(self.invariants.iloc[rows], self.answers[torch.from_numpy(rows)])
 
     def values(self, encoder: ModelEncoder) -> Float[Tensor, "N C"]:
         """The columns that an encoder reads."""

@@ -80,39 +80,43 @@ def test_sizes_of_which_nothing_can_be_built_are_refused(wrong: dict):
 
 
 @pytest.fixture(scope="module")
-def split(tiny_zoo: Path) -> Split[Zoo]:
-    train, val, test = Zoo.open(tiny_zoo).split("by_model", fold=0)
-    return Split(train, val, test)
+def zoo(tiny_zoo: Path) -> Zoo:
+    return Zoo.open(tiny_zoo)
 
 
-def fit(card: ModelLatents, split: Split[Zoo], seed: int = 0) -> tuple[ModelEncoder, dict[str, float]]:
-    return card.fit(split, seed=seed, console=Console(quiet=True), device=torch.device("cpu"))
+@pytest.fixture(scope="module")
+def split(zoo: Zoo) -> Split[Zoo]:
+    return zoo.split("by_model", fold=0)
 
 
-def test_training_learns_answers_and_invariants_of_models_it_has_not_seen(split: Split[Zoo]):
-    _, learned = fit(CARD, split)
-    _, unlearned = fit(replace(CARD, steps=1), split)
+def fit(card: ModelLatents, zoo: Zoo, split: Split[Zoo], seed: int = 0) -> tuple[ModelEncoder, dict[str, float]]:
+    return card.fit(zoo, split, seed=seed, console=Console(quiet=True), device=torch.device("cpu"))
+
+
+def test_training_learns_answers_and_invariants_of_models_it_has_not_seen(zoo: Zoo, split: Split[Zoo]):
+    _, learned = fit(CARD, zoo, split)
+    _, unlearned = fit(replace(CARD, steps=1), zoo, split)
     assert learned["divergence"] < unlearned["divergence"]
     assert learned["error"] < 0.8 < unlearned["error"]
 
 
-def test_without_behaviour_answers_are_not_learned(split: Split[Zoo]):
-    _, learned = fit(CARD, split)
-    _, blind = fit(replace(CARD, behaviour=0.0), split)
+def test_without_behaviour_answers_are_not_learned(zoo: Zoo, split: Split[Zoo]):
+    _, learned = fit(CARD, zoo, split)
+    _, blind = fit(replace(CARD, behaviour=0.0), zoo, split)
     assert learned["divergence"] < blind["divergence"]
     assert blind["error"] < 0.8
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_others(split: Split[Zoo]):
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(zoo: Zoo, split: Split[Zoo]):
     card = replace(CARD, steps=5)
-    first, again, other = (fit(card, split, seed=seed)[0].state_dict() for seed in (0, 0, 1))
+    first, again, other = (fit(card, zoo, split, seed=seed)[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_test_models_do_not_move_the_encoder(split: Split[Zoo]):
+def test_test_models_do_not_move_the_encoder(zoo: Zoo, split: Split[Zoo]):
     card = replace(CARD, steps=5)
-    first, swapped = (fit(card, one)[0].state_dict() for one in (split, Split(split.train, split.test, split.val)))
+    first, swapped = (fit(card, zoo, one)[0].state_dict() for one in (split, Split(split.train, split.test, split.val)))
     assert all(torch.equal(first[name], swapped[name]) for name in first)
 
 
@@ -139,6 +143,6 @@ def test_a_damaged_model_encoder_is_named(tiny_run: Run, tmp_path: Path, damage:
         path.unlink()
     else:
         config = folder / "config.yaml"
-        config.write_text(config.read_text().replace("hidden: 160", "hidden: 161"))
+        config.write_text(config.read_text().replace("hidden: 192", "hidden: 193"))
     with pytest.raises(InputError, match="model_encoder"):
         Run.open(folder)

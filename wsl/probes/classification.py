@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.metrics import Metric, balanced_accuracy, whole
 from wsl.probes.inputs import Inputs
-from wsl.probes.probe import Answers, Measured
+from wsl.probes.probe import Answers, Linear, Measured
 
 _STEPS = 60
 _CHANGE = 2e-3  # of the coefficients in one step, below which weak penalties need no last digit
@@ -51,16 +51,21 @@ class Classification:
         """Returns 1: a label does not depend on the test images."""
         return 1.0
 
-    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
-        """Returns the labels for the test inputs; see `Probe.predict`."""
+    def fit(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Linear:
+        """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         classes, labels = np.unique(train.targets, return_inverse=True)
         if len(classes) == 1:
-            return np.full(len(inputs.test), classes[0])
+            return Linear(np.zeros((inputs.train.shape[1], 1)), np.zeros(1), tuple(map(str, classes)))
         strongest_first = np.array(sorted(penalties, reverse=True))
         coefficients, intercepts = logistic(inputs.train, inputs.strengths, labels, strongest_first)
         answers = [classes[_choices(inputs.val, *pair)] for pair in zip(coefficients, intercepts, strict=True)]
         best = int(np.argmax([whole(balanced_accuracy, val.targets, answer) for answer in answers]))
-        return classes[_choices(inputs.test, coefficients[best], intercepts[best])]
+        return Linear(coefficients[best], intercepts[best], tuple(map(str, classes)))
+
+    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
+        """Returns the labels for the test inputs; see `Probe.predict`."""
+        found = self.fit(inputs, train, val, penalties=penalties)
+        return np.array(found.classes)[_choices(inputs.test, found.coefficients, found.intercepts)]
 
     def predict_shuffled(
         self,

@@ -16,12 +16,17 @@ _NOTHING = 1e-11  # of the largest variance: what any penalty shrinks to zero, a
 
 @dataclass(frozen=True)
 class Inputs:
-    """The three sets of a split in one basis; `strengths` are the singular values S of train."""
+    """The three sets of a split in one basis; `strengths` are the singular values S of train.
+
+    `standardize(features) @ basis` turns further features into it.
+    """
 
     train: Float[np.ndarray, "N C"]
     val: Float[np.ndarray, "V C"]
     test: Float[np.ndarray, "T C"]
     strengths: Float[np.ndarray, "C"]
+    standardize: "Standardizer"
+    basis: Float[np.ndarray, "F C"]
 
     @classmethod
     def of(cls, train: Float[np.ndarray, "N F"], val: Float[np.ndarray, "V F"], test: Float[np.ndarray, "T F"]) -> "Inputs":
@@ -35,7 +40,8 @@ class Inputs:
             basis = x.T @ left / np.sqrt(np.where(squares > _NOTHING * squares.max(), squares, np.inf))
         kept = squares > _NOTHING * squares.max()
         basis, strengths = basis[:, kept], np.sqrt(squares[kept])
-        return cls(train=x @ basis, val=standardize(val) @ basis, test=standardize(test) @ basis, strengths=strengths)
+        turned = (x @ basis, standardize(val) @ basis, standardize(test) @ basis)
+        return cls(*turned, strengths=strengths, standardize=standardize, basis=basis)
 
 
 @dataclass(frozen=True)

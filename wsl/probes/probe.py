@@ -21,6 +21,22 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A fitted probe: features @ coefficients + intercepts are the answers, or the scores of `classes`.
+
+    Two classes have one score: the second's, on the logistic scale.
+    """
+
+    coefficients: Float[np.ndarray, "C K"]
+    intercepts: Float[np.ndarray, "K"]
+    classes: tuple[str, ...] = ()
+
+    def __call__(self, features: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N K"]:
+        """Returns answers or scores."""
+        return features @ self.coefficients + self.intercepts
+
+
+@dataclass(frozen=True)
 class Measured:
     """Loss, and whether the answer is right (1 or 0), of checkpoints on each of the test images; NaN where not measured."""
 
@@ -62,6 +78,10 @@ class Probe(Protocol):
             measured: their results image by image.
             rng: the randomness of the bootstrap.
         """
+        ...
+
+    def fit(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Linear:
+        """Returns the probe in the basis of `inputs`, by the penalty that is best on val."""
         ...
 
     def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:

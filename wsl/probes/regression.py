@@ -24,11 +24,12 @@ from jaxtyping import Bool, Float, Int
 
 from wsl.metrics import Metric, kendall_tau, r2, whole
 from wsl.probes.inputs import Inputs
-from wsl.probes.probe import Answers, Measured
+from wsl.probes.probe import Answers, Linear, Measured
 
 _REMEASURED = 100  # bootstraps of the test images behind a ceiling
 
 _SCALES = {"linear": np.asarray, "log": np.log, "log10": np.log10}
+_INVERSES = {"linear": np.asarray, "log": np.exp, "log10": lambda values: 10.0**values}
 
 
 class Regression:
@@ -63,6 +64,10 @@ class Regression:
             values = _SCALES[self.scale](frame[self.column].to_numpy(dtype=float, na_value=np.nan))
         return values, np.isfinite(values)
 
+    def restore(self, values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        """Returns numbers from what they are on the scale of the probe."""
+        return _INVERSES[self.scale](values)
+
     def answerable(self, train: Float[np.ndarray, "N"], test: Float[np.ndarray, "M"]) -> bool:
         """Tells whether the numbers vary within train."""
         return len(np.unique(train)) > 1
@@ -86,9 +91,14 @@ class Regression:
         changes = self.sign * (counts @ by_image.T / images - by_image.mean(axis=1))
         return float(np.mean([whole(self.metrics[metric], truth + change, truth) for change in changes]))
 
+    def fit(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Linear:
+        """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
+        coefficients = _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)
+        return Linear(coefficients.T, np.array([train.targets.mean()]))
+
     def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
         """Returns the predictions for the test inputs; see `Probe.predict`."""
-        return train.targets.mean() + _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)[0]
+        return self.fit(inputs, train, val, penalties=penalties)(inputs.test)[:, 0]
 
     def predict_shuffled(
         self,
@@ -103,7 +113,7 @@ class Regression:
         """Returns predictions for the test inputs after fitting shuffled targets; see `Probe.predict_shuffled`."""
         of_train = shuffle_models(train.targets, train.models, shuffles=shuffles, rng=rng)
         of_val = shuffle_models(val.targets, val.models, shuffles=shuffles, rng=rng)
-        return _ridge(inputs, of_train, of_val, val.models, penalties)
+        return _ridge(inputs, of_train, of_val, val.models, penalties) @ inputs.test.T
 
 
 def shuffle_models(
@@ -123,8 +133,8 @@ def _ridge(
     val_targets: Float[np.ndarray, "R V"],
     val_models: Int[np.ndarray, "V"],
     penalties: Sequence[float],
-) -> Float[np.ndarray, "R T"]:
-    """Predicts R targets at once, each by its own best penalty, relative to its mean in train."""
+) -> Float[np.ndarray, "R C"]:
+    """Returns the coefficients of R targets at once, each by its own best penalty, relative to its mean in train."""
     mean = train_targets.mean(axis=1, keepdims=True)
     projected = (train_targets - mean) @ inputs.train
 
@@ -143,7 +153,7 @@ def _ridge(
         best_error = np.where(better, error.mean(axis=1), best_error)
         best_gain = np.where(better[:, None], mean_error - error, best_gain)
         best_penalty[better] = penalty
-    predictions = (projected / (squares + best_penalty * n)) @ inputs.test.T
+    coefficients = projected / (squares + best_penalty * n)
     standard_error = best_gain.std(axis=1) / np.sqrt(max(best_gain.shape[1] - 1, 1))
     convincing = best_gain.mean(axis=1) > standard_error
-    return np.where(convincing[:, None], predictions, 0.0)
+    return np.where(convincing[:, None], coefficients, 0.0)

@@ -1,0 +1,186 @@
+"""Predicts properties of any checkpoint of the family: `python -m wsl.predict run=demo path=<checkpoint, folder or zoo>`.
+
+Answers come from the probes saved with the run (`wsl.predictor`), with intervals, and with a warning where a checkpoint lies outside
+the population that the run has seen: another shape, an unknown root, an embedding far from those of train models.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from wsl.foreign import ADAPTER, INDEX, TORCH_SUFFIXES, WHOLE, read_checkpoint
+from wsl.invariants import invariants
+from wsl.predictor import Predictor
+from wsl.run import Run
+from wsl.stacks import changes, in_float32
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import command
+from zoo_gen.files import weights_sha256, write_atomically
+
+AT_ONCE = 32
+SHOWN = ("test_accuracy", "test_loss", "epoch")
+Weights = Mapping[str, Tensor]
+
+
+@dataclass
+class PredictConfig:
+    """The values of configs/predict.yaml."""
+
+    run: str
+    path: str
+    root: str | None
+    zoo: str | None
+    coverage: float
+    out: str | None
+    penalties: list[float]
+
+
+@command("predict", PredictConfig)
+def main(config: PredictConfig) -> None:
+    """Predicts, prints the table, and writes it if asked to."""
+    if not 0 < config.coverage < 1:
+        raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
+    if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):
+        raise InputError(f"out must end in .csv or .json, not {config.out}")
+    console = Console()
+    table = predict(Run.open(config.run, zoo=config.zoo), config, console)
+    console.print(shown(table))
+    if config.out is not None:
+        text = table.to_csv(index=False) if config.out.endswith(".csv") else json.dumps(json.loads(table.to_json(orient="records")))
+        write_atomically(Path(config.out), lambda beside: _write(beside, text))
+        console.print(f"wrote {config.out}", soft_wrap=True)
+
+
+def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
+    """Returns one row per checkpoint: `checkpoint`, answers and intervals, `root`, `outside` (empty: inside).
+
+    Raises:
+        InputError: the run has no model encoder, there is nothing to read, or a checkpoint cannot be read.
+    """
+    if run.model_encoder is None:
+        raise InputError(f"run {run.path} has no model encoder, by which single checkpoints are embedded; train one that has")
+    predictor = Predictor.of(run, penalties=config.penalties)
+    roots = {} if config.root else {name: in_float32(run.zoo.final(name).state_dict()) for name in predictor.about["roots"]}
+    given = in_float32(read_checkpoint(config.root)) if config.root else None
+    places = checkpoints_in(Path(config.path))
+    tables = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("predicting", total=len(places))
+        for start in range(0, len(places), AT_ONCE):
+            some = list(places.items())[start : start + AT_ONCE]
+            pairs, about = [], []
+            for name, (place, own) in some:
+                weights = in_float32(read_checkpoint(place))
+                root, root_name, strange = _root_of(weights, own or given, roots, predictor, place)
+                if predictor.strange_shapes(weights):
+                    strange.insert(0, "no train model has tensors of these names and shapes")
+                pairs.append((weights, root))
+                about.append({"checkpoint": name, "root": root_name, "outside": strange})
+            found = predictor(run.embed_invariants(invariants(pairs)), coverage=config.coverage)
+            for row, distance in zip(about, found["distance"], strict=True):
+                if pd.isna(distance):
+                    row["outside"].append("weights are not finite")
+                elif distance > 1:
+                    row["outside"].append(f"{distance:.1f} times as far from the train models as the limit")
+                row["outside"] = "; ".join(row["outside"])
+            tables.append(pd.concat([pd.DataFrame(about), found], axis=1))
+            progress.advance(bar, len(some))
+    return pd.concat(tables, ignore_index=True)
+
+
+def checkpoints_in(path: Path) -> dict[str, tuple[Path, Weights | None]]:
+    """Returns what there is to predict by name: the place of each checkpoint, and the weights of its root where a zoo tells.
+
+    Raises `InputError` for a folder without checkpoints.
+    """
+    if (path / "zoo.json").is_file():
+        zoo = Zoo.open(path)
+        final = list(zoo.select(stage="finetune", final=True))
+        roots = {name: in_float32(zoo.final(name).state_dict()) for name in {one.root for one in final}}
+        return {one.model: (one.path, roots[one.root]) for one in final}
+    if not path.is_dir() or _is_checkpoint(path):
+        return {path.name: (path, None)}
+    found = {one.name: (one, None) for one in _members(path)}
+    if not found:
+        raise InputError(f"{path} holds no checkpoint; name a file of weights, a folder of them, or a zoo")
+    return found
+
+
+def _members(folder: Path) -> Iterator[Path]:
+    for one in sorted(folder.iterdir()):
+        if _is_checkpoint(one) if one.is_dir() else one.name.endswith((".safetensors", *TORCH_SUFFIXES)):
+            yield one
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER))
+
+
+def _root_of(
+    weights: Weights, own: Weights | None, roots: Mapping[str, Weights], predictor: Predictor, place: Path
+) -> tuple[Weights, str, list[str]]:
+    """Returns the root of a checkpoint (the one that is known, else the nearest), its name, and what is strange about it."""
+    names = {sha: name for name, sha in predictor.about["roots"].items()}
+    if own is not None:
+        name = names.get(weights_sha256(own), "")
+        return own, name, [] if name else ["its root is none of the run's"]
+    near = {name: _distance(weights, root) for name, root in roots.items()}
+    name = min(near, key=near.__getitem__)
+    if near[name] == float("inf"):
+        raise InputError(f"{place} has the shapes of no root of the run; say what it was fine-tuned from: root=<path>")
+    far = near[name] > 1
+    return roots[name], name, ["no root of the run is near: root=<path> says which it is"] if far else []
+
+
+def _distance(weights: Weights, root: Weights) -> float:
+    """Returns the norm of the change over that of the root; infinite where nothing, or not the first tensor, is shared."""
+    changed = changes(weights, root)
+    if len(changed) < len(root) / 2:
+        return float("inf")
+    size = sum(float(root[name].square().sum()) for name in changed)
+    return (sum(float(change.square().sum()) for change in changed.values()) / size) ** 0.5
+
+
+def shown(table: pd.DataFrame) -> Table:
+    """Returns the table for the terminal: all answers to one checkpoint, or the first to many."""
+    targets = [name for name in table if not str(name).endswith(("_low", "_high")) and name not in _ABOUT]
+    if len(table) == 1:
+        row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
+        for name in targets:
+            view.add_row(str(name), _cell(row, str(name)))
+        view.add_row("root", escape(str(row["root"])))
+        view.add_row("outside", escape(str(row["outside"])) or "no")
+        return view
+    view = Table("checkpoint", *SHOWN, "outside")
+    for _, row in table.head(40).iterrows():
+        view.add_row(escape(str(row["checkpoint"])), *(_cell(row, name) for name in SHOWN), escape(str(row["outside"])))
+    far = int((table["outside"] != "").sum())
+    view.caption = f"{len(table)} checkpoints, {far} outside the population of the run; out=<file>.csv has all rows and targets"
+    return view
+
+
+_ABOUT = ("checkpoint", "root", "outside", "distance")
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    if name not in row or pd.isna(row[name]):
+        return "-"
+    if f"{name}_low" not in row:
+        return str(row[name])
+    return f"{row[name]:.3g} {row[f'{name}_low']:.3g}…{row[f'{name}_high']:.3g}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -60,7 +60,7 @@ def main(config: PredictConfig) -> None:
 
 
 def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
-    """Returns one row per checkpoint: `checkpoint`, answers and intervals, `root`, `outside` (empty: inside).
+    """Returns one row per checkpoint: `checkpoint`, answers and intervals, `taken_root`, `outside` (empty: inside).
 
     Raises:
         InputError: the run has no model encoder, there is nothing to read, or a checkpoint cannot be read.
@@ -83,7 +83,7 @@ def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
                 if predictor.strange_shapes(weights):
                     strange.insert(0, "no train model has tensors of these names and shapes")
                 pairs.append((weights, root))
-                about.append({"checkpoint": name, "root": root_name, "outside": strange})
+                about.append({"checkpoint": name, "taken_root": root_name, "outside": strange})
             found = predictor(run.embed_invariants(invariants(pairs)), coverage=config.coverage)
             for row, distance in zip(about, found["distance"], strict=True):
                 if pd.isna(distance):
@@ -156,7 +156,7 @@ def shown(table: pd.DataFrame) -> Table:
         row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
         for name in targets:
             view.add_row(str(name), _cell(row, str(name)))
-        view.add_row("root", escape(str(row["root"])))
+        view.add_row("taken root", escape(str(row["taken_root"])))
         view.add_row("outside", escape(str(row["outside"])) or "no")
         return view
     view = Table("checkpoint", *SHOWN, "outside")
@@ -167,7 +167,7 @@ def shown(table: pd.DataFrame) -> Table:
     return view
 
 
-_ABOUT = ("checkpoint", "root", "outside", "distance")
+_ABOUT = ("checkpoint", "taken_root", "outside", "distance")
 
 
 def _cell(row: pd.Series, name: str) -> str:

@@ -21,6 +21,7 @@ from wsl.probes.inputs import Inputs
 from wsl.probes.probe import Answers, Linear
 from wsl.probes.regression import Regression
 from wsl.run import MODEL_ENCODER, Run
+from wsl.stacks import in_float32
 from zoo_gen import InputError
 from zoo_gen.files import sha256_of, weights_sha256, write_atomically
 from zoo_gen.reader import read_weights
@@ -70,7 +71,9 @@ class Predictor:
         distances = _distances(tensors, of_val)
         tensors["population/limit"] = np.array([np.quantile(distances, 0.99)])
         children = {str(one.architecture): one for one in train.select(final=True)}
-        roots = {str(root): weights_sha256(train.final(root).state_dict()) for root in train.frame["root"].unique()}
+        roots = {
+            str(root): weights_sha256(in_float32(train.final(str(root)).state_dict())) for root in train.frame["root"].unique()
+        }
         shapes = [_shapes(one.state_dict()) for one in children.values()]
         return cls(tensors, {"state": _state(run), "classes": classes, "roots": roots, "shapes": shapes})
 
@@ -108,7 +111,9 @@ class Predictor:
             else:
                 columns[target] = np.array(classes)[_choice(scores)]
         columns["distance"] = _distances(self.tensors, np.nan_to_num(embeddings)) / self.tensors["population/limit"]
-        return pd.DataFrame(columns).where(np.isfinite(embeddings).all(axis=1)[:, None])
+        found = pd.DataFrame(columns)
+        known = np.isfinite(embeddings).all(axis=1)
+        return found if known.all() else found.where(pd.DataFrame({name: known for name in found}))
 
     def strange_shapes(self, weights: Mapping[str, Any]) -> bool:
         """Tells whether no train model has tensors of these names and shapes."""

@@ -113,7 +113,7 @@ class Predictor:
         columns["distance"] = _distances(self.tensors, np.nan_to_num(embeddings)) / self.tensors["population/limit"]
         found = pd.DataFrame(columns)
         known = np.isfinite(embeddings).all(axis=1)
-        return found if known.all() else found.where(pd.DataFrame({name: known for name in found}))
+        return found if known.all() else found.where(pd.DataFrame(dict.fromkeys(found, known)))
 
     def strange_shapes(self, weights: Mapping[str, Any]) -> bool:
         """Tells whether no train model has tensors of these names and shapes."""

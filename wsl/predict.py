@@ -1,6 +1,6 @@
 """Predicts properties of any checkpoint of the family: `python -m wsl.predict run=demo path=<checkpoint, folder or zoo>`.
 
-Answers come from the probes saved with the run (`wsl.predictor`), with intervals, and with a warning where a checkpoint lies outside
+Answers come from the probes saved with the run (`wsl.predictor`), with intervals, and a warning where a checkpoint lies outside
 the population that the run has seen: another shape, an unknown root, an embedding far from those of train models.
 """
 

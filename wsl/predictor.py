@@ -36,7 +36,8 @@ class Predictor:
     """What answers about embeddings.
 
     Attributes:
-        tensors: per target `<target>/coefficients`, `/intercepts`, `/misses` (of val checkpoints) and `/shares` (their weights); and
+        tensors: per target `<target>/coefficients`, `/intercepts`, `/misses` (of val checkpoints) and `/shares` (their
+            weights); and
             `population/mean`, `/directions` (F C, scaled to unit variance), `/limit` (99th percentile of val distances).
         about: `state` (sha256 of the encoder), `classes` by target, `roots` (sha256 of weights) and `shapes` of train models.
     """
@@ -98,7 +99,10 @@ class Predictor:
         return found
 
     def __call__(self, embeddings: Float[np.ndarray, "N F"], *, coverage: float) -> pd.DataFrame:
-        """Returns answers: `<target>`, and for numbers `<target>_low`, `<target>_high`; `distance` over its limit. NaN where not finite."""
+        """Returns answers: `<target>`, and for numbers `<target>_low`, `<target>_high`; `distance` over its limit.
+
+        NaN where an embedding is not finite.
+        """
         columns: dict[str, Any] = {}
         for target, probe in cards("probe", sorted(self.about["classes"])).items():
             classes = tuple(self.about["classes"][target])

@@ -96,7 +96,7 @@ def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def checkpoints_in(path: Path) -> dict[str, tuple[Path, Weights | None]]:
+def checkpoints_in(path: Path) -> Mapping[str, tuple[Path, Weights | None]]:
     """Returns what there is to predict by name: the place of each checkpoint, and the weights of its root where a zoo tells.
 
     Raises `InputError` for a folder without checkpoints.

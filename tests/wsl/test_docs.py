@@ -18,7 +18,7 @@ from zoo_gen.config import compose
 ROOT = Path(__file__).parent.parent.parent
 README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
 COMMANDS = {"zoo_gen": "zoo_gen.__main__", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
-COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report"}
+COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report", "wsl.predict": "wsl.predict"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -2,22 +2,26 @@
 
 With a fixed number of latents, squared error is least where those of the largest energy are kept (reverse water-filling for
 numbers of full precision). Energies are mean squares over the train checkpoints of a root, and their geometric mean over roots and
-shapes of models, so that the few that change most do not decide alone.
+shapes of models, so that the few that change most do not decide alone. Where the tokenizer knows how strongly outputs feel each number, that counts too.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from wsl.sources import Stored
+from wsl.tokenizers.felt import Felt
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 
 CHECKPOINTS = 1024
 """Checkpoints that energies are measured on, at most."""
+
+POWER = 0.25
+"""Of how strongly the root's outputs feel a number, which its energy is weighed with where the tokenizer knows."""
 
 FAINT = 1e-30
 """Energies below are as good as none."""
@@ -26,18 +30,21 @@ FAINT = 1e-30
 def energy_of(
     sources: Sequence[Stored], *, blocks: int, roles: int, tokens: int
 ) -> tuple[Float[Tensor, "blocks roles tokens D"], list[Plan]]:
-    """Energy of each number of the tokens, by their position; 0 where no checkpoint has such a token. And the plans there are.
+    """Energy of each number of the tokens (the largest is 1), by position; 0 where no checkpoint has such a token. And the plans there are.
 
     Of more than `CHECKPOINTS` sources, evenly many are left out. Raises `InputError` for positions that do not fit.
     """
     sums: dict[tuple[str, Plan], Tensor] = {}
     counts: dict[tuple[str, Plan], int] = defaultdict(int)
+    felt: dict[tuple[str, Plan], Tensor] = defaultdict(lambda: torch.ones(()))
     for source in sources[:: -(-len(sources) // CHECKPOINTS)]:
         family = (source.checkpoint.root, source.plan)
         weights, root = source.checkpoint.state_dict(), source.root.state_dict()
         squares = source.tokenizer.encode(weights, root=root).values.double().square()
         sums[family] = sums.get(family, 0) + squares
         counts[family] += 1
+        if family not in felt and isinstance(source.tokenizer, Felt):
+            felt[family] = source.tokenizer.strength(source.plan, root=root).double().clamp(min=FAINT)
     width = next(iter(sums))[1].width
     logs = torch.zeros(blocks, roles, tokens, width, dtype=torch.float64)
     seen = torch.zeros_like(logs)
@@ -48,29 +55,33 @@ def energy_of(
                 f"tokens have positions up to block {block.max()}, role {role.max()} and index {index.max()}; set model.blocks, "
                 "model.roles and model.tokens to more"
             )
-        logs[block, role, index] += (total / counts[root, plan]).clamp(min=FAINT).log() * plan.mask
+        mean = (total / counts[root, plan]).clamp(min=FAINT)
+        logs[block, role, index] += (mean.log() + POWER * felt[root, plan].log()) * plan.mask
         seen[block, role, index] += plan.mask
-    energy = torch.where(seen > 0, (logs / seen.clamp(min=1)).exp(), 0)
+    mean = logs / seen.clamp(min=1)
+    energy = torch.where(seen > 0, (mean - mean.max()).exp(), 0)
     return energy.float(), list(dict.fromkeys(plan for _, plan in sums))
 
 
-def kept_of(
-    energy: Float[Tensor, "blocks roles tokens D"], plans: Iterable[Plan], *, rate: float
-) -> Bool[Tensor, "blocks roles tokens D+1"]:
-    """What is kept: all numbers above one energy, the lowest at which no plan keeps more than its weights over `rate`.
+def levels_of(
+    energy: Float[Tensor, "blocks roles tokens D"], plans: Iterable[Plan], *, rate: float, longest: int
+) -> Float[Tensor, " longest+1"]:
+    """For each number of tokens of a checkpoint, the energy above which numbers are kept.
 
-    The last coordinate, the log-scale of a group, is kept for the first token of each group, and counted.
+    It is the lowest at which no plan of so many tokens keeps more numbers than its weights over `rate`, with the log-scales of its
+    groups. Other checkpoints, which none of the plans is of, have the highest of these levels.
     Raises `InputError` where not even the log-scales fit.
     """
-    level = 0.0
+    found: dict[int, float] = {}
     for plan in plans:
         block, role, index = plan.positions.unbind(-1)
         budget = int(plan.n_weights / rate) - len(plan.groups)
         if budget < 1:
             raise InputError(f"model.rate {rate} leaves nothing of {plan.n_weights} weights; choose a smaller one")
-        energies = energy[block, role, index][plan.mask].sort(descending=True).values
-        level = max(level, float(energies[budget])) if budget < len(energies) else level
-    kept = torch.zeros(*energy.shape[:3], energy.shape[3] + 1, dtype=torch.bool)
-    kept[..., :-1] = energy > level
-    kept[:, :, 0, -1] = True
-    return kept
+        energies = energy[block, role, index].flatten().sort(descending=True).values  # padding of one plan may be another's weight
+        level = float(energies[budget]) if budget < len(energies) else 0.0
+        found[plan.n_tokens] = max(level, found.get(plan.n_tokens, 0.0))
+    levels = torch.full((longest + 1,), max(found.values()))
+    for tokens, level in found.items():
+        levels[tokens] = level
+    return levels

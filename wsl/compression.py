@@ -57,7 +57,9 @@ class Pairs:
     chance: float
 
     @classmethod
-    def of(cls, architecture: Mapping[str, Any], before: Sequence[Weights], after: Sequence[Weights], images: ImageSplit) -> "Pairs":
+    def of(
+        cls, architecture: Mapping[str, Any], before: Sequence[Weights], after: Sequence[Weights], images: ImageSplit
+    ) -> "Pairs":
         """Runs models of one architecture before and after."""
         weights = np.stack([flatten(state) for state in before]), np.stack([flatten(state) for state in after])
         found = [logits(architecture, states, images.pixels).argmax(-1).numpy() for states in (before, after)]

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wsl.allocation import kept_of
+from wsl.allocation import levels_of
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
 from wsl.models.hyperrep import pooled
 from wsl.tokenizers.plan import Plan
@@ -61,11 +61,13 @@ class TransformCode(nn.Module):
         blocks: largest block index a token may have, plus one.
         roles: largest role id a token may have, plus one.
         tokens: most tokens of one (block, role).
+        longest: most tokens of a checkpoint.
 
     Raises `InputError` for sizes of which no model can be built.
     """
 
-    kept: Tensor
+    energy: Tensor
+    levels: Tensor
 
     def __init__(
         self,
@@ -80,11 +82,13 @@ class TransformCode(nn.Module):
         blocks: int,
         roles: int,
         tokens: int,
+        longest: int,
     ):
         super().__init__()
         if not rate >= 1:
             raise InputError(f"model.rate must be at least 1, not {rate}")
-        for name, size in {"width": width, "heads": heads, "blocks": blocks, "roles": roles, "tokens": tokens}.items():
+        positive = {"width": width, "heads": heads, "blocks": blocks, "roles": roles, "tokens": tokens, "longest": longest}
+        for name, size in positive.items():
             if size < 1:
                 raise InputError(f"model.{name} must be at least 1, not {size}")
         if min(encoder_depth, decoder_depth) < 0 or width % heads or not int(width * mlp_ratio) >= 1:
@@ -92,15 +96,19 @@ class TransformCode(nn.Module):
                 "model.encoder_depth and model.decoder_depth must be at least 0, width a multiple of heads and width * mlp_ratio "
                 f"at least 1, not {encoder_depth}, {decoder_depth}, {width} and {heads}, {width} * {mlp_ratio}"
             )
-        self.rate, self.blocks, self.roles, self.tokens = rate, blocks, roles, tokens
+        self.rate, self.blocks, self.roles, self.tokens, self.longest = rate, blocks, roles, tokens, longest
         sizes = {"token_width": token_width, "width": width, "heads": heads, "mlp_ratio": mlp_ratio}
         self.encoder = Correction(**sizes, depth=encoder_depth, blocks=blocks, roles=roles)
         self.decoder = Correction(**sizes, depth=decoder_depth, blocks=blocks, roles=roles)
-        self.register_buffer("kept", torch.zeros(blocks, roles, tokens, token_width, dtype=torch.bool))
+        self.register_buffer("energy", torch.zeros(blocks, roles, tokens, token_width - 1))
+        self.register_buffer("levels", torch.zeros(longest + 1))
 
     def allocate(self, energy: Float[Tensor, "blocks roles tokens D-1"], plans: Sequence[Plan]) -> None:
         """Chooses what is kept, so that no checkpoint of these plans has more numbers than its weights over `rate`."""
-        self.kept.copy_(kept_of(energy, plans, rate=self.rate))
+        if (most := max(plan.n_tokens for plan in plans)) > self.longest:
+            raise InputError(f"the longest checkpoint has {most} tokens; set model.longest to at least as many")
+        self.energy.copy_(energy)
+        self.levels.copy_(levels_of(energy, plans, rate=self.rate, longest=self.longest))
 
     def numbers(self, positions: Int[Tensor, "T P"]) -> int:
         """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""
@@ -143,6 +151,12 @@ class TransformCode(nn.Module):
     def _mask(self, positions: Int[Tensor, "B T P"]) -> Bool[Tensor, "B T D"]:
         """What is kept of each token; nothing of padded ones."""
         block, role, index = positions.unbind(-1)
-        if (index >= self.tokens).any():
-            raise InputError(f"a group has more than {self.tokens} tokens; set model.tokens to at least {int(index.max()) + 1}")
-        return self.kept[block.clamp(min=0), role.clamp(min=0), index.clamp(min=0)] & rearrange(block >= 0, "b t -> b t 1")
+        real = block >= 0
+        if (index >= self.tokens).any() or (positions.shape[1] > self.longest and real[:, self.longest :].any()):
+            raise InputError(
+                f"a checkpoint has more than {self.tokens} tokens in a group or {self.longest} in all; set model.tokens and "
+                "model.longest to more"
+            )
+        level = rearrange(self.levels[real.sum(1)], "b -> b 1 1")
+        above = self.energy[block.clamp(min=0), role.clamp(min=0), index.clamp(min=0)] > level
+        return torch.cat([above, rearrange(index == 0, "b t -> b t 1")], dim=-1) & rearrange(real, "b t -> b t 1")

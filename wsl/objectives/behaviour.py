@@ -29,7 +29,6 @@ from zoo_gen.errors import InputError
 from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
 
-
 ROOTS_KEPT = 16
 """Roots whose weights are kept in memory."""
 
@@ -76,11 +75,14 @@ class Behaviour:
     """Divergence between the answers of decoded and original weights, in nats.
 
     Args:
-        images: query images of each step, drawn from the training images.
+        images: query images of each step.
+        queries: "train" for training images, drawn anew in each step, "noise" for Gaussian noise, where there are none.
     """
 
-    def __init__(self, *, images: int):
-        self.images = images
+    def __init__(self, *, images: int, queries: str = "train"):
+        if queries not in ("train", "noise"):
+            raise InputError(f"queries {queries!r} of objective Behaviour are neither 'train' nor 'noise'; choose one of them")
+        self.images, self.queries = images, queries
 
     def prepare(self, run: Run, sources: Sequence[Source]) -> None:
         """Takes over the checkpoints. Raises `InputError` where tokens are no weights or views hide them."""
@@ -118,8 +120,7 @@ class Behaviour:
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""
         decoded = model(batch.values, batch.mask, batch.positions).float()
-        chosen = torch.randint(len(self.pixels), (self.images,))
-        pixels = self.pixels[chosen].to(decoded.device)
+        pixels = self._drawn().to(decoded.device)
         losses, agreements = [], []
         for (architecture, plan), rows in self._groups(batch.source.tolist()).items():
             runner = self._runner(architecture, plan)
@@ -139,6 +140,12 @@ class Behaviour:
             losses.append((expected.exp() * (expected - answers)).sum(-1).mean(1))
             agreements.append((expected.argmax(-1) == answers.argmax(-1)).float().mean(1))
         return {"loss": torch.cat(losses).mean(), "agreement": torch.cat(agreements).mean().detach()}
+
+    def _drawn(self) -> Float[Tensor, "N C H W"]:
+        """Query images of a step."""
+        if self.queries == "noise":
+            return torch.randn(self.images, *self.pixels.shape[1:])
+        return self.pixels[torch.randint(len(self.pixels), (self.images,))]
 
     def _groups(self, sources: list[int]) -> dict[tuple[str, Plan], list[int]]:
         """Rows of a batch by architecture and plan."""

@@ -12,10 +12,11 @@ and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from wsl.felt import moments
@@ -23,6 +24,7 @@ from wsl.layout import layout_of
 from wsl.slots import Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.coding import pack, unpack
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen import Checkpoint
@@ -32,29 +34,36 @@ from zoo_gen.errors import InputError
 Bases = tuple[tuple[Tensor | None, ...], ...]
 """Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
 
+NEW = 0.9
+"""A head, which a root does not have, is felt as strongly as this quantile of the root's weights."""
+
 
 @dataclass(frozen=True)
 class Frame:
-    """Orthogonal bases of the tensors of a root."""
+    """Orthogonal bases of the tensors of a root, and how strongly each number in them is felt, in the shapes of the table."""
 
     slots: Mapping[str, Slot]
     bases: Mapping[str, Bases]
+    strength: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, root: Checkpoint, *, images: int, seed: int) -> "Frame":
         """Runs a root on noise. Raises `InputError` if its architecture does not say how large its images are."""
         weights = {name: tensor.detach().float() for name, tensor in root.state_dict().items()}
-        slots = {
-            slot.name: slot
-            for slot in layout_of(weights).slots
-            if sum(size > 1 for size in slot.shape) > 1 and all(part.role != "head" for part in slot.parts)
-        }
+        body = [slot for slot in layout_of(weights).slots if all(part.role != "head" for part in slot.parts)]
         size = root.architecture.get("pretrained_cfg", {}).get("input_size")
         if size is None:
             raise InputError(f"the architecture of root {root.model} has no input_size; choose tokenizer=residual")
         noise = torch.randn(images, *size, generator=torch.Generator().manual_seed(seed))
-        found = moments(weights, list(slots.values()), build(root.architecture).eval(), noise)
-        return cls(slots, {name: tuple(tuple(map(_basis, part)) for part in parts) for name, parts in found.items()})
+        found = moments(weights, body, build(root.architecture).eval(), noise)
+        slots, bases, strength = {}, {}, {}
+        for slot in body:
+            if sum(n > 1 for n in slot.shape) > 1:  # a vector stays as it is
+                slots[slot.name] = slot
+                bases[slot.name] = tuple(tuple(map(_basis, part)) for part in found[slot.name])
+            turned = slot.name in slots
+            strength[slot.name] = torch.cat([_strength(part, turned=turned) for part in found[slot.name]])
+        return cls(slots, bases, strength)
 
     def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turns tensors (... *shape) into the frame; those of other shapes than the root's stay as they are."""
@@ -82,6 +91,19 @@ class Frame:
 def _basis(moment: Tensor) -> Tensor | None:
     """Eigenvectors, strongest first, of a moment that is no diagonal."""
     return torch.linalg.eigh(moment).eigenvectors.flip(-1).float().contiguous() if moment.ndim > 1 and len(moment) > 1 else None
+
+
+def _strength(part: Sequence[Tensor], *, turned: bool) -> Tensor:
+    """Mean squares of the gradients of a part, as of their Kronecker factors."""
+    along = [
+        moment if moment.ndim == 1 else torch.linalg.eigvalsh(moment).flip(-1).clamp(min=0) if turned else moment.diagonal()
+        for moment in part
+    ]
+    total = along[0].sum().clamp(min=torch.finfo(torch.float64).tiny)
+    product = along[0]
+    for values in along[1:]:
+        product = product[..., None] * values / total
+    return product.float()
 
 
 class Felt(Residual):
@@ -143,6 +165,16 @@ class Felt(Residual):
         """Returns what `decode` does; turning takes memory of its own."""
         return self.decode(tokens, root=root)
 
+    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
+        """How strongly the root's outputs feel each number of the tokens of a plan, in mean squares of gradients."""
+        found = self.frame(root).strength
+        values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
+        for (_, slot), segments in zip(plan.tensors, plan.segments, strict=True):
+            if slot.name in found and found[slot.name].shape == slot.shape:
+                for segment in segments:
+                    segment.of(values).copy_(segment.of_tensor(found[slot.name].contiguous()))
+        return values
+
     def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turns what tokens hold of each tensor out of the root's frame."""
         return self.frame(root).backward(coded)
@@ -153,7 +185,7 @@ def _key(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].detach().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(weights[name].detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,6 @@ from wsl.slots import Slot
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 
-
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The type that shows the bits of weights of so many bytes."""
 

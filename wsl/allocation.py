@@ -2,7 +2,8 @@
 
 With a fixed number of latents, squared error is least where those of the largest energy are kept (reverse water-filling for
 numbers of full precision). Energies are mean squares over the train checkpoints of a root, and their geometric mean over roots and
-shapes of models, so that the few that change most do not decide alone. Where the tokenizer knows how strongly outputs feel each number, that counts too.
+shapes of models, so that the few that change most do not decide alone. Where the tokenizer knows how strongly outputs feel each
+number, that counts too.
 """
 
 from collections import defaultdict
@@ -30,7 +31,7 @@ FAINT = 1e-30
 def energy_of(
     sources: Sequence[Stored], *, blocks: int, roles: int, tokens: int
 ) -> tuple[Float[Tensor, "blocks roles tokens D"], list[Plan]]:
-    """Energy of each number of the tokens (the largest is 1), by position; 0 where no checkpoint has such a token. And the plans there are.
+    """Energy of each number of the tokens by position, the largest 1, 0 where no checkpoint has such a token; and the plans.
 
     Of more than `CHECKPOINTS` sources, evenly many are left out. Raises `InputError` for positions that do not fit.
     """
@@ -59,7 +60,7 @@ def energy_of(
         logs[block, role, index] += (mean.log() + POWER * felt[root, plan].log()) * plan.mask
         seen[block, role, index] += plan.mask
     mean = logs / seen.clamp(min=1)
-    energy = torch.where(seen > 0, (mean - mean.max()).exp(), 0)
+    energy = torch.where(seen > 0, (mean - mean[seen > 0].max()).exp(), 0)
     return energy.float(), list(dict.fromkeys(plan for _, plan in sums))
 
 

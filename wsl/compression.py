@@ -148,21 +148,23 @@ def row_of(folder: Path) -> dict[str, Any]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as Markdown, by factor."""
-    lines = [
-        "| run | behaviour | weights per number | accuracy above chance kept, median (quartiles) | accuracy, decoded (before) | diversity of weights, behaviour |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['run']} | {'yes' if row['behaviour'] else 'no'} | {row['factor']:.2f} | "
-        f"{row['kept']:.3f} ({row['kept_q25']:.3f}, {row['kept_q75']:.3f}) | {row['accuracy_decoded']:.3f} ({row['accuracy']:.3f}) | "
-        f"{_number(row['diversity_weights'])}, {_number(row['diversity_behaviour'])} |"
-        for row in sorted(rows, key=lambda row: (row["factor"], row["behaviour"]))
-    ]
+    heads = ("run", "behaviour", "factor", "kept (quartiles)", "accuracy decoded, before", "diversity of weights, of behaviour")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in sorted(rows, key=lambda row: (row["factor"], row["behaviour"])):
+        cells = (
+            row["run"],
+            "yes" if row["behaviour"] else "no",
+            f"{row['factor']:.2f}",
+            f"{_number(row['kept'])} ({_number(row['kept_q25'])}, {_number(row['kept_q75'])})",
+            f"{row['accuracy_decoded']:.3f}, {row['accuracy']:.3f}",
+            f"{_number(row['diversity_weights'])}, {_number(row['diversity_behaviour'])}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.3f}"
 
 
 def main(arguments: list[str] | None = None) -> None:

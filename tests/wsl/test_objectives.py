@@ -1,4 +1,4 @@
-"""Masked tokens ask for what is hidden, contrast tells checkpoints apart but not views, spread asks for the distances there were."""
+"""Masked tokens ask for what is hidden, contrast tells checkpoints apart but not views, spread keeps distances."""
 
 import copy
 import math

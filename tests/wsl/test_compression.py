@@ -46,7 +46,8 @@ def test_collapse_to_one_model_is_seen_though_accuracy_is_kept():
 
 def test_models_at_chance_are_counted_and_not_judged():
     bad = pairs(0, keep=1.0)
-    bad = Pairs(bad.weights, (np.tile((bad.labels + 1) % 5, (5, 1)),) * 2, bad.labels, 0.2)
+    wrong = np.tile((bad.labels + 1) % 5, (5, 1))
+    bad = Pairs(bad.weights, (wrong, wrong), bad.labels, 0.2)
     both = measure([bad, pairs(1, keep=1.0)])
     assert (both["models"], both["judged"], both["kept"]) == (10, 5, 1)
     alone = measure([bad])

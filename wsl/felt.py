@@ -53,10 +53,10 @@ def felt(weights: Mapping[str, Tensor], layout: Layout, model: nn.Module, inputs
     ]
     out = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in weights.items()}
     for k, one in enumerate(unstack(weights)):
-        found = _moments(one, slots, model, inputs)
+        found = moments(one, slots, model, inputs)
         for slot in slots:
             pieces = zip(slot.pieces(one[slot.name].double().unsqueeze(0)), found[slot.name], strict=True)
-            out[slot.name][k] = slot.turn(torch.cat([_weigh(piece[0], moments) for piece, moments in pieces]))
+            out[slot.name][k] = slot.turn(torch.cat([_weigh(piece[0], measured) for piece, measured in pieces]))
     return out
 
 
@@ -64,7 +64,7 @@ def _moves(dim: Sequence[Axis]) -> bool:
     return any(axis.kind in (*PERMUTED, *MAPPED) for axis in dim)
 
 
-def _moments(
+def moments(
     one: Mapping[str, Tensor], slots: Sequence[Slot], model: nn.Module, inputs: Tensor
 ) -> dict[str, list[list[Float[Tensor, "n n"] | Float[Tensor, " n"]]]]:
     """Sums second moments of the gradients of outputs along each dimension of each part, by tensor.
@@ -75,7 +75,7 @@ def _moments(
     generator = torch.Generator().manual_seed(0)
     leaves = {slot.name: one[slot.name].detach().requires_grad_() for slot in slots}
     inputs = inputs.to(next(iter(leaves.values())).dtype) if inputs.is_floating_point() else inputs
-    moments = {slot.name: [[torch.zeros(()).double()] * len(part.axes) for part in slot.parts] for slot in slots}
+    sums = {slot.name: [[torch.zeros(()).double()] * len(part.axes) for part in slot.parts] for slot in slots}
     for x in inputs.tensor_split(min(len(inputs), DRAWS)):
         found = functional_call(model, {**one, **leaves}, (x,), tie_weights=False)
         outputs = found if isinstance(found, Tensor) else getattr(found, "logits", None)
@@ -89,8 +89,8 @@ def _moments(
             for p, piece in enumerate(slot.pieces(gradient.double().unsqueeze(0))):
                 for i, dim in enumerate(slot.parts[p].axes):
                     rows = piece[0].movedim(i, 0).reshape(piece.shape[1 + i], -1)
-                    moments[slot.name][p][i] = moments[slot.name][p][i] + (rows @ rows.mT if _moves(dim) else rows.square().sum(1))
-    return moments
+                    sums[slot.name][p][i] = sums[slot.name][p][i] + (rows @ rows.mT if _moves(dim) else rows.square().sum(1))
+    return sums
 
 
 def _weigh(piece: Tensor, moments: Sequence[Tensor]) -> Tensor:

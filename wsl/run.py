@@ -28,7 +28,9 @@ from wsl.data import Batch, TokenizedZoo, window_starts
 from wsl.invariants import invariants, invariants_of
 from wsl.models.model_encoder import ModelEncoder
 from wsl.normalize import Standardizer
+from wsl.sources import roots_of
 from wsl.table import ROLES
+from wsl.tokenizers.felt import prepare
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
@@ -149,6 +151,7 @@ class Run:
             raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
         for zoo in found:
             if zoo.content_hash in hashes:
+                prepare(self.tokenizer, roots_of(zoo))
                 return zoo
         now, then = found[0].content_hash[:12], stored["content_hash"][:12]
         raise InputError(

@@ -157,6 +157,11 @@ def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
         yield checkpoint, roots[checkpoint.root]
 
 
+def roots_of(zoo: Zoo) -> list[Checkpoint]:
+    """The roots that checkpoints of a zoo descend from, in the order of their names."""
+    return [zoo.final(name) for name in sorted(set(zoo.select(stage="finetune").frame["root"]))]
+
+
 def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[Stored]:
     """Reads checkpoints (each with its root) once, in one pass, and returns those with finite weights.
 

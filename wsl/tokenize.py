@@ -98,7 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints the report of the checkpoint named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m wsl.tokenize", description="Print what a tokenizer makes of a checkpoint.")
     parser.add_argument("source", help="file or folder of weights (safetensors, torch, sharded, LoRA), or name of a timm model")
-    cards = {path.stem: path for path in sorted((CONFIGS / "tokenizer").glob("*.yaml"))}
+    files = sorted((CONFIGS / "tokenizer").glob("*.yaml"))
+    cards = {path.stem: path for path in files if "reference" in OmegaConf.load(path)}  # the others lay out as one of these
     parser.add_argument("--tokenizer", choices=cards, default="residual", help="default: residual")
     parser.add_argument("--base", help="checkpoint that the adapter in SOURCE is merged into")
     parser.add_argument("--opaque", action="append", default=[], metavar="PATTERN", help="cover tensors that no layout knows")

@@ -21,15 +21,18 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from wsl.allocation import energy_of
 from wsl.data import Windows
 from wsl.journal import Journal
 from wsl.model_latents import ModelLatents
+from wsl.models.transform_code import TransformCode
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
 from wsl.run import MODEL_ENCODER, Run, read_config, run_folder, write_config, write_model_encoder
-from wsl.sources import Source, pairs_of, survey
+from wsl.sources import Source, pairs_of, roots_of, survey
 from wsl.state import STATE
 from wsl.strategies import Hardware
+from wsl.tokenizers.felt import prepare
 from wsl.trainer import Trainer
 from wsl.validation import Validation
 from zoo_gen import InputError, Zoo
@@ -180,10 +183,14 @@ def _train(
     zoos = [Zoo.open(place) for place in places]
     splits = [one.split(config.split, fold=config.fold) for one in zoos]
     with console.status("reading checkpoints"):
+        for one in zoos:
+            prepare(tokenizer, roots_of(one))
         train_models = survey(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
         val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=places[0])
+    if isinstance(run.model, TransformCode):
+        run.model.allocate(*energy_of(train_models, blocks=run.model.blocks, roles=run.model.roles, tokens=run.model.tokens))
     viewed = [view(model) for model in train_models]
     if fabric.is_global_zero:
         standardizer.save(folder / "standardizer.json")

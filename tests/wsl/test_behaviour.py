@@ -1,5 +1,6 @@
 """The behavioural objective runs decoded weights as timm would, and its gradient reaches the decoder."""
 
+import copy
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from wsl.objectives.behaviour import Behaviour
 from wsl.objectives.total import Total
 from wsl.run import Run
 from wsl.sources import Held, Stored, pairs_of, survey
+from wsl.tokenizers.felt import Felt
 from wsl.train import main
 from zoo_gen import InputError
 
@@ -72,9 +74,43 @@ def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list
         runner = objective._runner(objective.architectures[number], source.plan)
         values = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(0))
         expected = tiny_run.tokenizer.decode(tokens.with_values(values), root=root)
-        found = runner.decoded(values, objective._root(number))
+        found = runner.decoded(values, objective._root(number), objective._turn(number))
         torch.testing.assert_close(found, runner.flat(expected))
         assert not torch.allclose(found, runner.flat(source.checkpoint.state_dict()))
+
+
+def test_decoded_weights_are_turned_out_of_the_frame_of_the_root(tiny_run: Run, sources: list[Stored]):
+    tokenizer = Felt(width=64, images=16, seed=0)
+    tokenizer.prepare(source.root for source in sources)
+    turned = survey([(source.checkpoint, source.root) for source in sources], tokenizer)
+    run = copy.copy(tiny_run)
+    run.tokenizer = tokenizer
+    objective = Behaviour(images=1)
+    objective.prepare(run, turned)
+    for number, source in enumerate(turned):
+        weights, root = source.checkpoint.state_dict(), source.root.state_dict()
+        runner = objective._runner(objective.architectures[number], source.plan)
+        values = tokenizer.encode(weights, root=root).values.requires_grad_()
+        found = runner.decoded(values, objective._root(number), objective._turn(number))
+        torch.testing.assert_close(found, runner.flat(weights), atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(runner.decoded(values, objective._root(number), dict), runner.flat(weights), atol=1e-3)
+        found.square().sum().backward()
+        assert values.grad is not None
+        assert values.grad[source.plan.mask].ne(0).float().mean() > 0.9
+
+
+def test_queries_are_training_images_or_noise(tiny_run: Run, sources: list[Stored]):
+    for queries in ("train", "noise"):
+        objective = Behaviour(images=5, queries=queries)
+        objective.prepare(tiny_run, sources)
+        drawn = objective._drawn()
+        known = (objective.pixels[None] == drawn[:, None]).flatten(2).all(-1).any(-1)
+        assert known.tolist() == [queries == "train"] * 5
+        batch = whole(tiny_run, sources)
+        assert objective(Decoder(batch.values), batch)["loss"].item() < 1e-4
+        assert objective(Decoder(torch.zeros_like(batch.values)), batch)["loss"].item() > 1e-4
+    with pytest.raises(InputError, match="neither 'train' nor 'noise'"):
+        Behaviour(images=5, queries="test")
 
 
 def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: list[Stored]):

@@ -22,7 +22,7 @@ from zoo_gen.errors import InputError
 from zoo_gen.files import write_weights
 from zoo_gen.zoo import read_weights
 
-CARDS = sorted((CONFIGS / "tokenizer").glob("*.yaml"))
+CARDS = sorted(path for path in (CONFIGS / "tokenizer").glob("*.yaml") if path.stem != "felt")  # which test_felt_tokens.py tests
 DIGITS = shapes(32, 3, 4, "linear")
 ROOT = weights(DIGITS, seed=0)
 CHILD = fine_tuned(ROOT, seed=1)

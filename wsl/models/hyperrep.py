@@ -102,17 +102,28 @@ class HyperRep(nn.Module):
         """Reconstruction: `decode(encode(...))`."""
         return self.decode(self.encode(values, mask, positions), positions)
 
+    def numbers(self, positions: Int[Tensor, "T P"]) -> int:
+        """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""
+        return len(positions) * self.latent
+
     def embed(
         self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint: moments and spectrum of its latents, group by group.
+        """One vector per checkpoint: moments and spectrum of its latents, group by group."""
+        return pooled(latents, positions, groups)
 
-        For each (block, role) of `groups`: the mean, the standard deviation and the log singular values of the group's latents
-        (over the root of their number), none of which the order of neurons or heads can change; zeros where a checkpoint has no
-        such group. F = groups x 3Z. Non-finite latents give NaN.
-        """
-        block, role = positions[:, 0], positions[:, 1]
-        return torch.cat([_moments(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)
+
+def pooled(
+    latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
+) -> Float[Tensor, "B F"]:
+    """One vector per checkpoint: moments and spectrum of its latents, group by group.
+
+    For each (block, role) of `groups`: the mean, the standard deviation and the log singular values of the group's latents
+    (over the root of their number), none of which the order of neurons or heads can change; zeros where a checkpoint has no
+    such group. F = groups x 3Z. Non-finite latents give NaN.
+    """
+    block, role = positions[:, 0], positions[:, 1]
+    return torch.cat([_moments(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)
 
 
 def _moments(latents: Float[Tensor, "B t Z"]) -> Float[Tensor, "B 3*Z"]:

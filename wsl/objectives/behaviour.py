@@ -9,8 +9,10 @@ Learning", arXiv 2207.10951, judge by behaviour; here the gradient of behaviour 
 
 import functools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import repeat
@@ -24,7 +26,14 @@ from wsl.sources import Source, Stored
 from wsl.tokenizers.plan import Plan
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
+from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
+
+ROOTS_KEPT = 16
+"""Roots whose weights are kept in memory."""
+
+Turn = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Makes differences of weights of what tokens hold of each tensor."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +64,29 @@ class Runner:
         """The weights of a state dict in the order of the stack."""
         return torch.cat([weights[name].float().flatten() for name in self.stack.slots])
 
-    def decoded(self, values: Float[Tensor, "T D"], root: Float[Tensor, "W"]) -> Float[Tensor, "W"]:
+    def decoded(self, values: Float[Tensor, "T D"], root: Float[Tensor, "W"], turn_back: Turn) -> Float[Tensor, "W"]:
         """The weights that tokens stand for; gradients flow back to the tokens."""
-        return values.flatten()[self.order] + self.differs * root
+        coded = values.flatten()[self.order]
+        named = {name: coded[start : start + math.prod(shape)].view(shape) for name, (start, shape) in self.stack.slots.items()}
+        return self.flat(turn_back(named)) + self.differs * root
 
 
 class Behaviour:
     """Divergence between the answers of decoded and original weights, in nats.
 
     Args:
-        images: query images of each step, drawn from the training images.
+        images: query images of each step.
+        queries: "train" for training images, drawn anew in each step, "noise" for Gaussian noise, where there are none.
     """
 
-    def __init__(self, *, images: int):
-        self.images = images
+    def __init__(self, *, images: int, queries: str = "train"):
+        if queries not in ("train", "noise"):
+            raise InputError(f"queries {queries!r} of objective Behaviour are neither 'train' nor 'noise'; choose one of them")
+        self.images, self.queries = images, queries
 
     def prepare(self, run: Run, sources: Sequence[Source]) -> None:
         """Takes over the checkpoints. Raises `InputError` where tokens are no weights or views hide them."""
-        if not run.tokenizer.local:
+        if not run.tokenizer.linear:
             raise InputError("objective Behaviour runs decoded weights: it needs tokenizer.form=raw and tokenizer.scale=within")
         stored = [source for source in sources if isinstance(source, Stored)]
         if len(stored) < len(sources):
@@ -84,6 +98,7 @@ class Behaviour:
         self.pixels = run.zoo.images("finetune").train.pixels
         self._runner = functools.cache(self._made)
         self._root = functools.lru_cache(256)(self._read)
+        self._states = functools.lru_cache(ROOTS_KEPT)(read_weights)
 
     def _made(self, architecture: str, plan: Plan) -> Runner:
         """The runner of an architecture (JSON) and plan."""
@@ -98,11 +113,14 @@ class Behaviour:
         fitting = {n: root[n] if n in root and root[n].shape == shape else torch.zeros(shape) for n, shape in shapes.items()}
         return runner.flat(fitting)
 
+    def _turn(self, number: int) -> Turn:
+        """Turns what tokens of a checkpoint hold into its differences to the root."""
+        return partial(self.run.tokenizer.turn_back, root=self._states(self.sources[number].root.path))
+
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""
         decoded = model(batch.values, batch.mask, batch.positions).float()
-        chosen = torch.randint(len(self.pixels), (self.images,))
-        pixels = self.pixels[chosen].to(decoded.device)
+        pixels = self._drawn().to(decoded.device)
         losses, agreements = [], []
         for (architecture, plan), rows in self._groups(batch.source.tolist()).items():
             runner = self._runner(architecture, plan)
@@ -112,7 +130,8 @@ class Behaviour:
                 )
             roots = [self._root(int(batch.source[row])) for row in rows]
             weights = [self.run.standardizer.restore(decoded[row, : plan.n_tokens], plan) for row in rows]
-            made = torch.stack([runner.decoded(values, root) for values, root in zip(weights, roots, strict=True)])
+            turns = [self._turn(int(batch.source[row])) for row in rows]
+            made = torch.stack([runner.decoded(*each) for each in zip(weights, roots, turns, strict=True)])
             true = torch.stack([runner.flat(self.sources[int(batch.source[row])].checkpoint.state_dict()) for row in rows])
             queries = repeat(pixels, "n c h w -> k n c h w", k=len(rows))
             with torch.no_grad():
@@ -121,6 +140,12 @@ class Behaviour:
             losses.append((expected.exp() * (expected - answers)).sum(-1).mean(1))
             agreements.append((expected.argmax(-1) == answers.argmax(-1)).float().mean(1))
         return {"loss": torch.cat(losses).mean(), "agreement": torch.cat(agreements).mean().detach()}
+
+    def _drawn(self) -> Float[Tensor, "N C H W"]:
+        """Query images of a step."""
+        if self.queries == "noise":
+            return torch.randn(self.images, *self.pixels.shape[1:])
+        return self.pixels[torch.randint(len(self.pixels), (self.images,))]
 
     def _groups(self, sources: list[int]) -> dict[tuple[str, Plan], list[int]]:
         """Rows of a batch by architecture and plan."""

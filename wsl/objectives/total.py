@@ -54,3 +54,7 @@ class _Once(nn.Module):
         if len(self.asked) != len(inputs) or any(a is not b for a, b in zip(self.asked, inputs, strict=True)):
             self.asked, self.output = inputs, self.__dict__["model"](*inputs)
         return self.output
+
+    def encode(self, *inputs: Tensor) -> Tensor:
+        """Returns the model's latents."""
+        return self.__dict__["model"].encode(*inputs)

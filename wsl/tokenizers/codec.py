@@ -21,7 +21,7 @@ from torch import Tensor
 from wsl.canonical import canonicalize
 from wsl.layout import layout_of
 from wsl.slots import Layout, Part, Slot
-from wsl.tokenizers.coding import bits, pack, unpack, unpack_in_place
+from wsl.tokenizers.coding import pack, unpack, unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
@@ -53,6 +53,15 @@ class Codec(ABC):
         """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
         return self.form == "raw" and self.scale == "within"
 
+    @property
+    def linear(self) -> bool:
+        """Whether decoded weights are those of the root plus what `turn_back` makes of the values, so that gradients flow."""
+        return self.form == "raw" and self.scale == "within"
+
+    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Makes differences of weights (where they are coded as such, else weights) of what tokens hold of each tensor."""
+        return dict(coded)
+
     @abstractmethod
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
         """Returns the plan of a layout, given the type of each slot and whether it is coded as a difference."""
@@ -77,9 +86,7 @@ class Codec(ABC):
         tokens = pack(plan, self._formed(state_dict), self._formed_root(root))
         if self.form == "raw":
             return tokens
-        turned = ((slot, slot.turn(state_dict[slot.name].detach())) for _, slot in plan.tensors)
-        everything = tuple(Correction(slot.name, None, bits(w.clone(memory_format=torch.contiguous_format))) for slot, w in turned)
-        return replace(tokens, corrections=everything)
+        return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
 
     def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens, its tensors side by side in one block of memory.

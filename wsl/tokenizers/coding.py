@@ -18,10 +18,9 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from wsl.tokenizers.plan import Plan, Segment
-from wsl.tokenizers.tokens import Correction, Tokens
+from wsl.tokenizers.tokens import INTEGERS, Correction, Tokens
 from zoo_gen.errors import InputError
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 1 << 16
 _FEW = 1 << 14
 """Answers that are searched one by one: to pack them would take longer."""
@@ -32,7 +31,7 @@ _LOWEST = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 25
 
 def bits(weight: Tensor) -> Int[Tensor, " n"]:
     """Returns a view of a contiguous tensor as a row of integers."""
-    return weight.view(-1).view(_INTEGERS[weight.dtype.itemsize])
+    return weight.view(-1).view(INTEGERS[weight.dtype.itemsize])
 
 
 class Coding(NamedTuple):

@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wsl.slots import Slot
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
+
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The type that shows the bits of weights of so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,12 @@ class Correction:
     name: str
     index: Int[Tensor, " E"] | None
     bits: Int[Tensor, " E"]
+
+    @classmethod
+    def whole(cls, slot: Slot, weight: Tensor) -> "Correction":
+        """All bits of a tensor of the checkpoint."""
+        turned = slot.turn(weight.detach()).clone(memory_format=torch.contiguous_format)
+        return cls(slot.name, None, turned.view(-1).view(INTEGERS[turned.dtype.itemsize]))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from zoo_gen.errors import InputError
 from zoo_gen.executors.local import start_worker
@@ -123,7 +123,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def _start(strategy: Strategy, hardware: Hardware, work: Callable[[Fabric], None]) -> None:
-    """Starts a process for each device, and waits for them. Raises the expected error that one of them died of."""
+    """Starts a process for each device, and waits for them. Raises the expected error, or the signal, that one of them died of."""
     messages = get_context("spawn").SimpleQueue()
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one error is one message
     arguments = (strategy, hardware, work, find_free_network_port(), os.getpid(), messages)
@@ -133,6 +133,8 @@ def _start(strategy: Strategy, hardware: Hardware, work: Callable[[Fabric], None
         if not messages.empty():
             raise messages.get() from None
         raise
+    except ProcessExitedException as error:
+        raise InputError(f"training ended with: {error}; the same command goes on where it was") from error
 
 
 def _process(

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, ProcessRaisedException
 
 from tests.zoos import compose, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
+from zoo_gen.executors import data_parallel
+from zoo_gen.executors.data_parallel import DataParallelExecutor
 from zoo_gen.generate import generate
 from zoo_gen.team import Team
 
@@ -59,6 +62,24 @@ def test_two_processes_train_the_zoo_of_one(tmp_path: Path) -> None:
         assert (alone.frame[column] - together.frame[column]).abs().max() < 1e-2
     with pytest.raises(InputError, match="ranks"):  # another number of processes would give other bits
         generate(tmp_path / "together", config, name="together", seed=0, executor=instantiate({**card, "ranks": 1}))
+
+
+@pytest.mark.parametrize(
+    ("died", "reason"),
+    [
+        (ProcessExitedException("process 0 terminated with signal SIGABRT", 0, 1, -6, "SIGABRT"), "signal SIGABRT; the same"),
+        (ProcessRaisedException("Traceback:\n\nzoo_gen.errors.InputError: no such image", 0, 1), "no such image; the same"),
+    ],
+)
+def test_a_process_that_dies_is_one_message(died: ProcessException, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        def launch(self, work: object) -> None:
+            raise died
+
+    monkeypatch.setattr(data_parallel, "Fabric", lambda **options: Dying())
+    executor = DataParallelExecutor(ranks=2, device="cpu", precision="float32", compile=None)
+    with pytest.raises(InputError, match=reason):
+        executor._launch(Path("zoo"), "stack")
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
@@ -49,13 +50,13 @@ class DataParallelExecutor:
                 yield from watch(zoo, running)
 
     def _launch(self, zoo: Path, name: str) -> None:
-        """Starts the processes, and waits for them. Raises `InputError` with what one of them died of."""
+        """Starts the processes, and waits for them. Raises `InputError` with the error or the signal that one of them died of."""
         fabric = Fabric(accelerator=self.hardware.device, devices=self.ranks, strategy="ddp_spawn")
         try:
             fabric.launch(partial(_train, zoo=zoo, name=name, hardware=self.hardware, parent=os.getpid()))
-        except ProcessRaisedException as error:  # what was raised there arrives as text
+        except ProcessException as error:  # what was raised there arrives as text
             reason = str(error).strip().splitlines()[-1]
-            raise InputError(f"training of stack {name} ended with {reason}; the same command goes on where it was") from error
+            raise InputError(f"training of stack {name} ended with: {reason}; the same command goes on where it was") from error
 
 
 def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
@@ -63,4 +64,8 @@ def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: 
     from zoo_gen.generate import train_stack
 
     start_worker(parent)
-    train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))
+    try:
+        train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))
+    finally:
+        if torch.distributed.is_initialized():  # else its threads may outlive the interpreter, which aborts
+            torch.distributed.destroy_process_group()

@@ -8,7 +8,7 @@ demo: .venv/installed
 	bash runs/demo.sh
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto -q
+	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from wsl.symmetry import MOVES, apply, random_view, sample
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.window import Window
 from zoo_gen import Checkpoint
-from zoo_gen.architecture import build
+from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 
 Weights = dict[str, Tensor]
@@ -86,8 +86,7 @@ class RandomView:
         architecture = checkpoint.architecture
         key = json.dumps(architecture, sort_keys=True)
         if key not in self._heads:
-            with torch.device("meta"):
-                sizes = layout_of(build(architecture)).sizes
+            sizes = layout_of(skeleton(architecture)).sizes
             self._heads[key] = next((size for name, size in sizes if name.startswith("head.")), None)
         return layout_of(checkpoint.state_dict(), heads=self._heads[key])
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_gen.architecture import build
+from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack, stack_of
@@ -38,9 +38,7 @@ def logits(
     """
     if not state_dicts:
         raise InputError("no weights to run: the list of state dicts is empty")
-    with torch.device("meta"):
-        template = build(architecture)
-    return stack_logits(stack_of(template, state_dicts), pixels)
+    return stack_logits(stack_of(skeleton(architecture), state_dicts), pixels)
 
 
 def images_at_once(stack: ModelStack) -> int:
@@ -102,6 +100,4 @@ def score(architecture: Mapping[str, Any], state_dicts: Sequence[Mapping[str, Te
     """Loss and accuracy of K models of one architecture on one split of images."""
     if not state_dicts:
         raise InputError("no weights to run: the list of state dicts is empty")
-    with torch.device("meta"):
-        template = build(architecture)
-    return score_stack(stack_of(template, state_dicts), split, None)
+    return score_stack(stack_of(skeleton(architecture), state_dicts), split, None)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo_gen.architecture import build, initialize, redraw
+from zoo_gen.architecture import build, initialize, redraw, skeleton
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.evaluate import score_stack
@@ -65,7 +65,7 @@ class PopulationTrainer:
             [rng.permutation(len(images.train))[:seen] for rng in self._streams("subset", 0)] if seen < len(images.train) else None
         )
         with torch.device("meta"):
-            template = build(specs[0].architecture)
+            template = skeleton(specs[0].architecture)
             template = SimCLR(template) if self.contrastive else template
         self.stack = ModelStack(template, len(specs), dtype=hardware.dtype, device=device)
         self.forward = hardware.compiled(self.stack)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
-from zoo_gen.architecture import build
+from zoo_gen.architecture import skeleton
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
@@ -73,8 +72,7 @@ class Checkpoint:
 
     def build(self) -> nn.Module:
         """Builds the timm model with these weights, in eval mode and float32. Raises `InputError` if they do not fit each other."""
-        with torch.device("meta"):
-            model = build(self.architecture)
+        model = skeleton(self.architecture)
         try:
             model.load_state_dict(self.state_dict(), assign=True)
         except RuntimeError as error:

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from wsl import cache
 from wsl.run import Run
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
@@ -49,6 +50,12 @@ def make_family(count: int, change: Change) -> list[Tokens]:
     return [TOKENIZER.encode(child, root=root) for child in children]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def features(shared: Path) -> None:
+    """Features of zoos are made once for all tests, and not in the working tree."""
+    cache.FOLDER = shared / "features"
+
+
 @pytest.fixture(scope="session")
 def family() -> list[Tokens]:
     """Twelve checkpoints with structure."""
@@ -74,9 +81,12 @@ SMALL = [
 ]
 """Overrides of the train command that make it take seconds."""
 
+TOKENS_ONLY = [*(one for one in SMALL if not one.startswith("model_encoder.")), "model_encoder=none"]
+"""The same without a model encoder."""
+
 
 def train_small(zoo: Path, folder: Path, *overrides: str) -> Run:
-    small = [one for one in SMALL if "model_encoder=none" not in overrides or not one.startswith("model_encoder.")]
+    small = TOKENS_ONLY if "model_encoder=none" in overrides else SMALL
     config = TrainConfig(**compose("train", [*small, *overrides, f"zoo={zoo}"]))
     train(config, Zoo.open(zoo), folder, Console(quiet=True))
     return Run.open(folder)

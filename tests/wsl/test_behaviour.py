@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.commands import call
+from tests.wsl.conftest import TOKENS_ONLY
 from wsl.data import Batch, Windows
 from wsl.normalize import Standardizer
 from wsl.objectives.behaviour import Behaviour
@@ -144,12 +146,10 @@ def test_windows_of_half_a_model_and_views_are_refused(tiny_run: Run, sources: l
         objective.prepare(tiny_run, [Held.of(tokens)])  # type: ignore[list-item]
 
 
-def test_a_run_trains_on_behaviour(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    small = ["model.width=32", "model.heads=2", "model.latent=8", "steps=4", "batch_size=2", "validate_every=2", "log_every=2"]
+def test_a_run_trains_on_behaviour(tiny_zoo: Path, tmp_path: Path):
     run = tmp_path / "run"
-    arguments = ["train", *small, "objective=behaviour", "window=448", "validation_batches=1", f"zoo={tiny_zoo}", f"run={run}"]
-    monkeypatch.setattr("sys.argv", arguments)
-    main()
+    call(main, *TOKENS_ONLY, "objective=behaviour", "window=448", "batch_size=2", "steps=2", f"zoo={tiny_zoo}", f"run={run}")
     lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3  # two steps, a validation
     assert all('"behaviour"' in line and '"agreement"' in line for line in lines)
     assert isinstance(Run.open(run).standardizer, Standardizer)

@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,27 +7,15 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from tests.commands import call, refused
+from tests.wsl.conftest import TOKENS_ONLY
 from wsl.generate import families_of
 from wsl.generate import main as generate
 from wsl.generators.bench import score_models
 from wsl.run import Run
 from wsl.train import main as train
 
-SMALL = [
-    "steps=2",
-    "batch_size=2",
-    "model.width=16",
-    "model.latent=4",
-    "model.encoder_depth=1",
-    "model.decoder_depth=1",
-]
-
 ONE_ROW_EACH = ["scan.copy_noise.noise=[0.2]", "scan.weight_gaussian={spread: [1.0], anchors: [2]}"]
-
-
-def command(monkeypatch: pytest.MonkeyPatch, main, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    main()
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +26,15 @@ def folder(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        command(monkeypatch, train, "run=demo", *SMALL)
-        command(monkeypatch, generate, "n=12", *ONE_ROW_EACH)
+        call(train, "run=demo", *TOKENS_ONLY)
+        call(generate, "n=6", *ONE_ROW_EACH)
     return folder / "checkpoints" / "runs" / "demo"
 
 
 @pytest.fixture
-def call(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Works in the directory of `folder`."""
     monkeypatch.chdir(folder.parents[2])
-    return lambda *arguments: command(monkeypatch, generate, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +47,7 @@ def test_the_rows_hold_the_generator_and_every_baseline(rows):
     assert names[:3] == ["train models", "kde", "nearest train model"]
     assert {"random_init", "new_head", "copy", "copy_noise", "soup", "weight_gaussian", "decoded_copy"} <= set(names)
     for row in rows:
-        assert row["n"] == 12 or row["generator"] in ("train models", "soup")
+        assert row["n"] == 6 or row["generator"] in ("train models", "soup")
         assert row["accuracy"]["q25"] <= row["accuracy"]["median"] <= row["accuracy"]["q75"]
         assert row["aligned"] is True
 
@@ -73,7 +60,7 @@ def test_copies_are_flagged_and_train_models_judged_against_the_others_are_not(r
 
 def test_the_samples_are_timm_folders_that_hold_what_was_scored(folder, rows):
     models = sorted((folder / "samples" / "kde").iterdir())
-    assert [model.name for model in models] == [f"{i:04d}" for i in range(12)]
+    assert [model.name for model in models] == [f"{i:04d}" for i in range(6)]
     images = Run.open(folder).zoo.images("finetune").test
     accuracies = []
     for model in models:
@@ -107,18 +94,18 @@ def test_train_models_score_what_the_zoo_recorded(folder):
         assert scored.accuracy == pytest.approx(known, abs=1e-6)
 
 
-def test_a_seed_gives_the_same_rows_whatever_the_baselines_and_another_seed_other_models(folder, call, rows):
+def test_a_seed_gives_the_same_rows_whatever_the_baselines_and_another_seed_other_models(folder, inside, rows):
     sampled = folder / "samples" / "kde" / "0003" / "model.safetensors"
     weights = load_file(sampled)
-    call("n=12", "baselines=[]")
+    call(generate, "n=6", "baselines=[]")
     assert json.loads((folder / "generate.json").read_text()) == rows[:3]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(sampled).items())
-    call("n=12", "baselines=[]", "seed=1")
+    call(generate, "n=6", "baselines=[]", "seed=1")
     assert json.loads((folder / "generate.json").read_text())[1]["samples"] != rows[1]["samples"]
 
 
-def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(folder, call):
-    call("n=3", "baselines=[copy_noise]", "scan.copy_noise.noise=[0.1, 0.5]", "+scan.kde.bandwidth=[0.0, 1.0]")
+def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(folder, inside):
+    call(generate, "n=3", "baselines=[copy_noise]", "scan.copy_noise.noise=[0.1, 0.5]", "+scan.kde.bandwidth=[0.0, 1.0]")
     assert len(list((folder / "samples" / "kde").iterdir())) == 3
     rows = json.loads((folder / "generate.json").read_text())
     noises = [row["settings"]["noise"] for row in rows if row["generator"] == "copy_noise"]
@@ -143,10 +130,5 @@ def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(fo
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_message_and_a_failing_exit_code(arguments, message, call, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        call(*arguments)
-    assert exit_.value.code in (1, 2)
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+def test_bad_input_is_one_message_and_a_failing_exit_code(arguments, message, inside):
+    assert message in refused(generate, *arguments)

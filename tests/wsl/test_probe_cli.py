@@ -4,14 +4,13 @@ import dataclasses
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from wsl.probe import ProbeConfig, cards, probe
+from tests.commands import call, refused
+from wsl.probe import ProbeConfig, cards, main, probe
 from wsl.probes.table import probe_table
 from wsl.run import Run
 from zoo_gen import InputError
@@ -95,22 +94,21 @@ def test_a_split_by_root_is_probed_too(tiny_run: Run):
     assert all(row["value"] is not None and row["n_models"] == 24 for row in rows if row["target"] == "test_loss")
 
 
-def test_the_command_writes_probe_json_and_prints_the_table(tiny_run: Run, tmp_path: Path):
+def test_the_command_writes_probe_json_and_prints_the_table(tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = shutil.copytree(tiny_run.path, tmp_path / "run")
     options = ["draws=20", "shuffles=5", "targets=[epoch]", f"run={folder}"]
-    done = subprocess.run([sys.executable, "-m", "wsl.probe", *options], capture_output=True, text=True, check=True)
+    call(main, *options)
+    printed = capsys.readouterr()
     rows = json.loads((folder / "probe.json").read_text())
     assert {row["target"] for row in rows} == {"epoch"}
-    assert "smoke test" in done.stdout
-    assert not done.stderr
+    assert "smoke test" in printed.out
+    assert not printed.err
 
 
 @pytest.mark.parametrize(("option", "complaint"), [("run=nowhere", "run 'nowhere' not found"), ("draws=abc", "draws=abc")])
-def test_bad_input_ends_in_one_message(option: str, complaint: str, tmp_path: Path):
-    done = subprocess.run([sys.executable, "-m", "wsl.probe", option], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_ends_in_one_message(option: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert complaint in refused(main, option)
 
 
 def test_the_options_of_the_command_are_those_of_its_card():

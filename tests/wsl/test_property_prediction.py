@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.commands import call
 from tests.wsl.conftest import train_small
-from wsl import cache
 from wsl.probes.comparison import compare
 from wsl.probes.report import figure, tables
 from wsl.probes.survey import Finding
-from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_runs
+from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_runs, main
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -41,11 +39,9 @@ def runs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(runs: Path, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "FOLDER", tmp_path_factory.mktemp("features"))
-        zoo = Zoo.open(tiny_zoo)
-        return benchmark(zoo, find_runs(runs, zoo), config(), Console(quiet=True))
+def rows(runs: Path, tiny_zoo: Path) -> list[dict]:
+    zoo = Zoo.open(tiny_zoo)
+    return benchmark(zoo, find_runs(runs, zoo), config(), Console(quiet=True))
 
 
 def asked(rows: list[dict], **conditions) -> list[dict]:
@@ -138,9 +134,7 @@ def test_two_runs_of_one_fold_and_no_runs_are_refused(runs: Path, tiny_zoo: Path
 def test_the_command_writes_rows_tables_and_figures(runs: Path, tiny_zoo: Path, tmp_path: Path):
     out = tmp_path / "found.json"
     options = ["draws=20", "shuffles=5", "targets=[test_accuracy]", "inputs=[hyperrep,statistics]", "ceiling_checkpoints=20"]
-    command = [sys.executable, "-m", "wsl.property_prediction", f"zoo={tiny_zoo}", f"runs={runs}", f"out={out}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
+    call(main, f"zoo={tiny_zoo}", f"runs={runs}", f"out={out}", *options)
     assert {path.name for path in tmp_path.iterdir()} == {
         "found.json", "found.md", "found_by_model.svg", "found_leave_root_out.svg",
     }  # fmt: skip

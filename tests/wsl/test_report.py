@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.commands import call, refused
 from wsl import figures
 from wsl.page import page
 from wsl.report import main, project, read_rows
@@ -284,16 +285,9 @@ def test_the_map_is_fitted_on_train_models_and_keeps_every_final_checkpoint():
     assert len(everything) == 11 * 15
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    monkeypatch.setattr("sys.argv", ["report", *overrides])
-    main()
-
-
-def test_a_run_without_probes_is_reported_with_the_commands_that_are_missing(
-    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browse: Browse
-):
+def test_a_run_without_probes_is_reported_with_the_commands_that_are_missing(tiny_run: Run, tmp_path: Path, browse: Browse):
     folder = Path(shutil.copytree(tiny_run.path, tmp_path / "<b>run"))
-    call(monkeypatch, f"run='{folder}'", "checkpoints=100")
+    call(main, f"run='{folder}'", "checkpoints=100")
     content = (folder / "report.html").read_text(encoding="utf-8")
     drawing, console = browse(content)
     assert console == []
@@ -311,11 +305,8 @@ def test_a_run_without_probes_is_reported_with_the_commands_that_are_missing(
     assert tiny_run.zoo.content_hash[:12] in content
 
 
-def test_a_missing_run_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as exit_:
-        call(monkeypatch, "run=nowhere")
-    assert exit_.value.code == 1
-    assert "run 'nowhere' not found" in capsys.readouterr().err
+def test_a_missing_run_is_one_message():
+    assert "run 'nowhere' not found" in refused(main, "run=nowhere")
 
 
 def test_a_damaged_file_of_results_is_named_with_the_command_that_makes_it_again(tmp_path: Path):

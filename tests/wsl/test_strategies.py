@@ -16,15 +16,20 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import ProcessExitedException
 
+from tests import processes
 from tests.wsl.conftest import SMALL, train_small
+from wsl import strategies
 from wsl.journal import MEASURED
 from wsl.run import Run
-from wsl.strategies import METHODS, Hardware, blocks_of
+from wsl.strategies import METHODS, DataParallel, Hardware, blocks_of
 from zoo_gen import InputError
 from zoo_gen.config import compose, instantiate
 
 TWO = ("strategy=ddp", "devices=2")
+COMPARED = ("ema=0.9", "steps=24", "log_every=4", "validate_every=24", "save_every=5")
+"""What runs have in common whose losses are compared."""
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -37,28 +42,35 @@ def losses(run: Run) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def averaged(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def alone(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of one process, with averaged weights."""
-    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "one", "ema=0.9")
+    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "one", *COMPARED)
+
+
+@pytest.fixture(scope="module")
+def replicas(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same of two processes with the whole model each."""
+    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate=2")
 
 
 @pytest.mark.parametrize("card", ["ddp", "fsdp"])
-def test_two_processes_have_the_losses_of_one(card: str, averaged: Run, tiny_zoo: Path, tmp_path: Path):
-    two = train_small(tiny_zoo, tmp_path / "two", "ema=0.9", f"strategy={card}", "devices=2", "accumulate=2")
-    assert [event["step"] for event in events(two.path)] == [event["step"] for event in events(averaged.path)]
-    apart = max(abs(a - b) for a, b in zip(losses(two), losses(averaged), strict=True))
+def test_two_processes_have_the_losses_of_one(card: str, alone: Run, replicas: Run, tiny_zoo: Path, tmp_path: Path):
+    sharded = ("strategy=fsdp", "devices=2", "accumulate=2")
+    two = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "two", *COMPARED, *sharded)
+    assert [event["step"] for event in events(two.path)] == [event["step"] for event in events(alone.path)]
+    apart = max(abs(a - b) for a, b in zip(losses(two), losses(alone), strict=True))
     print(f"{card}: losses differ by at most {apart:.1e}")
     assert apart < 1e-5
-    assert sorted(path.name for path in two.path.iterdir()) == sorted(path.name for path in averaged.path.iterdir())
+    assert sorted(path.name for path in two.path.iterdir()) == sorted(path.name for path in alone.path.iterdir())
     assert all(path.name.endswith(("jsonl", "json", "yaml", "safetensors")) for path in two.path.iterdir())
-    weights = [load_file(run.path / "model.safetensors") for run in (averaged, two)]
+    weights = [load_file(run.path / "model.safetensors") for run in (alone, two)]
     assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-4
     assert weights[0].keys() == weights[1].keys()
 
 
-def test_another_seed_has_other_losses(averaged: Run, tiny_zoo: Path, tmp_path: Path):
-    other = train_small(tiny_zoo, tmp_path / "other", "ema=0.9", "seed=1")
-    assert losses(other) != pytest.approx(losses(averaged), abs=1e-3)
+def test_another_seed_has_other_losses(alone: Run, tiny_zoo: Path, tmp_path: Path):
+    other = train_small(tiny_zoo, tmp_path / "other", *COMPARED, "seed=1")
+    assert losses(other) != pytest.approx(losses(alone), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -72,8 +84,8 @@ def test_two_processes_find_the_models_that_behaviour_is_of(tiny_zoo: Path, tmp_
 
 
 @pytest.mark.parametrize("card", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, tiny_zoo: Path, tmp_path: Path):
-    overrides = ["steps=30", "validate_every=30", "log_every=8", "save_every=7", "ema=0.9", f"strategy={card}", "devices=2"]
+def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, replicas: Run, tiny_zoo: Path, tmp_path: Path):
+    overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate=2"]
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -87,8 +99,8 @@ def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, tiny
         time.sleep(0.05)
     assert not (killed / "model.safetensors").exists()
     assert any(name.startswith("average.") for name in load_file(killed / "state.safetensors"))
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
+    train_small(tiny_zoo, killed, *overrides)
+    whole = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "whole", *overrides)
     assert events(killed) == events(whole.path)
     assert (killed / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
@@ -105,7 +117,22 @@ def alive(session: int) -> bool:
     return session in found
 
 
-def test_an_error_of_the_processes_is_one_message(tiny_zoo: Path, tmp_path: Path):
+def test_an_error_of_a_process_is_one_message():
+    with pytest.raises(InputError, match=r"^process 1 has no data$"):
+        DataParallel().run(Hardware("cpu", 2, "32-true"), processes.refuse)
+
+
+def test_a_process_that_is_killed_is_one_message(monkeypatch: pytest.MonkeyPatch):
+    def killed(*arguments: Any, **options: Any) -> None:
+        raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 2, -9, "SIGKILL")
+
+    monkeypatch.setattr(strategies, "start_processes", killed)
+    with pytest.raises(InputError, match="signal SIGKILL; the same command goes on"):
+        DataParallel().run(Hardware("cpu", 2, "32-true"), processes.refuse)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_one_message_of_the_processes(tiny_zoo: Path, tmp_path: Path):
     with pytest.raises(InputError, match="smaller learning_rate"):
         train_small(tiny_zoo, tmp_path / "run", "learning_rate=1e30", "clip=1e30", *TWO)
     assert not (tmp_path / "run" / "model.safetensors").exists()

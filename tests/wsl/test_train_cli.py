@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.wsl.conftest import SMALL, train_small
+import wsl.train
+from tests.commands import call, refused
+from tests.wsl.conftest import SMALL, TOKENS_ONLY, train_small
 from wsl.journal import MEASURED
 from wsl.run import Run
-from wsl.train import main
+from wsl.train import TrainConfig, main
 from zoo_gen import InputError
 
 
@@ -48,23 +50,30 @@ def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(tiny_
         train_small(tiny_zoo, tiny_run.path, "model.latent=9", "steps=5")
 
 
-def test_a_killed_training_continues_to_the_same_bits(tiny_zoo: Path, tmp_path: Path):
-    overrides, home = ["steps=120", "validate_every=60", "log_every=8", "save_every=13"], tmp_path / "checkpoints"
-    (home / "zoos").mkdir(parents=True)
-    (home / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+def home(zoo: Path, folder: Path) -> Path:
+    """Makes a folder one in which the default zoo is found; returns its checkpoints."""
+    checkpoints = folder / "checkpoints"
+    (checkpoints / "zoos").mkdir(parents=True)
+    (checkpoints / "zoos" / "digits_mini").symlink_to(zoo)
+    return checkpoints
+
+
+def test_a_killed_training_continues_to_the_same_bits(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    overrides = ["steps=120", "validate_every=60", "log_every=8", "save_every=13"]
+    killed = home(tiny_zoo, tmp_path) / "runs" / "killed"
+    monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "wsl.train", *SMALL, "run=killed", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (home / "runs" / "killed" / "state.safetensors").exists() and time.monotonic() < deadline:
+    while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    killed = home / "runs" / "killed"
     assert not (killed / "model.safetensors").exists()
-    again = [*command, "save_every=50", "workers=0", "cache_mb=0"]
-    printed = subprocess.run(again, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
-    assert re.search(r"^resuming after step [1-9]\d* of 120$", printed, re.MULTILINE)
+    call(main, *SMALL, "run=killed", *overrides, "save_every=50", "workers=0", "cache_mb=0")
+    assert re.search(r"^resuming after step [1-9]\d* of 120$", capsys.readouterr().out, re.MULTILINE)
     resumed = Run.open(killed)
     whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
     assert events(resumed.path) == events(whole.path)
@@ -98,26 +107,27 @@ def test_a_training_killed_at_random_times_ends_in_the_same_bits(tiny_zoo: Path,
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
 
-def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "wsl.train", *SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'piped'}"]
-    once, again = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(2))
+def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = [*SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'piped'}"]
+    once = subprocess.run([sys.executable, "-m", "wsl.train", *arguments], check=True, capture_output=True, text=True)
     lines = once.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines[:2]] == ["step 2 of 4", "step 4 of 4"]
     assert "loss" in lines[0]
     assert "accuracy_decoded" in lines[0]
     assert "is finished" in once.stdout
-    assert "nothing to do" in again.stdout
-    assert "\x1b" not in once.stdout + again.stdout
-    assert once.stderr + again.stderr == ""
+    call(main, *arguments)
+    again = capsys.readouterr()
+    assert "nothing to do" in again.out
+    assert "\x1b" not in once.stdout + again.out
+    assert once.stderr + again.err == ""
 
 
-def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: Path):
+def test_training_on_random_views_is_as_reproducible(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
     once, again = (
         train_small(tiny_zoo, tmp_path / name, "view=random", f"workers={workers}") for name, workers in (("a", 0), ("b", 2))
     )
-    plain = train_small(tiny_zoo, tmp_path / "plain")
     assert events(once.path) == events(again.path)
-    assert events(once.path) != events(plain.path)
+    assert events(once.path) != events(tiny_run.path)
 
 
 @pytest.mark.parametrize(
@@ -160,68 +170,45 @@ def test_training_on_random_views_is_as_reproducible(tiny_zoo: Path, tmp_path: P
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing_behind(
-    arguments: list[str],
-    message: str,
-    tiny_zoo: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "checkpoints" / "zoos").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    home(tiny_zoo, tmp_path)
     monkeypatch.chdir(tmp_path)
     small = [] if "model=hyperep" in arguments else SMALL
-    monkeypatch.setattr(sys, "argv", ["train", *small, "run=new", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 1
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert printed.startswith("error: ")
-    assert not any(words in printed for words in ("Traceback", "HYDRA_FULL_ERROR", "search path"))
+    assert message in refused(main, *small, "run=new", *arguments)
     assert not (tmp_path / "checkpoints" / "runs").exists()
 
 
-def test_a_missing_zoo_names_the_command_that_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_missing_zoo_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", *SMALL, "zoo=digits"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "make it with: python -m zoo_gen zoo=digits" in capsys.readouterr().err
+    assert "make it with: python -m zoo_gen zoo=digits" in refused(main, *SMALL, "zoo=digits")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
-    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    small = [text for text in SMALL if not text.startswith(("model.latent", "steps"))]
-    for run, latents in ((f"{tiny_zoo.name}_hyperrep", (4, 8)), ("mine", (4,))):
-        named = ["run=mine"] if run == "mine" else []
-        varied = ["seed=0,1", f"model.latent={','.join(map(str, latents))}"]
-        monkeypatch.setattr(sys, "argv", ["train", "-m", *small, "steps=2", f"zoo={tiny_zoo}", *varied, *named])
-        main()
-        found = {path.name: Run.open(path).config for path in Path("checkpoints/runs").glob(f"{run}*")}
-        expected = {(seed, latent) for seed in (0, 1) for latent in latents}
-        tail = "_model.latent-{}" if len(latents) > 1 else ""  # what is the same in all jobs is no part of the name
-        assert found.keys() == {f"{run}_seed-{seed}{tail.format(latent)}" for seed, latent in expected}
-        assert {(config["seed"], config["model"]["latent"]) for config in found.values()} == expected
+    small = [text for text in TOKENS_ONLY if not text.startswith("model.latent")]
+    call(main, "-m", *small, f"zoo={tiny_zoo}", "seed=0,1", "model.latent=4", "run=mine")
+    found = {path.name: Run.open(path).config for path in Path("checkpoints/runs").iterdir()}
+    assert {name: config["seed"] for name, config in found.items()} == {"mine_seed-0": 0, "mine_seed-1": 1}
+    assert {config["model"]["latent"] for config in found.values()} == {4}  # which is no part of the name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]  # no multirun.yaml
-    monkeypatch.setattr(sys, "argv", ["train", "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x"])
-    with pytest.raises(SystemExit):
-        main()
-    printed = capsys.readouterr().err
+    configs: dict[str, TrainConfig] = {}
+    monkeypatch.setattr(wsl.train, "train", lambda config, zoo, folder, *rest, **others: configs.update({folder.name: config}))
+    call(main, "-m", *small, f"zoo={tiny_zoo}", "seed=0,1", "model.latent=4,8")
+    expected = {
+        f"{tiny_zoo.name}_hyperrep_seed-{seed}_model.latent-{latent}": (seed, latent) for seed in (0, 1) for latent in (4, 8)
+    }
+    assert {name: (config.seed, config.model["latent"]) for name, config in configs.items()} == expected
+    printed = refused(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x")
     assert printed.startswith("error: seed=x does not fit")
     assert len(printed.splitlines()) == 1
 
 
-def test_help_says_what_each_setting_is_and_which_cards_there_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(sys, "argv", ["train", "--help"])
-    main()
+def test_help_says_what_each_setting_is_and_which_cards_there_are(capsys: pytest.CaptureFixture[str]):
+    call(main, "--help")
     printed = capsys.readouterr().out
     assert "trains a hyper-representation" in printed
     assert "accumulate: 1         # parts of a device's share" in printed

@@ -1,25 +1,12 @@
 """The command refuses what it cannot make with one message, before anything is written; a plan refuses the same."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import refused
 from zoo_gen.__main__ import main
-
-
-def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one message of a command that exits with 1."""
-    monkeypatch.setattr(sys, "argv", ["zoo_gen", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("error: ")
-    assert "Traceback" not in printed.err
-    return printed.err
 
 
 @pytest.mark.parametrize("plan", ["true", "false"])
@@ -52,10 +39,10 @@ def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ],
 )
 def test_what_cannot_run_is_one_message_in_a_plan_too_and_leaves_nothing_behind(
-    argument: str, message: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argument: str, message: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in refused(["zoo=digits_mini", f"plan={plan}", argument], monkeypatch, capsys)
+    assert message in refused(main, "zoo=digits_mini", f"plan={plan}", argument)
     assert not list(tmp_path.iterdir())
 
 
@@ -72,10 +59,10 @@ def test_what_cannot_run_is_one_message_in_a_plan_too_and_leaves_nothing_behind(
     ],
 )
 def test_a_wrong_command_line_is_said_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    printed = refused(arguments, monkeypatch, capsys)
+    printed = refused(main, *arguments)
     assert message in printed
     assert len(printed.splitlines()) == 1
     assert "HYDRA_FULL_ERROR" not in os.environ
@@ -83,11 +70,8 @@ def test_a_wrong_command_line_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("place", ["/proc/new/zoo", "file/zoo", "file"])
-def test_a_place_that_cannot_be_written_is_one_message(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_place_that_cannot_be_written_is_one_message(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
-    message = refused(["zoo=digits_mini", f"path={place}"], monkeypatch, capsys)
-    assert "choose another folder" in message
+    assert "choose another folder" in refused(main, "zoo=digits_mini", f"path={place}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -17,7 +17,7 @@ from wsl.fold import stack
 from wsl.generators.family import Family, Sample, flatten
 from wsl.layout import layout_of
 from wsl.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
-from zoo_gen.architecture import build
+from zoo_gen.architecture import skeleton
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
@@ -41,8 +41,7 @@ def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, imag
     """Scores models of one family as they are and aligns them, a stack of them at a time; equal models are run once."""
     _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
     pixels = torch.cat([images.test.pixels, images.val.pixels])
-    with torch.device("meta"):
-        layout = layout_of(build(family.architecture))
+    layout = layout_of(skeleton(family.architecture))
     reference = stack([family.states[0]])
     vectors, accuracy, predictions = [], [], []
     for start in range(0, len(first), MODELS_AT_ONCE):

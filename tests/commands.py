@@ -1,0 +1,28 @@
+"""Commands of the project, run in this process as a command line would."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+
+import pytest
+
+
+def call(main: Callable[[], None], *arguments: str) -> None:
+    """Runs a command with arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *arguments])
+        main()
+
+
+def refused(main: Callable[[], None], *arguments: str) -> str:
+    """The one message of a command that prints nothing else and exits with 1."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with pytest.raises(SystemExit) as exit, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        call(main, *arguments)
+    assert exit.value.code == 1
+    assert printed.getvalue() == ""
+    message = errors.getvalue()
+    assert message.startswith("error: ")
+    assert not any(words in message for words in ("Traceback", "HYDRA_FULL_ERROR", "search path"))
+    return message

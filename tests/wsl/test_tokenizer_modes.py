@@ -13,7 +13,9 @@ from wsl.canonical import canonicalize
 from wsl.fold import stack, unstack
 from wsl.layout import layout_of
 from wsl.normalize import Standardizer
+from wsl.slots import Layout
 from wsl.symmetry import MAPPED, PERMUTED, random_view
+from wsl.tokenizers import codec
 from wsl.tokenizers.residual import Residual
 from zoo_gen.errors import InputError
 
@@ -49,6 +51,19 @@ def test_decoding_an_encoding_returns_every_bit(heads, per_head, depth, head, wi
         assert identical(tokenizer.decode_in_place(tokens, root=root), child)
 
 
+@pytest.fixture
+def canonical_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the canonical form of the same weights once for all tokenizers and modes: it takes most of the time."""
+    known: dict[tuple[bytes, ...], dict[str, Tensor]] = {}
+
+    def form(stacked: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+        key = tuple(tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in stacked.values())
+        return known[key] if key in known else known.setdefault(key, canonicalize(stacked, layout))
+
+    monkeypatch.setattr(codec, "canonicalize", form)
+
+
+@pytest.mark.usefixtures("canonical_once")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_comes_back_to_the_bit_from_every_tokenizer_in_every_mode(name: str) -> None:
     model, heads, _ = build(name)

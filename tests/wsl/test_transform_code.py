@@ -122,6 +122,7 @@ def test_padded_tokens_change_nothing(sources: list[Stored]):
 def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_lower_rate(tiny_zoo: Path, tmp_path: Path):
     def trained(rate: int) -> Run:
         overrides = ["model=transform_code", "tokenizer=felt", "objective=behaviour", f"model.rate={rate}", "window=448"]
+        overrides.append("objective.terms.behaviour.images=4")
         return train_code(tiny_zoo, tmp_path / f"at_{rate}", *overrides)
 
     rows = {rate: compress(trained(rate)) for rate in (2, 32)}

@@ -68,6 +68,7 @@ def test_a_permuted_difference_has_the_size_of_the_difference(stored: list[Store
 
 def test_windows_of_views_follow_from_seed_epoch_and_number_whoever_draws_them(stored: list[Stored]):
     standardizer = Standardizer.fit_sums((one.plan, one.sums) for one in stored)
+    stored = stored[::3]  # with heads of both types
     viewed = [random(*MOVES)(one) for one in stored]
     drawn, cached, plain = (
         Windows(sources, standardizer, length=100, seed=0, cache=cache)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -20,6 +21,7 @@ from torch import Tensor
 from tests.zoos import compose
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
+from wsl.predictor import Predictor
 from wsl.run import write_config
 from zoo_gen.blueprint import Blueprint
 from zoo_gen.config import CONFIGS, instantiate
@@ -122,6 +124,18 @@ def write_run(folder: Path) -> None:
         "model": {"_target_": "wsl.models.hyperrep.HyperRep", **model},
     }
     write_config(folder, config)
+
+
+def write_probes(folder: Path) -> None:
+    """Writes the probes of a run whose embeddings have three numbers: of a number, of two labels and of three."""
+    rng, classes = np.random.default_rng(0), {"test_loss": [], "optimizer": ["adamw", "sgd"], "root": ["a", "b", "c"]}
+    tensors = {"population/mean": np.zeros(3), "population/directions": np.eye(3), "population/limit": np.ones(1)}
+    for target, labels in classes.items():
+        columns = len(labels) if len(labels) > 2 else 1
+        tensors |= {f"{target}/coefficients": rng.normal(size=(3, columns)), f"{target}/intercepts": rng.normal(size=columns)}
+        tensors |= {f"{target}/misses": rng.random(4), f"{target}/shares": np.full(4, 0.2)}
+    about = {"state": "2 x", "classes": classes, "roots": {"a": "x"}, "shapes": [{"head.bias": [3]}]}
+    Predictor(tensors, about).save(folder)
 
 
 class Bait:
@@ -293,7 +307,7 @@ def mutate_frame(content: bytes, rng: random.Random) -> bytes:
     made = io.BytesIO()
     try:
         frame.to_parquet(made, index=False, compression=codec)
-    except Exception:  # not every change can be written
+    except Exception:  # pyarrow raises errors of many kinds for what cannot be written; the change is then another one
         return content[: rng.randrange(len(content))]
     return made.getvalue()
 

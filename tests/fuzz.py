@@ -39,12 +39,14 @@ from tests.foreign import (
     mutate_tree,
     vit,
     write_adapter,
+    write_probes,
     write_run,
     write_sharded,
     write_zoo,
 )
 from wsl import tokenize
 from wsl.foreign import read_checkpoint
+from wsl.predictor import FILE, Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo, verify
 from zoo_gen.config import one_clear_error
@@ -141,6 +143,12 @@ def read_run(folder: Path) -> None:
         len(run.zoo)
 
 
+def read_probes(folder: Path) -> None:
+    """Reads the probes saved with a run, and asks them."""
+    predictor = Predictor.read(folder / FILE)
+    predictor(np.zeros((2, 3)), coverage=0.9)
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -184,6 +192,7 @@ def formats(bait: Path) -> dict[str, Format]:
     made["record.json"] = Format([zoo], ("record.json", "record.json", "config.json"), read_models)
     run = folder_of(lambda folder: (write_zoo(folder / "zoo", weights), write_run(folder / "run")))
     made["run"] = Format([run], ("config.yaml", "config.yaml", "standardizer.json", "run/model.safetensors"), read_run)
+    made["probes"] = Format([folder_of(write_probes)], (FILE,), read_probes)
     return made
 
 

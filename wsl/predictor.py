@@ -1,7 +1,7 @@
 """The probes of a run, saved with it: answers with intervals for any embedding, and whether it lies outside the run's population.
 
-Intervals are split-conformal, by model: the misses of the val models, each model with the same weight, and one more model that
-missed by any amount. A distance is Mahalanobis', in the principal directions of the train embeddings.
+Intervals and sets of labels are split-conformal, by model: the misses of the val models, each model with the same weight, and one
+more model that missed by any amount. A distance is Mahalanobis', in the principal directions of the train embeddings.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors.numpy
+import scipy.special
 from jaxtyping import Float
 from safetensors import safe_open
 
@@ -23,10 +24,12 @@ from wsl.probes.regression import Regression
 from wsl.run import MODEL_ENCODER, Run
 from wsl.stacks import in_float32
 from zoo_gen import InputError
+from zoo_gen.config import CONFIGS
 from zoo_gen.files import sha256_of, weights_sha256, write_atomically
-from zoo_gen.reader import read_weights
+from zoo_gen.reader import read_weights, shortened
 
 FILE = "probes.safetensors"
+_FORMAT = 2
 _AGAIN = "delete it: the next wsl.predict makes it again"
 _FEWEST = 1e-4  # of the largest variance: directions below it count as this wide
 
@@ -36,10 +39,11 @@ class Predictor:
     """What answers about embeddings.
 
     Attributes:
-        tensors: per target `<target>/coefficients`, `/intercepts`, `/misses` (of val checkpoints) and `/shares` (their
-            weights); and
-            `population/mean`, `/directions` (F C, scaled to unit variance), `/limit` (99th percentile of val distances).
-        about: `state` (sha256 of the encoder), `classes` by target, `roots` (sha256 of weights) and `shapes` of train models.
+        tensors: in float64; per target `<target>/coefficients` (F K), `/intercepts` (K), `/misses` (of val checkpoints; of a
+            label, 1 less the probability of the true one) and `/shares` (their weights); and `population/mean` (F),
+            `/directions` (F F, scaled to unit variance), `/limit` (1: 99th percentile of val distances).
+        about: `state` (format of the file, sha256 of the encoder), `classes` by target, `roots` (sha256 of weights) and `shapes`
+            of train models.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -76,6 +80,7 @@ class Predictor:
             str(root): weights_sha256(in_float32(train.final(str(root)).state_dict())) for root in train.frame["root"].unique()
         }
         shapes = [_shapes(one.state_dict()) for one in children.values()]
+        tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
         return cls(tensors, {"state": _state(run), "classes": classes, "roots": roots, "shapes": shapes})
 
     def save(self, folder: Path) -> None:
@@ -86,34 +91,47 @@ class Predictor:
     @classmethod
     def of(cls, run: Run, *, penalties: Sequence[float]) -> "Predictor":
         """Reads what was saved with the run; fits and saves it first if it is not there, or of another encoder."""
-        if (run.path / FILE).is_file():
-            tensors = {name: tensor.numpy() for name, tensor in read_weights(run.path / FILE, advice=_AGAIN).items()}
-            with safe_open(run.path / FILE, framework="numpy") as file:
-                about = json.loads((file.metadata() or {}).get("about", "null"))
-            if not isinstance(about, dict) or not about.keys() >= {"state", "classes", "roots", "shapes"}:
-                raise InputError(f"{run.path / FILE} is damaged; {_AGAIN}")
-            if about["state"] == _state(run):
-                return cls(tensors, about)
+        if (run.path / FILE).is_file() and (saved := cls.read(run.path / FILE)).about["state"] == _state(run):
+            return saved
         found = cls.fit(run, penalties=penalties)
         found.save(run.path)
         return found
 
-    def __call__(self, embeddings: Float[np.ndarray, "N F"], *, coverage: float) -> pd.DataFrame:
-        """Returns answers: `<target>`, and for numbers `<target>_low`, `<target>_high`; `distance` over its limit.
+    @classmethod
+    def read(cls, path: Path) -> "Predictor":
+        """Reads what was saved. Raises `InputError` for a file that is damaged in whatever way."""
+        try:
+            tensors = {name: tensor.numpy() for name, tensor in read_weights(path, advice=_AGAIN).items()}
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads((file.metadata() or {}).get("about", "null"))
+            _check(tensors, about)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{path} is damaged ({error}); {_AGAIN}") from error
+        return cls(tensors, about)
 
-        NaN where an embedding is not finite.
+    @np.errstate(over="ignore", invalid="ignore")  # of embeddings as far away as any file may put them
+    def __call__(self, embeddings: Float[np.ndarray, "N F"], *, coverage: float) -> pd.DataFrame:
+        """Returns answers: `<target>`, and for numbers `<target>_low`, `<target>_high`, for labels `<target>_probability` and
+        `<target>_set` (all that may be true, the most probable first); `distance` over its limit.
+
+        NaN where an embedding is not finite. Raises `InputError` for embeddings of another encoder.
         """
+        if embeddings.shape[1] != len(self.tensors["population/mean"]):
+            raise InputError(f"the saved probes are of embeddings of another width than {embeddings.shape[1]}; {_AGAIN}")
         columns: dict[str, Any] = {}
         for target, probe in cards("probe", sorted(self.about["classes"])).items():
             classes = tuple(self.about["classes"][target])
             linear = Linear(self.tensors[f"{target}/coefficients"], self.tensors[f"{target}/intercepts"], classes)
             scores = linear(np.nan_to_num(embeddings))
+            reach = _quantile(self.tensors[f"{target}/misses"], self.tensors[f"{target}/shares"], coverage)
             if isinstance(probe, Regression):
-                reach = _quantile(self.tensors[f"{target}/misses"], self.tensors[f"{target}/shares"], coverage)
                 for name, change in {"": 0.0, "_low": -reach, "_high": reach}.items():
                     columns[f"{target}{name}"] = probe.restore(scores[:, 0] + change)
             else:
-                columns[target] = np.array(classes)[_choice(scores)]
+                probabilities = _probabilities(scores, len(classes))
+                columns[target] = np.array(classes)[probabilities.argmax(axis=1)]
+                columns[f"{target}_probability"] = probabilities.max(axis=1)
+                columns[f"{target}_set"] = [_likely(row, classes, reach) for row in probabilities]
         columns["distance"] = _distances(self.tensors, np.nan_to_num(embeddings)) / self.tensors["population/limit"]
         found = pd.DataFrame(columns)
         known = np.isfinite(embeddings).all(axis=1)
@@ -124,14 +142,56 @@ class Predictor:
         return _shapes(weights) not in self.about["shapes"]
 
 
-def _choice(scores: Float[np.ndarray, "N K"]) -> np.ndarray:
-    return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
+def _check(tensors: Mapping[str, np.ndarray], about: Any) -> None:
+    """Raises `ValueError` for what `Predictor.fit` does not make."""
+    kinds = {"state": str, "classes": dict, "roots": dict, "shapes": list}
+    if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError("it does not say what it is of")
+    if not all(isinstance(sha, str) for sha in about["roots"].values()):
+        raise ValueError("roots have no sha256")
+    known = {path.stem for path in (CONFIGS / "probe").glob("*.yaml")}
+    if not about["classes"] or not about["classes"].keys() <= known:
+        raise ValueError("it has no probes, or probes without a card in configs/probe")
+    mean = tensors.get("population/mean", np.zeros(0))
+    size = mean.size
+    shapes: dict[str, tuple[int, ...]] = {"population/mean": (size,), "population/directions": (size, size)}
+    shapes["population/limit"] = (1,)
+    for target, probe in cards("probe", sorted(about["classes"])).items():
+        classes = about["classes"][target]
+        if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+            raise ValueError(f"the classes of {target} are no labels")
+        if isinstance(probe, Regression) != (not classes) or len(set(classes)) < len(classes):
+            raise ValueError(f"the classes of {target} are not those of its card")
+        columns = len(classes) if len(classes) > 2 else 1
+        misses = tensors.get(f"{target}/misses", mean).size
+        shapes |= {f"{target}/coefficients": (size, columns), f"{target}/intercepts": (columns,)}
+        shapes |= {f"{target}/misses": (misses,), f"{target}/shares": (misses,)}
+    if odd := {name: tensor.shape for name, tensor in tensors.items()}.items() ^ shapes.items():
+        raise ValueError(f"tensor {shortened(min(name for name, _ in odd))} is missing, unknown, or of a wrong shape")
+    for name, tensor in tensors.items():
+        least = {"limit": np.finfo(float).tiny, "misses": 0.0, "shares": 0.0}.get(name.rpartition("/")[2], -np.inf)
+        if tensor.dtype != np.float64 or not tensor.size or not np.isfinite(tensor).all() or tensor.min() < least:
+            raise ValueError(f"tensor {shortened(name)} has values that it cannot have")
+
+
+def _probabilities(scores: Float[np.ndarray, "N K"], classes: int) -> Float[np.ndarray, "N classes"]:
+    """Returns the probabilities of labels from the scores of a `Linear`."""
+    if classes == 2:
+        scores = np.column_stack([np.zeros(len(scores)), scores])
+    return scipy.special.softmax(scores, axis=1)
+
+
+def _likely(probabilities: Float[np.ndarray, "classes"], classes: Sequence[str], reach: float) -> str:
+    """Returns the labels whose miss would not exceed `reach`, and in any case the most probable one."""
+    order = np.argsort(-probabilities, kind="stable").tolist()
+    return " or ".join(classes[i] for place, i in enumerate(order) if place == 0 or 1 - probabilities[i] <= reach)
 
 
 def _misses(linear: Linear, features: Float[np.ndarray, "N F"], truth: np.ndarray) -> Float[np.ndarray, "N"]:
-    """Returns how far answers are off; of labels, 1 for a wrong one."""
+    """Returns how far answers are off; of labels, 1 less the probability of the true one."""
     if linear.classes:
-        return (np.array(linear.classes)[_choice(linear(features))] != truth).astype(float)
+        true = np.array(linear.classes) == truth[:, None]
+        return 1 - _probabilities(linear(features), len(linear.classes))[true]
     return np.abs(linear(features)[:, 0] - truth)
 
 
@@ -157,7 +217,7 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def _state(run: Run) -> str:
-    return sha256_of(run.path / ("model.safetensors" if run.model_encoder is None else MODEL_ENCODER))
+    return f"{_FORMAT} {sha256_of(run.path / ('model.safetensors' if run.model_encoder is None else MODEL_ENCODER))}"
 
 
 def _write(path: Path, data: bytes) -> None:

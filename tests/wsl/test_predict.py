@@ -4,13 +4,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from wsl.predict import PredictConfig, predict
-from wsl.predictor import Predictor
+from tests.commands import call, refused
+from tests.foreign import write_adapter
+from wsl.predict import PredictConfig, main, predict
+from wsl.predictor import FILE, Predictor
 from wsl.probe import cards, probed
 from wsl.probes.inputs import Inputs
 from wsl.probes.probe import Answers
@@ -50,6 +53,92 @@ def test_random_weights_are_outside_and_a_model_of_the_zoo_finds_its_root(run: R
     save_file(noise, tmp_path / "noise.safetensors")
     (found,) = predict(run, config(tmp_path / "noise.safetensors"), Console(quiet=True)).to_dict("records")
     assert "no root of the run is near" in found["outside"]
+
+
+def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets(run: Run):
+    predictor = Predictor.of(run, penalties=[1.0])
+    embedded = np.asarray(run.embed(probed(run.split.test)), dtype=float)
+    found = predictor(embedded, coverage=0.999)  # more than so few val models can promise
+    for target, (low, high) in {"test_accuracy": (0, 1), "test_loss": (0, np.inf), "accuracy_gap": (-1, 1)}.items():
+        assert (found[f"{target}_low"] == low).all()
+        assert (found[f"{target}_high"] == high).all()
+        assert found[target].between(low, high).all()
+    assert set(found["optimizer_set"]) <= {"adamw or sgd", "sgd or adamw"}
+    narrow = predictor(embedded, coverage=0.01)
+    assert (narrow["optimizer_set"] == narrow["optimizer"]).all()
+    assert narrow["root_probability"].between(1 / 3, 1).all()
+    assert (narrow["test_loss_high"] < found["test_loss_high"]).all()
+
+
+def test_sets_hold_the_true_labels_of_val_models_as_often_as_asked(run: Run):
+    predictor, val = Predictor.of(run, penalties=[1.0]), probed(run.split.val)
+    embedded = np.asarray(run.embed(val), dtype=float)
+    for coverage in (0.5, 0.8):
+        sets = predictor(embedded, coverage=coverage)["optimizer_set"].str.split(" or ")
+        held = [truth in some for truth, some in zip(val.frame["optimizer"], sets, strict=True)]
+        assert np.mean(held) >= coverage
+
+
+def folder_of_three(run: Run, folder: Path) -> Path:
+    one = run.split.test.select(final=True)[0]
+    folder.mkdir()
+    save_file(one.state_dict(), folder / "a.safetensors")
+    (folder / "b.safetensors").write_bytes(b"no weights")
+    save_file({"odd": torch.ones(3)}, folder / "c.safetensors")
+    return folder
+
+
+def test_the_command_predicts_what_it_can_read_and_names_the_rest(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder, out = folder_of_three(run, tmp_path / "some"), tmp_path / "found.csv"
+    with pytest.raises(SystemExit) as exit:
+        call(main, f"run={run.path}", f"path={folder}", f"out={out}")
+    assert exit.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: 2 of 3 checkpoints could not be read: b.safetensors (")
+    assert "; c.safetensors (" in message
+    assert "a.safetensors" not in message
+    table = pd.read_csv(out).set_index("checkpoint")
+    assert table["error"].notna().tolist() == [False, True, True]
+    assert table["test_accuracy"].notna().tolist() == [True, False, False]
+    for name in "bc":
+        assert "could not be read: " not in refused(main, f"run={run.path}", f"path={folder / name}.safetensors")
+    (folder / "b.safetensors").unlink()
+    (folder / "c.safetensors").unlink()
+    call(main, f"run={run.path}", f"path={folder}", f"out={tmp_path / 'found.json'}")
+    assert "a.safetensors" in capsys.readouterr().out
+
+
+def test_an_adapter_is_merged_into_its_base_which_is_its_root(run: Run, tmp_path: Path):
+    one = run.split.train.select(final=True)[0]
+    root = run.zoo.root(one)
+    write_adapter(tmp_path / "adapter", root.state_dict())
+    (found,) = predict(run, config(tmp_path / "adapter", f"base={root.path}"), Console(quiet=True)).to_dict("records")
+    assert found["taken_root"] == one.root
+    with pytest.raises(InputError, match="base=<path>"):
+        predict(run, config(tmp_path / "adapter"), Console(quiet=True))
+    with pytest.raises(InputError, match="leave base out"):
+        predict(run, config(one.path, f"base={root.path}"), Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"population/mean": np.full(3, np.nan)}, "values that it cannot have|wrong shape"),
+        ({"population/limit": np.zeros(1)}, "'population/limit' has values"),
+        ({"optimizer/shares": np.ones(1)}, "'optimizer/shares' is missing, unknown, or of a wrong shape"),
+        ({"other/shares": np.ones(1)}, "'other/shares' is missing, unknown"),
+    ],
+)
+def test_damaged_probes_are_one_message(run: Run, tmp_path: Path, change: dict[str, np.ndarray], message: str):
+    saved = Predictor.of(run, penalties=[1.0])
+    Predictor(saved.tensors, saved.about).save(tmp_path)
+    assert Predictor.read(tmp_path / FILE).about == saved.about
+    Predictor({**saved.tensors, **change}, saved.about).save(tmp_path)
+    with pytest.raises(InputError, match=f"is damaged .*({message}).*delete it"):
+        Predictor.read(tmp_path / FILE)
+    Predictor(saved.tensors, {**saved.about, "classes": {"../x": []}}).save(tmp_path)
+    with pytest.raises(InputError, match="without a card"):
+        Predictor.read(tmp_path / FILE)
 
 
 def test_an_empty_folder_is_refused(run: Run, tmp_path: Path):

@@ -75,7 +75,7 @@ def ask(probe, features, frame=None, **changes) -> dict[tuple, dict]:
 
 
 def accuracy_probe(**changes) -> Regression:
-    card = {"column": "test_accuracy", "scale": "linear", "measured": "accuracy", "sign": 1, "trivial": False}
+    card = {"column": "test_accuracy", "scale": "linear", "measured": "accuracy", "sign": 1, "trivial": False, "bounds": (0, 1)}
     return Regression(**(card | changes))
 
 

@@ -41,6 +41,7 @@ class Regression:
         measured: which result on test images the number contains; `none` if it does not depend on them (a factor).
         sign: with which sign it does.
         trivial: whether the answer can be read from the shapes of the weights.
+        bounds: the smallest and the largest value that the number can have, infinite where there is none.
     """
 
     metrics: Mapping[str, Metric] = {"r2": r2, "kendall_tau": kendall_tau}
@@ -53,8 +54,10 @@ class Regression:
         measured: Literal["none", "accuracy", "loss"],
         sign: Literal[1, -1],
         trivial: bool,
+        bounds: Sequence[float],
     ) -> None:
         self.column, self.scale, self.trivial = column, scale, trivial
+        self.bounds = bounds
         self.measured: Literal["none", "accuracy", "loss"] = measured
         self.sign = sign
 
@@ -65,8 +68,9 @@ class Regression:
         return values, np.isfinite(values)
 
     def restore(self, values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-        """Returns numbers from what they are on the scale of the probe."""
-        return _INVERSES[self.scale](values)
+        """Returns numbers, within their bounds, from what they are on the scale of the probe."""
+        low, high = self.bounds
+        return np.clip(_INVERSES[self.scale](values), low, high)
 
     def answerable(self, train: Float[np.ndarray, "N"], test: Float[np.ndarray, "M"]) -> bool:
         """Tells whether the numbers vary within train."""

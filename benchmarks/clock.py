@@ -1,7 +1,8 @@
-"""CPU time of rivals in one process."""
+"""CPU time of rivals in one process, and the last line of a benchmark."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,3 +17,8 @@ def seconds(*runs: Callable[[], Any], repeats: int) -> list[float]:
             run()
             times.append(time.process_time() - start)
     return [float(np.median(times[1:])) for times in taken]
+
+
+def last_line(figures: Mapping[str, float]) -> str:
+    """Returns figures of one thread's CPU time as JSON."""
+    return json.dumps({name: round(value, 4) for name, value in figures.items()} | {"threads": 1, "clock": "process_time"})

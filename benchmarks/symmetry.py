@@ -4,7 +4,6 @@ python -m benchmarks.symmetry ZOO: the last line is JSON. Bars: a view of 16 che
 the default hyper-representation on them; ViT-S at most 10 s on 2 cores; 250 digits models at most a minute.
 """
 
-import json
 import sys
 import time
 from itertools import cycle, islice
@@ -13,7 +12,7 @@ from pathlib import Path
 import timm
 import torch
 
-from benchmarks.clock import seconds
+from benchmarks.clock import last_line, seconds
 from wsl.align import aligned_vectors
 from wsl.canonical import canonicalize
 from wsl.fold import stack
@@ -83,10 +82,8 @@ def main() -> None:
         "view_with_nulls_over_step": full / training,
         "canonicalize_vit_s_s": canonical,
         "all_pairs_250_s": pairs,
-        "threads": 1,
-        "clock": "process_time",
     }
-    print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
+    print(last_line(figures))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from torch import Tensor
 
-from benchmarks.clock import seconds
+from benchmarks.clock import last_line, seconds
 from wsl.tokenizers.residual import Residual
 
 REPEATS = 14
@@ -91,13 +90,11 @@ def main() -> None:
         f"differences to the root: encode {encode_root * 1e3:.1f} ms, decode {decode_root * 1e3:.1f} ms: "
         f"{(encode_root + decode_root) / clone:.2f} of a clone, {corrected:.1%} of the weights corrected"
     )
-    figures: dict[str, Any] = {
+    figures: dict[str, float] = {
         "ratio": (encode + decode) / clone,
         "ratio_root": (encode_root + decode_root) / clone,
         "clone_ms": clone * 1e3,
         "corrected": corrected,
-        "threads": 1,
-        "clock": "process_time",
     }
     for reference in ("none", "root"):
         peaks: dict[str, float] = {}
@@ -109,7 +106,7 @@ def main() -> None:
             f"encode and decode, tokens kept, {peaks['encode_and_decode_in_place']:.3f} with the weights in the tokens' place"
         )
         figures |= {f"memory_{key}_{reference}": value for key, value in peaks.items()}
-    print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
+    print(last_line(figures))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tests.zoos import compose
 from wsl.models.hyperrep import HyperRep
 from wsl.normalize import Standardizer
 from wsl.predictor import Predictor
-from wsl.run import write_config
+from wsl.run_files import write_config
 from zoo_gen.blueprint import Blueprint
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.record import RESULTS

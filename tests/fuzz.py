@@ -100,7 +100,7 @@ def check_torch(path: Path, found: Mapping[str, torch.Tensor]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             theirs = torch.load(path, weights_only=True)
-    except Exception:
+    except Exception:  # torch raises errors of any kind for what it does not read: nothing to compare with
         return
     theirs = theirs.get("state_dict", theirs) if isinstance(theirs, dict) else theirs
     names = {name.removeprefix("module."): name for name in theirs}
@@ -266,7 +266,7 @@ def _outcome(form: Format, root: Path, case: str, path: Path) -> str:
         if exit.code == 1 and message.startswith("error: ") and message.count("\n") < 20 and len(message) < 5000:
             return "refused"
         print(f"unclear: {message[:2000]!r}")
-    except BaseException:
+    except BaseException:  # whatever it is, it is not one clear error
         traceback.print_exc()
     else:
         return "read"

@@ -20,23 +20,20 @@ def fuzzed(count: int, *formats: str) -> list[dict[str, int]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check(rows: list[dict[str, int]], count: int) -> None:
-    for row in rows:
-        assert row["read"] + row["refused"] == count
-        assert row["read"] > 0  # some changes do no harm: the corpus is valid
-        assert row["refused"] > 0
-        assert row["peak_growth_mb"] < GROWTH
+def sound(row: dict[str, int], count: int) -> bool:
+    """Whether all files were read or refused, some of them each (the corpus is valid), in bounded memory."""
+    return row["read"] + row["refused"] == count and row["read"] > 0 and row["refused"] > 0 and row["peak_growth_mb"] < GROWTH
 
 
 def test_a_hundred_mutated_files_of_each_format_are_read_or_refused() -> None:
     rows = fuzzed(100, *FORMATS)
     assert [row["format"] for row in rows] == list(FORMATS)
-    check(rows, 100)
+    assert [row for row in rows if not sound(row, 100)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_ten_thousand_mutated_files_are_read_or_refused(name: str) -> None:
-    (row,) = rows = fuzzed(10_000, name)
+    (row,) = fuzzed(10_000, name)
     print(row)  # seed and counts
-    check(rows, 10_000)
+    assert sound(row, 10_000)

@@ -63,15 +63,9 @@ def align_by_activations(
     model: nn.Module,
     inputs: Tensor,
 ) -> Alignment:
-    """Aligns a stack (K, *shape) by what its linear layers put out for given inputs; see `align`.
+    """Aligns a stack (K, *shape) as `align` does, by what its linear layers put out for a batch of inputs.
 
-    Args:
-        weights: see `align`.
-        layout: see `align`.
-        to: see `align`.
-        moves: see `align`.
-        model: runs the checkpoints; its own weights do not matter.
-        inputs: a batch of what the model takes.
+    The model runs the checkpoints; its own weights do not matter.
     """
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
@@ -90,16 +84,7 @@ def align_by_felt(
     model: nn.Module,
     inputs: Tensor,
 ) -> Alignment:
-    """Aligns a stack (K, *shape) by its weights, each weighed by what outputs on given inputs feel of it; see `align`.
-
-    Args:
-        weights: see `align`.
-        layout: see `align`.
-        to: see `align`.
-        moves: see `align`.
-        model: see `wsl.felt.felt`.
-        inputs: see `wsl.felt.felt`.
-    """
+    """Aligns a stack (K, *shape) as `align` does, each weight weighed by what outputs on inputs feel of it (`wsl.felt.felt`)."""
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         first, second = (felt(w, layout, model, inputs) for w in (a, b))

@@ -21,7 +21,8 @@ from wsl.probe import cards, probed
 from wsl.probes.inputs import Inputs
 from wsl.probes.probe import Answers, Linear
 from wsl.probes.regression import Regression
-from wsl.run import MODEL_ENCODER, Run
+from wsl.run import Run
+from wsl.run_files import MODEL_ENCODER
 from wsl.stacks import in_float32
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS
@@ -183,7 +184,7 @@ def _probabilities(scores: Float[np.ndarray, "N K"], classes: int) -> Float[np.n
 
 def _likely(probabilities: Float[np.ndarray, "classes"], classes: Sequence[str], reach: float) -> str:
     """Returns the labels whose miss would not exceed `reach`, and in any case the most probable one."""
-    order = np.argsort(-probabilities, kind="stable").tolist()
+    order = [int(i) for i in np.argsort(-probabilities, kind="stable")]
     return " or ".join(classes[i] for place, i in enumerate(order) if place == 0 or 1 - probabilities[i] <= reach)
 
 

@@ -28,7 +28,8 @@ from wsl.model_latents import ModelLatents
 from wsl.models.transform_code import TransformCode
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
-from wsl.run import MODEL_ENCODER, Run, read_config, run_folder, write_config, write_model_encoder
+from wsl.run import Run, run_folder
+from wsl.run_files import MODEL_ENCODER, read_config, write_config, write_model_encoder
 from wsl.sources import Source, pairs_of, roots_of, survey
 from wsl.state import STATE
 from wsl.strategies import Hardware

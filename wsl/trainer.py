@@ -89,15 +89,7 @@ class Trainer:
 
         Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
         """
-        if self.compile is not None:
-            for block in blocks_of(model):
-                block.compile(mode=self.compile)
-        wrapped: Any = fabric.setup_module(model)
-        for name in METHODS:
-            if hasattr(model, name):
-                wrapped.mark_forward_method(name)
-        optimizer = AdamW(_parameter_groups(model, self.weight_decay), lr=self.learning_rate)
-        wrapped_optimizer: Any = fabric.setup_optimizers(optimizer)
+        wrapped, optimizer, wrapped_optimizer = self._set_up(fabric, model)
         sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
         average, state, writes = Average(model, ema=self.ema), folder / STATE, fabric.is_global_zero
         done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
@@ -110,27 +102,16 @@ class Trainer:
         with closing(batches), shown(console, done=done, total=self.steps) as progress:
             meter = Meter(fabric, since_log)
             for step, batch in enumerate(batches, start=done + 1):
-                rate = self._learning_rate(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                wrapped_optimizer.zero_grad()
-                parts, weights = self._backward(fabric, wrapped, objective, batch, step)
-                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=self.clip, error_if_nonfinite=False)
-                wrapped_optimizer.step()
+                meter.add(*self._update(fabric, wrapped, wrapped_optimizer, objective, batch, step))
                 average.update(step)
-                meter.add(parts, weights)
 
                 validating = step % self.validate_every == 0 or step == self.steps
                 logging = validating or step % self.log_every == 0
                 if logging:
-                    means = meter.means()
-                    if not math.isfinite(means["loss"]):
-                        raise InputError(
-                            f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})"
-                        )
-                    progress.logged(step, means)
+                    progress.logged(step, means := self._means(meter, step))
                     if writes:
-                        journal.write("train", step, {**means, "learning_rate": rate, **meter.measured()})
+                        rate = {"learning_rate": self._learning_rate(step)}
+                        journal.write("train", step, {**means, **rate, **meter.measured()})
                 if validating:
                     with average.applied():
                         validation = validate() if writes or sharded else {}
@@ -154,6 +135,37 @@ class Trainer:
         if writes:
             journal.close()
             state.unlink()
+
+    def _set_up(self, fabric: Fabric, model: nn.Module) -> tuple[Any, AdamW, Any]:
+        """Returns the model as Fabric runs it, and its optimizer, plain and as Fabric steps it."""
+        if self.compile is not None:
+            for block in blocks_of(model):
+                block.compile(mode=self.compile)
+        wrapped: Any = fabric.setup_module(model)
+        for name in METHODS:
+            if hasattr(model, name):
+                wrapped.mark_forward_method(name)
+        optimizer = AdamW(_parameter_groups(model, self.weight_decay), lr=self.learning_rate)
+        return wrapped, optimizer, fabric.setup_optimizers(optimizer)
+
+    def _update(
+        self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Objective, batch: Batch, step: int
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Takes one step of the optimizer; returns what `_backward` does."""
+        for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
+            group["lr"] = self._learning_rate(step)
+        optimizer.zero_grad()
+        found = self._backward(fabric, wrapped, objective, batch, step)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=self.clip, error_if_nonfinite=False)
+        optimizer.step()
+        return found
+
+    def _means(self, meter: Meter, step: int) -> dict[str, float]:
+        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
+        means = meter.means()
+        if not math.isfinite(means["loss"]):
+            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})")
+        return means
 
     def _backward(
         self, fabric: Fabric, wrapped: nn.Module, objective: Objective, batch: Batch, step: int

@@ -259,7 +259,9 @@ def test_every_card_gives_named_numbers_one_row_per_checkpoint(name: str, tiny_r
 def test_no_card_is_fitted_on_test_models(name: str, tiny_run: Run):
     train, val, test = tiny_run.split
     features = cards("features", [name])[name]
-    refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=features.seen(tiny_run))
+    seen = features.seen(tiny_run)
+    assert not set(seen) & set(test.frame["model"])
+    refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=seen)
 
 
 @pytest.mark.parametrize("features", [Embedding(), Untrained(), WeightPCA(reference="none", components=2, anchors=9)])

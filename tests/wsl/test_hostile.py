@@ -20,14 +20,23 @@ from wsl.foreign import read_checkpoint
 from wsl.tokenize import main
 from zoo_gen import InputError
 
+Hostile = dict[str, tuple[Path, str]]
+"""Places of hostile files by name, and what the error must say."""
 
-def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Hostile files by name, and what the error must say."""
-    bait, good = Bait(folder), folder / "good"
+
+def hostile(folder: Path) -> Hostile:
+    """Hostile files of all kinds."""
+    good = folder / "good"
     good.mkdir()
     save_file(WEIGHTS, good / "model.safetensors")
     torch.save(WEIGHTS, good / "weights.pt")
     torch.save(WEIGHTS, good / "older.pt", _use_new_zipfile_serialization=False)
+    return hostile_bytes(folder, good) | hostile_objects(folder) | hostile_programs(folder, good) | hostile_indices(folder, good)
+
+
+def hostile_bytes(folder: Path, good: Path) -> Hostile:
+    """Files that are cut, renamed, or of another format than they say."""
+    bait = Bait(folder)
     whole, zipped, older = ((good / name).read_bytes() for name in ("model.safetensors", "weights.pt", "older.pt"))
 
     def tensors(*described: dict[str, Any], data: int = 16) -> bytes:
@@ -64,7 +73,12 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)
-    paths = {name: (folder / name, message) for name, (_, message) in files.items()}
+    return {name: (folder / name, message) for name, (_, message) in files.items()}
+
+
+def hostile_objects(folder: Path) -> Hostile:
+    """Files of torch.save that hold what is no weight."""
+    bait, paths = Bait(folder), Hostile()
 
     def saved(name: str, content: object, message: str, *, zipped: bool = True) -> None:
         torch.save(content, folder / name, _use_new_zipfile_serialization=zipped)
@@ -78,6 +92,12 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     saved("expanded.pt", {"a": torch.ones(1).expand(2**20)}, "larger than its storage")
     saved("integer.pt", 3, "where a dict of tensors should be")
     saved("nothing.pt", {"state_dict": {}, "epoch": 3}, "no tensors")
+    return paths
+
+
+def hostile_programs(folder: Path, good: Path) -> Hostile:
+    """Pickles that would take endless time or memory, and a compressed one."""
+    paths = Hostile()
     programs = {
         "deep_key.pt": b"\x80\x02}" + b")" + b"\x85" * 10**6 + b"K\x01s.",
         "much_memory.pt": b"\x80\x02ctorch\nTensor\n\x8a\x08" + (10**11).to_bytes(8, "little") + b"\x85R.",
@@ -94,6 +114,12 @@ def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
     with zipfile.ZipFile(folder / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as target:
         target.writestr("archive/data.pkl", b"\0" * 10**8)
     paths["bomb.pt"] = folder / "bomb.pt", "compressed"
+    return paths
+
+
+def hostile_indices(folder: Path, good: Path) -> Hostile:
+    """Sharded checkpoints whose index is damaged or leads elsewhere."""
+    paths = Hostile()
 
     def linked(name: str, shard: object, message: str) -> None:
         inner = folder / name

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from tests.wsl.conftest import SMALL
 from tests.zoos import TWO_RATES, make_zoo
-from wsl.run import Run, read_config, write_config
+from wsl.run import Run
+from wsl.run_files import read_config, write_config
 from wsl.train import TrainConfig, train
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose

@@ -11,7 +11,8 @@ from rich.console import Console
 from tests.wsl.conftest import train_small
 from wsl.model_latents import ModelLatents
 from wsl.models.model_encoder import ModelEncoder
-from wsl.run import MODEL_ENCODER, Run
+from wsl.run import Run
+from wsl.run_files import MODEL_ENCODER
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 

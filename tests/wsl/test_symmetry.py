@@ -125,7 +125,8 @@ def mistakes(layout: Layout) -> Iterator[tuple[str, Layout]]:
                         yield f"{slot.name}[{p}] {axis} -> {other}", replace(layout, slots=slots, sizes=sizes)
 
 
-def caught(name: str, every: int) -> None:
+def missed(name: str, every: int) -> list[str]:
+    """The mistakes in a table, of every so many, that leave outputs as they are."""
     model, heads, inputs = build(name)
     layout = layout_of(model, heads=heads)
     weights = stack([model.state_dict()] * 6)  # of two heads, half of the permutations change nothing
@@ -133,23 +134,25 @@ def caught(name: str, every: int) -> None:
     found = list(mistakes(layout))
     drops = [pair for pair in found if "wrong" not in pair[0].partition("->")[2]]
     assert drops
+    kept = []
     for what, wrong in {*drops[::every], *found[::every]}:
         element = sample(
             wrong, 6, torch.Generator().manual_seed(1), moves=(*PERMUTED, *MAPPED), maps="general", dtype=torch.float64
         )
         error = (outputs(model, apply(element, weights, wrong), inputs) - expected).norm() / expected.norm()
-        assert error > 1e-6, what
+        kept += [what] if error <= 1e-6 else []
+    return kept
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "no head"])
 def test_a_table_with_one_mistake_does_not_keep_the_function(name: str) -> None:
-    caught(name, every=13)
+    assert missed(name, every=13) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "no head"])
 def test_no_single_mistake_in_a_table_keeps_the_function(name: str) -> None:
-    caught(name, every=1)
+    assert missed(name, every=1) == []
 
 
 def test_each_checkpoint_of_a_stack_has_its_own_element_and_a_seed_repeats_it() -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from wsl.cache import cached, everything
 from wsl.features.features import Features, Kind
-from wsl.run import MODEL_ENCODER, Run
+from wsl.run import Run
+from wsl.run_files import MODEL_ENCODER
 from zoo_gen import Zoo
 from zoo_gen.files import sha256_of
 

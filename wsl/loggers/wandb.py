@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsl.run import read_config
+from wsl.run_files import read_config
 from zoo_gen.errors import InputError
 
 

@@ -14,24 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
+from wsl.tokenizers.bits import bits, differing, isnan, set_bits
 from wsl.tokenizers.plan import Plan, Segment
-from wsl.tokenizers.tokens import INTEGERS, Correction, Tokens
+from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
 
 _PIECE = 1 << 16
 _FEW = 1 << 14
 """Answers that are searched one by one: to pack them would take longer."""
 _ALIGNMENT = 64
-_LOWEST = np.array([0, *((byte & -byte).bit_length() - 1 for byte in range(1, 256))], dtype=np.uint8)
-"""Place of the lowest bit that is set in a byte."""
-
-
-def bits(weight: Tensor) -> Int[Tensor, " n"]:
-    """Returns a view of a contiguous tensor as a row of integers."""
-    return weight.view(-1).view(INTEGERS[weight.dtype.itemsize])
 
 
 class Coding(NamedTuple):
@@ -192,11 +186,11 @@ def _code(exact: Any, coding: Coding, coded: Any, scratch: Any) -> Int[np.ndarra
         decoded = scratch[: len(truth)]
         coding.code(truth, where, out)
         coding.restore(out, where, decoded)
-        differs = _differing(decoded, truth)
+        differs = differing(decoded, truth)
         if not math.isfinite(coding.library.dot(out, out)):  # whose bits an operation on two NaNs returns is not defined
-            differs |= _isnan(truth)
+            differs |= isnan(truth)
         wrong.append(differs if few else np.packbits(differs, bitorder="little"))
-    return wrong[0].nonzero()[0] if few else _set_bits(np.concatenate(wrong))
+    return wrong[0].nonzero()[0] if few else set_bits(np.concatenate(wrong))
 
 
 def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -> None:
@@ -256,32 +250,6 @@ def _limit(dtype: torch.dtype) -> int:
 def _power(exponent: float, dtype: torch.dtype) -> float:
     """Returns a power of two, exact for whole exponents; a network's are neither whole nor within any limits."""
     return 2.0 ** max(-_limit(dtype), min(_limit(dtype), exponent))
-
-
-def _differing(decoded: Any, exact: Any) -> Bool[np.ndarray, " n"]:
-    """Returns where the bits of two flat arrays of one library differ."""
-    if isinstance(exact, Tensor):
-        return (bits(decoded.to(exact.dtype)) != bits(exact)).cpu().numpy()
-    integers = np.int32 if exact.itemsize == 4 else np.int64
-    return decoded.view(integers) != exact.view(integers)
-
-
-def _isnan(exact: Any) -> Bool[np.ndarray, " n"]:
-    return exact.isnan().cpu().numpy() if isinstance(exact, Tensor) else np.isnan(exact)
-
-
-def _set_bits(packed: UInt8[np.ndarray, " n"]) -> Int[np.ndarray, " E"]:
-    """Returns the places of the bits that are set, in no order.
-
-    Hardly any byte has more than one. NumPy searches few among many one by one, at a misprediction each; bytes are fewer.
-    """
-    (found,) = (packed != 0).nonzero()
-    bytes_ = packed[found]
-    lowest = (found << 3) + _LOWEST[bytes_]
-    bytes_ &= bytes_ - 1
-    (more,) = (bytes_ != 0).nonzero()
-    (rest,) = np.unpackbits(bytes_[more], bitorder="little").view(bool).nonzero()
-    return np.concatenate([lowest, (found[more[rest >> 3]] << 3) + (rest & 7)])
 
 
 def _plain(tokens: Tokens) -> Tensor:

@@ -15,7 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from wsl.foreign import ADAPTER, INDEX, TORCH_SUFFIXES, WHOLE, read_checkpoint
@@ -192,7 +192,7 @@ def shown(table: pd.DataFrame) -> Table:
         view.add_row("taken root", escape(str(row["taken_root"])))
         view.add_row("outside", escape(str(row["outside"])) or "no")
         return view
-    view = Table("checkpoint", *SHOWN, "outside")
+    view = Table(Column("checkpoint", overflow="fold"), *SHOWN, "outside")
     for _, row in table.head(40).iterrows():
         view.add_row(
             escape(str(row["checkpoint"])), *(_cell(row, name) for name in SHOWN), escape(str(row["error"] or row["outside"]))

@@ -46,4 +46,4 @@ def make_zoo(path: Path, *overrides: str, axes: dict[str, list[Any]] | None = No
     return generate(path, config["zoo"], name=path.name, seed=config["seed"], executor=executor or InThisProcess())
 
 
-__all__ = ["TWO_RATES", "InThisProcess", "compose", "make_zoo", "zoo_gen"]
+__all__ = ["TINY", "TWO_RATES", "InThisProcess", "compose", "make_zoo", "zoo_gen"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, ProcessRaisedException
 
-from tests.zoos import compose, make_zoo
+from tests.zoos import TINY, InThisProcess, compose
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.executors import data_parallel
@@ -47,10 +47,12 @@ def relative(a: Zoo, b: Zoo, model: str) -> float:
 
 
 def test_two_processes_train_the_zoo_of_one(tmp_path: Path) -> None:
-    overrides = ("zoo.pretrain.recipe.mixup=0.8", "zoo.stack_size=8")
-    axes = {"optimizer": ["adamw", "sgd"]}
-    alone = make_zoo(tmp_path / "alone", *overrides, axes=axes)
-    config = alone.config["config"]
+    config = compose("zoo_gen", ["zoo=digits_mini", *TINY])["zoo"]
+    config["pretrain"]["members"] = config["pretrain"]["members"][2:]  # SimCLR; the children are supervised, with mixing
+    config["finetune"]["axes"] = {"optimizer": ["adamw", "sgd"]}
+    assert config["pretrain"]["members"][0]["objective"] == "simclr"
+    assert config["finetune"]["recipe"]["mixup"] > 0
+    alone = generate(tmp_path / "alone", config, name="alone", seed=0, executor=InThisProcess())
     card = compose("zoo_gen", ["executor=data_parallel", "executor.device=cpu", "executor.precision=float32"])["executor"]
     executor = instantiate(card)
     together = generate(tmp_path / "together", config, name="together", seed=0, executor=executor)

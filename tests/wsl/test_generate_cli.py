@@ -88,7 +88,7 @@ def test_train_models_score_what_the_zoo_recorded(folder):
     run = Run.open(folder)
     finals = list(run.split.train.select(final=True, status="ok"))
     recorded = {checkpoint.state_dict()["pos_embed"].numpy().tobytes(): checkpoint for checkpoint in finals}
-    for family in families_of(run):
+    for family in families_of(run)[:2]:  # one of either head
         scored = score_models(family.states, family=family, images=run.zoo.images("finetune"))
         known = [recorded[state["pos_embed"].numpy().tobytes()].results["test_accuracy"] for state in family.states]
         assert scored.accuracy == pytest.approx(known, abs=1e-6)

@@ -5,7 +5,7 @@ pooled, and the score is computed once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,8 @@ class Survey:
         draws: bootstraps of the test models behind an interval.
         shuffles: shuffled targets behind a control.
         seed: of bootstraps and shuffles.
+        unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
+        ceilings: found so far, by target, metric and rows: the same for all features, and for other folds (`replace`).
     """
 
     frame: pd.DataFrame
@@ -55,6 +57,8 @@ class Survey:
     draws: int
     shuffles: int
     seed: int
+    unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
+    ceilings: dict[tuple[str, str, bytes], float] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses folds that test a model twice."""
@@ -89,7 +93,8 @@ class Survey:
                     continue
                 key = pool.known.tobytes()
                 if key not in prepared:
-                    prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test])
+                    scales = None if self.unlabelled is None else table[self.unlabelled[number] & subset]
+                    prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test], unlabelled=scales)
                 options: dict[str, Any] = {"shuffles": self.shuffles, "rng": stream(self.seed, "probe", "shuffle", number)}
                 pool.answers.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
                 shuffled = pool.probe.predict_shuffled(prepared[key], train, val, penalties=self.penalties, **options)
@@ -127,10 +132,10 @@ class Survey:
         found = []
         for name, metric in pool.probe.metrics.items():
             key = (target, name, rows.tobytes())
-            if key not in self._ceilings:
+            if key not in self.ceilings:
                 rng = stream(self.seed, "probe", "ceiling")
-                self._ceilings[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
-            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self._ceilings[key])}
+                self.ceilings[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
+            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self.ceilings[key])}
             value, resampled = whole(metric, truth, answers), metric(truth, answers, groups, counts)
             low, high = interval(resampled)
             scores = {"value": _known(value), "low": _known(low), "high": _known(high)}
@@ -141,11 +146,6 @@ class Survey:
                 about_control = about | {"control": "shuffled targets"} | limits | control | {"above_shuffled": None}
                 found.append(Finding(about_control, None))
         return found
-
-    @cached_property
-    def _ceilings(self) -> dict[tuple[str, str, bytes], float]:
-        """Ceilings by target, metric and rows: they are the same for all features."""
-        return {}
 
 
 class _Pool:

@@ -3,11 +3,12 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.zoos import make_zoo
+from tests.zoos import TWO_RATES, make_zoo
 
 torch.set_num_threads(1)
 
@@ -15,7 +16,22 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits_mini blueprint (3 roots x 24) with two epochs each and little data: 75 models in seconds."""
+    return shared_zoo(tmp_path_factory, "tiny")
+
+
+@pytest.fixture(scope="session")
+def wide_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another zoo, wider, deeper and of other images: 3 roots x 2."""
+    sizes = ("zoo.architecture.model_args.embed_dim=48", "zoo.architecture.model_args.depth=4")
+    images = ("zoo.pretrain_images.classes=[5,6,7,8,9]", "zoo.finetune_images.classes=[0,1,2,3,4]")
+    return shared_zoo(tmp_path_factory, "wide", *sizes, *images, axes=TWO_RATES)
+
+
+def shared_zoo(
+    tmp_path_factory: pytest.TempPathFactory, name: str, *overrides: str, axes: dict[str, list[Any]] | None = None
+) -> Path:
+    """A zoo that the workers of pytest-xdist share: the first one makes it."""
     shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
-    with (shared / "tiny.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of pytest-xdist share one zoo
-        return make_zoo(shared / "tiny").path
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_zoo(shared / name, *overrides, axes=axes).path

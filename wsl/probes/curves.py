@@ -108,22 +108,29 @@ def figure(rows: Rows) -> str:
             if compared:
                 bars = [[place(tick, found[tick][end]) for end in ("low", "high")] for tick in ticks if tick in found]
                 parts += [_line(bar, colour, 1) for bar in bars]
-            parts.append(_line(at, colour, 2.5 if compared else 1))
+            parts.append(_line(at, colour, 2.5 if compared else 1, dash=_dash(name)))
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.5 if compared else 1.8}" fill="{colour}"/>' for x, y in at]
     for i, (name, kind) in enumerate(names):
         y = bands * (height + 64) + 15 * i + 12
-        parts.append(_line([(left, y), (left + 24, y)], _colour(i, kind), 2.5 if kind in ("embedding", "joined") else 1))
+        width = 2.5 if kind in ("embedding", "joined") else 1
+        parts.append(_line([(left, y), (left + 24, y)], _colour(i, kind), width, dash=_dash(name)))
         parts.append(f'<text x="{left + 32}" y="{y + 4}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
 def _colour(number: int, kind: str) -> str:
     """Returns a colour of the kind for embeddings, a shade from blue to green for the baseline of a number."""
-    return COLOURS[kind] if kind != "baseline" else f"hsl({215 - 12 * number}, {45 + 5 * (number % 3)}%, {35 + 6 * (number % 5)}%)"
+    return COLOURS[kind] if kind != "baseline" else f"hsl({260 - 23 * (number % 9)}, 45%, {32 + 9 * (number % 3)}%)"
 
 
-def _line(points: Sequence[tuple[float, float]], colour: str, width: float) -> str:
+def _dash(name: str) -> str:
+    """Returns the dashes of what is a variant of other features."""
+    return "4 3" if "rescaled" in name else "none"
+
+
+def _line(points: Sequence[tuple[float, float]], colour: str, width: float, *, dash: str = "none") -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dash}"/>'
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from wsl.probes.report import COLOURS, controls, name_of, summary, table
+from wsl.probes.report import COLOURS, COUNTED, controls, name_of, summary, table
 from zoo_gen.files import write_atomically, write_json
 
 Rows = Sequence[Mapping[str, Any]]
@@ -40,7 +40,7 @@ def tables(rows: Rows, *, title: str, command: str) -> str:
 def short(rows: Rows) -> str:
     """Returns the R2 of embeddings and the paired difference to the best baseline, by labelled models and target."""
     shown = [r for r in rows if r["kind"] == "embedding" and r["metric"] == "r2" and not r["control"] and r["value"] is not None]
-    names = sorted({(row["target"], row["subset"]): None for row in shown}, key=lambda name: name[1])
+    names = _questions(shown)
     cells = {(row["labelled"], name_of(row), row["target"], row["subset"]): _difference(row) for row in shown}
     lines = ["| labelled | features |" + "".join(f" {target.replace('_', ' ')} {subset} |" for target, subset in names)]
     lines.append("| --- " * (len(names) + 2) + "|")
@@ -50,6 +50,13 @@ def short(rows: Rows) -> str:
     return "\n".join(
         [*lines, "", "R², and difference to the best baseline with its 95 % interval over test models and selections.", ""]
     )
+
+
+def _questions(rows: Rows) -> list[tuple[str, str]]:
+    """Returns targets and subsets: all checkpoints first, targets that are counted before others."""
+    asked = dict.fromkeys((row["target"], row["subset"]) for row in rows)
+    order = [*COUNTED, *(target for target, _ in asked)]
+    return sorted(asked, key=lambda question: (question[1], order.index(question[0])))
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -76,7 +83,7 @@ def figure(rows: Rows) -> str:
     """
     shown = [r for r in rows if r["metric"] == "r2" and not r["control"] and r["value"] is not None and not r["given"]]
     shown = _means(shown)
-    panels = list(dict.fromkeys((row["target"], row["subset"]) for row in shown))
+    panels = _questions(shown)
     ticks = sorted({row["labelled"] for row in shown}, key=lambda n: float("inf") if n is None else n)
     names = sorted({name_of(row): row["kind"] for row in shown}.items(), key=lambda pair: list(COLOURS).index(pair[1]))
     width, height, left, gap, columns = 190, 130, 40, 44, min(len(panels), 4)

@@ -11,7 +11,7 @@ from zoo_gen.files import write_atomically
 Rows = Sequence[Mapping[str, Any]]
 
 _NAMES = {"r2": "R²", "kendall_tau": "Kendall's τ", "balanced_accuracy": "balanced accuracy"}
-_COUNTED = ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap", "epoch")
+COUNTED = ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap", "epoch")
 COLOURS = {"baseline": "#30638e", "reference": "#8d99ae", "embedding": "#d1495b", "joined": "#edae49"}
 
 
@@ -35,9 +35,9 @@ def tables(rows: Rows, *, zoo: str) -> str:
 def summary(rows: Rows) -> str:
     """Returns the table of one split that acceptance is judged by: R² of what is counted, on all and on final checkpoints."""
     asked = [r for r in rows if r["metric"] == "r2" and not r["control"] and r["value"] is not None and not r["trivial"]]
-    asked = [r for r in asked if r["target"] in _COUNTED]
+    asked = [r for r in asked if r["target"] in COUNTED]
     narrow = [{**row, "target": f"{row['target']} {row['subset']}"} for row in asked]
-    order = {f"{target} {subset}": None for target in _COUNTED for subset in ("all", "final")}
+    order = {f"{target} {subset}": None for target in COUNTED for subset in ("all", "final")}
     return table(sorted(narrow, key=lambda row: list(order).index(row["target"])))
 
 

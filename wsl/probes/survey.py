@@ -46,7 +46,7 @@ class Survey:
         shuffles: shuffled targets behind a control.
         seed: of bootstraps and shuffles.
         unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
-        ceilings: found so far, by target, metric and rows: the same for all features, and for other folds (`replace`).
+        kept: ceilings and resamples found so far: the same for all features, and for surveys by other train models (`replace`).
     """
 
     frame: pd.DataFrame
@@ -58,7 +58,7 @@ class Survey:
     shuffles: int
     seed: int
     unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
-    ceilings: dict[tuple[str, str, bytes], float] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses folds that test a model twice."""
@@ -127,15 +127,18 @@ class Survey:
         answers, shuffled = np.concatenate(pool.answers), np.concatenate(pool.shuffled, axis=1)
         _, first, groups = np.unique(models, return_index=True, return_inverse=True)
         families = np.unique(self.families[rows][first], return_inverse=True)[1]
-        counts = bootstrap_counts(families, draws=self.draws, rng=stream(self.seed, "probe", "bootstrap"))
+        counts = self.kept.get(resamples := ("resamples", self.draws, self.seed, families.tobytes()))
+        if counts is None:
+            counts = bootstrap_counts(families, draws=self.draws, rng=stream(self.seed, "probe", "bootstrap"))
+            self.kept[resamples] = counts
         measured = Measured(self.measured.loss[rows], self.measured.accuracy[rows])
         found = []
         for name, metric in pool.probe.metrics.items():
             key = (target, name, rows.tobytes())
-            if key not in self.ceilings:
+            if key not in self.kept:
                 rng = stream(self.seed, "probe", "ceiling")
-                self.ceilings[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
-            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self.ceilings[key])}
+                self.kept[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
+            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self.kept[key])}
             value, resampled = whole(metric, truth, answers), metric(truth, answers, groups, counts)
             low, high = interval(resampled)
             scores = {"value": _known(value), "low": _known(low), "high": _known(high)}

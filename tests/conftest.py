@@ -3,11 +3,12 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.zoos import make_zoo
+from tests.zoos import TWO_RATES, make_zoo
 
 torch.set_num_threads(1)
 
@@ -22,6 +23,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_zoo(shared: Path) -> Path:
     """The digits_mini blueprint (3 roots x 24) with two epochs each and little data: 75 models in seconds."""
-    with (shared / "tiny.lock").open("w") as lock:
+    return shared_zoo(shared, "tiny")
+
+
+@pytest.fixture(scope="session")
+def wide_zoo(shared: Path) -> Path:
+    """Another zoo, wider, deeper and of other images: 3 roots x 2."""
+    sizes = ("zoo.architecture.model_args.embed_dim=48", "zoo.architecture.model_args.depth=4")
+    images = ("zoo.pretrain_images.classes=[5,6,7,8,9]", "zoo.finetune_images.classes=[0,1,2,3,4]")
+    return shared_zoo(shared, "wide", *sizes, *images, axes=TWO_RATES)
+
+
+def shared_zoo(shared: Path, name: str, *overrides: str, axes: dict[str, list[Any]] | None = None) -> Path:
+    """A zoo that the workers of pytest-xdist share: the first one makes it."""
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return make_zoo(shared / "tiny").path
+        return make_zoo(shared / name, *overrides, axes=axes).path

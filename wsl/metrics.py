@@ -83,8 +83,9 @@ def _tau_of_all(truth: Float[np.ndarray, "N"], prediction: Float[np.ndarray, "N"
     """Returns tau-b of one sample in N log N steps."""
     if len(np.unique(truth)) < 2:
         return np.nan
-    tau = cast(float, kendalltau(truth, prediction, method="asymptotic")[0])
-    return tau if len(np.unique(prediction)) > 1 else 0.0
+    if len(np.unique(prediction)) < 2:
+        return 0.0
+    return cast(float, kendalltau(truth, prediction, method="asymptotic" if len(truth) > 2 else "exact")[0])
 
 
 def _signs(rows: Float[np.ndarray, "R"], values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "R N"]:

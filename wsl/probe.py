@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import Progress
@@ -84,7 +84,7 @@ def probe(run: Run, config: ProbeConfig) -> list[dict[str, Any]]:
         bar = progress.add_task("probing", total=len(extractors))
         for name, extractor in extractors.items():
             progress.update(bar, description=name)
-            for subset, finding in ask(survey, probes, extractor, {fold: run}, scheme, children):
+            for subset, finding in ask(survey, probes, tables_of(extractor, {fold: run}, scheme, children)):
                 about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
                 control = finding.row["control"]
                 rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
@@ -109,7 +109,7 @@ def survey_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, conf
     frame = children.frame
     return Survey(
         frame=frame,
-        splits=[_rows(frame, split) for split in splits.values()],
+        splits=[rows_of(frame, split) for split in splits.values()],
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
         measured=TestImages().measure(children, sample_rows(frame, config.ceiling_checkpoints)),
         penalties=config.penalties,
@@ -119,23 +119,13 @@ def survey_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, conf
     )
 
 
-def _rows(frame: pd.DataFrame, split: Split[Zoo]) -> Split[Bool[np.ndarray, "N"]]:
+def rows_of(frame: pd.DataFrame, split: Split[Zoo]) -> Split[Bool[np.ndarray, "N"]]:
     """Returns which rows belong to the models of each part."""
     return Split(*(frame["model"].isin(part.frame["model"].tolist()).to_numpy() for part in split))
 
 
-def ask(
-    survey: Survey, probes: Mapping[str, Probe], extractor: Features, runs: Mapping[int, Run], scheme: str, children: Zoo
-) -> Iterator[tuple[str, Finding]]:
-    """Puts all questions to one kind of features, on all checkpoints and on final ones; yields the subset with each answer.
-
-    Args:
-        survey: the folds of `runs`, in their order.
-        probes: the questions.
-        extractor: the features.
-        runs: the representation of each fold.
-        scheme: of the splits.
-        children: the checkpoints of `survey.frame`.
+def tables_of(extractor: Features, runs: Mapping[int, Run], scheme: str, children: Zoo) -> list[Float[np.ndarray, "N F"]]:
+    """Returns one kind of features of all checkpoints, once per fold: by the representation of that fold.
 
     Raises:
         InputError: the features of a fold were fitted on models that it tests.
@@ -143,7 +133,17 @@ def ask(
     for fold, run in runs.items():
         train, val, test = children.split(scheme, fold=fold)
         refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen=extractor.seen(run))
-    tables = [extractor.extract(run, children).to_numpy(dtype=np.float64) for run in runs.values()]
+    return [extractor.extract(run, children).to_numpy(dtype=np.float64) for run in runs.values()]
+
+
+def ask(survey: Survey, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]) -> Iterator[tuple[str, Finding]]:
+    """Puts all questions to one kind of features, on all checkpoints and on final ones; yields the subset with each answer.
+
+    Args:
+        survey: the folds.
+        probes: the questions.
+        tables: the features of all checkpoints of `survey.frame`, once per fold.
+    """
     final = survey.frame["final"].to_numpy(dtype=bool)
     for subset, chosen in {"all": np.full(len(final), True), "final": final}.items():
         with threadpool_limits(1):  # these matrices are small: threads would wait for one another

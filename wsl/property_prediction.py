@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from wsl.probe import ask, cards, probed, survey_of
-from wsl.probes.comparison import compare
+from wsl.features.features import Features
+from wsl.probe import ask, cards, probed, survey_of, tables_of
+from wsl.probes.comparison import compare, marked
 from wsl.probes.report import tables, write_figures
 from wsl.probes.survey import Finding
 from wsl.run import Run
@@ -90,28 +91,31 @@ def benchmark(zoo: Zoo, runs: Runs, config: PropertyPredictionConfig, console: C
     for scheme, by_seed in runs.items():
         folds = FOLDS if scheme == "by_model" else children.frame["root"].nunique()
         most = max(by_seed.values(), key=len)
-        whole = {seed: by_fold for seed, by_fold in by_seed.items() if by_fold.keys() == most.keys()}
         survey = survey_of(children, {fold: children.split(scheme, fold=fold) for fold in most}, scheme, config)
         about = {"split": scheme, "fold": None, "folds": len(most), "smoke_test": len(most) < folds}
         found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
-        kinds = {}
-        for name, extractor in extractors.items():
-            fitted = extractor.kind in ("embedding", "joined")
-            for seed, by_fold in whole.items() if fitted else [(None, next(iter(whole.values())))]:
-                with console.status(f"{scheme}: {name}" + (f", seed {seed}" if fitted else "")):
-                    for subset, finding in ask(survey, probes, extractor, by_fold, scheme, children):
-                        found[name, seed, subset].append(_marked(finding, extractor.reads, probes))
-            kinds[name] = extractor.kind
-        rows += [about | row for row in compare(found, kinds)]
+        for name, seed, by_fold in variants(extractors, by_seed):
+            with console.status(f"{scheme}: {name}" + ("" if seed is None else f", seed {seed}")):
+                extractor = extractors[name]
+                for subset, finding in ask(survey, probes, tables_of(extractor, by_fold, scheme, children)):
+                    found[name, seed, subset].append(marked(finding, extractor.reads, probes))
+        rows += [about | row for row in compare(found, {name: extractor.kind for name, extractor in extractors.items()})]
         for subset, planted in _planted(survey, probes):
             rows.append(about | {"subset": subset, "features": "planted", "kind": "control", "seed": None} | planted.row)
     return rows
 
 
-def _marked(finding: Finding, reads: tuple[str, ...], probes: Mapping[str, Any]) -> Finding:
-    """Marks a question as trivial for features that read its answer."""
-    given = probes[finding.row["target"]].column in reads
-    return Finding({**finding.row, "given": given}, finding.resampled)
+def variants(
+    extractors: Mapping[str, Features], by_seed: Mapping[int, Mapping[int, Run]]
+) -> Iterator[tuple[str, int | None, Mapping[int, Run]]]:
+    """Yields the name of each kind of features with the runs of all folds: of every seed where training makes them, else once."""
+    most = max(by_seed.values(), key=len)
+    whole = {seed: by_fold for seed, by_fold in by_seed.items() if by_fold.keys() == most.keys()}
+    for name, extractor in extractors.items():
+        if extractor.kind in ("embedding", "joined"):
+            yield from ((name, seed, by_fold) for seed, by_fold in whole.items())
+        else:
+            yield name, None, next(iter(whole.values()))
 
 
 def _planted(survey: Any, probes: Mapping[str, Any]) -> Iterator[tuple[str, Finding]]:

@@ -122,6 +122,12 @@ class Run:
         }
         return run
 
+    def transferred(self, zoo: Zoo) -> "Run":
+        """Returns this run, with the same model, on a zoo that it has seen nothing of; its split is of that zoo's models."""
+        run = self.on(zoo.path)
+        run.zoo = zoo
+        return run
+
     @cached_property
     def zoo(self) -> Zoo:
         """The zoo that the run was trained on, the first of several if not told otherwise.

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
 COMMANDS = {"zoo_gen": "zoo_gen.__main__", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
 COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report", "wsl.predict": "wsl.predict"}
+COMMANDS |= {"wsl.few_labels": "wsl.few_labels", "wsl.transfer": "wsl.transfer"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

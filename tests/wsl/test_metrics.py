@@ -59,6 +59,8 @@ def test_equal_predictions_order_nothing_and_equal_truths_cannot_be_scored(rng):
     truth, constant = rng.normal(size=len(GROUPS)), np.full(len(GROUPS), 0.3)
     assert kendall_tau(truth, constant, GROUPS, ONCE)[0] == 0
     assert np.isnan(kendall_tau(constant, truth, GROUPS, ONCE)[0])
+    alone = np.zeros(2, dtype=int), np.ones((1, 1), dtype=int)
+    assert kendall_tau(np.array([0.0, 1.0]), np.array([3.0, 2.0]), *alone)[0] == -1
     assert np.isnan(r2(constant, truth, GROUPS, ONCE)[0])
 
 

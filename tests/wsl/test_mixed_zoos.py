@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 
 from tests.wsl.conftest import SMALL
-from tests.zoos import TWO_RATES, make_zoo
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
 from wsl.train import TrainConfig, train
@@ -19,9 +18,8 @@ from zoo_gen.config import compose
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sizes = ("zoo.architecture.model_args.embed_dim=48", "zoo.architecture.model_args.depth=4")
-    return make_zoo(tmp_path_factory.mktemp("zoos") / "wide", *sizes, axes=TWO_RATES).path
+def wide(wide_zoo: Path) -> Path:
+    return wide_zoo
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from wsl.metrics import interval
+from wsl.probes.probe import Probe
 from wsl.probes.survey import Finding
 
 Key = tuple[str, int | None, str]
@@ -34,6 +35,12 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
                 about |= {"difference_low": low, "difference_high": high}
             rows.append({**about, **row})
     return rows
+
+
+def marked(finding: Finding, reads: Sequence[str], probes: Mapping[str, Probe]) -> Finding:
+    """Marks a question as given for features that read its answer."""
+    given = probes[finding.row["target"]].column in reads
+    return Finding({**finding.row, "given": given}, finding.resampled)
 
 
 def _best_baselines(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) -> dict[tuple, tuple[str, Finding]]:

@@ -29,9 +29,18 @@ class Inputs:
     basis: Float[np.ndarray, "F C"]
 
     @classmethod
-    def of(cls, train: Float[np.ndarray, "N F"], val: Float[np.ndarray, "V F"], test: Float[np.ndarray, "T F"]) -> "Inputs":
-        """Standardises and turns features; nothing is fitted on val or test."""
+    def of(
+        cls,
+        train: Float[np.ndarray, "N F"],
+        val: Float[np.ndarray, "V F"],
+        test: Float[np.ndarray, "T F"],
+        *,
+        unlabelled: Float[np.ndarray, "U F"] | None = None,
+    ) -> "Inputs":
+        """Standardises and turns features; nothing is fitted on val or test. Scales are of train, or of `unlabelled`, if given."""
         standardize = Standardizer.fit(train)
+        if unlabelled is not None:
+            standardize = Standardizer(standardize.mean, Standardizer.fit(unlabelled).scale)
         x = standardize(train)
         if x.shape[0] > x.shape[1]:
             squares, basis = np.linalg.eigh(x.T @ x)

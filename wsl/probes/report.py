@@ -11,8 +11,8 @@ from zoo_gen.files import write_atomically
 Rows = Sequence[Mapping[str, Any]]
 
 _NAMES = {"r2": "R²", "kendall_tau": "Kendall's τ", "balanced_accuracy": "balanced accuracy"}
-_COUNTED = ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap", "epoch")
-_COLOURS = {"baseline": "#30638e", "reference": "#8d99ae", "embedding": "#d1495b", "joined": "#edae49"}
+COUNTED = ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap", "epoch")
+COLOURS = {"baseline": "#30638e", "reference": "#8d99ae", "embedding": "#d1495b", "joined": "#edae49"}
 
 
 def tables(rows: Rows, *, zoo: str) -> str:
@@ -27,28 +27,29 @@ def tables(rows: Rows, *, zoo: str) -> str:
                 chosen = [r for r in chosen if r["value"] is not None]
                 if chosen:
                     parts.append(f"## {split}, {subset} checkpoints: {_NAMES[metric]}\n")
-                    parts.append(_table(chosen))
-        parts.append(_controls([row for row in rows if row["split"] == split and row["control"]]))
+                    parts.append(table(chosen))
+        parts.append(controls([row for row in rows if row["split"] == split and row["control"]]))
     return "\n".join(parts) + "\n"
 
 
 def summary(rows: Rows) -> str:
     """Returns the table of one split that acceptance is judged by: R² of what is counted, on all and on final checkpoints."""
     asked = [r for r in rows if r["metric"] == "r2" and not r["control"] and r["value"] is not None and not r["trivial"]]
-    asked = [r for r in asked if r["target"] in _COUNTED]
+    asked = [r for r in asked if r["target"] in COUNTED]
     narrow = [{**row, "target": f"{row['target']} {row['subset']}"} for row in asked]
-    order = {f"{target} {subset}": None for target in _COUNTED for subset in ("all", "final")}
-    return _table(sorted(narrow, key=lambda row: list(order).index(row["target"])))
+    order = {f"{target} {subset}": None for target in COUNTED for subset in ("all", "final")}
+    return table(sorted(narrow, key=lambda row: list(order).index(row["target"])))
 
 
-def _table(rows: Rows) -> str:
-    targets, cells = _values(rows, "target"), {(_label(row), row["target"]): row for row in rows}
+def table(rows: Rows) -> str:
+    """Returns features down, targets across, the best baseline of each target bold; rows of one metric."""
+    targets, cells = _values(rows, "target"), {(name_of(row), row["target"]): row for row in rows}
     first = {row["target"]: row for row in rows}
     best = {row["target"]: row["best_baseline"].replace("_", " ") for row in rows if row.get("best_baseline")}
     limits = [f"{_number(first[t]['chance'])}…{_number(first[t]['ceiling'])}" for t in targets]
     lines = [_line(["features", *(_heading(first[t]) for t in targets)]), _line(["---"] * (len(targets) + 1))]
     lines.append(_line(["*chance…ceiling*", *limits]))
-    for label in sorted(dict.fromkeys(map(_label, rows)), key=_order(rows)):
+    for label in sorted(dict.fromkeys(map(name_of, rows)), key=_order(rows)):
         found = [cells.get((label, target)) for target in targets]
         lines.append(_line([label, *(_cell(row, bold=row is not None and best.get(row["target"]) == label) for row in found)]))
         if any(row is not None and "difference" in row for row in found):
@@ -57,7 +58,7 @@ def _table(rows: Rows) -> str:
     return "\n".join([*lines, "", f"{note}{LOW_CEILING}, or readable from the shapes; shown, not counted.", ""])
 
 
-def _controls(rows: Rows) -> str:
+def controls(rows: Rows) -> str:
     """Returns what the controls say, in one paragraph."""
     found = []
     for metric, name in (("r2", "R²"), ("kendall_tau", "|τ|")):
@@ -82,7 +83,7 @@ def write_figures(rows: Rows, out: Path) -> None:
 def figure(rows: Rows) -> str:
     """Returns an SVG: a panel per (target, subset), a dot and its interval per kind of features, the ceiling as a line."""
     panels = list(dict.fromkeys((row["target"], row["subset"]) for row in rows))
-    labels = sorted(dict.fromkeys(map(_label, rows)), key=_order(rows))
+    labels = sorted(dict.fromkeys(map(name_of, rows)), key=_order(rows))
     left, width, line, top = 190, 170, 17, 46
     height = top + line * len(labels) + 30
     columns = min(len(panels), 6)
@@ -101,7 +102,7 @@ def figure(rows: Rows) -> str:
         for tick in (0, 0.5, 1):
             parts.append(_stroke(x(tick), x(tick), y0 + top - 8, bottom, "#ddd"))
             parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 14}" text-anchor="middle" fill="#666">{tick:g}</text>')
-        found = {_label(row): row for row in rows if (row["target"], row["subset"]) == (target, subset)}
+        found = {name_of(row): row for row in rows if (row["target"], row["subset"]) == (target, subset)}
         ceiling = next(iter(found.values()))["ceiling"]
         if ceiling is not None:
             parts.append(_stroke(x(ceiling), x(ceiling), y0 + top - 8, bottom, "#555"))
@@ -110,7 +111,7 @@ def figure(rows: Rows) -> str:
             if number % columns == 0:
                 parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(label)}</text>')
             if (row := found.get(label)) and not row["given"]:
-                colour = _COLOURS[row["kind"]]
+                colour = COLOURS[row["kind"]]
                 parts.append(_stroke(x(row["low"]), x(row["high"]), y, y, colour))
                 parts.append(f'<circle cx="{x(row["value"]):.1f}" cy="{y}" r="3.5" fill="{colour}"/>')
     return "\n".join([*parts, "</svg>\n"])
@@ -122,11 +123,11 @@ def _stroke(x1: float, x2: float, y1: float, y2: float, colour: str) -> str:
 
 def _order(rows: Rows) -> Callable[[str], int]:
     """Returns the order of features in a table: baselines, references, the embedding, what is joined to it."""
-    place = {_label(row): list(_COLOURS).index(row["kind"]) for row in rows}
+    place = {name_of(row): list(COLOURS).index(row["kind"]) for row in rows}
     return place.__getitem__
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def name_of(row: Mapping[str, Any]) -> str:
     """Returns the name of features, with the seed where there is one."""
     seed = row["seed"]
     name = row["features"].replace("_", " ")

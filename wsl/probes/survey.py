@@ -5,7 +5,7 @@ pooled, and the score is computed once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,8 @@ class Survey:
         draws: bootstraps of the test models behind an interval.
         shuffles: shuffled targets behind a control.
         seed: of bootstraps and shuffles.
+        unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
+        kept: ceilings and resamples found so far: the same for all features, and for surveys by other train models (`replace`).
     """
 
     frame: pd.DataFrame
@@ -55,6 +57,8 @@ class Survey:
     draws: int
     shuffles: int
     seed: int
+    unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
+    kept: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses folds that test a model twice."""
@@ -89,7 +93,8 @@ class Survey:
                     continue
                 key = pool.known.tobytes()
                 if key not in prepared:
-                    prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test])
+                    scales = None if self.unlabelled is None else table[self.unlabelled[number] & subset]
+                    prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test], unlabelled=scales)
                 options: dict[str, Any] = {"shuffles": self.shuffles, "rng": stream(self.seed, "probe", "shuffle", number)}
                 pool.answers.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
                 shuffled = pool.probe.predict_shuffled(prepared[key], train, val, penalties=self.penalties, **options)
@@ -122,15 +127,18 @@ class Survey:
         answers, shuffled = np.concatenate(pool.answers), np.concatenate(pool.shuffled, axis=1)
         _, first, groups = np.unique(models, return_index=True, return_inverse=True)
         families = np.unique(self.families[rows][first], return_inverse=True)[1]
-        counts = bootstrap_counts(families, draws=self.draws, rng=stream(self.seed, "probe", "bootstrap"))
+        counts = self.kept.get(resamples := ("resamples", self.draws, self.seed, families.tobytes()))
+        if counts is None:
+            counts = bootstrap_counts(families, draws=self.draws, rng=stream(self.seed, "probe", "bootstrap"))
+            self.kept[resamples] = counts
         measured = Measured(self.measured.loss[rows], self.measured.accuracy[rows])
         found = []
         for name, metric in pool.probe.metrics.items():
             key = (target, name, rows.tobytes())
-            if key not in self._ceilings:
+            if key not in self.kept:
                 rng = stream(self.seed, "probe", "ceiling")
-                self._ceilings[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
-            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self._ceilings[key])}
+                self.kept[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
+            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self.kept[key])}
             value, resampled = whole(metric, truth, answers), metric(truth, answers, groups, counts)
             low, high = interval(resampled)
             scores = {"value": _known(value), "low": _known(low), "high": _known(high)}
@@ -141,11 +149,6 @@ class Survey:
                 about_control = about | {"control": "shuffled targets"} | limits | control | {"above_shuffled": None}
                 found.append(Finding(about_control, None))
         return found
-
-    @cached_property
-    def _ceilings(self) -> dict[tuple[str, str, bytes], float]:
-        """Ceilings by target, metric and rows: they are the same for all features."""
-        return {}
 
 
 class _Pool:

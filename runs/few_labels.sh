@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Property prediction by 8, 32, 128 and all labelled models -> docs/results/few_labels.json, .md, .svg; minutes on two cores.
+# The runs are those of runs/property_prediction.sh; features come from its cache.
+#
+#   ZOO=digits-seed1 runs/few_labels.sh selections=10                  # arguments go to wsl.few_labels
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+zoo=${ZOO:-digits-seed1}                # name under checkpoints/zoos, or any path
+model=${MODEL:-hyperrep}
+runs=${RUNS:-checkpoints/runs/property_prediction/$(basename "$zoo")_$model}
+out=${OUT:-docs/results/few_labels.json}
+
+$python -m wsl.few_labels zoo="$zoo" runs="$runs" out="$out" "$@"

@@ -1,0 +1,239 @@
+"""Few labels and transfer: nested selections, honest intervals, no leak between zoos."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from tests.wsl.test_probes import accuracy_probe, fold, numbers, population, survey
+from wsl import cache, property_prediction, transfer
+from wsl.features.features import Features
+from wsl.few_labels import FewLabelsConfig, curves, numeric
+from wsl.probe import cards, probed
+from wsl.probes.comparison import compare
+from wsl.probes.curves import figure, tables, write_curves
+from wsl.probes.selections import average, select
+from wsl.probes.survey import Finding, Survey
+from wsl.run import Run
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import compose
+
+FAST = ("runs=nowhere", "draws=20", "shuffles=3", "ceiling_checkpoints=20", "selections=2", "targets=[test_accuracy,epoch]")
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "FOLDER", tmp_path_factory.mktemp("features"))
+        yield
+
+
+def crossfit(frame: pd.DataFrame, **changes) -> Survey:
+    return survey(frame, splits=[fold(numbers(frame), test) for test in range(5)], shuffles=10, **changes)
+
+
+def labelled_models(some: Survey) -> list[set[str]]:
+    return [set(some.frame["model"][split.train | split.val]) for split in some.splits]
+
+
+def score(frame: pd.DataFrame, features: np.ndarray, labelled: int, selections: int = 4) -> Finding:
+    everything = crossfit(frame)
+    found = []
+    for selection in range(selections):
+        some = select(everything, labelled, selection=selection)
+        found.append(some.ask(numeric({"a": accuracy_probe()}), [features] * 5, subset=np.full(len(frame), True)))
+    real, control = average(found, seed=0)
+    assert control.row["control"] == "shuffled targets"
+    return real
+
+
+def planted(frame: pd.DataFrame) -> np.ndarray:
+    """The accuracy with noise, among columns of noise."""
+    rng = np.random.default_rng(1)
+    accuracy = frame["test_accuracy"].to_numpy()
+    return np.column_stack([accuracy + rng.normal(scale=0.05, size=len(frame)), rng.normal(size=(len(frame), 10))])
+
+
+def test_more_labels_are_the_same_models_and_others():
+    everything = crossfit(population())
+    few, more = (select(everything, n, selection=0) for n in (8, 32))
+    assert all(len(a) == 8 and len(b) == 32 and a < b for a, b in zip(*map(labelled_models, (few, more)), strict=True))
+    for small, large, whole in zip(few.splits, more.splits, everything.splits, strict=True):
+        assert not (small.train & small.val).any()
+        assert (small.train <= large.train).all()
+        assert (small.val <= large.val).all()
+        assert (small.test == whole.test).all()
+        assert len(set(few.frame["model"][small.val])) == 2
+    assert labelled_models(few) == labelled_models(select(everything, 8, selection=0))
+    assert labelled_models(few) != labelled_models(select(everything, 8, selection=1))
+
+
+def test_scales_are_of_all_models_but_those_of_the_test():
+    everything = crossfit(population())
+    few = select(everything, 8, selection=0)
+    assert few.unlabelled is not None
+    for rows, split in zip(few.unlabelled, everything.splits, strict=True):
+        assert (rows == ~split.test).all()
+
+
+def test_too_many_and_too_few_labels_are_refused():
+    everything = crossfit(population())
+    with pytest.raises(InputError, match="fold 0 has 48 models to label, not 49"):
+        select(everything, 49, selection=0)
+    with pytest.raises(InputError, match="too few"):
+        select(everything, 7, selection=0)
+
+
+def test_more_labels_score_higher_and_shuffled_ones_nothing():
+    frame = population()
+    few, more = (score(frame, planted(frame), n) for n in (8, 32))
+    assert 0.5 < few.row["value"] < more.row["value"]
+    assert more.row["above_shuffled"]
+    models = frame["model"].unique()
+    other = dict(zip(models, np.random.default_rng(2).permutation(models), strict=True))
+    by_model = frame.set_index(["model", "epoch"])["test_accuracy"]
+    shuffled = frame.assign(
+        test_accuracy=[by_model[other[model], 7 - epoch] for model, epoch in zip(frame["model"], frame["epoch"], strict=True)]
+    )
+    for labelled in (8, 32):
+        nothing = score(shuffled, planted(frame), labelled)
+        assert nothing.row["value"] < 0.1
+        assert not nothing.row["above_shuffled"]
+
+
+def test_intervals_cover_selections_and_differences_are_paired():
+    rng = np.random.default_rng(0)
+    row = {"target": "t", "metric": "r2", "control": None, "given": False, "low": 0.0, "high": 1.0, "above_shuffled": None}
+    values = rng.normal(size=20)
+
+    def findings(offset: float) -> list[list[Finding]]:
+        return [[Finding({**row, "value": value + offset}, np.full(500, value + offset))] for value in values]
+
+    (better,), (worse,) = (average(findings(offset), seed=0) for offset in (0.2, 0.0))
+    assert better.row["high"] - better.row["low"] == pytest.approx(4 * values.std() / np.sqrt(20), rel=0.3)
+    assert better.row["spread"] == pytest.approx(values.std())
+    found = {("e", 0, "all"): [better], ("b", None, "all"): [worse]}
+    compared = next(r for r in compare(found, {"e": "embedding", "b": "baseline"}) if r["features"] == "e")
+    assert [compared[key] for key in ("difference", "difference_low", "difference_high")] == pytest.approx([0.2] * 3)
+    (alone,) = average(findings(0.0)[:1], seed=0)
+    assert alone.row["low"] == alone.row["high"] == values[0]
+
+
+def test_a_question_that_some_selection_cannot_be_asked_is_not_answered():
+    row = {"target": "t", "metric": "r2", "control": None, "low": 0.0, "high": 1.0, "above_shuffled": True}
+    known, control = (
+        Finding({**row, "value": 0.5}, np.full(5, 0.5)),
+        Finding({**row, "value": 0.0, "control": "shuffled targets"}, None),
+    )
+    (answer,) = average([[known, control], [Finding({**row, "value": None}, None)]], seed=0)
+    assert answer.row["value"] is None
+    assert answer.resampled is None
+
+
+def test_labels_have_no_curve():
+    with pytest.raises(InputError, match="optimizer: labels have no R2"):
+        numeric(cards("probe", ["optimizer", "epoch"]))
+
+
+@pytest.fixture(scope="module")
+def few_rows(tiny_zoo: Path, tiny_run: Run) -> list[dict]:
+    config = FewLabelsConfig(**compose("few_labels", [*FAST, "labelled=[8,32]"]))
+    extractors = cards("features", ["hyperrep", "statistics", "epoch"])
+    return curves(probed(Zoo.open(tiny_zoo)), {0: {0: tiny_run}}, extractors, config, QUIET)
+
+
+def real(rows: list[dict], **conditions) -> list[dict]:
+    return [row for row in rows if row["control"] is None and all(row[key] == value for key, value in conditions.items())]
+
+
+def test_with_all_labels_it_is_the_benchmark(few_rows: list[dict], tiny_zoo: Path, tiny_run: Run):
+    options = [*(one for one in FAST if "selections" not in one), "inputs=[hyperrep,statistics]"]
+    config = property_prediction.PropertyPredictionConfig(**compose("property_prediction", options))
+    rows = property_prediction.benchmark(Zoo.open(tiny_zoo), {"by_model": {0: {0: tiny_run}}}, config, QUIET)
+    for row in real(rows, metric="r2"):
+        about = {key: row[key] for key in ("features", "seed", "subset", "target")}
+        (same,) = real(few_rows, labelled=None, **about)
+        assert [same[key] for key in ("value", "low", "high")] == [row[key] for key in ("value", "low", "high")]
+
+
+def test_each_number_of_labels_has_rows_of_all_features(few_rows: list[dict], tmp_path: Path):
+    for labelled, selections in ((8, 2), (32, 2), (None, 1)):
+        rows = real(few_rows, labelled=labelled, target="test_accuracy", subset="all")
+        assert {row["features"] for row in rows} == {"hyperrep", "statistics", "epoch"}
+        assert {row["selections"] for row in rows} == {selections}
+        assert all("difference_low" in row for row in rows if row["features"] == "hyperrep")
+    assert all(row["given"] for row in real(few_rows, features="epoch", target="epoch"))
+    write_curves(few_rows, tmp_path / "found.json", title="Few labels on tiny", command="wsl.few_labels")
+    assert {path.name for path in tmp_path.iterdir()} == {"found.json", "found.md", "found.svg"}
+    assert len(json.loads((tmp_path / "found.json").read_text())) == len(few_rows)
+    assert "## 8 labelled models, mean of 2 selections: R²" in (tmp_path / "found.md").read_text()
+    ElementTree.parse(tmp_path / "found.svg")
+
+
+def transfer_config(*overrides: str) -> transfer.TransferConfig:
+    options = ["zoo=other", "labelled=[]", "inputs=[hyperrep,statistics]", "carried=[hyperrep,statistics]", *overrides]
+    return transfer.TransferConfig(**compose("transfer", [*FAST, *options]))
+
+
+def test_a_run_is_asked_on_a_wider_and_deeper_zoo(tiny_zoo: Path, tiny_run: Run, wide_zoo: Path):
+    wide = Zoo.open(wide_zoo)
+    rows = transfer.transfer(Zoo.open(tiny_zoo), wide, {0: {0: tiny_run}}, transfer_config(), QUIET)
+    every = real(rows, labelled=None, target="test_accuracy", subset="all")
+    assert {row["features"] for row in every} == {"hyperrep", "hyperrep rescaled", "statistics"}
+    none = real(rows, labelled=0, target="test_accuracy", subset="all", metric="r2")
+    assert {row["features"] for row in none} == {"hyperrep", "hyperrep rescaled", "statistics", "statistics rescaled"}
+    asked = wide.split("by_model", fold=0).test.frame["model"].nunique()
+    assert {row["n_models"] for row in every + none} == {asked}
+    assert len({row["value"] for row in real(rows, labelled=0, target="epoch", subset="all", metric="r2")}) == 4
+    assert "## No labels: R²" in tables(rows, title="t", command="wsl.transfer")
+    ElementTree.fromstring(figure(rows))
+
+
+def test_zoos_that_share_models_are_refused(tiny_zoo: Path, tiny_run: Run, wide_zoo: Path):
+    zoo = Zoo.open(tiny_zoo)
+    with pytest.raises(InputError, match="shares 75 models"):
+        transfer.transfer(zoo, zoo, {0: {0: tiny_run}}, transfer_config(), QUIET)
+    with pytest.raises(InputError, match="shares 1 models"):
+        transfer.refuse_shared(zoo, zoo.select(stage="pretrain", model=["simclr_0"]))
+    transfer.refuse_shared(zoo, Zoo.open(wide_zoo))
+
+
+def test_a_run_without_a_model_encoder_is_refused(tiny_zoo: Path, tiny_run: Run, wide_zoo: Path):
+    bare = tiny_run.on(tiny_zoo)
+    bare.model_encoder = None
+    with pytest.raises(InputError, match="no model encoder"):
+        transfer.transfer(Zoo.open(tiny_zoo), Zoo.open(wide_zoo), {0: {0: bare}}, transfer_config(), QUIET)
+
+
+class Shifted(Features):
+    """Random numbers, on other scales for every run but one."""
+
+    def __init__(self, here: Run):
+        self.here = here
+
+    def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
+        table = np.random.default_rng(0).normal(size=(len(checkpoints), 3))
+        return pd.DataFrame(table if run is self.here else 3 * table + 5, columns=["a", "b", "c"])
+
+
+def test_rescaling_undoes_other_scales(tiny_run: Run, tiny_zoo: Path):
+    children = probed(Zoo.open(tiny_zoo))
+    there = tiny_run.transferred(Zoo.open(tiny_zoo))
+    as_they_are, rescaled = transfer.carry(Shifted(tiny_run), tiny_run, there, children, children)
+    assert rescaled[len(children) :] == pytest.approx(rescaled[: len(children)])
+    assert np.abs(as_they_are[len(children) :] - as_they_are[: len(children)]).min() > 0.1
+
+
+def test_scales_are_not_taken_from_test_models(tiny_run: Run, tiny_zoo: Path):
+    children = probed(Zoo.open(tiny_zoo)).select(final=True)
+    train = children.frame["model"].isin(tiny_run.split.train.frame["model"]).to_numpy()
+    with_all = transfer.Rescaled().extract(tiny_run, children).to_numpy()
+    assert not train.all()
+    without = children.select(path=children.frame["path"][train].tolist())
+    assert with_all[train] == pytest.approx(transfer.Rescaled().extract(tiny_run, without).to_numpy(), abs=1e-5)

@@ -1,6 +1,7 @@
 """The sides of `benchmarks.hyperrep_throughput` on one zoo: the default hyper-representation, and rivals of its size."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,11 +100,13 @@ class Field:
         heads, depth = self.card["heads"], self.card["encoder_depth"]
 
         def build(model_width: int) -> RowsAutoencoder:
-            sizes = Sizes(width, latent, model_width, layers=blocks * len(ROLES), places=places)
-            return RowsAutoencoder(sizes, heads=heads, depth=depth)
+            layers = blocks * len(ROLES)
+            return RowsAutoencoder(Sizes(width, latent, model_width, layers, places), heads=heads, depth=depth)
 
         with torch.device("meta"):
-            best = min(range(2 * heads, 1025, 2 * heads), key=lambda size: abs(_size(build(size)) - self.size))
+            sizes = range(2 * heads, 4096, 2 * heads)
+            above = bisect_left(sizes, self.size, key=lambda size: _size(build(size)))
+            best = min(sizes[max(0, above - 1) : above + 1], key=lambda size: abs(_size(build(size)) - self.size))
         model = self._seeded(lambda: build(best))
         return self._contestant(name, width, held, standardizer, model, masked_error, standardizer.restore, rate)
 

@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3], help="learning rates that are tried")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("settings", nargs="*", help="of wsl.train, as model.width=64")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(1)
     print(json.dumps(bench(Zoo.open(options.zoo), options, compose("train", options.settings))))
 

@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, Sizes, keys_of, masked_error, moments_of
-from benchmarks.race import Contestant, Holdout, Scales, Settings
+from benchmarks.race import Contestant, Holdout, Scales, Settings, now
+from wsl.components import second_moments
 from wsl.data import Batch, TokenizedZoo, Windows
 from wsl.normalize import Standardizer
 from wsl.sources import Held
@@ -87,8 +88,12 @@ class Field:
         def restore(values: Tensor, whole: Window) -> Tensor:
             return standardizer.restore(values, whole.plan)
 
+        def start(model: nn.Module, windows: Windows) -> None:
+            if self.config["start"] == "linear":
+                model.begin_linear(second_moments(windows, roles=self.card["roles"]))  # type: ignore[operator]
+
         model, objective = self._seeded(lambda: instantiate(self.card)), instantiate(self.config["objective"])
-        return self._contestant("ours", self.width, held, standardizer, model, objective, restore, rate)
+        return self._contestant("ours", self.width, held, standardizer, model, objective, restore, rate, start=start)
 
     def rival(self, name: str, *, width: int, rate: float) -> Contestant:
         """An autoencoder on padded rows, `rows` or `rows_root`."""
@@ -120,6 +125,8 @@ class Field:
         objective: Callable[[nn.Module, Batch], dict[str, Tensor]],
         restore: Callable[[Tensor, Window], Tensor],
         rate: float,
+        *,
+        start: Callable[[nn.Module, Windows], None] = lambda model, windows: None,
     ) -> Contestant:
         """A contestant whose steps hold as many weights as the default's do."""
         train, val = held
@@ -136,6 +143,9 @@ class Field:
             "window": length,
             "batch_size": max(1, round(self.config["batch_size"] * 64 * window / (length * per_token))),
         }
+        began = now(self.fabric.device)
+        start(model, windows)
+        seconds = now(self.fabric.device) - began
         holdout = Holdout(val, windows, self.changes, self.scales)
         return Contestant(
             name=name,
@@ -149,6 +159,7 @@ class Field:
             settings=self.settings,
             batch_size=about["batch_size"],
             rate=rate,
+            seconds=seconds,
         )
 
     def _seeded(self, build: Callable[[], nn.Module]) -> nn.Module:

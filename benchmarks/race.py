@@ -143,6 +143,7 @@ class Contestant:
         settings: what it shares with the others.
         batch_size: windows of a step.
         rate: learning rate.
+        seconds: of training so far, at first those of preparing the model.
     """
 
     name: str
@@ -206,7 +207,7 @@ class Contestant:
         """Seconds to an error, between marks by a straight line in its logarithm; infinite if it was never reached."""
         points = [(mark.seconds, mark.errors[measure]) for mark in self.course]
         if points[0][1] <= error:
-            return 0.0
+            return points[0][0]
         for (before, high), (after, low) in itertools.pairwise(points):
             if low <= error:
                 return before + (after - before) * math.log(high / error) / math.log(high / low)

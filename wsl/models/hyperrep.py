@@ -78,6 +78,32 @@ class HyperRep(nn.Module):
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
         self.unproject = RoleLinear(width, token_width, roles=roles)
 
+    @torch.no_grad()
+    def begin_linear(self, moments: Float[Tensor, "R D D"]) -> None:
+        """Makes the untrained model the best linear code of each role (`wsl.components`), which training goes on from.
+
+        The first Z numbers of the stream hold the components, the others the random projections and positions of a model that
+        begins at random; nothing is read of those until training finds a use for them. Blocks begin as the identity.
+
+        Raises `InputError` if the stream is narrower than a latent.
+        """
+        z, width = self.latent, self.bottleneck.in_features
+        if z > width:
+            raise InputError(f"model.width must be at least model.latent for start=linear, {z}, not {width}")
+        vectors = torch.linalg.eigh(moments.double()).eigenvectors.flip(-1)[..., :z].float()
+        if (missing := z - vectors.shape[-1]) > 0:
+            vectors = functional.pad(vectors, (0, missing))
+        for positions in (self.encoder_positions, self.decoder_positions):
+            positions.block.weight[:, :z] = 0
+            positions.role.weight[:, :z] = 0
+            positions.index.weight[:z] = 0
+        self.project.weight[..., :z] = vectors
+        self.unproject.weight.zero_()
+        self.unproject.weight[:, :z] = vectors.mT
+        for linear in (self.bottleneck, self.expand):
+            linear.weight.zero_().fill_diagonal_(1)
+            nn.init.zeros_(linear.bias)
+
     def encode(
         self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
     ) -> Float[Tensor, "B T Z"]:

@@ -138,7 +138,9 @@ def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     for card in (config.tokenizer, config.view, config.objective, config.model_encoder):
         instantiate(card)
     with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
-        instantiate({**config.model, "token_width": 1})
+        model = instantiate({**config.model, "token_width": 1})
+    if config.start == "linear" and not isinstance(model, HyperRep):
+        raise InputError(f"start=linear is for model=hyperrep; {type(model).__name__} begins as it is: set start=null")
     instantiate(config.logger)
     instantiate(config.strategy).fabric(_hardware(config))
     for one in zoos:
@@ -208,8 +210,6 @@ def _train(
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
     if config.start == "linear":
-        if not isinstance(run.model, HyperRep):
-            raise InputError(f"start=linear is for model=hyperrep; {type(run.model).__name__} begins as it is: set start=null")
         run.model.begin_linear(second_moments(train_windows, roles=run.model.roles))
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}

@@ -84,15 +84,10 @@ class HyperRep(nn.Module):
 
         The first Z numbers of the stream hold the components, the others the random projections and positions of a model that
         begins at random; nothing is read of those until training finds a use for them. Blocks begin as the identity.
-
-        Raises `InputError` if the stream is narrower than a latent.
         """
-        z, width = self.latent, self.bottleneck.in_features
-        if z > width:
-            raise InputError(f"model.width must be at least model.latent for start=linear, {z}, not {width}")
-        vectors = torch.linalg.eigh(moments.double()).eigenvectors.flip(-1)[..., :z].float()
-        if (missing := z - vectors.shape[-1]) > 0:
-            vectors = functional.pad(vectors, (0, missing))
+        vectors = torch.linalg.eigh(moments.double()).eigenvectors.flip(-1).float()
+        vectors = vectors[..., : min(self.latent, self.bottleneck.in_features)]
+        z = vectors.shape[-1]
         for positions in (self.encoder_positions, self.decoder_positions):
             positions.block.weight[:, :z] = 0
             positions.role.weight[:, :z] = 0

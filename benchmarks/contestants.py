@@ -28,6 +28,10 @@ CACHE = 2 * 10**9
 """Bytes of standardised windows that each side keeps in memory."""
 
 
+EQUAL = 0.02
+"""Difference between two compressions that are called equal."""
+
+
 def evenly(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
     """Some of the checkpoints, evenly over all of them."""
     return [checkpoints[int(i)] for i in np.linspace(0, len(checkpoints) - 1, min(count, len(checkpoints))).round()]
@@ -80,8 +84,8 @@ class Field:
         """Gives the memory of tokens back that no contestant holds."""
         self._held.clear()
 
-    def ours(self, *, rate: float) -> Contestant:
-        """The default hyper-representation."""
+    def ours(self, name: str, *, rate: float) -> Contestant:
+        """The default hyper-representation: `ours` as the configuration starts it, `ours_linear` by start=linear."""
         held = self.held(Residual(width=self.width, reference="root"))
         standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in held[0])
 
@@ -89,11 +93,11 @@ class Field:
             return standardizer.restore(values, whole.plan)
 
         def start(model: nn.Module, windows: Windows) -> None:
-            if self.config["start"] == "linear":
+            if "linear" in (self.config["start"], name.removeprefix("ours_")):
                 model.begin_linear(second_moments(windows, roles=self.card["roles"]))  # type: ignore[operator]
 
         model, objective = self._seeded(lambda: instantiate(self.card)), instantiate(self.config["objective"])
-        return self._contestant("ours", self.width, held, standardizer, model, objective, restore, rate, start=start)
+        return self._contestant(name, self.width, held, standardizer, model, objective, restore, rate, start=start)
 
     def rival(self, name: str, *, width: int, rate: float) -> Contestant:
         """An autoencoder on padded rows, `rows` or `rows_root`."""
@@ -101,7 +105,7 @@ class Field:
         standardizer = LayerStandardizer(moments_of((source.plan, source.sums) for source in held[0]))
         positions = torch.cat([source.plan.positions for source in {id(s.plan): s for s in (*held[0], *held[1])}.values()])
         blocks, _, places = (positions.amax(0) + 1).tolist()
-        latent = math.ceil(_per_token(held[1]) / self.compression - 1e-6)
+        latent = math.ceil((1 - EQUAL) * _per_token(held[1]) / self.compression)
         heads, depth = self.card["heads"], self.card["encoder_depth"]
 
         def build(model_width: int) -> RowsAutoencoder:

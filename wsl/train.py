@@ -209,7 +209,7 @@ def _train(
     fabric.barrier()
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
-    if config.start == "linear":
+    if config.start == "linear" and isinstance(run.model, HyperRep):
         run.model.begin_linear(second_moments(train_windows, roles=run.model.roles))
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}

@@ -26,6 +26,9 @@ from zoo_gen.errors import InputError
 FAINT = 1e-4
 """Singular values below this are as good as none; latents are of the order of 1."""
 
+FAINT_POSITIONS = 0.1
+"""How large positions are at a linear start, beside those of a start at random."""
+
 
 class HyperRep(nn.Module):
     """Autoencoder of weight tokens, whose latents are the representation of a checkpoint.
@@ -89,9 +92,8 @@ class HyperRep(nn.Module):
         vectors = vectors[..., : min(self.latent, self.bottleneck.in_features)]
         z = vectors.shape[-1]
         for positions in (self.encoder_positions, self.decoder_positions):
-            positions.block.weight[:, :z] = 0
-            positions.role.weight[:, :z] = 0
-            positions.index.weight[:z] = 0
+            for weight in (positions.block.weight, positions.role.weight, positions.index.weight.mT):
+                weight.mul_(FAINT_POSITIONS)[:, :z] = 0
         self.project.weight[..., :z] = vectors
         self.unproject.weight.zero_()
         self.unproject.weight[:, :z] = vectors.mT

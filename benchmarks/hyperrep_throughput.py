@@ -1,7 +1,7 @@
 """Time to equal error of the hyper-representation and of an autoencoder on padded rows; the last line is JSON.
 
     python -m benchmarks.hyperrep_throughput checkpoints/zoos/digits
-    python -m benchmarks.hyperrep_throughput checkpoints/zoos/cifar100_few --train 24 --val 3 --turns 12
+    python -m benchmarks.hyperrep_throughput checkpoints/zoos/cifar100_few --train 20 --val 3 --turns 10 --seconds 30
 
 `runs/hyperrep_throughput.sh` makes the second zoo (ViTs of width 192) and runs both. Ours are the default hyper-representation and
 the same with start=linear (`ours_linear`; its second of preparation counts). Rivals (`benchmarks.padded_rows`): `rows`, the

@@ -1,7 +1,7 @@
 """Time to equal error of the hyper-representation and of an autoencoder on padded rows; the last line is JSON.
 
     python -m benchmarks.hyperrep_throughput checkpoints/zoos/digits
-    python -m benchmarks.hyperrep_throughput checkpoints/zoos/cifar100_few --train 20 --val 3 --turns 10 --seconds 30
+    python -m benchmarks.hyperrep_throughput checkpoints/zoos/cifar100_few --train 20 --val 2 --turns 8 --seconds 24
 
 `runs/hyperrep_throughput.sh` makes the second zoo (ViTs of width 192) and runs both. Ours are the default hyper-representation and
 the same with start=linear (`ours_linear`; its second of preparation counts). Rivals (`benchmarks.padded_rows`): `rows`, the
@@ -169,11 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--width", type=int, default=64, help="weights per token of ours")
-    parser.add_argument("--seconds", type=float, default=40, help="of training of each side")
-    parser.add_argument("--scan", type=float, default=6, help="seconds of training of each setting")
-    parser.add_argument("--turns", type=int, default=20, help="after each of which all sides are validated")
+    parser.add_argument("--seconds", type=float, default=30, help="of training of each side")
+    parser.add_argument("--scan", type=float, default=4, help="seconds of training of each setting")
+    parser.add_argument("--turns", type=int, default=12, help="after each of which all sides are validated")
     parser.add_argument("--train", type=int, default=400, help="train checkpoints, at most")
-    parser.add_argument("--val", type=int, default=24, help="validation checkpoints, at most")
+    parser.add_argument("--val", type=int, default=12, help="validation checkpoints, at most")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="learning rates that are tried")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("settings", nargs="*", help="of wsl.train, as model.width=64")

@@ -14,5 +14,5 @@ python -m zoo_gen zoo=cifar100 zoo.name=cifar100_few path="$wide" \
   zoo.pretrain.recipe.batch_size=32 zoo.finetune.recipe.batch_size=32 \
   zoo.pretrain.recipe.warmup_epochs=1 zoo.finetune.recipe.warmup_epochs=1 \
   '~zoo.finetune.axes.weight_decay' 'zoo.finetune.axes.head=[linear]'
-python -m benchmarks.hyperrep_throughput "$digits" --scan 5
-python -m benchmarks.hyperrep_throughput "$wide" --train 20 --val 3 --turns 10 --scan 5 --seconds 30
+python -m benchmarks.hyperrep_throughput "$digits"
+python -m benchmarks.hyperrep_throughput "$wide" --train 20 --val 2 --turns 8 --seconds 24

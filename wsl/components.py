@@ -1,7 +1,7 @@
 r"""Principal components of tokens by role: the linear autoencoder that a hyper-representation can begin as.
 
-With U the leading eigenvectors of the second moments of the standardised tokens of a role, as many as there are numbers in a
-latent, the best linear code of these tokens is (Baldi and Hornik, 1989)
+With U the leading eigenvectors of the second moments of standardised tokens of a role, the best linear code of these tokens is
+(Baldi and Hornik, 1989)
 
     latents = U^T x,    x' = U latents
 

@@ -35,7 +35,7 @@ def error(model: HyperRep, batch: Batch) -> float:
         return (model(*batch[:3]) - batch.values).square()[batch.mask].mean().item()
 
 
-def test_a_linear_start_decodes_the_principal_components_of_each_role(family: list[Tokens], windows: Windows):
+def test_a_linear_start_decodes_log_scales_and_the_principal_components_of_each_role(family: list[Tokens], windows: Windows):
     model, batch = fresh(latent=3), batch_of(family, count=len(family))
     at_random = error(model, batch)
     model.begin_linear(second_moments(windows, roles=12))
@@ -43,8 +43,10 @@ def test_a_linear_start_decodes_the_principal_components_of_each_role(family: li
     values = batch.values.masked_fill(~batch.mask, 0)
     for role in batch.positions[..., 1].unique():
         tokens = values[batch.positions[..., 1] == role]
-        vectors = torch.linalg.svd(tokens, full_matrices=False).Vh[:3]
-        torch.testing.assert_close(decoded[batch.positions[..., 1] == role], tokens @ vectors.T @ vectors, atol=2e-4, rtol=1e-3)
+        directions, logs = tokens.split([16, 1], dim=1)
+        vectors = torch.linalg.svd(directions, full_matrices=False).Vh[:2]
+        expected = torch.cat([directions @ vectors.T @ vectors, logs], dim=1)
+        torch.testing.assert_close(decoded[batch.positions[..., 1] == role], expected, atol=2e-4, rtol=1e-3)
     assert error(model, batch) < 0.5 * at_random
 
 

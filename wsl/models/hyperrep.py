@@ -83,12 +83,16 @@ class HyperRep(nn.Module):
 
     @torch.no_grad()
     def begin_linear(self, moments: Float[Tensor, "R D D"]) -> None:
-        """Makes the untrained model the best linear code of each role (`wsl.components`), which training goes on from.
+        """Makes the untrained model a linear code of each role (`wsl.components`), which training goes on from.
 
+        One number of a latent is the log-scale, the others are the leading components of the direction: the log-scale is one entry
+        of many, and no leading component, but an error in it is one in all weights of its group.
         The first Z numbers of the stream hold the components, the others the random projections and positions of a model that
         begins at random; nothing is read of those until training finds a use for them. Blocks begin as the identity.
         """
-        vectors = torch.linalg.eigh(moments.double()).eigenvectors.flip(-1).float()
+        vectors = torch.zeros_like(moments)
+        vectors[:, -1, 0] = 1
+        vectors[:, :-1, 1:] = torch.linalg.eigh(moments[:, :-1, :-1].double()).eigenvectors.flip(-1).float()
         vectors = vectors[..., : min(self.latent, self.bottleneck.in_features)]
         z = vectors.shape[-1]
         for positions in (self.encoder_positions, self.decoder_positions):

@@ -22,9 +22,11 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from wsl.allocation import energy_of
+from wsl.components import second_moments
 from wsl.data import Windows
 from wsl.journal import Journal
 from wsl.model_latents import ModelLatents
+from wsl.models.hyperrep import HyperRep
 from wsl.models.transform_code import TransformCode
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
@@ -89,6 +91,7 @@ class TrainConfig:
     workers: int
     threads: int
     model_encoder: dict[str, Any] | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers that nothing can be trained with."""
@@ -107,6 +110,8 @@ class TrainConfig:
             )
         if self.compile is not None and self.compile not in COMPILE:
             raise InputError(f"compile must be null or one of {', '.join(COMPILE)}, not {self.compile}")
+        if self.start not in (None, "linear"):
+            raise InputError(f"start must be null or linear, not {self.start}")
         if self.seed >= 2**31:
             raise InputError(f"seed must be less than 2**31, not {self.seed}")
 
@@ -134,7 +139,9 @@ def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     for card in (config.tokenizer, config.view, config.objective, config.model_encoder):
         instantiate(card)
     with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
-        instantiate({**config.model, "token_width": 1})
+        model = instantiate({**config.model, "token_width": 1})
+    if config.start == "linear" and not isinstance(model, HyperRep):
+        raise InputError(f"start=linear is for model=hyperrep; {type(model).__name__} begins as it is: set start=null")
     instantiate(config.logger)
     instantiate(config.strategy).fabric(_hardware(config))
     for one in zoos:
@@ -203,6 +210,8 @@ def _train(
     fabric.barrier()
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
+    if config.start == "linear" and isinstance(run.model, HyperRep):
+        run.model.begin_linear(second_moments(train_windows, roles=run.model.roles))
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validations = []

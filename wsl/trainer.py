@@ -145,7 +145,7 @@ class Trainer:
         for name in METHODS:
             if hasattr(model, name):
                 wrapped.mark_forward_method(name)
-        optimizer = AdamW(_parameter_groups(model, self.weight_decay), lr=self.learning_rate)
+        optimizer = AdamW(parameter_groups(model, self.weight_decay), lr=self.learning_rate)
         return wrapped, optimizer, fabric.setup_optimizers(optimizer)
 
     def _update(
@@ -190,8 +190,8 @@ class Trainer:
         return self.learning_rate * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup + 1))) / 2
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay; vectors and embeddings without."""
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; vectors and embeddings without: what the optimizer is given."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
     rest = [p for p in model.parameters() if p.ndim <= 1 or id(p) in embeddings]

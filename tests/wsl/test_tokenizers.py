@@ -1,6 +1,7 @@
 """Every tokenizer covers every weight and decodes to the bit, in every mode; what should break the round trip does."""
 
 import dataclasses
+import math
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -238,6 +239,21 @@ def test_a_row_is_an_output_channel_with_its_bias_and_zeros() -> None:
     assert not row[33:].any()
 
 
+@pytest.mark.parametrize("width", [7, 33, 40, 200])
+def test_rows_of_any_width_come_back_and_begin_at_a_token_of_their_own(width: int) -> None:
+    tokenizer = Rows(width=width, reference="root")
+    tokens = tokenizer.encode(CHILD, root=ROOT)
+    assert tokens.values.shape[1] == width
+    assert identical(tokenizer.decode(tokens, root=ROOT), CHILD)
+    (group,) = [group for group in tokens.plan.groups if (group.block, group.role) == (3, "fc1")]
+    per_row = math.ceil(33 / width)
+    assert group.stop - group.start == 64 * per_row
+    rows = Rows(width=width, reference="none").encode(CHILD).values[group.start : group.stop].view(64, per_row * width)
+    expected = torch.cat([CHILD["blocks.2.mlp.fc1.weight"], CHILD["blocks.2.mlp.fc1.bias"][:, None]], dim=1)
+    assert torch.equal(rows[:, :33].contiguous().view(torch.int32), expected.view(torch.int32))
+    assert not rows[:, 33:].any()
+
+
 def test_a_segment_reads_and_writes_its_part_in_a_batch_of_tokens(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode({name: weight.nan_to_num(0, 0, 0) for name, weight in CHILD.items()}, root=ROOT)
     segments: dict[str, Segment] = {segment.key: segment for group in tokens.plan.groups for segment in group.segments}
@@ -259,6 +275,8 @@ def test_what_does_not_fit_is_refused() -> None:
         tokenizer.encode(CHILD).with_values(torch.zeros(417, 64))
     with pytest.raises(InputError, match=r"'norm\.bias' is torch\.int64"):
         tokenizer.encode(CHILD | {"norm.bias": torch.zeros(32, dtype=torch.int64)})
+    with pytest.raises(InputError, match=r"width 0.*null is the widest row"):
+        Rows(width=0, reference="none")
     with pytest.raises(InputError, match="width 0"):
         Residual(width=0, reference="none")
     with pytest.raises(InputError, match="neither 'none' nor 'root'"):

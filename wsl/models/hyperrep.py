@@ -26,6 +26,9 @@ from zoo_gen.errors import InputError
 FAINT = 1e-4
 """Singular values below this are as good as none; latents are of the order of 1."""
 
+FAINT_POSITIONS = 0.1
+"""How large positions are at a linear start, beside those of a start at random."""
+
 
 class HyperRep(nn.Module):
     """Autoencoder of weight tokens, whose latents are the representation of a checkpoint.
@@ -77,6 +80,30 @@ class HyperRep(nn.Module):
         self.decoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
         self.unproject = RoleLinear(width, token_width, roles=roles)
+
+    @torch.no_grad()
+    def begin_linear(self, moments: Float[Tensor, "R D D"]) -> None:
+        """Makes the untrained model a linear code of each role (`wsl.components`), which training goes on from.
+
+        One number of a latent is the log-scale, the others are the leading components of the direction: the log-scale is one entry
+        of many, and no leading component, but an error in it is one in all weights of its group.
+        The first Z numbers of the stream hold the components, the others the random projections and positions of a model that
+        begins at random; nothing is read of those until training finds a use for them. Blocks begin as the identity.
+        """
+        vectors = torch.zeros_like(moments)
+        vectors[:, -1, 0] = 1
+        vectors[:, :-1, 1:] = torch.linalg.eigh(moments[:, :-1, :-1].double()).eigenvectors.flip(-1).float()
+        vectors = vectors[..., : min(self.latent, self.bottleneck.in_features)]
+        z = vectors.shape[-1]
+        for positions in (self.encoder_positions, self.decoder_positions):
+            for weight in (positions.block.weight, positions.role.weight, positions.index.weight.mT):
+                weight.mul_(FAINT_POSITIONS)[:, :z] = 0
+        self.project.weight[..., :z] = vectors
+        self.unproject.weight.zero_()
+        self.unproject.weight[:, :z] = vectors.mT
+        for linear in (self.bottleneck, self.expand):
+            linear.weight.zero_().fill_diagonal_(1)
+            nn.init.zeros_(linear.bias)
 
     def encode(
         self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]

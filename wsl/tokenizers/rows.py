@@ -2,7 +2,8 @@
 
 This is the reference for comparisons, after SANE (Schürholt et al., 2024, arXiv 2406.09997), made lossless: position
 embeddings are a row each, and every vector that is no bias of a matrix (norms, layer scale, class token) is a row of
-its own. The width is that of the widest row of the checkpoint.
+its own. The width is that of the widest row of the checkpoint, unless told otherwise: a longer row is then padded to a
+multiple of the width, and is several tokens.
 """
 
 import functools
@@ -13,25 +14,35 @@ import torch
 from wsl.slots import Layout, Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.plan import Group, Plan, Segment
+from zoo_gen.errors import InputError
 
 
 class Rows(Codec):
     """Tokenizer of rows of weight matrices.
 
     Args:
+        width: numbers per token D; None for the widest row of the checkpoint.
         reference, form, scale, heads: what is encoded, as in `Codec`.
     """
 
+    def __init__(
+        self, *, reference: str, width: int | None = None, form: str = "raw", scale: str = "within", heads: int | None = None
+    ):
+        super().__init__(reference=reference, form=form, scale=scale, heads=heads)
+        if width is not None and width < 1:
+            raise InputError(f"width {width} of the tokenizer is not positive; null is the widest row of the checkpoint")
+        self.width = width
+
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
         """Returns the plan of a layout."""
-        return _plan(layout, dtypes, differences)
+        return _plan(layout, dtypes, differences, self.width)
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
+def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...], given: int | None) -> Plan:
     matrix_of = _matrices_with_bias(layout.slots)
     bias_of = {matrix: bias for bias, matrix in matrix_of.items()}
-    width = max(
+    width = given or max(
         _rows(slot, p)[1] + (s in bias_of)
         for s, slot in enumerate(layout.slots)
         if s not in matrix_of
@@ -44,12 +55,14 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
             if s in matrix_of:
                 continue
             rows, columns = _rows(layout.slots[s], p)
-            shape, start = (rows, columns), token * width
-            segments.append(Segment.place(layout, s, p, shape=shape, start=start, strides=(width, 1), steps=(columns, 1)))
+            tokens = -(-(columns + (s in bias_of)) // width)  # of a row
+            step, start = tokens * width, token * width
+            shape = (rows, columns)
+            segments.append(Segment.place(layout, s, p, shape=shape, start=start, strides=(step, 1), steps=(columns, 1)))
             if s in bias_of:
-                shape, start = (rows,), token * width + columns
-                segments.append(Segment.place(layout, bias_of[s], p, shape=shape, start=start, strides=(width,), steps=(1,)))
-            token += rows
+                place = {"shape": (rows,), "start": start + columns, "strides": (step,), "steps": (1,)}
+                segments.append(Segment.place(layout, bias_of[s], p, **place))
+            token += rows * tokens
         if segments:
             groups.append(Group(block, role, first, token, tuple(segments)))
     return Plan(layout, dtypes, differences, width, tuple(groups), blank=((0, token * width),))

@@ -1,0 +1,92 @@
+"""The linear start: a hyper-representation begins as the best linear code of each role's tokens."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.wsl.conftest import train_small
+from tests.wsl.test_hyperrep import batch_of
+from tests.wsl.test_train_cli import events
+from wsl.components import second_moments
+from wsl.data import Batch, Windows
+from wsl.models.hyperrep import HyperRep
+from wsl.normalize import Standardizer
+from wsl.sources import Held
+from wsl.tokenizers.tokens import Tokens
+from wsl.train import main
+from zoo_gen import InputError
+
+
+def fresh(latent: int) -> HyperRep:
+    torch.manual_seed(0)
+    sizes = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
+    return HyperRep(token_width=17, latent=latent, blocks=4, roles=12, **sizes)
+
+
+@pytest.fixture(scope="module")
+def windows(family: list[Tokens]) -> Windows:
+    return Windows([Held.of(t) for t in family], Standardizer.fit(family), length=family[0].plan.n_tokens, seed=0, cache=0)
+
+
+def error(model: HyperRep, batch: Batch) -> float:
+    with torch.no_grad():
+        return (model(*batch[:3]) - batch.values).square()[batch.mask].mean().item()
+
+
+def test_a_linear_start_decodes_log_scales_and_the_principal_components_of_each_role(family: list[Tokens], windows: Windows):
+    model, batch = fresh(latent=3), batch_of(family, count=len(family))
+    at_random = error(model, batch)
+    model.begin_linear(second_moments(windows, roles=12))
+    decoded = model(*batch[:3])
+    values = batch.values.masked_fill(~batch.mask, 0)
+    for role in batch.positions[..., 1].unique():
+        tokens = values[batch.positions[..., 1] == role]
+        directions, logs = tokens.split([16, 1], dim=1)
+        vectors = torch.linalg.svd(directions, full_matrices=False).Vh[:2]
+        expected = torch.cat([directions @ vectors.T @ vectors, logs], dim=1)
+        torch.testing.assert_close(decoded[batch.positions[..., 1] == role], expected, atol=2e-4, rtol=1e-3)
+    assert error(model, batch) < 0.5 * at_random
+
+
+def test_a_linear_start_with_a_number_for_each_entry_loses_nothing(family: list[Tokens], windows: Windows):
+    batch = batch_of(family)
+    for latent in (17, 20):  # the second has numbers to spare
+        model = fresh(latent)
+        model.begin_linear(second_moments(windows, roles=12))
+        assert error(model, batch) < 1e-8
+
+
+def test_training_goes_on_from_a_linear_start_and_reaches_all_weights(family: list[Tokens], windows: Windows):
+    model, batch = fresh(latent=2), batch_of(family)
+    model.begin_linear(second_moments(windows, roles=12))
+    first, before = error(model, batch), {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = (model(*batch[:3]) - batch.values).square()[batch.mask].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert error(model, batch) < 0.9 * first
+    assert not [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+
+
+def test_a_run_that_starts_linear_is_ahead_at_once_and_other_models_refuse(tiny_zoo: Path, tmp_path: Path):
+    linear, random = (train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", ["start=linear"]), ("b", [])))
+    losses = [next(e["loss"] for e in events(run.path) if e["event"] == "validation") for run in (linear, random)]
+    assert losses[0] < 0.8 * losses[1]
+    with pytest.raises(InputError, match="start must be null or linear, not pca"):
+        train_small(tiny_zoo, tmp_path / "c", "start=pca")
+
+
+def test_a_linear_start_of_a_model_that_has_none_is_refused_before_anything_is_written(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    cards = ["model=transform_code", "model_encoder=none", "start=linear"]
+    monkeypatch.setattr(sys, "argv", ["train", *cards, f"zoo={tiny_zoo}", "run=new"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "start=linear is for model=hyperrep; TransformCode begins as it is" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()

@@ -17,7 +17,7 @@ from zoo_gen.files import write_atomically
 
 FOLDER = Path("checkpoints", "features")
 _WSL = Path(__file__).parent
-_CODE = ("features/*.py", "stacks.py", "invariants.py", "answers.py", "layout.py", "table.py", "architectures/*.py")
+_CODE = ("features/*.py", "stacks.py", "invariants.py", "answers.py", "paces.py", "layout.py", "table.py", "architectures/*.py")
 
 
 def cached(

@@ -1,4 +1,7 @@
-"""Numbers of weights that no order of neurons or heads changes: norms, spectra, moments and quantiles, tensor by tensor."""
+"""Numbers of weights that no order of neurons or heads changes: norms, spectra, moments and quantiles, tensor by tensor.
+
+A root and its children have one order in common, so no order changes either where a tensor went as its root sees it.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,8 +31,9 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
 
     Returns:
         One row per checkpoint (N C). Columns are `<tensor>/<what>` of the weights and `change of <tensor>/<what>` of what differs
-        from the root, which heads do not have: norms and singular values (logarithms), mean, variance and quantiles; and
-        `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor; where one is not finite, all of its row is.
+        from the root, which heads do not have: norms and singular values (logarithms), mean, variance and quantiles; of changes
+        also those of `heading`; and `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor; where one is not finite,
+        all of its row is.
 
     Raises:
         InputError: a checkpoint is of no known architecture.
@@ -42,7 +46,9 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
             values = np.column_stack([spectra, statistics(tensor.flatten(1).numpy(), _QUANTILES)])
             singular = [f"s{i}" for i in range(spectra.shape[1] - len(_NORMS))]
             found |= {f"{name}/{what}": column for what, column in zip((*_NORMS, *singular, *_STATISTICS), values.T, strict=True)}
-            if not name.startswith(CHANGE):
+            if name.startswith(CHANGE):
+                found |= {f"{name}/{what}": column for what, column in heading(tensor, stack[name.removeprefix(CHANGE)]).items()}
+            else:
                 found[f"{name}/present"] = np.ones(len(values))
         table = pd.DataFrame(found, index=rows)
         tables.append(table.where(table.notna().all(axis=1), np.nan))
@@ -65,6 +71,27 @@ def _with_changes(pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> di
     """The tensors of a checkpoint, and their changes by names of their own."""
     weights, root = map(in_float32, pair)
     return weights | {f"{CHANGE}{name}": tensor for name, tensor in changes(weights, root).items()}
+
+
+def heading(change: Float[Tensor, "K *shape"], weights: Float[Tensor, "K *shape"]) -> dict[str, Float[np.ndarray, "K"]]:
+    """Where a tensor went, as its root sees it; 0 or as good as that for a change of nothing or since nothing.
+
+    Returns:
+        `relative`: logarithm of the norm of the change over the root's. `cosine`: of the change with the root's tensor.
+        `along`: how much the change adds to the root's tensor, as a share of it (weight decay alone: below 0, the same for all).
+        `turn`: logarithm of 1 minus the cosine of the weights with the root's.
+    """
+    moved, now = change.double().flatten(1), weights.double().flatten(1)
+    root = now - moved
+    far, size, length = (vectors.norm(dim=1) + _FLOOR for vectors in (moved, root, now))
+    along = (moved * root).sum(1) / size
+    found = {
+        "relative": (far / size).log(),
+        "cosine": along / far,
+        "along": along / size,
+        "turn": (1 - (now * root).sum(1) / (size * length)).clamp(min=_FLOOR).log(),
+    }
+    return {what: values.numpy() for what, values in found.items()}
 
 
 def spectrum(stack: Tensor, values: int) -> Float[np.ndarray, "K S"]:

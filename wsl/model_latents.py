@@ -1,11 +1,13 @@
 """Training of the model encoder: what a model does is read off what it is.
 
-A latent vector has to say two things about its checkpoint: its invariants (reconstruction), and what it answers to training
-images (behaviour): the divergence KL(answers of the model || answers read off the latent vector). Answers are predicted from
-weights: no model runs when a checkpoint is embedded. Both readings are linear, so that linear probes find what they found.
+A latent vector has to say three things about its checkpoint: its invariants (reconstruction); what it answers to training
+images (behaviour): the divergence KL(answers of the model || answers read off the latent vector); and how fast each tensor is
+moving (forecast): the way from the checkpoint before and to the one after (`wsl.paces`), as a video model is asked for the
+frames beside the one it sees. Neighbours and answers are needed in training alone: a checkpoint is embedded by its weights and
+its root's. No epoch number, factor or metric is read. All readings are linear, so that linear probes find what they found.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from torch.nn import functional
 from wsl.answers import run_models
 from wsl.cache import cached
 from wsl.invariants import invariants_of
-from wsl.models.model_encoder import ModelEncoder
+from wsl.models.model_encoder import CHANGE, MOVES, ModelEncoder
+from wsl.paces import paces_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
@@ -32,7 +35,8 @@ class ModelLatents:
 
     Attributes:
         encoder: sizes of `ModelEncoder`.
-        behaviour, reconstruction: weights of the two losses; 0 leaves one out.
+        behaviour, reconstruction, forecast: weights of the losses; 0 leaves one out. The forecast is asked of members that read
+            moves alone: the others would learn it by heart.
         images: training images that answers are asked to.
         noise: deviation of the noise on standardised invariants.
         steps, batch_size, learning_rate, weight_decay: of AdamW, with one cycle of the learning rate.
@@ -41,6 +45,7 @@ class ModelLatents:
     encoder: dict[str, Any]
     behaviour: float
     reconstruction: float
+    forecast: float
     images: int
     noise: float
     steps: int
@@ -50,11 +55,14 @@ class ModelLatents:
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers that nothing can be trained with."""
-        ModelEncoder(["change of a/b"], **self.encoder)
+        ModelEncoder([f"{CHANGE}a/{MOVES[0]}"], **self.encoder)
         if min(self.images, self.steps, self.batch_size) < 1 or not self.learning_rate > 0:
             raise InputError("images, steps, batch_size and learning_rate of a model encoder must be more than 0")
-        if min(self.behaviour, self.reconstruction) < 0 or self.behaviour + self.reconstruction == 0:
-            raise InputError("behaviour and reconstruction of a model encoder must be at least 0, and one of them more")
+        weights = (self.behaviour, self.reconstruction, self.forecast)
+        if min(weights) < 0 or sum(weights) == 0:
+            raise InputError("behaviour, reconstruction and forecast of a model encoder must be at least 0, and one of them more")
+        if self.forecast and not self.encoder["moves"]:
+            raise InputError("forecast is asked of members that read moves; set encoder.moves to at least 1, or forecast to 0")
 
     def fit(
         self, zoo: Zoo, split: Split[Zoo], *, seed: int, console: Console, device: torch.device
@@ -63,7 +71,8 @@ class ModelLatents:
 
         Returns:
             The encoder, in eval mode on the CPU, and what it reaches on the val models: `divergence` (nats per image),
-            `divergence_of_mean` (of the mean answer of the train models), `error` of standardised invariants (1: the mean).
+            `divergence_of_mean` (of the mean answer of the train models), `error` of standardised invariants and
+            `forecast_error` of standardised ways (1: the mean).
 
         Raises:
             InputError: no train checkpoint has finite weights, or the training diverged.
@@ -72,11 +81,12 @@ class ModelLatents:
         train, val = (described.part(part.frame["path"]) for part in (split.train, split.val))
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
+        val, train = val.scaled(train), train.scaled(train)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = ModelEncoder(list(train.invariants.columns), **self.encoder)
             encoder.fit_scales(train.values(encoder))
-            readers = Readers(encoder, answers=train.answers[0].numel())
+            readers = Readers(encoder, answers=train.answers[0].numel(), paces=train.paces.shape[1])
             self._train(encoder.to(device), readers.to(device), train, console, device)
         encoder, readers = encoder.cpu().eval(), readers.cpu().eval()
         with torch.no_grad():
@@ -85,6 +95,7 @@ class ModelLatents:
                 "divergence": readers.divergence(shares, val.answers).item(),
                 "divergence_of_mean": _divergence(train.answers.exp().mean(0).log().expand_as(val.answers), val.answers).item(),
                 "error": readers.error(shares, inputs).item(),
+                "forecast_error": readers.forecast_error(shares, val.paces).item(),
             }
         return encoder, found
 
@@ -93,12 +104,15 @@ class ModelLatents:
             [*encoder.parameters(), *readers.parameters()], lr=self.learning_rate, weight_decay=self.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
-        inputs, answers = encoder.standardize(train.values(encoder).to(device)), train.answers.to(device)
+        inputs = encoder.standardize(train.values(encoder).to(device))
+        answers, paces = train.answers.to(device), train.paces.to(device)
         for _ in track(range(self.steps), "model encoder", console=console, transient=True, disable=not console.is_terminal):
             rows = torch.randint(len(inputs), (self.batch_size,)).to(device)
             seen = inputs[rows]
             shares = encoder.shares(seen + self.noise * torch.randn_like(seen))
             loss = self.behaviour * readers.divergence(shares, answers[rows]) + self.reconstruction * readers.error(shares, seen)
+            if self.forecast:
+                loss = loss + self.forecast * readers.forecast_error(shares, paces[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -109,10 +123,11 @@ class ModelLatents:
 
 @dataclass(frozen=True)
 class Known:
-    """Checkpoints by path: their invariants, and log-probabilities of their answers to training images."""
+    """Checkpoints by path: their invariants, log-probabilities of their answers to training images, and ways (NaN: unknown)."""
 
     invariants: pd.DataFrame
     answers: Float[Tensor, "N I classes"]
+    paces: Float[Tensor, "N P"]
 
     @classmethod
     def of(cls, checkpoints: Zoo, images: int) -> "Known":
@@ -127,13 +142,22 @@ class Known:
         table = cached(run_models, checkpoints, compute, state=["training images", str(len(pixels))])
         logits = rearrange(torch.from_numpy(table.to_numpy(np.float32, copy=True)), "n (i c) -> n i c", i=len(pixels))
         answers = functional.log_softmax(logits.nan_to_num(nan=-torch.inf), dim=-1).clamp(min=-_RARE)
-        return cls(invariants_of(checkpoints).set_axis(checkpoints.frame["path"]), answers)
+        paces = torch.from_numpy(paces_of(checkpoints).to_numpy(np.float32, copy=True))
+        return cls(invariants_of(checkpoints).set_axis(checkpoints.frame["path"]), answers, paces)
 
     def part(self, paths: pd.Series) -> "Known":
         """Those of some paths whose weights and answers are finite."""
         finite = self.invariants.notna().any(axis=1).to_numpy() & self.answers.isfinite().all(-1).all(-1).numpy()
         rows = np.flatnonzero(self.invariants.index.isin(paths.tolist()) & finite)
-        return Known(self.invariants.iloc[rows], self.answers[torch.from_numpy(rows)])
+        return Known(self.invariants.iloc[rows], self.answers[torch.from_numpy(rows)], self.paces[torch.from_numpy(rows)])
+
+    def scaled(self, by: "Known") -> "Known":
+        """The same with ways as deviations from the mean of others; those of a tensor that never moves there are unknown."""
+        known = by.paces.isfinite()
+        count = known.sum(0).clamp(min=1)
+        mean = by.paces.where(known, 0).sum(0) / count
+        deviation = ((by.paces - mean).where(known, 0).square().sum(0) / count).sqrt()
+        return replace(self, paces=(self.paces - mean) / deviation.where(deviation > 1e-6, torch.nan))
 
     def values(self, encoder: ModelEncoder) -> Float[Tensor, "N C"]:
         """The columns that an encoder reads."""
@@ -145,13 +169,15 @@ _RARE = 30.0
 
 
 class Readers(nn.Module):
-    """Linear readings of each member's share: the invariants that it was made of, and the answers of the model."""
+    """Linear readings of each member's share: the invariants that it was made of, the answers of the model, and its ways."""
 
-    def __init__(self, encoder: ModelEncoder, *, answers: int):
+    def __init__(self, encoder: ModelEncoder, *, answers: int, paces: int):
         super().__init__()
         self.reads = encoder.reads
         self.invariants = nn.ModuleList(nn.Linear(encoder.latent, len(reads)) for reads in self.reads)
         self.answers = nn.ModuleList(nn.Sequential(nn.Dropout(0.1), nn.Linear(encoder.latent, answers)) for _ in self.reads)
+        asked = [member for member, forecasts in enumerate(encoder.forecasts) if forecasts]
+        self.paces = nn.ModuleDict({str(member): nn.Linear(encoder.latent, paces) for member in asked})
 
     def error(self, shares: list[Tensor], inputs: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
         """Mean squared error of the invariants, the mean over members."""
@@ -168,6 +194,12 @@ class Readers(nn.Module):
             read = rearrange(reader(share), "n (i c) -> n i c", c=answers.shape[-1])
             found.append(_divergence(functional.log_softmax(read, dim=-1), answers))
         return torch.stack(found).mean()
+
+    def forecast_error(self, shares: list[Tensor], paces: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
+        """Mean squared error of the ways that are known, the mean over the members that are asked; 0 where nobody or nothing is."""
+        known = paces.isfinite()
+        errors = [(reader(shares[int(member)]) - paces).where(known, 0).square().sum() for member, reader in self.paces.items()]
+        return torch.stack([*errors, paces.new_zeros(())]).sum() / (known.sum() * len(errors)).clamp(min=1)
 
 
 def _divergence(read: Float[Tensor, "N I classes"], true: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:

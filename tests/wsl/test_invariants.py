@@ -66,3 +66,14 @@ def test_weights_that_are_not_finite_leave_nothing_known():
     table = invariants([(weights(1), weights(0)), (broken, weights(0))])
     assert table.notna().all(axis=1).tolist() == [True, False]
     assert table.iloc[1].isna().all()
+
+
+def test_where_a_tensor_went_is_seen_from_its_root():
+    root = weights(0)
+    shrunk = {name: 0.9 * tensor for name, tensor in root.items()}
+    turned = {name: tensor + torch.flip(tensor, dims=(-1,)) for name, tensor in root.items()}
+    table = invariants([(shrunk, root), (root, root), (turned, root)]).filter(like="change of blocks.0.mlp.fc1.weight/")
+    table.columns = [str(column).rpartition("/")[2] for column in table]
+    np.testing.assert_allclose(table.loc[0, ["along", "cosine", "relative"]], [-0.1, -1, np.log(0.1)], rtol=1e-4)
+    np.testing.assert_allclose(table.loc[1, ["along", "cosine"]], 0, atol=1e-6)
+    assert table["turn"].iloc[2] > np.log(0.1) > np.log(1e-6) > table["turn"].iloc[:2].max()

@@ -17,11 +17,12 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
 COLUMNS = ["a/l2", "a/present", "change of a/l2", "change of a/s0"]
-SIZES = {"everything": 1, "changes": 1, "hidden": 8, "latent": 3, "dropout": 0.0}
+SIZES = {"everything": 1, "moves": 1, "hidden": 8, "latent": 3, "dropout": 0.0}
 CARD = ModelLatents(
     encoder={**SIZES, "hidden": 32, "latent": 16},
     behaviour=1.0,
     reconstruction=0.2,
+    forecast=1.0,
     images=16,
     noise=0.0,
     steps=150,
@@ -41,10 +42,10 @@ def fitted(table: torch.Tensor) -> ModelEncoder:
 TABLE = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 5
 
 
-def test_members_for_changes_read_nothing_else():
+def test_members_for_moves_read_nothing_else():
     encoder = fitted(TABLE)
     other = TABLE.clone()
-    other[:, 0] += 1
+    other[:, [0, 3]] += 1
     latents, moved = encoder(TABLE), encoder(other)
     assert torch.equal(latents[:, 3:], moved[:, 3:])
     assert not torch.allclose(latents[:, :3], moved[:, :3])
@@ -74,7 +75,7 @@ def test_an_encoder_before_training_has_the_scales_and_other_weights():
     assert not torch.equal(fresh(TABLE), encoder(TABLE))
 
 
-@pytest.mark.parametrize("wrong", [{"everything": 0, "changes": 0}, {"latent": 0}, {"dropout": 1.0}, {"changes": -1}])
+@pytest.mark.parametrize("wrong", [{"everything": 0, "moves": 0}, {"latent": 0}, {"dropout": 1.0}, {"moves": -1}])
 def test_sizes_of_which_nothing_can_be_built_are_refused(wrong: dict):
     with pytest.raises(InputError, match="at least one member"):
         ModelEncoder(COLUMNS, **{**SIZES, **wrong})
@@ -108,6 +109,17 @@ def test_without_behaviour_answers_are_not_learned(zoo: Zoo, split: Split[Zoo]):
     assert blind["error"] < 0.8
 
 
+def test_the_forecast_learns_how_fast_models_move_that_it_has_not_seen(zoo: Zoo, split: Split[Zoo]):
+    _, learned = fit(CARD, zoo, split)
+    _, blind = fit(replace(CARD, forecast=0.0), zoo, split)
+    assert learned["forecast_error"] < 0.8 < blind["forecast_error"]
+
+
+def test_a_forecast_that_nobody_makes_is_refused():
+    with pytest.raises(InputError, match=r"encoder\.moves"):
+        replace(CARD, encoder={**CARD.encoder, "moves": 0})
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(zoo: Zoo, split: Split[Zoo]):
     card = replace(CARD, steps=5)
     first, again, other = (fit(card, zoo, split, seed=seed)[0].state_dict() for seed in (0, 0, 1))
@@ -124,7 +136,7 @@ def test_test_models_do_not_move_the_encoder(zoo: Zoo, split: Split[Zoo]):
 def test_a_run_embeds_by_its_model_encoder_and_without_one_by_tokens(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
     some = tiny_run.split.test.select(final=True)
     assert tiny_run.model_encoder is not None
-    assert tiny_run.embed(some).shape == (len(some), 4 * 8)
+    assert tiny_run.embed(some).shape == (len(some), 5 * 8)
     without = train_small(tiny_zoo, tmp_path / "run", "model_encoder=none")
     assert not (tmp_path / "run" / MODEL_ENCODER).exists()
     pooled = [without.model.embed(z[None], tokens.positions, without.groups)[0] for tokens, z in without.latents(some)]

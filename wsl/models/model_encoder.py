@@ -2,8 +2,8 @@
 
 Where the encoder of tokens sees a window, this one sees the whole model, by numbers that no order of neurons or heads can change
 (`wsl.invariants`). Several small networks (members) share the latent vector, so that their errors average out in what a linear
-probe makes of it; some read everything, the others only what fine-tuning has changed, which is all that models of other roots have
-in common.
+probe makes of it. Some read everything; the others only how far each tensor has moved and where to as its root sees it: few numbers,
+which mean the same whatever the root, and which a network learns from few models.
 """
 
 import copy
@@ -19,7 +19,10 @@ _EXTREME = 10.0
 """Invariants further from the mean than this, in deviations, count as this far."""
 
 CHANGE = "change of "
-"""How the columns begin that say what became of a part since the root."""
+"""How the columns begin that say what became of a tensor since the root."""
+
+MOVES = ("l1", "l2", "max", "relative", "cosine", "along", "turn")
+"""How the columns end that say how far a tensor has moved, and where to."""
 
 
 class ModelEncoder(nn.Module):
@@ -28,28 +31,31 @@ class ModelEncoder(nn.Module):
     Args:
         columns: of the invariants that are read.
         everything: members that read all columns.
-        changes: members that read the columns of changes alone.
+        moves: members that read how far tensors have moved, and where to (`MOVES`).
         hidden: width of each member.
         latent: numbers that each member gives.
         dropout: share of the inputs that a member does without in training.
 
-    Raises `InputError` for sizes of which nothing can be built.
+    Raises `InputError` for sizes of which nothing can be built, and for `moves` where no column says anything of them.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, columns: Sequence[str], *, everything: int, changes: int, hidden: int, latent: int, dropout: float):
+    def __init__(self, columns: Sequence[str], *, everything: int, moves: int, hidden: int, latent: int, dropout: float):
         super().__init__()
-        if min(everything, changes) < 0 or everything + changes < 1 or min(hidden, latent) < 1 or not 0 <= dropout < 1:
+        if min(everything, moves) < 0 or everything + moves < 1 or min(hidden, latent) < 1 or not 0 <= dropout < 1:
             raise InputError(
                 "a model encoder needs at least one member, a hidden and a latent width of at least 1 and a dropout below 1, not "
-                f"everything={everything}, changes={changes}, hidden={hidden}, latent={latent}, dropout={dropout}"
+                f"everything={everything}, moves={moves}, hidden={hidden}, latent={latent}, dropout={dropout}"
             )
+        moved = [i for i, column in enumerate(columns) if column.startswith(CHANGE) and column.rpartition("/")[2] in MOVES]
+        if moves and not moved:
+            raise InputError("no tensor of these models has a counterpart in a root, so nothing says how far it moved; set moves to 0")
         self.columns, self.latent = list(columns), latent
         whole = torch.arange(len(columns))
-        changed = torch.tensor([i for i, column in enumerate(columns) if column.startswith(CHANGE)], dtype=torch.int64)
-        self.reads = [whole] * everything + [changed] * changes
+        self.reads = [whole] * everything + [torch.tensor(moved, dtype=torch.int64)] * moves
+        self.forecasts = [False] * everything + [True] * moves
         self.members = nn.ModuleList(
             nn.Sequential(nn.Dropout(dropout), nn.Linear(len(reads), hidden), nn.GELU(), nn.Linear(hidden, latent))
             for reads in self.reads

@@ -1,0 +1,39 @@
+"""How far tensors go from one epoch to the next."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsl.paces import paces_of
+from zoo_gen import Zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tiny_zoo: Path) -> Zoo:
+    zoo = Zoo.open(tiny_zoo).select(stage="finetune")
+    return zoo.select(model=zoo.frame["model"].unique()[:2].tolist())
+
+
+def test_ways_lead_from_one_checkpoint_of_a_model_to_the_next(zoo: Zoo):
+    table = paces_of(zoo)
+    name = "norm.weight"
+    for row, (here, there) in enumerate(zip(list(zoo), list(zoo)[1:], strict=False)):
+        if here.model == there.model:
+            way = float((there.state_dict()[name] - here.state_dict()[name]).norm().log())
+            assert table.loc[row, f"from {name}"] == table.loc[row + 1, f"to {name}"] == pytest.approx(way, rel=1e-5)
+        else:
+            assert np.isnan(table.loc[row, f"from {name}"])
+
+
+def test_the_first_way_begins_at_the_root_and_a_head_has_none(zoo: Zoo):
+    table, first = paces_of(zoo), zoo[0]
+    way = float((first.state_dict()["norm.weight"] - zoo.root(first).state_dict()["norm.weight"]).norm().log())
+    assert table.loc[0, "to norm.weight"] == pytest.approx(way, rel=1e-5)
+    assert table.filter(regex="^to head").iloc[0].isna().all()
+    assert table.filter(regex="^from head").iloc[0].notna().any()
+
+
+def test_the_order_of_the_rows_does_not_matter(zoo: Zoo):
+    backwards = Zoo(zoo.path, zoo.config, zoo.frame.iloc[::-1].reset_index(drop=True), zoo._everything)
+    np.testing.assert_array_equal(paces_of(backwards).iloc[::-1].to_numpy(), paces_of(zoo).to_numpy())

@@ -2,8 +2,8 @@
 
 Where the encoder of tokens sees a window, this one sees the whole model, by numbers that no order of neurons or heads can change
 (`wsl.invariants`). Several small networks (members) share the latent vector, so that their errors average out in what a linear
-probe makes of it. Some read everything; the others only how far each tensor has moved and where to as its root sees it: few numbers,
-which mean the same whatever the root, and which a network learns from few models.
+probe makes of it. Some read everything; the others only how far each tensor has moved and where to as its root sees it: few
+numbers, which mean the same whatever the root, and which a network learns from few models.
 """
 
 import copy
@@ -51,7 +51,9 @@ class ModelEncoder(nn.Module):
             )
         moved = [i for i, column in enumerate(columns) if column.startswith(CHANGE) and column.rpartition("/")[2] in MOVES]
         if moves and not moved:
-            raise InputError("no tensor of these models has a counterpart in a root, so nothing says how far it moved; set moves to 0")
+            raise InputError(
+                "no tensor of these models has a counterpart in a root, so nothing says how far it moved; set moves to 0"
+            )
         self.columns, self.latent = list(columns), latent
         whole = torch.arange(len(columns))
         self.reads = [whole] * everything + [torch.tensor(moved, dtype=torch.int64)] * moves

@@ -24,7 +24,7 @@ from wsl.probes.comparison import compare, marked
 from wsl.probes.curves import write_curves
 from wsl.probes.selections import average, select
 from wsl.probes.survey import Finding, Survey
-from wsl.property_prediction import find_runs, variants
+from wsl.property_prediction import PropertyPredictionConfig, find_runs, variants
 from wsl.run import Run
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS
@@ -44,21 +44,11 @@ class CurveSettings(Settings, Protocol):
 
 
 @dataclass
-class FewLabelsConfig:
+class FewLabelsConfig(PropertyPredictionConfig):
     """The values of configs/few_labels.yaml."""
 
-    zoo: str
-    runs: str
-    out: str
-    targets: list[str]
-    inputs: list[str]
     labelled: list[int]
     selections: int
-    penalties: list[float]
-    draws: int
-    shuffles: int
-    ceiling_checkpoints: int
-    seed: int
 
 
 @command("few_labels", FewLabelsConfig)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from wsl.features.features import Features, Kind, train_models
 from wsl.features.hyperrep import Embedding
-from wsl.few_labels import SCHEME, curves, runs_by_model
+from wsl.few_labels import SCHEME, FewLabelsConfig, curves, runs_by_model
 from wsl.invariants import invariants_of
 from wsl.probe import ask, cards, probed, rows_of, survey_of
 from wsl.probes.comparison import compare, marked
@@ -46,23 +46,11 @@ Runs = Mapping[int, Mapping[int, Run]]
 
 
 @dataclass
-class TransferConfig:
+class TransferConfig(FewLabelsConfig):
     """The values of configs/transfer.yaml."""
 
     run_zoo: str
-    runs: str
-    zoo: str
-    out: str
-    targets: list[str]
-    inputs: list[str]
     carried: list[str]
-    labelled: list[int]
-    selections: int
-    penalties: list[float]
-    draws: int
-    shuffles: int
-    ceiling_checkpoints: int
-    seed: int
 
 
 @command("transfer", TransferConfig)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, Sizes, keys_of, masked_error, moments_of
 from benchmarks.race import Contestant, Holdout, Scales, Settings, now
-from wsl.components import second_moments
 from wsl.data import Batch, TokenizedZoo, Windows
 from wsl.normalize import Standardizer
 from wsl.sources import Held
@@ -85,7 +84,7 @@ class Field:
         self._held.clear()
 
     def ours(self, name: str, *, rate: float) -> Contestant:
-        """The default hyper-representation: `ours` as the configuration starts it, `ours_linear` by start=linear."""
+        """The default hyper-representation, `ours`; `ours_random` by model.start=random."""
         held = self.held(Residual(width=self.width, reference="root"))
         standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in held[0])
 
@@ -93,10 +92,10 @@ class Field:
             return standardizer.restore(values, whole.plan)
 
         def start(model: nn.Module, windows: Windows) -> None:
-            if "linear" in (self.config["start"], name.removeprefix("ours_")):
-                model.begin_linear(second_moments(windows, roles=self.card["roles"]))  # type: ignore[operator]
+            model.begin((), windows)  # type: ignore[operator]
 
-        model, objective = self._seeded(lambda: instantiate(self.card)), instantiate(self.config["objective"])
+        card = self.card | ({"start": "random"} if name == "ours_random" else {})
+        model, objective = self._seeded(lambda: instantiate(card)), instantiate(self.config["objective"])
         return self._contestant(name, self.width, held, standardizer, model, objective, restore, rate, start=start)
 
     def rival(self, name: str, *, width: int, rate: float) -> Contestant:

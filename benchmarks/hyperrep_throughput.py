@@ -4,7 +4,7 @@
     python -m benchmarks.hyperrep_throughput checkpoints/zoos/cifar100_few --train 20 --val 2 --turns 8 --seconds 24
 
 `runs/hyperrep_throughput.sh` makes the second zoo (ViTs of width 192) and runs both. Ours are the default hyper-representation and
-the same with start=linear (`ours_linear`; its second of preparation counts). Rivals (`benchmarks.padded_rows`): `rows`, the
+the same with model.start=random (`ours_random`); the second that a linear start takes counts. Rivals (`benchmarks.padded_rows`): `rows`, the
 peers' way, and `rows_root`, the same on differences to the root, which the tokens of ours hold too. All sides have
 
 - as many weights per number of the latents as ours, to 2 %; where whole numbers do not allow that, the rivals have more numbers;
@@ -46,8 +46,8 @@ from wsl.tokenizers.rows import Rows
 from zoo_gen import Zoo
 from zoo_gen.config import compose
 
-OURS = ("ours", "ours_linear")
-"""The default, and the same with start=linear."""
+OURS = ("ours", "ours_random")
+"""The default, and the same from random weights."""
 
 RIVALS = {"rows": "weights", "rows_root": "changes"}
 """The rivals, and the error that each trains on."""

@@ -42,7 +42,16 @@ def main() -> None:
     values = torch.stack([one.values[:WINDOW] for one in tokens])
     mask, positions = tokens[0].mask[:WINDOW].expand_as(values), tokens[0].positions[:WINDOW].expand(16, -1, -1)
     model = HyperRep(
-        token_width=64, latent=16, width=128, heads=4, encoder_depth=2, decoder_depth=2, mlp_ratio=2, blocks=32, roles=16
+        token_width=64,
+        latent=16,
+        width=128,
+        heads=4,
+        encoder_depth=2,
+        decoder_depth=2,
+        mlp_ratio=2,
+        blocks=32,
+        roles=16,
+        start="random",
     )
     optimizer = torch.optim.AdamW(model.parameters())
 

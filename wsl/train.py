@@ -21,13 +21,10 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from wsl.allocation import energy_of
-from wsl.components import second_moments
 from wsl.data import Windows
 from wsl.journal import Journal
 from wsl.model_latents import ModelLatents
-from wsl.models.hyperrep import HyperRep
-from wsl.models.transform_code import TransformCode
+from wsl.models.start import Begins
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
 from wsl.run import Run, run_folder
@@ -91,7 +88,6 @@ class TrainConfig:
     workers: int
     threads: int
     model_encoder: dict[str, Any] | None = None
-    start: str | None = None
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers that nothing can be trained with."""
@@ -110,8 +106,6 @@ class TrainConfig:
             )
         if self.compile is not None and self.compile not in COMPILE:
             raise InputError(f"compile must be null or one of {', '.join(COMPILE)}, not {self.compile}")
-        if self.start not in (None, "linear"):
-            raise InputError(f"start must be null or linear, not {self.start}")
         if self.seed >= 2**31:
             raise InputError(f"seed must be less than 2**31, not {self.seed}")
 
@@ -139,9 +133,7 @@ def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     for card in (config.tokenizer, config.view, config.objective, config.model_encoder):
         instantiate(card)
     with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
-        model = instantiate({**config.model, "token_width": 1})
-    if config.start == "linear" and not isinstance(model, HyperRep):
-        raise InputError(f"start=linear is for model=hyperrep; {type(model).__name__} begins as it is: set start=null")
+        instantiate({**config.model, "token_width": 1})
     instantiate(config.logger)
     instantiate(config.strategy).fabric(_hardware(config))
     for one in zoos:
@@ -197,9 +189,11 @@ def _train(
         val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=places[0])
-    if isinstance(run.model, TransformCode):
-        run.model.allocate(*energy_of(train_models, blocks=run.model.blocks, roles=run.model.roles, tokens=run.model.tokens))
     viewed = [view(model) for model in train_models]
+    drawn = {"length": config.window, "seed": config.seed}
+    train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
+    if isinstance(run.model, Begins):
+        run.model.begin(train_models, train_windows)
     if fabric.is_global_zero:
         standardizer.save(folder / "standardizer.json")
         write_config(folder, resolved)
@@ -208,10 +202,6 @@ def _train(
             encoder, measured = card.fit(zoos[0], splits[0], seed=config.seed, console=console, device=fabric.device)
             write_model_encoder(folder, encoder, measured)
     fabric.barrier()
-    drawn = {"length": config.window, "seed": config.seed}
-    train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
-    if config.start == "linear" and isinstance(run.model, HyperRep):
-        run.model.begin_linear(second_moments(train_windows, roles=run.model.roles))
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validations = []

@@ -16,13 +16,12 @@ from wsl.normalize import Standardizer
 from wsl.sources import Held
 from wsl.tokenizers.tokens import Tokens
 from wsl.train import main
-from zoo_gen import InputError
 
 
 def fresh(latent: int) -> HyperRep:
     torch.manual_seed(0)
     sizes = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
-    return HyperRep(token_width=17, latent=latent, blocks=4, roles=12, **sizes)
+    return HyperRep(token_width=17, latent=latent, blocks=4, roles=12, start="linear", **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +71,20 @@ def test_training_goes_on_from_a_linear_start_and_reaches_all_weights(family: li
     assert not [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
 
 
-def test_a_run_that_starts_linear_is_ahead_at_once_and_other_models_refuse(tiny_zoo: Path, tmp_path: Path):
-    linear, random = (train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", ["start=linear"]), ("b", [])))
+def test_a_run_starts_linear_by_default_and_is_ahead_at_once(tiny_zoo: Path, tmp_path: Path):
+    linear, random = (
+        train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", []), ("b", ["model.start=random"]))
+    )
     losses = [next(e["loss"] for e in events(run.path) if e["event"] == "validation") for run in (linear, random)]
     assert losses[0] < 0.8 * losses[1]
-    with pytest.raises(InputError, match="start must be null or linear, not pca"):
-        train_small(tiny_zoo, tmp_path / "c", "start=pca")
 
 
-def test_a_linear_start_of_a_model_that_has_none_is_refused_before_anything_is_written(
+def test_an_unknown_start_is_refused_before_anything_is_written(
     tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    cards = ["model=transform_code", "model_encoder=none", "start=linear"]
-    monkeypatch.setattr(sys, "argv", ["train", *cards, f"zoo={tiny_zoo}", "run=new"])
+    monkeypatch.setattr(sys, "argv", ["train", "model.start=pca", f"zoo={tiny_zoo}", "run=new"])
     with pytest.raises(SystemExit):
         main()
-    assert "start=linear is for model=hyperrep; TransformCode begins as it is" in capsys.readouterr().err
+    assert "model.start must be linear or random, not pca" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints").exists()

@@ -26,7 +26,7 @@ def small_model(*, latent: int = 4) -> HyperRep:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
-        model = HyperRep(token_width=17, latent=latent, blocks=4, roles=10, **sizes)
+        model = HyperRep(token_width=17, latent=latent, blocks=4, roles=10, start="random", **sizes)
         for parameter in model.parameters():  # blocks start as the identity, which would prove little
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()

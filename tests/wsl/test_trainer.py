@@ -61,7 +61,7 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, precis
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
-        model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, **sizes)
+        model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, start="random", **sizes)
     windows = Windows([Held.of(tokens) for tokens in family], Standardizer.fit(family), length=16, seed=0, cache=0)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     trainer = Trainer(**{**SETTINGS, **changes})

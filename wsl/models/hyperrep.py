@@ -20,7 +20,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsl.components import second_moments
+from wsl.data import Windows
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
+from wsl.sources import Stored
 from zoo_gen.errors import InputError
 
 FAINT = 1e-4
@@ -42,6 +45,7 @@ class HyperRep(nn.Module):
         mlp_ratio: hidden width of their MLPs, over M.
         blocks: largest block index a token may have, plus one.
         roles: largest role id a token may have, plus one.
+        start: what training begins at: `linear`, a linear code of each role (`begin_linear`), or `random` weights.
 
     Raises `InputError` for sizes of which no model can be built.
     """
@@ -58,6 +62,7 @@ class HyperRep(nn.Module):
         mlp_ratio: float,
         blocks: int,
         roles: int,
+        start: str,
     ):
         super().__init__()
         sizes = {"latent": latent, "width": width, "heads": heads, "blocks": blocks, "roles": roles}
@@ -71,7 +76,9 @@ class HyperRep(nn.Module):
             )
         if width % heads:
             raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
-        self.latent, self.blocks, self.roles = latent, blocks, roles
+        if start not in ("linear", "random"):
+            raise InputError(f"model.start must be linear or random, not {start}")
+        self.latent, self.blocks, self.roles, self.start = latent, blocks, roles, start
         self.project = RoleLinear(token_width, width, roles=roles)
         self.encoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
         self.encoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(encoder_depth))
@@ -80,6 +87,11 @@ class HyperRep(nn.Module):
         self.decoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
         self.unproject = RoleLinear(width, token_width, roles=roles)
+
+    def begin(self, sources: Sequence[Stored], windows: Windows) -> None:
+        """Begins at the linear code of these windows, unless the start is random."""
+        if self.start == "linear":
+            self.begin_linear(second_moments(windows, roles=self.roles))
 
     @torch.no_grad()
     def begin_linear(self, moments: Float[Tensor, "R D D"]) -> None:

@@ -16,9 +16,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wsl.allocation import levels_of
+from wsl.allocation import energy_of, levels_of
+from wsl.data import Windows
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
 from wsl.models.hyperrep import pooled
+from wsl.sources import Stored
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 
@@ -102,6 +104,10 @@ class TransformCode(nn.Module):
         self.decoder = Correction(**sizes, depth=decoder_depth, blocks=blocks, roles=roles)
         self.register_buffer("energy", torch.zeros(blocks, roles, tokens, token_width - 1))
         self.register_buffer("levels", torch.zeros(longest + 1))
+
+    def begin(self, sources: Sequence[Stored], windows: Windows) -> None:
+        """Chooses what is kept by the energy of the train checkpoints."""
+        self.allocate(*energy_of(sources, blocks=self.blocks, roles=self.roles, tokens=self.tokens))
 
     def allocate(self, energy: Float[Tensor, "blocks roles tokens D-1"], plans: Sequence[Plan]) -> None:
         """Chooses what is kept, so that no checkpoint of these plans has more numbers than its weights over `rate`."""

@@ -7,6 +7,7 @@ frames beside the one it sees. Neighbours and answers are needed in training alo
 its root's. No epoch number, factor or metric is read. All readings are linear, so that linear probes find what they found.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.nn import functional
 from wsl.answers import run_models
 from wsl.cache import cached
 from wsl.invariants import invariants_of
-from wsl.models.model_encoder import CHANGE, MOVES, ModelEncoder
+from wsl.models.model_encoder import CHANGE, HEADINGS, ModelEncoder
 from wsl.paces import paces_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
@@ -55,7 +56,7 @@ class ModelLatents:
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers that nothing can be trained with."""
-        ModelEncoder([f"{CHANGE}a/{MOVES[0]}"], **self.encoder)
+        ModelEncoder([f"{CHANGE}a/{HEADINGS[0]}"], **self.encoder)
         if min(self.images, self.steps, self.batch_size) < 1 or not self.learning_rate > 0:
             raise InputError("images, steps, batch_size and learning_rate of a model encoder must be more than 0")
         weights = (self.behaviour, self.reconstruction, self.forecast)
@@ -101,7 +102,7 @@ class ModelLatents:
 
     def _train(self, encoder: ModelEncoder, readers: "Readers", train: "Known", console: Console, device: torch.device) -> None:
         optimizer = torch.optim.AdamW(
-            [*encoder.parameters(), *readers.parameters()], lr=self.learning_rate, weight_decay=self.weight_decay
+            [*encoder.parameters(), *readers.parameters()], lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
         inputs = encoder.standardize(train.values(encoder).to(device))
@@ -164,6 +165,12 @@ class Known:
         return torch.from_numpy(self.invariants.reindex(columns=encoder.columns).to_numpy(dtype="float64", copy=True))
 
 
+Shares = dict[str, Float[Tensor, "E N Z"]]
+"""Shares of members in latent vectors, by what the members read."""
+
+FORECASTERS = "moves"
+"""What those members read that are asked for the forecast."""
+
 _RARE = 30.0
 """Log-probabilities below minus this are as good as impossible."""
 
@@ -173,33 +180,36 @@ class Readers(nn.Module):
 
     def __init__(self, encoder: ModelEncoder, *, answers: int, paces: int):
         super().__init__()
-        self.reads = encoder.reads
-        self.invariants = nn.ModuleList(nn.Linear(encoder.latent, len(reads)) for reads in self.reads)
-        self.answers = nn.ModuleList(nn.Sequential(nn.Dropout(0.1), nn.Linear(encoder.latent, answers)) for _ in self.reads)
-        asked = [member for member, forecasts in enumerate(encoder.forecasts) if forecasts]
-        self.paces = nn.ModuleDict({str(member): nn.Linear(encoder.latent, paces) for member in asked})
+        self.reads, self.forget = encoder.reads, nn.Dropout(0.1)
 
-    def error(self, shares: list[Tensor], inputs: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
+        def readings(outputs: Mapping[str, int]) -> nn.ModuleDict:
+            return nn.ModuleDict({name: encoder.members[name].readings(size) for name, size in outputs.items()})  # type: ignore[operator]
+
+        self.invariants = readings({name: len(reads) for name, reads in self.reads.items()})
+        self.answers = readings(dict.fromkeys(self.reads, answers))
+        self.paces = readings({name: paces for name in self.reads if name == FORECASTERS})
+
+    def error(self, shares: Shares, inputs: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
         """Mean squared error of the invariants, the mean over members."""
         errors = [
-            (reader(share) - inputs[:, reads]).square().mean()
-            for share, reader, reads in zip(shares, self.invariants, self.reads, strict=True)
+            (reader(shares[name]) - inputs[:, self.reads[name]]).square().mean((1, 2)) for name, reader in self.invariants.items()
         ]
-        return torch.stack(errors).mean()
+        return torch.cat(errors).mean()
 
-    def divergence(self, shares: list[Tensor], answers: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
+    def divergence(self, shares: Shares, answers: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
         """Divergence of the answers that are read off the shares from the true ones, the mean over members."""
+        true = rearrange(answers, "n i c -> c n i").contiguous()  # few classes: softmax is faster over rows than within them
         found = []
-        for share, reader in zip(shares, self.answers, strict=True):
-            read = rearrange(reader(share), "n (i c) -> n i c", c=answers.shape[-1])
-            found.append(_divergence(functional.log_softmax(read, dim=-1), answers))
-        return torch.stack(found).mean()
+        for name, reader in self.answers.items():
+            read = rearrange(reader(self.forget(shares[name])), "e n (c i) -> e c n i", c=len(true))
+            found.append((true.exp() * (true - read.log_softmax(1))).sum(1).mean((1, 2)))
+        return torch.cat(found).mean()
 
-    def forecast_error(self, shares: list[Tensor], paces: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
+    def forecast_error(self, shares: Shares, paces: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
         """Mean squared error of the ways that are known, the mean over the members that are asked; 0 where nobody or nothing is."""
         known = paces.isfinite()
-        errors = [(reader(shares[int(member)]) - paces).where(known, 0).square().sum() for member, reader in self.paces.items()]
-        return torch.stack([*errors, paces.new_zeros(())]).sum() / (known.sum() * len(errors)).clamp(min=1)
+        errors = [(reader(shares[name]) - paces).where(known, 0).square().sum((1, 2)) for name, reader in self.paces.items()]
+        return torch.cat([*errors, paces.new_zeros(0 if errors else 1)]).mean() / known.sum().clamp(min=1)
 
 
 def _divergence(read: Float[Tensor, "N I classes"], true: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:

@@ -72,9 +72,7 @@ def test_training_goes_on_from_a_linear_start_and_reaches_all_weights(family: li
 
 
 def test_a_run_starts_linear_by_default_and_is_ahead_at_once(tiny_zoo: Path, tmp_path: Path):
-    linear, random = (
-        train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", []), ("b", ["model.start=random"]))
-    )
+    linear, random = (train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", []), ("b", ["model.start=random"])))
     losses = [next(e["loss"] for e in events(run.path) if e["event"] == "validation") for run in (linear, random)]
     assert losses[0] < 0.8 * losses[1]
 

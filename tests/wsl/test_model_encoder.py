@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.nn.functional import gelu
 
 from tests.wsl.conftest import train_small
 from wsl.model_latents import ModelLatents
-from wsl.models.model_encoder import ModelEncoder
+from wsl.models.model_encoder import Members, ModelEncoder
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
 COLUMNS = ["a/l2", "a/present", "change of a/l2", "change of a/s0"]
-SIZES = {"everything": 1, "moves": 1, "hidden": 8, "latent": 3, "dropout": 0.0}
+SIZES = {"everything": 1, "moves": 1, "headings": 0, "hidden": 8, "latent": 3, "dropout": 0.0}
 CARD = ModelLatents(
     encoder={**SIZES, "hidden": 32, "latent": 16},
     behaviour=1.0,
@@ -51,6 +52,23 @@ def test_members_for_moves_read_nothing_else():
     assert not torch.allclose(latents[:, :3], moved[:, :3])
 
 
+def test_members_for_headings_read_where_tensors_went_and_the_head_alone():
+    columns = ["a/l2", "change of a/l2", "change of a/turn", "head/l2"]
+    encoder = ModelEncoder(columns, **{**SIZES, "everything": 0, "moves": 0, "headings": 2}).eval()
+    for column, felt in zip(columns, (False, False, True, True), strict=True):
+        other = TABLE.clone()
+        other[:, columns.index(column)] += 1
+        assert torch.equal(encoder(TABLE), encoder(other)) is not felt
+
+
+def test_members_are_networks_of_their_own():
+    members, inputs = Members(4, 2, hidden=8, latent=3), torch.randn(5, 4)
+    for found, layer in zip(members(inputs), range(2), strict=True):
+        rows = slice(8 * layer, 8 * layer + 8)
+        hidden = gelu(inputs @ members.hidden.weight[rows].T + members.hidden.bias[rows])
+        torch.testing.assert_close(found, hidden @ members.latents.weight[layer] + members.latents.bias[layer])
+
+
 def test_inputs_have_unit_scale_and_a_constant_column_is_not_read():
     table = TABLE.clone()
     table[:, 1] = 7
@@ -75,7 +93,7 @@ def test_an_encoder_before_training_has_the_scales_and_other_weights():
     assert not torch.equal(fresh(TABLE), encoder(TABLE))
 
 
-@pytest.mark.parametrize("wrong", [{"everything": 0, "moves": 0}, {"latent": 0}, {"dropout": 1.0}, {"moves": -1}])
+@pytest.mark.parametrize("wrong", [{"everything": 0, "moves": 0, "headings": 0}, {"latent": 0}, {"dropout": 1.0}, {"moves": -1}])
 def test_sizes_of_which_nothing_can_be_built_are_refused(wrong: dict):
     with pytest.raises(InputError, match="at least one member"):
         ModelEncoder(COLUMNS, **{**SIZES, **wrong})
@@ -136,7 +154,7 @@ def test_test_models_do_not_move_the_encoder(zoo: Zoo, split: Split[Zoo]):
 def test_a_run_embeds_by_its_model_encoder_and_without_one_by_tokens(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
     some = tiny_run.split.test.select(final=True)
     assert tiny_run.model_encoder is not None
-    assert tiny_run.embed(some).shape == (len(some), 5 * 8)
+    assert tiny_run.embed(some).shape == (len(some), 8 * 8)
     without = train_small(tiny_zoo, tmp_path / "run", "model_encoder=none")
     assert not (tmp_path / "run" / MODEL_ENCODER).exists()
     pooled = [without.model.embed(z[None], tokens.positions, without.groups)[0] for tokens, z in without.latents(some)]

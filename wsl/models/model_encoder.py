@@ -2,16 +2,19 @@
 
 Where the encoder of tokens sees a window, this one sees the whole model, by numbers that no order of neurons or heads can change
 (`wsl.invariants`). Several small networks (members) share the latent vector, so that their errors average out in what a linear
-probe makes of it. Some read everything; the others only how far each tensor has moved and where to as its root sees it: few
-numbers, which mean the same whatever the root, and which a network learns from few models.
+probe makes of it. Some read everything; others only how far each tensor has moved and where to as its root sees it, or where to
+and the head: few numbers, which mean the same whatever the root, and which a network learns from few models.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zoo_gen.errors import InputError
 
@@ -21,8 +24,55 @@ _EXTREME = 10.0
 CHANGE = "change of "
 """How the columns begin that say what became of a tensor since the root."""
 
-MOVES = ("l1", "l2", "max", "relative", "cosine", "along", "turn")
+HEADINGS = ("relative", "cosine", "along", "turn")
+"""How the columns end that say where a tensor has moved to."""
+
+MOVES = ("l1", "l2", "max", *HEADINGS)
 """How the columns end that say how far a tensor has moved, and where to."""
+
+
+class Members(nn.Module):
+    """Networks of one hidden layer that read the same columns: (N C) -> (E N Z), all E of them by one product."""
+
+    def __init__(self, columns: int, members: int, *, hidden: int, latent: int):
+        super().__init__()
+        self.hidden = nn.Linear(columns, members * hidden)
+        self.latents = Readings(members, hidden, latent)
+
+    def forward(self, inputs: Float[Tensor, "N C"]) -> Float[Tensor, "E N Z"]:
+        """The latents of each member."""
+        hidden = functional.gelu(self.hidden(inputs))
+        return self.latents(rearrange(hidden, "n (e h) -> e n h", e=len(self.latents.weight)))
+
+    def readings(self, outputs: int) -> "Readings":
+        """Returns fresh linear readings of each member's latents."""
+        members, _, latent = self.latents.weight.shape
+        return Readings(members, latent, outputs)
+
+    def reset_parameters(self) -> None:
+        """Draws fresh weights."""
+        self.hidden.reset_parameters()
+        self.latents.reset_parameters()
+
+
+class Readings(nn.Module):
+    """E linear maps side by side, each of its own input: (E N F) -> (E N O)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs))
+        self.reset_parameters()
+
+    def forward(self, inputs: Float[Tensor, "E N F"]) -> Float[Tensor, "E N O"]:
+        """What each map makes of its own input."""
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+    def reset_parameters(self) -> None:
+        """Draws fresh weights, as `nn.Linear` does."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
 
 class ModelEncoder(nn.Module):
@@ -32,35 +82,38 @@ class ModelEncoder(nn.Module):
         columns: of the invariants that are read.
         everything: members that read all columns.
         moves: members that read how far tensors have moved, and where to (`MOVES`).
+        headings: members that read where tensors have moved to (`HEADINGS`), and all there is of heads.
         hidden: width of each member.
         latent: numbers that each member gives.
-        dropout: share of the inputs that a member does without in training.
+        dropout: share of the inputs that members do without in training.
 
-    Raises `InputError` for sizes of which nothing can be built, and for `moves` where no column says anything of them.
+    Raises `InputError` for sizes of which nothing can be built, and for `moves` and `headings` where no tensor has moved.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, columns: Sequence[str], *, everything: int, moves: int, hidden: int, latent: int, dropout: float):
+    def __init__(
+        self, columns: Sequence[str], *, everything: int, moves: int, headings: int, hidden: int, latent: int, dropout: float
+    ):
         super().__init__()
-        if min(everything, moves) < 0 or everything + moves < 1 or min(hidden, latent) < 1 or not 0 <= dropout < 1:
+        counts = {"everything": everything, "moves": moves, "headings": headings}
+        if min(counts.values()) < 0 or sum(counts.values()) < 1 or min(hidden, latent) < 1 or not 0 <= dropout < 1:
+            sizes = ", ".join(f"{name}={size}" for name, size in {**counts, "hidden": hidden, "latent": latent}.items())
             raise InputError(
                 "a model encoder needs at least one member, a hidden and a latent width of at least 1 and a dropout below 1, not "
-                f"everything={everything}, moves={moves}, hidden={hidden}, latent={latent}, dropout={dropout}"
+                f"{sizes}, dropout={dropout}"
             )
-        moved = [i for i, column in enumerate(columns) if column.startswith(CHANGE) and column.rpartition("/")[2] in MOVES]
-        if moves and not moved:
-            raise InputError(
-                "no tensor of these models has a counterpart in a root, so nothing says how far it moved; set moves to 0"
-            )
-        self.columns, self.latent = list(columns), latent
-        whole = torch.arange(len(columns))
-        self.reads = [whole] * everything + [torch.tensor(moved, dtype=torch.int64)] * moves
-        self.forecasts = [False] * everything + [True] * moves
-        self.members = nn.ModuleList(
-            nn.Sequential(nn.Dropout(dropout), nn.Linear(len(reads), hidden), nn.GELU(), nn.Linear(hidden, latent))
-            for reads in self.reads
+        self.columns = list(columns)
+        self.reads = {name: _read_by(name, self.columns) for name, count in counts.items() if count}
+        for name in self.reads.keys() - {"everything"}:
+            if not any(column.startswith(CHANGE) for column in self.columns):
+                raise InputError(
+                    f"no tensor of these models has a counterpart in a root, so nothing says how far it moved; set {name} to 0"
+                )
+        self.dropout = nn.Dropout(dropout)
+        self.members = nn.ModuleDict(
+            {name: Members(len(reads), counts[name], hidden=hidden, latent=latent) for name, reads in self.reads.items()}
         )
         self.register_buffer("mean", torch.zeros(len(columns)))
         self.register_buffer("deviation", torch.ones(len(columns)))
@@ -80,18 +133,32 @@ class ModelEncoder(nn.Module):
         scaled = ((invariants - self.mean) / self.deviation).clamp(-_EXTREME, _EXTREME).nan_to_num(nan=0.0)
         return scaled.float().masked_fill(nothing, torch.nan)
 
-    def shares(self, standardized: Float[Tensor, "N C"]) -> list[Float[Tensor, "N latent"]]:
-        """The share of each member in the latent vector."""
-        return [member(standardized[:, reads]) for member, reads in zip(self.members, self.reads, strict=True)]
+    def shares(self, standardized: Float[Tensor, "N C"]) -> dict[str, Float[Tensor, "E N Z"]]:
+        """The shares of the members in the latent vector, by what they read."""
+        inputs = self.dropout(standardized)
+        return {name: members(inputs[:, self.reads[name]]) for name, members in self.members.items()}
 
     def forward(self, invariants: Float[Tensor, "N C"]) -> Float[Tensor, "N Z"]:
         """Latent vectors of checkpoints; NaN for one whose weights are not finite."""
-        return torch.cat(self.shares(self.standardize(invariants)), dim=1)
+        shares = self.shares(self.standardize(invariants)).values()
+        return torch.cat([rearrange(share, "e n z -> n (e z)") for share in shares], dim=1)
 
     def untrained(self) -> "ModelEncoder":
         """This encoder before training: the same scales, fresh weights."""
         fresh = copy.deepcopy(self)
-        for module in fresh.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        for members in fresh.members.values():
+            members.reset_parameters()  # type: ignore[operator]
         return fresh
+
+
+def _read_by(name: str, columns: Sequence[str]) -> Tensor:
+    """Which columns members of a kind read. A head is what has no change: it is new in every model."""
+    tensors = [column.rpartition("/")[0] for column in columns]
+    changed = {tensor.removeprefix(CHANGE) for tensor in tensors if tensor.startswith(CHANGE)}
+    reads = {
+        "everything": lambda tensor, what: True,
+        "moves": lambda tensor, what: tensor.startswith(CHANGE) and what in MOVES,
+        "headings": lambda tensor, what: what in HEADINGS if tensor.startswith(CHANGE) else tensor not in changed,
+    }[name]
+    whats = [column.rpartition("/")[2] for column in columns]
+    return torch.tensor([i for i, about in enumerate(zip(tensors, whats, strict=True)) if reads(*about)], dtype=torch.int64)

@@ -3,15 +3,21 @@
 # Each (split, fold, seed) is a run folder of its own: an interrupted script goes on where it was.
 #
 #   ZOO=digits SEEDS="0 1 2" runs/property_prediction.sh model.width=64 objective=...     # arguments go to every training
+#
+# One idea, asked about roots never seen alone:
+#
+#   ZOO=digits SEEDS= INPUTS=hyperrep,raw_tokens RUNS=checkpoints/ideas/no_headings OUT=checkpoints/ideas/no_headings.json \
+#     runs/property_prediction.sh model_encoder.encoder.headings=0
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 zoo=${ZOO:-digits-seed1}                # name under checkpoints/zoos, or any path
-seeds=${SEEDS:-0 1 2}                   # of the representation, by_model
-root_seeds=${ROOT_SEEDS:-0}             # of the representation, leave_root_out
+seeds=${SEEDS-0 1 2}                    # of the representation, by_model; empty: not this split
+root_seeds=${ROOT_SEEDS-0}              # of the representation, leave_root_out; empty: not this split
 by_model=${BY_MODEL:-0 1 2 3 4}         # folds
 by_root=${BY_ROOT:-0 1 2 3 4 5 6 7 8 9}
-steps=${STEPS:-1}                     # of the autoencoder of tokens, which latents of a model encoder do not depend on; 1200 without one
+inputs=${INPUTS:-"'*'"}                 # cards of configs/features that are asked, with commas between
+steps=${STEPS:-1}                       # of the autoencoder of tokens, which latents of a model encoder do not depend on; 1200 without one
 model=${MODEL:-hyperrep}
 runs=${RUNS:-checkpoints/runs/property_prediction/$(basename "$zoo")_$model}
 out=${OUT:-docs/results/property_prediction.json}
@@ -29,4 +35,4 @@ for seed in $root_seeds; do
       run="$runs/leave_root_out-$fold-$seed" "$@"
   done
 done
-$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" out="$out"
+$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" out="$out" inputs="[$inputs]"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, Sizes, keys_of, masked_error, moments_of
 from benchmarks.race import Contestant, Holdout, Scales, Settings, now
 from wsl.data import Batch, TokenizedZoo, Windows
+from wsl.models.start import Begins
 from wsl.normalize import Standardizer
 from wsl.sources import Held
 from wsl.table import ROLES
@@ -91,12 +92,9 @@ class Field:
         def restore(values: Tensor, whole: Window) -> Tensor:
             return standardizer.restore(values, whole.plan)
 
-        def start(model: nn.Module, windows: Windows) -> None:
-            model.begin((), windows)  # type: ignore[operator]
-
         card = self.card | ({"start": "random"} if name == "ours_random" else {})
         model, objective = self._seeded(lambda: instantiate(card)), instantiate(self.config["objective"])
-        return self._contestant(name, self.width, held, standardizer, model, objective, restore, rate, start=start)
+        return self._contestant(name, self.width, held, standardizer, model, objective, restore, rate)
 
     def rival(self, name: str, *, width: int, rate: float) -> Contestant:
         """An autoencoder on padded rows, `rows` or `rows_root`."""
@@ -128,8 +126,6 @@ class Field:
         objective: Callable[[nn.Module, Batch], dict[str, Tensor]],
         restore: Callable[[Tensor, Window], Tensor],
         rate: float,
-        *,
-        start: Callable[[nn.Module, Windows], None] = lambda model, windows: None,
     ) -> Contestant:
         """A contestant whose steps hold as many weights as the default's do."""
         train, val = held
@@ -147,7 +143,8 @@ class Field:
             "batch_size": max(1, round(self.config["batch_size"] * 64 * window / (length * per_token))),
         }
         began = now(self.fabric.device)
-        start(model, windows)
+        if isinstance(model, Begins):
+            model.begin((), windows)
         seconds = now(self.fabric.device) - began
         holdout = Holdout(val, windows, self.changes, self.scales)
         return Contestant(

@@ -115,7 +115,7 @@ def products(tokens: int, width: int, hidden: int, device: torch.device) -> floa
 def measure_products(ours: Contestant, card: dict[str, Any]) -> dict[str, float]:
     """The time of a step of ours over plain products of as many operations."""
     batch = Batch(*ours.fabric.to_device(tuple(next(ours.batches))))
-    count, step = operations(ours, batch), ours.seconds / ours.steps
+    count, step = operations(ours, batch), ours.training / ours.steps
     tokens = batch.positions.shape[0] * batch.positions.shape[1]
     plain = products(tokens, card["width"], int(card["width"] * card["mlp_ratio"]), ours.fabric.device)
     return {
@@ -135,7 +135,7 @@ def bench(zoo: Zoo, options: argparse.Namespace, config: dict[str, Any]) -> dict
     race(contestants, seconds=options.seconds, turns=options.turns)
     figures: dict[str, Any] = {"zoo": zoo.path.name, "device": fabric.device.type, "threads": torch.get_num_threads()}
     for contestant in contestants:
-        speed = contestant.weights / contestant.seconds
+        speed = contestant.weights / contestant.training
         errors = {measure: contestant.best(measure) for measure in MEASURES}
         about = {**contestant.about, "weights_per_second": speed, "steps": contestant.steps, "errors": errors}
         figures[contestant.name] = about

@@ -170,6 +170,11 @@ class Contestant:
         self.batches = self.windows.batches(range(sys.maxsize), self.batch_size, rank=0, world_size=1, workers=0)
         self.mark()
 
+    @property
+    def training(self) -> float:
+        """Seconds of training alone, without the preparation."""
+        return self.seconds - self.course[0].seconds
+
     def train(self, *, until: float) -> None:
         """Goes on until it has trained for so many seconds, and is marked."""
         while self.seconds < until:

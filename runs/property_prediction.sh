@@ -4,7 +4,7 @@
 #
 #   ZOO=digits SEEDS="0 1 2" runs/property_prediction.sh model.width=64 objective=...     # arguments go to every training
 #
-# One idea, asked about roots never seen alone:
+# One idea, asked about unseen roots only:
 #
 #   ZOO=digits SEEDS= INPUTS=hyperrep,raw_tokens RUNS=checkpoints/ideas/no_headings OUT=checkpoints/ideas/no_headings.json \
 #     runs/property_prediction.sh model_encoder.encoder.headings=0
@@ -12,8 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 zoo=${ZOO:-digits-seed1}                # name under checkpoints/zoos, or any path
-seeds=${SEEDS-0 1 2}                    # of the representation, by_model; empty: not this split
-root_seeds=${ROOT_SEEDS-0}              # of the representation, leave_root_out; empty: not this split
+seeds=${SEEDS-0 1 2}                    # of the representation, by_model; empty: no trainings of this split
+root_seeds=${ROOT_SEEDS-0}              # of the representation, leave_root_out; empty: no trainings of it
 by_model=${BY_MODEL:-0 1 2 3 4}         # folds
 by_root=${BY_ROOT:-0 1 2 3 4 5 6 7 8 9}
 inputs=${INPUTS:-"'*'"}                 # cards of configs/features that are asked, with commas between
@@ -21,6 +21,10 @@ steps=${STEPS:-1}                       # of the autoencoder of tokens, which la
 model=${MODEL:-hyperrep}
 runs=${RUNS:-checkpoints/runs/property_prediction/$(basename "$zoo")_$model}
 out=${OUT:-docs/results/property_prediction.json}
+if [ -n "${INPUTS:-}" ] && [ -z "${OUT:-}" ]; then
+  echo "INPUTS asks a part of the features: name a file for its rows, OUT=..." >&2
+  exit 1
+fi
 queue=${QUEUE:-}                        # a command that every training goes through, such as "srun --gpus 1"
 
 for seed in $seeds; do

@@ -4,7 +4,8 @@ Shapes, in every signature of this package:
 
     B  batch              T  tokens                D  weights per token     P  position coordinates
     Z  latent             M  width of the model    H  heads                 K  models in a stack
-    L  blocks             N  checkpoints           F  features
+    L  blocks             N  checkpoints           F  features              E  members side by side
+    C  columns
 
 Glossary:
 

@@ -29,6 +29,12 @@ from wsl.paces import paces_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
+Shares = dict[str, Float[Tensor, "E N latent"]]
+"""Shares of members in latent vectors, by what the members read."""
+
+_RARE = 30.0
+"""Log-probabilities below minus this are as good as impossible."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLatents:
@@ -92,9 +98,10 @@ class ModelLatents:
         encoder, readers = encoder.cpu().eval(), readers.cpu().eval()
         with torch.no_grad():
             shares = encoder.shares(inputs := encoder.standardize(val.values(encoder)))
+            mean = train.answers.exp().mean(0).log()
             found = {
                 "divergence": readers.divergence(shares, val.answers).item(),
-                "divergence_of_mean": _divergence(train.answers.exp().mean(0).log().expand_as(val.answers), val.answers).item(),
+                "divergence_of_mean": _divergence(_classes_first(mean.expand_as(val.answers)), _classes_first(val.answers)).item(),
                 "error": readers.error(shares, inputs).item(),
                 "forecast_error": readers.forecast_error(shares, val.paces).item(),
             }
@@ -165,29 +172,19 @@ class Known:
         return torch.from_numpy(self.invariants.reindex(columns=encoder.columns).to_numpy(dtype="float64", copy=True))
 
 
-Shares = dict[str, Float[Tensor, "E N Z"]]
-"""Shares of members in latent vectors, by what the members read."""
-
-FORECASTERS = "moves"
-"""What those members read that are asked for the forecast."""
-
-_RARE = 30.0
-"""Log-probabilities below minus this are as good as impossible."""
-
-
 class Readers(nn.Module):
     """Linear readings of each member's share: the invariants that it was made of, the answers of the model, and its ways."""
 
     def __init__(self, encoder: ModelEncoder, *, answers: int, paces: int):
         super().__init__()
-        self.reads, self.forget = encoder.reads, nn.Dropout(0.1)
+        self.reads, self.dropout = encoder.reads, nn.Dropout(0.1)
 
         def readings(outputs: Mapping[str, int]) -> nn.ModuleDict:
             return nn.ModuleDict({name: encoder.members[name].readings(size) for name, size in outputs.items()})  # type: ignore[operator]
 
         self.invariants = readings({name: len(reads) for name, reads in self.reads.items()})
         self.answers = readings(dict.fromkeys(self.reads, answers))
-        self.paces = readings({name: paces for name in self.reads if name == FORECASTERS})
+        self.paces = readings({name: paces for name in self.reads if name == "moves"})
 
     def error(self, shares: Shares, inputs: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
         """Mean squared error of the invariants, the mean over members."""
@@ -198,11 +195,11 @@ class Readers(nn.Module):
 
     def divergence(self, shares: Shares, answers: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
         """Divergence of the answers that are read off the shares from the true ones, the mean over members."""
-        true = rearrange(answers, "n i c -> c n i").contiguous()  # few classes: softmax is faster over rows than within them
+        true = _classes_first(answers)
         found = []
         for name, reader in self.answers.items():
-            read = rearrange(reader(self.forget(shares[name])), "e n (c i) -> e c n i", c=len(true))
-            found.append((true.exp() * (true - read.log_softmax(1))).sum(1).mean((1, 2)))
+            read = rearrange(reader(self.dropout(shares[name])), "e n (c i) -> e c n i", c=len(true))
+            found.append(_divergence(read.log_softmax(1), true))
         return torch.cat(found).mean()
 
     def forecast_error(self, shares: Shares, paces: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
@@ -212,6 +209,11 @@ class Readers(nn.Module):
         return torch.cat([*errors, paces.new_zeros(0 if errors else 1)]).mean() / known.sum().clamp(min=1)
 
 
-def _divergence(read: Float[Tensor, "N I classes"], true: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
+def _divergence(read: Float[Tensor, "*E classes N I"], true: Float[Tensor, "classes N I"]) -> Float[Tensor, "*E"]:
     """KL(true || read) in nats, the mean over checkpoints and images."""
-    return (true.exp() * (true - read)).sum(-1).mean()
+    return (true.exp() * (true - read)).sum(-3).mean((-2, -1))
+
+
+def _classes_first(answers: Float[Tensor, "N I classes"]) -> Float[Tensor, "classes N I"]:
+    """Answers as they are compared: classes are few, and softmax is faster over rows than within them."""
+    return rearrange(answers, "n i c -> c n i").contiguous()

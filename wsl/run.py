@@ -104,14 +104,20 @@ class Run:
         try:
             with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
                 shapes = {name: tensor.shape for name, tensor in cls(folder, config, standardizer).model.state_dict().items()}
+        except InputError as error:
+            raise InputError(
+                f"{folder / 'config.yaml'} cannot be built ({error}); if an older version wrote it, {again}"
+            ) from error
+        except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError, AttributeError) as error:
+            raise InputError(_damaged(weights, error, again)) from error
+        try:
             if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
                 raise ValueError("names or shapes differ from those of the configuration's model")
             run = cls(folder, config, standardizer, zoo=zoo)
             run.model.load_state_dict(tensors)
             run.model_encoder = read_model_encoder(folder, config, advice=again)
         except (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError, AttributeError) as error:
-            first_line = str(error).partition("\n")[0]
-            raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error
+            raise InputError(_damaged(weights, error, again)) from error
         return run
 
     def on(self, zoo: Path) -> "Run":
@@ -190,7 +196,7 @@ class Run:
         return self.model_encoder(torch.from_numpy(values)).numpy()
 
     def untrained(self) -> "Run":
-        """Returns this run before its training: fitted on nothing but the scales of tokens and invariants."""
+        """Returns this run with weights at random, not a linear start: fitted on nothing but scales of tokens and invariants."""
         run = Run(self.path, self.config, self.standardizer, zoo=self.zoo.path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
@@ -239,6 +245,11 @@ def run_folder(path: str | Path) -> Path:
     """The folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
     given = Path(path)
     return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
+
+
+def _damaged(weights: Path, error: Exception, again: str) -> str:
+    first_line = str(error).partition("\n")[0]
+    return f"the weights {weights} are damaged or of another model ({first_line}); {again}"
 
 
 def _is_zoo(place: Path) -> bool:

@@ -79,8 +79,11 @@ def read_model_encoder(folder: Path, config: Mapping[str, Any], *, advice: str) 
         columns = json.loads((file.metadata() or {}).get("columns", "null"))
     if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
         raise ValueError(f"{folder / MODEL_ENCODER} does not say which columns it reads")
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in ModelEncoder(columns, **card["encoder"]).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in ModelEncoder(columns, **card["encoder"]).state_dict().items()}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.yaml'} has no model encoder of this version ({error}); {advice}") from error
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{folder / MODEL_ENCODER} is of another model encoder than the configuration says")
     encoder = ModelEncoder(columns, **card["encoder"])

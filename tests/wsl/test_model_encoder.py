@@ -58,7 +58,7 @@ def test_members_for_headings_read_where_tensors_went_and_the_head_alone():
     for column, felt in zip(columns, (False, False, True, True), strict=True):
         other = TABLE.clone()
         other[:, columns.index(column)] += 1
-        assert torch.equal(encoder(TABLE), encoder(other)) is not felt
+        assert torch.equal(encoder(TABLE), encoder(other)) != felt
 
 
 def test_members_are_networks_of_their_own():
@@ -93,10 +93,17 @@ def test_an_encoder_before_training_has_the_scales_and_other_weights():
     assert not torch.equal(fresh(TABLE), encoder(TABLE))
 
 
-@pytest.mark.parametrize("wrong", [{"everything": 0, "moves": 0, "headings": 0}, {"latent": 0}, {"dropout": 1.0}, {"moves": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"everything": 0, "moves": 0, "headings": 0}, {"latent": 0}, {"dropout": 1.0}, {"moves": -1}, {"headings": -1}]
+)
 def test_sizes_of_which_nothing_can_be_built_are_refused(wrong: dict):
     with pytest.raises(InputError, match="at least one member"):
         ModelEncoder(COLUMNS, **{**SIZES, **wrong})
+
+
+def test_members_that_read_changes_are_refused_where_there_are_none():
+    with pytest.raises(InputError, match="set moves and headings to 0"):
+        ModelEncoder(["a/l2"], **{**SIZES, "headings": 1})
 
 
 @pytest.fixture(scope="module")
@@ -176,4 +183,18 @@ def test_a_damaged_model_encoder_is_named(tiny_run: Run, tmp_path: Path, damage:
         config = folder / "config.yaml"
         config.write_text(config.read_text().replace("hidden: 192", "hidden: 193"))
     with pytest.raises(InputError, match="model_encoder"):
+        Run.open(folder)
+
+
+@pytest.mark.parametrize("missing", ["start", "headings"])
+def test_a_run_of_an_older_version_is_named(tiny_run: Run, tmp_path: Path, missing: str):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("standardizer.json", "model.safetensors", MODEL_ENCODER):
+        (folder / name).write_bytes((tiny_run.path / name).read_bytes())
+    lines = (tiny_run.path / "config.yaml").read_text().splitlines()
+    kept = [line for line in lines if not line.strip().startswith(f"{missing}:")]
+    assert len(kept) == len(lines) - 1
+    (folder / "config.yaml").write_text("\n".join(kept))
+    with pytest.raises(InputError, match=rf"config\.yaml.*{missing}.*train the run again"):
         Run.open(folder)

@@ -2,8 +2,8 @@
 
 Where the encoder of tokens sees a window, this one sees the whole model, by numbers that no order of neurons or heads can change
 (`wsl.invariants`). Several small networks (members) share the latent vector, so that their errors average out in what a linear
-probe makes of it. Some read everything; others only how far each tensor has moved and where to as its root sees it, or where to
-and the head: few numbers, which mean the same whatever the root, and which a network learns from few models.
+probe makes of it. Some read everything. Others read only how far each tensor has moved and where to, as its root sees it; still
+others only where to, and the head: few numbers, which mean the same whatever the root, and which a network learns from few models.
 """
 
 import copy
@@ -32,22 +32,22 @@ MOVES = ("l1", "l2", "max", *HEADINGS)
 
 
 class Members(nn.Module):
-    """Networks of one hidden layer that read the same columns: (N C) -> (E N Z), all E of them by one product."""
+    """Networks of one hidden layer that read the same columns: (N C) -> (E N latent), all E of them by one product."""
 
     def __init__(self, columns: int, members: int, *, hidden: int, latent: int):
         super().__init__()
         self.hidden = nn.Linear(columns, members * hidden)
-        self.latents = Readings(members, hidden, latent)
+        self.latents = Linears(members, hidden, latent)
 
-    def forward(self, inputs: Float[Tensor, "N C"]) -> Float[Tensor, "E N Z"]:
+    def forward(self, inputs: Float[Tensor, "N C"]) -> Float[Tensor, "E N latent"]:
         """The latents of each member."""
         hidden = functional.gelu(self.hidden(inputs))
         return self.latents(rearrange(hidden, "n (e h) -> e n h", e=len(self.latents.weight)))
 
-    def readings(self, outputs: int) -> "Readings":
+    def readings(self, outputs: int) -> "Linears":
         """Returns fresh linear readings of each member's latents."""
         members, _, latent = self.latents.weight.shape
-        return Readings(members, latent, outputs)
+        return Linears(members, latent, outputs)
 
     def reset_parameters(self) -> None:
         """Draws fresh weights."""
@@ -55,7 +55,7 @@ class Members(nn.Module):
         self.latents.reset_parameters()
 
 
-class Readings(nn.Module):
+class Linears(nn.Module):
     """E linear maps side by side, each of its own input: (E N F) -> (E N O)."""
 
     def __init__(self, members: int, inputs: int, outputs: int):
@@ -85,7 +85,7 @@ class ModelEncoder(nn.Module):
         headings: members that read where tensors have moved to (`HEADINGS`), and all there is of heads.
         hidden: width of each member.
         latent: numbers that each member gives.
-        dropout: share of the inputs that members do without in training.
+        dropout: share of the inputs that all members do without at once in training.
 
     Raises `InputError` for sizes of which nothing can be built, and for `moves` and `headings` where no tensor has moved.
     """
@@ -106,11 +106,12 @@ class ModelEncoder(nn.Module):
             )
         self.columns = list(columns)
         self.reads = {name: _read_by(name, self.columns) for name, count in counts.items() if count}
-        for name in self.reads.keys() - {"everything"}:
-            if not any(column.startswith(CHANGE) for column in self.columns):
-                raise InputError(
-                    f"no tensor of these models has a counterpart in a root, so nothing says how far it moved; set {name} to 0"
-                )
+        told = [name for name in self.reads if name != "everything"]
+        if told and not any(column.startswith(CHANGE) for column in self.columns):
+            raise InputError(
+                "no tensor of these models has a counterpart in a root, so nothing says how far it moved; "
+                f"set {' and '.join(told)} to 0"
+            )
         self.dropout = nn.Dropout(dropout)
         self.members = nn.ModuleDict(
             {name: Members(len(reads), counts[name], hidden=hidden, latent=latent) for name, reads in self.reads.items()}
@@ -133,7 +134,7 @@ class ModelEncoder(nn.Module):
         scaled = ((invariants - self.mean) / self.deviation).clamp(-_EXTREME, _EXTREME).nan_to_num(nan=0.0)
         return scaled.float().masked_fill(nothing, torch.nan)
 
-    def shares(self, standardized: Float[Tensor, "N C"]) -> dict[str, Float[Tensor, "E N Z"]]:
+    def shares(self, standardized: Float[Tensor, "N C"]) -> dict[str, Float[Tensor, "E N latent"]]:
         """The shares of the members in the latent vector, by what they read."""
         inputs = self.dropout(standardized)
         return {name: members(inputs[:, self.reads[name]]) for name, members in self.members.items()}
@@ -152,7 +153,7 @@ class ModelEncoder(nn.Module):
 
 
 def _read_by(name: str, columns: Sequence[str]) -> Tensor:
-    """Which columns members of a kind read. A head is what has no change: it is new in every model."""
+    """Which columns members of a kind read. What has no change is a head, or of another shape than the root's: both are new."""
     tensors = [column.rpartition("/")[0] for column in columns]
     changed = {tensor.removeprefix(CHANGE) for tensor in tensors if tensor.startswith(CHANGE)}
     reads = {

@@ -192,9 +192,10 @@ def _train(
     viewed = [view(model) for model in train_models]
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
-    if isinstance(run.model, Begins) and not (folder / STATE).is_file():  # what a run resumes from has all weights
+    fresh = run.model
+    if isinstance(fresh, Begins) and not (folder / STATE).is_file():  # what a run resumes from has all weights
         with console.status("looking at the train checkpoints"):
-            run.model.begin(train_models, train_windows)
+            fresh.begin(train_models, train_windows)
     if fabric.is_global_zero:
         standardizer.save(folder / "standardizer.json")
         write_config(folder, resolved)

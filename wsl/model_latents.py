@@ -7,7 +7,8 @@ frames beside the one it sees. Neighbours and answers are needed in training alo
 its root's. No epoch number, factor or metric is read. All readings are linear, so that linear probes find what they found.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from wsl.invariants import invariants_of
 from wsl.models.model_encoder import CHANGE, HEADINGS, ModelEncoder
 from wsl.paces import paces_of
 from zoo_gen import InputError, Zoo
+from zoo_gen.images import Images
 from zoo_gen.splits import Split
 
 Shares = dict[str, Float[Tensor, "E N latent"]]
@@ -72,20 +74,29 @@ class ModelLatents:
             raise InputError("forecast is asked of members that read moves; set encoder.moves to at least 1, or forecast to 0")
 
     def fit(
-        self, zoo: Zoo, split: Split[Zoo], *, seed: int, console: Console, device: torch.device
+        self, zoos: Sequence[tuple[Zoo, Split[Zoo]]], *, seed: int, console: Console, device: torch.device
     ) -> tuple[ModelEncoder, dict[str, float]]:
-        """Trains an encoder on the train models of a split of a zoo.
+        """Trains an encoder on the train models of one zoo, or of several.
+
+        Args:
+            zoos: each with the split whose train models are learned from. All models are asked the training images of the first
+                zoo; those that cannot take them, or know another number of classes, are learned from without answers.
+            seed: of the encoder's weights and of all draws.
+            console: that shows the progress.
+            device: to train on.
 
         Returns:
-            The encoder, in eval mode on the CPU, and what it reaches on the val models: `divergence` (nats per image),
+            The encoder, in eval mode on the CPU, and what it reaches on the first zoo's val models: `divergence` (nats per image),
             `divergence_of_mean` (of the mean answer of the train models), `error` of standardised invariants and
             `forecast_error` of standardised ways (1: the mean).
 
         Raises:
             InputError: no train checkpoint has finite weights, or the training diverged.
         """
-        described = Known.of(zoo.select(stage="finetune"), self.images)
-        train, val = (described.part(part.frame["path"]) for part in (split.train, split.val))
+        images = zoos[0][0].images("finetune")
+        described = [Known.of(zoo, images, self.images) for zoo, _ in zoos]
+        train = Known.joined([known.part(split.train.frame["path"]) for known, (_, split) in zip(described, zoos, strict=True)])
+        val = described[0].part(zoos[0][1].val.frame["path"])
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
         val, train = val.scaled(train), train.scaled(train)
@@ -93,17 +104,17 @@ class ModelLatents:
             torch.manual_seed(seed)
             encoder = ModelEncoder(list(train.invariants.columns), **self.encoder)
             encoder.fit_scales(train.values(encoder))
-            readers = Readers(encoder, answers=train.answers[0].numel(), paces=train.paces.shape[1])
+            readers = Readers(encoder, answers=train.answers[0].numel(), paces=train.ways.shape[1])
             self._train(encoder.to(device), readers.to(device), train, console, device)
         encoder, readers = encoder.cpu().eval(), readers.cpu().eval()
         with torch.no_grad():
             shares = encoder.shares(inputs := encoder.standardize(val.values(encoder)))
-            mean = train.answers.exp().mean(0).log()
+            mean = train.answers[_complete(train.answers)].exp().mean(0).log()
             found = {
                 "divergence": readers.divergence(shares, val.answers).item(),
                 "divergence_of_mean": _divergence(_classes_first(mean.expand_as(val.answers)), _classes_first(val.answers)).item(),
                 "error": readers.error(shares, inputs).item(),
-                "forecast_error": readers.forecast_error(shares, val.paces).item(),
+                "forecast_error": readers.forecast_error(shares, val.ways).item(),
             }
         return encoder, found
 
@@ -113,7 +124,7 @@ class ModelLatents:
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
         inputs = encoder.standardize(train.values(encoder).to(device))
-        answers, paces = train.answers.to(device), train.paces.to(device)
+        answers, paces = train.answers.to(device), train.ways.to(device)
         for _ in track(range(self.steps), "model encoder", console=console, transient=True, disable=not console.is_terminal):
             rows = torch.randint(len(inputs), (self.batch_size,)).to(device)
             seen = inputs[rows]
@@ -135,41 +146,64 @@ class Known:
 
     invariants: pd.DataFrame
     answers: Float[Tensor, "N I classes"]
-    paces: Float[Tensor, "N P"]
+    paces: pd.DataFrame
 
     @classmethod
-    def of(cls, checkpoints: Zoo, images: int) -> "Known":
-        """Describes checkpoints and runs them on the first training images, or finds both in the cache."""
-        pixels = checkpoints.images("finetune").train.pixels[:images]
+    def of(cls, zoo: Zoo, images: Images, count: int) -> "Known":
+        """Describes the fine-tuned checkpoints of a zoo and asks them the first training images, or finds both in the cache."""
+        checkpoints, pixels = zoo.select(stage="finetune"), images.train.pixels[:count]
+        own = zoo.images("finetune")
+        if own.num_classes == images.num_classes and own.train.pixels[:1].shape == pixels[:1].shape:
+            logits = _asked(checkpoints, pixels)
+        else:
+            logits = torch.full((len(checkpoints), len(pixels), images.num_classes), torch.nan)
+        answers = functional.log_softmax(logits, dim=-1).clamp(min=-_RARE)
+        paths = checkpoints.frame["path"]
+        return cls(invariants_of(checkpoints).set_axis(paths), answers, paces_of(checkpoints).set_axis(paths))
 
-        def compute() -> pd.DataFrame:
-            logits = run_models(checkpoints, pixels)
-            columns = [f"{image}/{label}" for image in range(logits.shape[1]) for label in range(logits.shape[2])]
-            return pd.DataFrame(rearrange(logits, "n i c -> n (i c)"), columns=columns)
-
-        table = cached(run_models, checkpoints, compute, state=["training images", str(len(pixels))])
-        logits = rearrange(torch.from_numpy(table.to_numpy(np.float32, copy=True)), "n (i c) -> n i c", i=len(pixels))
-        answers = functional.log_softmax(logits.nan_to_num(nan=-torch.inf), dim=-1).clamp(min=-_RARE)
-        paces = torch.from_numpy(paces_of(checkpoints).to_numpy(np.float32, copy=True))
-        return cls(invariants_of(checkpoints).set_axis(checkpoints.frame["path"]), answers, paces)
+    @classmethod
+    def joined(cls, some: "Sequence[Known]") -> "Known":
+        """Several as one; what one has no column of is unknown of it."""
+        return cls(
+            pd.concat([known.invariants for known in some]),
+            torch.cat([known.answers for known in some]),
+            pd.concat([known.paces for known in some]),
+        )
 
     def part(self, paths: pd.Series) -> "Known":
-        """Those of some paths whose weights and answers are finite."""
-        finite = self.invariants.notna().any(axis=1).to_numpy() & self.answers.isfinite().all(-1).all(-1).numpy()
+        """Those of some paths whose weights are finite."""
+        finite = self.invariants.notna().any(axis=1).to_numpy()
         rows = np.flatnonzero(self.invariants.index.isin(paths.tolist()) & finite)
-        return Known(self.invariants.iloc[rows], self.answers[torch.from_numpy(rows)], self.paces[torch.from_numpy(rows)])
+        return Known(self.invariants.iloc[rows], self.answers[torch.from_numpy(rows)], self.paces.iloc[rows])
 
     def scaled(self, by: "Known") -> "Known":
         """The same with ways as deviations from the mean of others; those of a tensor that never moves there are unknown."""
-        known = by.paces.isfinite()
-        count = known.sum(0).clamp(min=1)
-        mean = by.paces.where(known, 0).sum(0) / count
-        deviation = ((by.paces - mean).where(known, 0).square().sum(0) / count).sqrt()
-        return replace(self, paces=(self.paces - mean) / deviation.where(deviation > 1e-6, torch.nan))
+        deviation = by.paces.std(ddof=0)
+        ways = self.paces.reindex(columns=by.paces.columns) - by.paces.mean()
+        return replace(self, paces=ways / deviation.where(deviation > 1e-6))
 
     def values(self, encoder: ModelEncoder) -> Float[Tensor, "N C"]:
         """The columns that an encoder reads."""
         return torch.from_numpy(self.invariants.reindex(columns=encoder.columns).to_numpy(dtype="float64", copy=True))
+
+    @property
+    def ways(self) -> Float[Tensor, "N P"]:
+        """The ways as a tensor."""
+        return torch.from_numpy(self.paces.to_numpy(dtype=np.float32, copy=True))
+
+
+def _asked(checkpoints: Zoo, pixels: Float[Tensor, "I C H W"]) -> Float[Tensor, "N I classes"]:
+    """Logits of checkpoints, or those in the cache; minus infinity where a model has fewer classes."""
+
+    def compute() -> pd.DataFrame:
+        logits = run_models(checkpoints, pixels)
+        columns = [f"{image}/{label}" for image in range(logits.shape[1]) for label in range(logits.shape[2])]
+        return pd.DataFrame(rearrange(logits, "n i c -> n (i c)"), columns=columns)
+
+    asked = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    table = cached(run_models, checkpoints, compute, state=["training images", asked])
+    logits = torch.from_numpy(table.to_numpy(np.float32, copy=True)).nan_to_num(nan=-torch.inf)
+    return rearrange(logits, "n (i c) -> n i c", i=len(pixels))
 
 
 class Readers(nn.Module):
@@ -194,13 +228,14 @@ class Readers(nn.Module):
         return torch.cat(errors).mean()
 
     def divergence(self, shares: Shares, answers: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
-        """Divergence of the answers that are read off the shares from the true ones, the mean over members."""
-        true = _classes_first(answers)
+        """Divergence of the answers that are read off the shares from the true ones, the mean over members; 0 where none is known."""
+        known = _complete(answers)
+        true = _classes_first(answers[known])
         found = []
         for name, reader in self.answers.items():
-            read = rearrange(reader(self.dropout(shares[name])), "e n (c i) -> e c n i", c=len(true))
+            read = rearrange(reader(self.dropout(shares[name][:, known])), "e n (c i) -> e c n i", c=len(true))
             found.append(_divergence(read.log_softmax(1), true))
-        return torch.cat(found).mean()
+        return torch.cat(found).mean() if known.any() else answers.new_zeros(())
 
     def forecast_error(self, shares: Shares, paces: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
         """Mean squared error of the ways that are known, the mean over the members that are asked; 0 where nobody or nothing is."""
@@ -212,6 +247,11 @@ class Readers(nn.Module):
 def _divergence(read: Float[Tensor, "*E classes N I"], true: Float[Tensor, "classes N I"]) -> Float[Tensor, "*E"]:
     """KL(true || read) in nats, the mean over checkpoints and images."""
     return (true.exp() * (true - read)).sum(-3).mean((-2, -1))
+
+
+def _complete(answers: Float[Tensor, "N I classes"]) -> Bool[Tensor, "N"]:
+    """Which checkpoints' answers are known."""
+    return answers.isfinite().flatten(1).all(1)
 
 
 def _classes_first(answers: Float[Tensor, "N I classes"]) -> Float[Tensor, "classes N I"]:

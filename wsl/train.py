@@ -201,7 +201,7 @@ def _train(
         write_config(folder, resolved)
         if config.model_encoder is not None and not (folder / MODEL_ENCODER).is_file():
             card: ModelLatents = instantiate(config.model_encoder)
-            encoder, measured = card.fit(zoos[0], splits[0], seed=config.seed, console=console, device=fabric.device)
+            encoder, measured = card.fit(list(zip(zoos, splits, strict=True)), seed=config.seed, console=console, device=fabric.device)
             write_model_encoder(folder, encoder, measured)
     fabric.barrier()
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]

@@ -117,7 +117,7 @@ def split(zoo: Zoo) -> Split[Zoo]:
 
 
 def fit(card: ModelLatents, zoo: Zoo, split: Split[Zoo], seed: int = 0) -> tuple[ModelEncoder, dict[str, float]]:
-    return card.fit(zoo, split, seed=seed, console=Console(quiet=True), device=torch.device("cpu"))
+    return card.fit([(zoo, split)], seed=seed, console=Console(quiet=True), device=torch.device("cpu"))
 
 
 def test_training_learns_answers_and_invariants_of_models_it_has_not_seen(zoo: Zoo, split: Split[Zoo]):

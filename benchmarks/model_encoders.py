@@ -1,4 +1,4 @@
-"""Ideas for the model encoder, asked in minutes: python -m benchmarks.model_encoders ZOO [FURTHER ...] --split leave_root_out [--set SETTING ...].
+"""Ideas for the model encoder, asked in minutes: python -m benchmarks.model_encoders ZOO [FURTHER ...] [--set SETTING ...].
 
 Trains the model encoder of each fold in this process, as `python -m wsl.train` would, and puts the probes of the protocol to its
 latents and to a line on the invariants that it reads. The first zoo is asked about; the train models of the further ones are

@@ -8,6 +8,12 @@
 #
 #   ZOO=digits SEEDS= INPUTS=hyperrep,raw_tokens RUNS=checkpoints/ideas/no_headings OUT=checkpoints/ideas/no_headings.json \
 #     runs/property_prediction.sh model_encoder.encoder.headings=0
+#
+# With representations that have learned from another zoo as well, without its labels; its images are split as those of the zoo:
+#
+#   python -m zoo_gen zoo=digits_many_roots seed=200 zoo.pretrain_images.seed=1 zoo.finetune_images.seed=1 \
+#     path=checkpoints/zoos/digits_many_roots-seed1
+#   FURTHER=digits_many_roots-seed1 runs/property_prediction.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -25,6 +31,8 @@ if [ -n "${INPUTS:-}" ] && [ -z "${OUT:-}" ]; then
   echo "INPUTS asks a part of the features: name a file for its rows, OUT=..." >&2
   exit 1
 fi
+further=${FURTHER:-}                    # a zoo that pretrained representations learn from; empty: none are asked
+further_seeds=${FURTHER_SEEDS:-0 1 2}
 queue=${QUEUE:-}                        # a command that every training goes through, such as "srun --gpus 1"
 
 for seed in $seeds; do
@@ -39,4 +47,12 @@ for seed in $root_seeds; do
       run="$runs/leave_root_out-$fold-$seed" "$@"
   done
 done
-$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" out="$out" inputs="[$inputs]"
+pretrained=null
+if [ -n "$further" ]; then
+  pretrained=${runs}_pretrained_$(basename "$further")
+  for seed in $further_seeds; do  # a test root of the further zoo is left out, which nothing is asked about
+    $queue $python -m wsl.train zoo="$further" model="$model" split=leave_root_out fold=0 seed="$seed" steps="$steps" \
+      run="$pretrained/$seed" "$@"
+  done
+fi
+$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" pretrained="$pretrained" out="$out" inputs="[$inputs]"

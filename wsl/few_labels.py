@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from wsl.probes.comparison import compare, marked
 from wsl.probes.curves import write_curves
 from wsl.probes.selections import average, select
 from wsl.probes.survey import Finding, Survey
-from wsl.property_prediction import PropertyPredictionConfig, find_runs, variants
+from wsl.property_prediction import PropertyPredictionConfig, find_pretrained, find_runs, variants
 from wsl.run import Run
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS
@@ -57,7 +58,8 @@ def main(config: FewLabelsConfig) -> None:
     console = Console()
     zoo = Zoo.open(zoo_folder(config.zoo))
     runs = runs_by_model(Path(config.runs), zoo)
-    rows = curves(probed(zoo), runs, cards("features", config.inputs), config, console)
+    pretrained = {} if config.pretrained is None else find_pretrained(Path(config.pretrained), zoo)
+    rows = curves(probed(zoo), runs, cards("features", config.inputs), config, console, pretrained=pretrained)
     write_curves(rows, Path(config.out), title=f"Few labels on {zoo.name} seed={zoo.seed}", command="wsl.few_labels")
     console.print(f"wrote {config.out}", soft_wrap=True)
 
@@ -80,6 +82,8 @@ def curves(
     extractors: Mapping[str, Features],
     config: CurveSettings,
     console: Console,
+    *,
+    pretrained: Mapping[int, Run] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Asks all features all questions, by few labelled models and by all of them.
 
@@ -89,6 +93,7 @@ def curves(
         extractors: the kinds of features by name.
         config: targets, labels and probes.
         console: where progress is shown.
+        pretrained: runs that answer for all folds, by seed; see `wsl.property_prediction.find_pretrained`.
 
     Returns:
         Rows as of `wsl.property_prediction`, of R2 alone, with `labelled` (None: all train models fit and all val models choose),
@@ -107,12 +112,12 @@ def curves(
     }
     surveys[None] = [survey]
     found: dict[int | None, dict[tuple[str, int | None, str], list[Finding]]] = {labelled: {} for labelled in surveys}
-    features = list(variants(extractors, by_seed))
+    features = list(variants(extractors, by_seed, pretrained))
     with Progress(console=console, transient=True) as progress, threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = progress.add_task("probing", total=len(features) * sum(map(len, surveys.values())))
-        for name, seed, by_fold in features:
+        for name, extractor, seed, by_fold in features:
             progress.update(bar, description=name if seed is None else f"{name}, seed {seed}")
-            tables = tables_of(extractors[name], by_fold, SCHEME, children)
+            tables = tables_of(extractor, by_fold, SCHEME, children)
 
             def answers(some: Survey, tables: Sequence[Any] = tables) -> dict[str, list[Finding]]:
                 by_subset = defaultdict(list)
@@ -125,9 +130,9 @@ def curves(
                 answered = list(pool.map(answers, some))
                 for subset in answered[0]:
                     averaged = average([one[subset] for one in answered], seed=config.seed)
-                    found[labelled][name, seed, subset] = [marked(one, extractors[name].reads, probes) for one in averaged]
+                    found[labelled][name, seed, subset] = [marked(one, extractor.reads, probes) for one in averaged]
     about = {"split": SCHEME, "fold": None, "folds": len(folds), "smoke_test": len(folds) < FOLDS}
-    kinds = {name: extractor.kind for name, extractor in extractors.items()}
+    kinds = {name: extractor.kind for name, extractor, *_ in features}
     return [
         about | {"labelled": labelled, "selections": len(surveys[labelled])} | row
         for labelled, findings in found.items()

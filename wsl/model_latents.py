@@ -228,7 +228,7 @@ class Readers(nn.Module):
         return torch.cat(errors).mean()
 
     def divergence(self, shares: Shares, answers: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
-        """Divergence of the answers that are read off the shares from the true ones, the mean over members; 0 where none is known."""
+        """Divergence of the answers that are read off the shares from the true ones, the mean over members (0: none is known)."""
         known = _complete(answers)
         true = _classes_first(answers[known])
         found = []

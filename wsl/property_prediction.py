@@ -3,19 +3,25 @@
 Every model is tested exactly once per split: in its fold, representation and probe are fitted on the other folds, one of them as
 val. Predictions are pooled over the folds and scored once, with paired differences of the embedding to the best baseline.
 `runs/property_prediction.sh` trains the runs; the rows go to a JSON file, beside it tables (`.md`) and figures (`.svg`).
+
+Runs in the folder `pretrained` have learned from other zoos and seen no model of this one, neither of its train folds: one such run
+answers for all folds. Their rows are called `hyperrep pretrained`. They had more models to learn from, if none with labels.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
 
 from wsl.features.features import Features
+from wsl.features.hyperrep import Embedding
 from wsl.probe import ask, cards, probed, survey_of, tables_of
 from wsl.probes.comparison import compare, marked
+from wsl.probes.leaks import refuse_seen_images, refuse_shared
 from wsl.probes.report import tables, write_figures
 from wsl.probes.survey import Finding
 from wsl.run import Run
@@ -35,6 +41,7 @@ class PropertyPredictionConfig:
 
     zoo: str
     runs: str
+    pretrained: str | None
     out: str
     targets: list[str]
     inputs: list[str]
@@ -50,7 +57,8 @@ def main(config: PropertyPredictionConfig) -> None:
     """Writes the rows, the tables and the figures."""
     console = Console()
     zoo = Zoo.open(zoo_folder(config.zoo))
-    rows = benchmark(zoo, find_runs(Path(config.runs), zoo), config, console)
+    pretrained = {} if config.pretrained is None else find_pretrained(Path(config.pretrained), zoo)
+    rows = benchmark(zoo, find_runs(Path(config.runs), zoo), config, console, pretrained=pretrained)
     out = Path(config.out)
     write_json(out, rows)
     text = tables(rows, zoo=f"{zoo.name} seed={zoo.seed}")
@@ -79,8 +87,42 @@ def find_runs(folder: Path, zoo: Zoo) -> Runs:
     return {split: {seed: dict(sorted(runs.items())) for seed, runs in by_seed.items()} for split, by_seed in found.items()}
 
 
-def benchmark(zoo: Zoo, runs: Runs, config: PropertyPredictionConfig, console: Console) -> list[dict[str, Any]]:
+def find_pretrained(folder: Path, zoo: Zoo) -> dict[int, Run]:
+    """Returns the finished runs on other zoos in a folder, by seed, as they see a zoo that is new to them.
+
+    Raises:
+        InputError: there are none, two have one seed, or one has seen models or test images of the zoo.
+    """
+    found: dict[int, Run] = {}
+    for path in sorted(folder.glob("*/model.safetensors")):
+        run = Run.open(path.parent)
+        for seen in run.zoos:
+            refuse_shared(seen, zoo, advice="what has seen this zoo belongs to a fold of it, in the folder runs")
+            refuse_seen_images(seen, zoo)
+        if run.config["seed"] in found:
+            raise InputError(f"{folder} holds two runs of seed {run.config['seed']}; keep one of them")
+        found[run.config["seed"]] = run.transferred(zoo)
+    if not found:
+        raise InputError(f"no finished run in {folder}; train them with FURTHER=<zoo> runs/property_prediction.sh")
+    return found
+
+
+def benchmark(
+    zoo: Zoo,
+    runs: Runs,
+    config: PropertyPredictionConfig,
+    console: Console,
+    *,
+    pretrained: Mapping[int, Run] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """Asks all features all questions, under every split that there are runs of.
+
+    Args:
+        zoo: that is asked about.
+        runs: of its folds.
+        config: the questions, and what is asked.
+        console: that shows the progress.
+        pretrained: runs that answer for all folds, by seed; see `find_pretrained`.
 
     Raises:
         InputError: a card is unknown, or a split or the features of a fold leak.
@@ -94,28 +136,36 @@ def benchmark(zoo: Zoo, runs: Runs, config: PropertyPredictionConfig, console: C
         survey = survey_of(children, {fold: children.split(scheme, fold=fold) for fold in most}, scheme, config)
         about = {"split": scheme, "fold": None, "folds": len(most), "smoke_test": len(most) < folds}
         found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
-        for name, seed, by_fold in variants(extractors, by_seed):
+        kinds = {}
+        for name, extractor, seed, by_fold in variants(extractors, by_seed, pretrained):
+            kinds[name] = extractor.kind
             with console.status(f"{scheme}: {name}" + ("" if seed is None else f", seed {seed}")):
-                extractor = extractors[name]
                 for subset, finding in ask(survey, probes, tables_of(extractor, by_fold, scheme, children)):
                     found[name, seed, subset].append(marked(finding, extractor.reads, probes))
-        rows += [about | row for row in compare(found, {name: extractor.kind for name, extractor in extractors.items()})]
+        rows += [about | row for row in compare(found, kinds)]
         for subset, planted in _planted(survey, probes):
             rows.append(about | {"subset": subset, "features": "planted", "kind": "control", "seed": None} | planted.row)
     return rows
 
 
 def variants(
-    extractors: Mapping[str, Features], by_seed: Mapping[int, Mapping[int, Run]]
-) -> Iterator[tuple[str, int | None, Mapping[int, Run]]]:
-    """Yields the name of each kind of features with the runs of all folds: of every seed where training makes them, else once."""
+    extractors: Mapping[str, Features],
+    by_seed: Mapping[int, Mapping[int, Run]],
+    pretrained: Mapping[int, Run] = MappingProxyType({}),
+) -> Iterator[tuple[str, Features, int | None, Mapping[int, Run]]]:
+    """Yields each kind of features, by name, with the runs of all folds: of every seed where training makes them, else once.
+
+    Embeddings come once more for each seed of pretrained runs, as `<name>_pretrained`: one run answers for all folds.
+    """
     most = max(by_seed.values(), key=len)
     whole = {seed: by_fold for seed, by_fold in by_seed.items() if by_fold.keys() == most.keys()}
     for name, extractor in extractors.items():
         if extractor.kind in ("embedding", "joined"):
-            yield from ((name, seed, by_fold) for seed, by_fold in whole.items())
+            yield from ((name, extractor, seed, by_fold) for seed, by_fold in whole.items())
         else:
-            yield name, None, next(iter(whole.values()))
+            yield name, extractor, None, next(iter(whole.values()))
+        if isinstance(extractor, Embedding):
+            yield from ((f"{name}_pretrained", extractor, seed, dict.fromkeys(most, run)) for seed, run in pretrained.items())
 
 
 def _planted(survey: Any, probes: Mapping[str, Any]) -> Iterator[tuple[str, Finding]]:

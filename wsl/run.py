@@ -46,11 +46,13 @@ class Run:
     Attributes:
         path: the folder.
         config: the resolved configuration of the training.
+        stranger: whether it has seen nothing of its zoo; see `transferred`.
         tokenizer, standardizer, model: built from the folder; the model is in eval mode.
         model_encoder: None for a run without one.
     """
 
     model_encoder: ModelEncoder | None = None
+    stranger: bool = False
 
     def __init__(self, path: Path, config: Mapping[str, Any], standardizer: Standardizer, *, zoo: str | Path | None = None):
         """Builds the parts of a run, the model with fresh weights; use `Run.open` for a trained one."""
@@ -131,8 +133,14 @@ class Run:
     def transferred(self, zoo: Zoo) -> "Run":
         """Returns this run, with the same model, on a zoo that it has seen nothing of; its split is of that zoo's models."""
         run = self.on(zoo.path)
-        run.zoo = zoo
+        run.zoo, run.stranger = zoo, True
         return run
+
+    @property
+    def zoos(self) -> list[Zoo]:
+        """All zoos that the run was trained on, where they lay then; see `zoo`."""
+        others = self.config.get("other_zoos", [])
+        return [self.zoo, *(self.on(Path(entry["path"])).zoo for entry in others)]
 
     @cached_property
     def zoo(self) -> Zoo:

@@ -27,6 +27,7 @@ from wsl.model_latents import ModelLatents
 from wsl.models.start import Begins
 from wsl.normalize import Standardizer
 from wsl.objectives.objective import NeedsModels, Objective
+from wsl.probes.leaks import refuse_shared
 from wsl.run import Run, run_folder
 from wsl.run_files import MODEL_ENCODER, read_config, write_config, write_model_encoder
 from wsl.sources import Source, pairs_of, roots_of, survey
@@ -136,8 +137,11 @@ def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
         instantiate({**config.model, "token_width": 1})
     instantiate(config.logger)
     instantiate(config.strategy).fabric(_hardware(config))
+    first, *others = zoos
     for one in zoos:
         one.split(config.split, fold=config.fold)
+    for one in others:
+        refuse_shared(one, first, advice="those that are kept for testing would be learned from: train on one of the two")
 
 
 def named(swept: str) -> str:
@@ -201,7 +205,9 @@ def _train(
         write_config(folder, resolved)
         if config.model_encoder is not None and not (folder / MODEL_ENCODER).is_file():
             card: ModelLatents = instantiate(config.model_encoder)
-            encoder, measured = card.fit(list(zip(zoos, splits, strict=True)), seed=config.seed, console=console, device=fabric.device)
+            encoder, measured = card.fit(
+                list(zip(zoos, splits, strict=True)), seed=config.seed, console=console, device=fabric.device
+            )
             write_model_encoder(folder, encoder, measured)
     fabric.barrier()
     val_windows = [Windows(models, standardizer, cache=0, **drawn) for models in val_models]

@@ -30,9 +30,10 @@ from wsl.probe import ask, cards, probed, rows_of, survey_of
 from wsl.probes.comparison import compare, marked
 from wsl.probes.curves import write_curves
 from wsl.probes.inputs import Standardizer
+from wsl.probes.leaks import refuse_shared
 from wsl.probes.probe import Measured
 from wsl.probes.survey import Finding, Survey
-from wsl.property_prediction import variants
+from wsl.property_prediction import find_pretrained, variants
 from wsl.run import Run
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS
@@ -70,7 +71,7 @@ def transfer(first: Zoo, other: Zoo, by_seed: Runs, config: TransferConfig, cons
     Raises:
         InputError: the zoos share a model, or a run has no model encoder.
     """
-    refuse_shared(first, other)
+    refuse_shared(first, other, advice="ask another zoo, or the same one by wsl.few_labels")
     for runs in by_seed.values():
         for run in runs.values():
             if run.model_encoder is None:
@@ -79,19 +80,9 @@ def transfer(first: Zoo, other: Zoo, by_seed: Runs, config: TransferConfig, cons
     extractors = cards("features", config.inputs)
     for name in [name for name, extractor in extractors.items() if isinstance(extractor, Embedding)]:
         extractors[f"{name} rescaled"] = Rescaled()
-    labelled = curves(probed(other), there, extractors, config, console)
+    pretrained = {} if config.pretrained is None else find_pretrained(Path(config.pretrained), other)
+    labelled = curves(probed(other), there, extractors, config, console, pretrained=pretrained)
     return without_labels(probed(first), probed(other), by_seed, there, config, console) + labelled
-
-
-def refuse_shared(first: Zoo, other: Zoo) -> None:
-    """Raises `InputError` if two zoos have a checkpoint in common, of roots or of their children."""
-    both = set(first.frame["weights_sha256"]) & set(other.frame["weights_sha256"])
-    shared = sorted(other.frame.loc[other.frame["weights_sha256"].isin(both), "model"].unique())
-    if shared:
-        raise InputError(
-            f"{other.path} shares {len(shared)} models with {first.path}, where the runs were trained ({', '.join(shared[:5])}); "
-            "ask another zoo, or the same one by wsl.few_labels"
-        )
 
 
 class Rescaled(Features):
@@ -132,14 +123,14 @@ def without_labels(
     extractors = cards("features", config.carried)
     found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
     kinds = {}
-    for name, seed, by_fold in variants(extractors, here):
+    for name, extractor, seed, by_fold in variants(extractors, here):
         runs = there[seed if seed is not None else next(iter(there))]
         with console.status(f"without labels: {name}" + ("" if seed is None else f", seed {seed}")):
-            carried = [carry(extractors[name], run, runs[fold], first, other) for fold, run in by_fold.items()]
+            carried = [carry(extractor, run, runs[fold], first, other) for fold, run in by_fold.items()]
             for label, tables in zip((name, f"{name} rescaled"), zip(*carried, strict=True), strict=True):
-                kinds[label] = extractors[name].kind
+                kinds[label] = extractor.kind
                 for subset, finding in ask(survey, probes, tables):
-                    found[label, seed, subset].append(marked(finding, extractors[name].reads, probes))
+                    found[label, seed, subset].append(marked(finding, extractor.reads, probes))
     folds = len(survey.splits)
     about = {"split": SCHEME, "fold": None, "folds": folds, "smoke_test": folds < FOLDS, "labelled": 0, "selections": 1}
     return [about | row for row in compare(found, kinds)]

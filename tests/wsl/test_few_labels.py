@@ -17,6 +17,7 @@ from wsl.few_labels import FewLabelsConfig, curves, numeric
 from wsl.probe import cards, probed
 from wsl.probes.comparison import compare
 from wsl.probes.curves import figure, tables, write_curves
+from wsl.probes.leaks import refuse_shared
 from wsl.probes.selections import average, select
 from wsl.probes.survey import Finding, Survey
 from wsl.run import Run
@@ -200,8 +201,8 @@ def test_zoos_that_share_models_are_refused(tiny_zoo: Path, tiny_run: Run, wide_
     with pytest.raises(InputError, match="shares 75 models"):
         transfer.transfer(zoo, zoo, {0: {0: tiny_run}}, transfer_config(), QUIET)
     with pytest.raises(InputError, match="shares 1 models"):
-        transfer.refuse_shared(zoo, zoo.select(stage="pretrain", model=["simclr_0"]))
-    transfer.refuse_shared(zoo, Zoo.open(wide_zoo))
+        refuse_shared(zoo, zoo.select(stage="pretrain", model=["simclr_0"]), advice="")
+    refuse_shared(zoo, Zoo.open(wide_zoo), advice="")
 
 
 def test_a_run_without_a_model_encoder_is_refused(tiny_zoo: Path, tiny_run: Run, wide_zoo: Path):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.wsl.conftest import SMALL
+from tests.commands import refused
+from tests.wsl.conftest import SMALL, train_small
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
-from wsl.train import TrainConfig, train
+from wsl.train import TrainConfig, main, train
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -70,6 +71,20 @@ def test_a_run_goes_on_with_the_same_zoos_in_the_same_order_only(mixed: Path, ti
     for others in ((third, wide), (wide,), ()):
         with pytest.raises(InputError, match="another configuration"):
             train_on(*others)
+
+
+def test_the_model_encoder_learns_from_both_zoos(mixed: Path, tiny_zoo: Path, tmp_path: Path):
+    alone = train_small(tiny_zoo, tmp_path / "alone")
+    both = Run.open(mixed)
+    assert alone.model_encoder is not None
+    assert both.model_encoder is not None
+    assert set(alone.model_encoder.columns) < set(both.model_encoder.columns)  # those of the fourth block are new
+    assert all(weight.isfinite().all() for weight in both.model_encoder.parameters())
+
+
+def test_a_zoo_that_holds_models_of_the_first_is_refused(tiny_zoo: Path, tmp_path: Path):
+    other = shutil.copytree(tiny_zoo, tmp_path / "other")
+    assert "shares 75 models" in refused(main, *SMALL, f"zoo={tiny_zoo},{other}", f"run={tmp_path / 'run'}")
 
 
 def test_zoos_of_one_name_are_refused(tiny_zoo: Path, tmp_path: Path):

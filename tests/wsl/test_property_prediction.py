@@ -12,9 +12,10 @@ from rich.console import Console
 from tests.commands import call
 from tests.wsl.conftest import train_small
 from wsl.probes.comparison import compare
+from wsl.probes.leaks import refuse_seen_images
 from wsl.probes.report import figure, tables
 from wsl.probes.survey import Finding
-from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_runs, main
+from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_pretrained, find_runs, main
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -119,6 +120,46 @@ def test_a_representation_trained_on_test_models_is_refused(runs: Path, tiny_zoo
     by_fold[0], by_fold[1] = by_fold[1], by_fold[0]
     with pytest.raises(InputError, match="fitted on test models"):
         benchmark(zoo, {"by_model": {0: by_fold}}, config("inputs=[hyperrep]"), Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(wide_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on another zoo, for each of two seeds."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for seed in (0, 1):
+        train_small(wide_zoo, folder / str(seed), f"seed={seed}", "steps=1")
+    return folder
+
+
+def test_runs_on_other_zoos_answer_for_all_folds(runs: Path, elsewhere: Path, tiny_zoo: Path):
+    zoo = Zoo.open(tiny_zoo)
+    settings = config("inputs=[hyperrep,statistics]", "targets=[test_loss]")
+    pretrained = find_pretrained(elsewhere, zoo)
+    rows = benchmark(zoo, find_runs(runs, zoo), settings, Console(quiet=True), pretrained=pretrained)
+    for split, models in (("by_model", 30), ("leave_root_out", 72)):
+        found = asked(rows, features="hyperrep_pretrained", split=split, subset="all", metric="r2")
+        assert {row["seed"]: row["n_models"] for row in found} == dict.fromkeys((0, 1, "mean"), models)
+        assert all(row["kind"] == "embedding" and "difference" in row for row in found)
+
+
+def test_pretrained_runs_that_have_seen_the_zoo_are_refused(runs: Path, elsewhere: Path, tiny_zoo: Path, tmp_path: Path):
+    zoo = Zoo.open(tiny_zoo)
+    with pytest.raises(InputError, match=r"shares 75 models .* belongs to a fold of it"):
+        find_pretrained(runs, zoo)
+    shutil.copytree(elsewhere / "0", tmp_path / "one")
+    shutil.copytree(elsewhere / "0", tmp_path / "other")
+    with pytest.raises(InputError, match="two runs of seed 0"):
+        find_pretrained(tmp_path, zoo)
+
+
+def test_pretrained_runs_on_test_images_of_the_zoo_are_refused(tiny_zoo: Path, tmp_path: Path):
+    other = Path(shutil.copytree(tiny_zoo, tmp_path / "other"))
+    described = json.loads((other / "zoo.json").read_text())
+    described["config"]["finetune_images"]["seed"] += 1
+    (other / "zoo.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"fine-tuned on \d+ of the \d+ test images .* zoo.finetune_images.seed=0"):
+        refuse_seen_images(Zoo.open(other), Zoo.open(tiny_zoo))
+    refuse_seen_images(Zoo.open(tiny_zoo), Zoo.open(tiny_zoo))
 
 
 def test_two_runs_of_one_fold_and_no_runs_are_refused(runs: Path, tiny_zoo: Path, tmp_path: Path):

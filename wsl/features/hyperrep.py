@@ -47,7 +47,9 @@ class Untrained(Features):
 
 
 def seen_by(run: Run) -> frozenset[str]:
-    """Returns the ids of the models that a run is trained or validated on."""
+    """Returns the ids of the models of its zoo that a run is trained or validated on; a stranger has seen none."""
+    if run.stranger:
+        return frozenset()
     return frozenset(run.split.train.frame["model"]) | frozenset(run.split.val.frame["model"])
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from torch import Tensor
+
 from zoo_gen import InputError, Zoo
 
 
@@ -38,6 +40,46 @@ def refuse_leaks(*, train: Zoo, val: Zoo, test: Zoo, scheme: str, seen: Collecti
             f"the features were fitted on test models of the probe ({_names(both)}); "
             "probe with the split of the run, or train a run on the split of the probe"
         )
+
+
+def refuse_shared(seen: Zoo, asked: Zoo, *, advice: str) -> None:
+    """Raises `InputError` if a zoo that is asked about shares a checkpoint, of a root or a child, with one that was learned from.
+
+    Args:
+        seen: the zoo that a representation was trained on.
+        asked: the zoo that probes are about.
+        advice: what to do instead.
+    """
+    both = set(seen.frame["weights_sha256"]) & set(asked.frame["weights_sha256"])
+    shared = sorted(asked.frame.loc[asked.frame["weights_sha256"].isin(both), "model"].unique())
+    if shared:
+        learned = f"{seen.path}, where the representation learned from them"
+        raise InputError(f"{asked.path} shares {len(shared)} models with {learned} ({_names(shared)}); {advice}")
+
+
+def refuse_seen_images(seen: Zoo, asked: Zoo) -> None:
+    """Raises `InputError` if models of a zoo were fine-tuned on test images of the zoo that is asked about.
+
+    Images that are decoded as they are needed are told apart by their cards alone.
+    """
+    if seen.config["config"].get("finetune_images") == asked.config["config"].get("finetune_images"):
+        return
+    train, test = seen.images("finetune").train.pixels, asked.images("finetune").test.pixels
+    if not isinstance(train, Tensor) or not isinstance(test, Tensor) or train.shape[1:] != test.shape[1:]:
+        return
+    known = {image.numpy().tobytes() for image in train}
+    count = sum(image.numpy().tobytes() in known for image in test)
+    if count:
+        raise InputError(
+            f"the models of {seen.path} were fine-tuned on {count} of the {len(test)} test images of {asked.path}; make a zoo with "
+            f"the same split of the images: python -m zoo_gen ... {_same_images(asked)}"
+        )
+
+
+def _same_images(asked: Zoo) -> str:
+    """Returns the settings that give a new zoo the splits of the images of another one."""
+    cards = {stage: asked.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
+    return " ".join(f"zoo.{stage}_images.seed={card['seed']}" for stage, card in cards.items() if card and "seed" in card)
 
 
 def _names(values: Collection[str]) -> str:

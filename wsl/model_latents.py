@@ -1,10 +1,14 @@
 """Training of the model encoder: what a model does is read off what it is.
 
-A latent vector has to say three things about its checkpoint: its invariants (reconstruction); what it answers to training
-images (behaviour): the divergence KL(answers of the model || answers read off the latent vector); and how fast each tensor is
-moving (forecast): the way from the checkpoint before and to the one after (`wsl.paces`), as a video model is asked for the
-frames beside the one it sees. Neighbours and answers are needed in training alone: a checkpoint is embedded by its weights and
-its root's. No epoch number, factor or metric is read. All readings are linear, so that linear probes find what they found.
+A latent vector has to say some things about its checkpoint: its invariants (reconstruction); what it answers to training images
+(behaviour): the divergence KL(answers of the model || answers read off the latent vector); what these answers come to in all
+(summary): how often and how surely they are those that the train models give on average; and how fast each tensor is moving
+(forecast): the way from the checkpoint before and to the one after (`wsl.paces`), as a video model is asked for the frames beside
+the one it sees. Neighbours and answers are needed in training alone: a checkpoint is embedded by its weights and its root's. No
+label, epoch number, factor or metric is read. All readings are linear, so that linear probes find what they found.
+
+None of this needs labels or results, so models of further zoos may be learned from beside those of the zoo in question: from
+many roots an encoder learns what it need not be told about the next one.
 """
 
 import hashlib
@@ -44,8 +48,8 @@ class ModelLatents:
 
     Attributes:
         encoder: sizes of `ModelEncoder`.
-        behaviour, reconstruction, forecast: weights of the losses; 0 leaves one out. The forecast is asked of members that read
-            moves alone: the others would learn it by heart.
+        behaviour, summary, reconstruction, forecast: weights of the losses; 0 leaves one out. The forecast is asked of members that
+            read moves alone: the others would learn it by heart.
         images: training images that answers are asked to.
         noise: deviation of the noise on standardised invariants.
         steps, batch_size, learning_rate, weight_decay: of AdamW, with one cycle of the learning rate.
@@ -53,6 +57,7 @@ class ModelLatents:
 
     encoder: dict[str, Any]
     behaviour: float
+    summary: float
     reconstruction: float
     forecast: float
     images: int
@@ -67,9 +72,11 @@ class ModelLatents:
         ModelEncoder([f"{CHANGE}a/{HEADINGS[0]}"], **self.encoder)
         if min(self.images, self.steps, self.batch_size) < 1 or not self.learning_rate > 0:
             raise InputError("images, steps, batch_size and learning_rate of a model encoder must be more than 0")
-        weights = (self.behaviour, self.reconstruction, self.forecast)
+        weights = (self.behaviour, self.summary, self.reconstruction, self.forecast)
         if min(weights) < 0 or sum(weights) == 0:
-            raise InputError("behaviour, reconstruction and forecast of a model encoder must be at least 0, and one of them more")
+            raise InputError(
+                "behaviour, summary, reconstruction and forecast of a model encoder must be at least 0, and one of them more"
+            )
         if self.forecast and not self.encoder["moves"]:
             raise InputError("forecast is asked of members that read moves; set encoder.moves to at least 1, or forecast to 0")
 
@@ -87,8 +94,8 @@ class ModelLatents:
 
         Returns:
             The encoder, in eval mode on the CPU, and what it reaches on the first zoo's val models: `divergence` (nats per image),
-            `divergence_of_mean` (of the mean answer of the train models), `error` of standardised invariants and
-            `forecast_error` of standardised ways (1: the mean).
+            `divergence_of_mean` (of the mean answer of the train models), `error` of standardised invariants,
+            `forecast_error` of standardised ways (1: the mean) and `summary_error` of standardised summaries, if they are asked.
 
         Raises:
             InputError: no train checkpoint has finite weights, or the training diverged.
@@ -99,32 +106,45 @@ class ModelLatents:
         val = described[0].part(zoos[0][1].val.frame["path"])
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
+        average = train.answers[_complete(train.answers)].exp().mean(0)
         val, train = val.scaled(train), train.scaled(train)
+        summaries, val_summaries = scaled_summaries(train.answers, val.answers, average=average)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = ModelEncoder(list(train.invariants.columns), **self.encoder)
             encoder.fit_scales(train.values(encoder))
-            readers = Readers(encoder, answers=train.answers[0].numel(), paces=train.ways.shape[1])
-            self._train(encoder.to(device), readers.to(device), train, console, device)
+            asked = summaries.shape[1] if self.summary else 0
+            readers = Readers(encoder, answers=train.answers[0].numel(), paces=train.ways.shape[1], summaries=asked)
+            self._train(encoder.to(device), readers.to(device), train, summaries, console, device)
         encoder, readers = encoder.cpu().eval(), readers.cpu().eval()
         with torch.no_grad():
             shares = encoder.shares(inputs := encoder.standardize(val.values(encoder)))
-            mean = train.answers[_complete(train.answers)].exp().mean(0).log()
+            mean = average.log()
             found = {
                 "divergence": readers.divergence(shares, val.answers).item(),
                 "divergence_of_mean": _divergence(_classes_first(mean.expand_as(val.answers)), _classes_first(val.answers)).item(),
                 "error": readers.error(shares, inputs).item(),
                 "forecast_error": readers.forecast_error(shares, val.ways).item(),
             }
+            if self.summary:
+                found["summary_error"] = readers.summary_error(shares, val_summaries).item()
         return encoder, found
 
-    def _train(self, encoder: ModelEncoder, readers: "Readers", train: "Known", console: Console, device: torch.device) -> None:
+    def _train(
+        self,
+        encoder: ModelEncoder,
+        readers: "Readers",
+        train: "Known",
+        summaries: Float[Tensor, "N S"],
+        console: Console,
+        device: torch.device,
+    ) -> None:
         optimizer = torch.optim.AdamW(
             [*encoder.parameters(), *readers.parameters()], lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
         inputs = encoder.standardize(train.values(encoder).to(device))
-        answers, paces = train.answers.to(device), train.ways.to(device)
+        answers, paces, summaries = train.answers.to(device), train.ways.to(device), summaries.to(device)
         for _ in track(range(self.steps), "model encoder", console=console, transient=True, disable=not console.is_terminal):
             rows = torch.randint(len(inputs), (self.batch_size,)).to(device)
             seen = inputs[rows]
@@ -132,6 +152,8 @@ class ModelLatents:
             loss = self.behaviour * readers.divergence(shares, answers[rows]) + self.reconstruction * readers.error(shares, seen)
             if self.forecast:
                 loss = loss + self.forecast * readers.forecast_error(shares, paces[rows])
+            if self.summary:
+                loss = loss + self.summary * readers.summary_error(shares, summaries[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -206,10 +228,43 @@ def _asked(checkpoints: Zoo, pixels: Float[Tensor, "I C H W"]) -> Float[Tensor, 
     return rearrange(logits, "n (i c) -> n i c", i=len(pixels))
 
 
-class Readers(nn.Module):
-    """Linear readings of each member's share: the invariants that it was made of, the answers of the model, and its ways."""
+SUMMARIES = ("agreement", "probability", "divergence", "log divergence", "entropy", "confidence")
+"""What `summaries_of` says of a checkpoint's answers, the mean over images each."""
 
-    def __init__(self, encoder: ModelEncoder, *, answers: int, paces: int):
+
+def summaries_of(answers: Float[Tensor, "N I classes"], average: Float[Tensor, "I classes"]) -> Float[Tensor, "N S"]:
+    """What answers come to in all, beside those that models give on average; no label is read.
+
+    Args:
+        answers: log-probabilities.
+        average: probabilities, the mean over some models.
+
+    Returns:
+        `SUMMARIES`: how often the likeliest class is that of the average, and the probability that it is given; the cross-entropy
+        to the average, in nats, and its logarithm; the entropy; the probability of the likeliest class.
+    """
+    given, usual = answers.exp(), average.argmax(-1)
+    agreement = (given.argmax(-1) == usual).float().mean(1)
+    probability = given.gather(-1, usual.expand(len(given), -1).unsqueeze(-1)).squeeze(-1).mean(1)
+    divergence = -(average * answers).sum(-1).mean(1)
+    entropy = -(given * answers).sum(-1).mean(1)
+    found = (agreement, probability, divergence, divergence.clamp(min=1e-3).log(), entropy, given.amax(-1).mean(1))
+    return torch.stack(found, dim=1).where(_complete(answers)[:, None], torch.nan)
+
+
+def scaled_summaries(
+    train: Float[Tensor, "N I classes"], *others: Float[Tensor, "M I classes"], average: Float[Tensor, "I classes"]
+) -> list[Float[Tensor, "N S"]]:
+    """Summaries of train models' answers and of others', as deviations from the mean of those of the train models; NaN: unknown."""
+    found = [summaries_of(answers, average) for answers in (train, *others)]
+    known = found[0][_complete(train)]
+    return [(some - known.mean(0)) / known.std(0, correction=0).clamp(min=1e-6) for some in found]
+
+
+class Readers(nn.Module):
+    """Linear readings of each member's share: invariants that it was made of, answers of the model, summaries of them, and ways."""
+
+    def __init__(self, encoder: ModelEncoder, *, answers: int, paces: int, summaries: int):
         super().__init__()
         self.reads, self.dropout = encoder.reads, nn.Dropout(0.1)
 
@@ -219,6 +274,7 @@ class Readers(nn.Module):
         self.invariants = readings({name: len(reads) for name, reads in self.reads.items()})
         self.answers = readings(dict.fromkeys(self.reads, answers))
         self.paces = readings({name: paces for name in self.reads if name == "moves"})
+        self.summaries = readings(dict.fromkeys(self.reads, summaries) if summaries else {})
 
     def error(self, shares: Shares, inputs: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
         """Mean squared error of the invariants, the mean over members."""
@@ -242,6 +298,18 @@ class Readers(nn.Module):
         known = paces.isfinite()
         errors = [(reader(shares[name]) - paces).where(known, 0).square().sum((1, 2)) for name, reader in self.paces.items()]
         return torch.cat([*errors, paces.new_zeros(0 if errors else 1)]).mean() / known.sum().clamp(min=1)
+
+    def summary_error(self, shares: Shares, summaries: Float[Tensor, "N S"]) -> Float[Tensor, ""]:
+        """Huber loss of the summaries that are known, the mean over members; 0 where none is."""
+        known = summaries.isfinite().all(1)
+        if not known.any():
+            return summaries.new_zeros(())
+        errors = []
+        for name, reader in self.summaries.items():
+            read = reader(self.dropout(shares[name][:, known]))
+            true = summaries[known].expand_as(read)
+            errors.append(functional.smooth_l1_loss(read, true, reduction="none").mean((1, 2)))
+        return torch.cat(errors).mean()
 
 
 def _divergence(read: Float[Tensor, "*E classes N I"], true: Float[Tensor, "classes N I"]) -> Float[Tensor, "*E"]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch.nn.functional import gelu
 
 from tests.wsl.conftest import train_small
-from wsl.model_latents import ModelLatents
+from wsl.model_latents import SUMMARIES, Known, ModelLatents, summaries_of
 from wsl.models.model_encoder import Members, ModelEncoder
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER
@@ -22,6 +22,7 @@ SIZES = {"everything": 1, "moves": 1, "headings": 0, "hidden": 8, "latent": 3, "
 CARD = ModelLatents(
     encoder={**SIZES, "hidden": 32, "latent": 16},
     behaviour=1.0,
+    summary=0.0,
     reconstruction=0.2,
     forecast=1.0,
     images=16,
@@ -132,6 +133,37 @@ def test_without_behaviour_answers_are_not_learned(zoo: Zoo, split: Split[Zoo]):
     _, blind = fit(replace(CARD, behaviour=0.0), zoo, split)
     assert learned["divergence"] < blind["divergence"]
     assert blind["error"] < 0.8
+
+
+def test_summaries_tell_how_far_answers_are_those_of_the_average():
+    average = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    answers = torch.stack([average.log(), average.flip(1).log(), torch.full((2, 3), torch.nan)])
+    same, other, unknown = (dict(zip(SUMMARIES, row.tolist(), strict=True)) for row in summaries_of(answers, average))
+    assert (same["agreement"], other["agreement"]) == (1, 0)
+    assert same["probability"] == pytest.approx(0.75)
+    assert same["entropy"] == pytest.approx(same["divergence"]) == pytest.approx(other["entropy"])
+    assert other["divergence"] > same["divergence"]
+    assert other["log divergence"] == pytest.approx(np.log(other["divergence"]))
+    assert same["confidence"] == other["confidence"] == pytest.approx(0.75)
+    assert np.isnan(list(unknown.values())).all()
+
+
+def test_the_summary_is_learned_from_answers_alone(zoo: Zoo, split: Split[Zoo]):
+    _, learned = fit(replace(CARD, summary=1.0), zoo, split)
+    _, unlearned = fit(replace(CARD, summary=1.0, steps=1), zoo, split)
+    assert learned["summary_error"] < unlearned["summary_error"]
+
+
+def test_models_that_cannot_be_asked_are_learned_from_without_answers(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
+    wide = Zoo.open(wide_zoo)
+    fewer = replace(zoo.images("finetune"), num_classes=4)
+    unknown = Known.of(wide, fewer, CARD.images)
+    assert not unknown.answers.isfinite().any()
+    card, quiet = replace(CARD, summary=1.0, steps=5), Console(quiet=True)
+    parts = [(zoo, split), (wide, wide.split("by_model", fold=0))]
+    encoder, found = card.fit(parts, seed=0, console=quiet, device=torch.device("cpu"))
+    assert all(np.isfinite(list(found.values())))
+    assert any(column.startswith("blocks.3.") for column in encoder.columns)
 
 
 def test_the_forecast_learns_how_fast_models_move_that_it_has_not_seen(zoo: Zoo, split: Split[Zoo]):

@@ -2,8 +2,9 @@
 
 Trains the model encoder of each fold in this process, as `python -m wsl.train` would, and puts the probes of the protocol to its
 latents and to a line on the invariants that it reads. The first zoo is asked about; the train models of the further ones are
-learned from as well. Settings are those of `wsl.train`, such as `model_encoder.encoder.headings=0`. Prints a line for each
-question; the last line is JSON. Quick means: no controls, no other baselines, one seed. To develop with, not to quote.
+learned from as well, or alone (`--pretrained`). Settings are those of `wsl.train`, such as `model_encoder.encoder.headings=0`.
+Prints a line for each question; the last line is JSON. Quick means: no controls, no other baselines, one seed. To develop with, not
+to quote.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from wsl.probes.survey import Finding
 from wsl.property_prediction import PropertyPredictionConfig
 from wsl.train import TrainConfig
 from zoo_gen import Zoo
+from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import compose, instantiate
 
 TARGETS = ("test_accuracy", "test_loss", "epoch", "accuracy_gap", "loss_gap")
@@ -35,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoos", nargs="+", type=Path, help="the zoo that is asked about, and further ones to learn from")
     parser.add_argument("--split", choices=["by_model", "leave_root_out"], default="leave_root_out")
+    parser.add_argument("--pretrained", action="store_true", help="learn from the further zoos alone, once for all folds")
     parser.add_argument("--seed", type=int, default=0, help="of the encoder")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="of wsl.train: model_encoder...=...")
     parser.add_argument("--penalties", nargs="+", type=float, help="that val chooses from; by default those of the benchmark")
@@ -43,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     card = instantiate(TrainConfig(**compose("train", args.set)).model_encoder)
     zoos = [Zoo.open(path) for path in args.zoos]
-    latents = train(card, zoos, args.split, args.seed)
+    latents = pretrain(card, zoos, args.split, args.seed) if args.pretrained else train(card, zoos, args.split, args.seed)
     if args.save:
         np.save(args.save, np.stack(latents))
     rows = question(zoos[0], args.split, latents, args.penalties)
@@ -59,7 +62,7 @@ def train(card: ModelLatents, zoos: Sequence[Zoo], split: str, seed: int) -> lis
     """Latents of all checkpoints that are asked about (N F), by the encoder of each fold."""
     children = probed(zoos[0])
     table = invariants_of(children)
-    folds = children.frame["root"].nunique() if split == "leave_root_out" else 5
+    folds = children.frame["root"].nunique() if split == "leave_root_out" else FOLDS
     quiet, latents = Console(quiet=True), []
     for fold in track(range(folds), "folds", console=Console(stderr=True), transient=True):
         splits = [(zoo, zoo.split(split, fold=fold)) for zoo in zoos]
@@ -68,6 +71,19 @@ def train(card: ModelLatents, zoos: Sequence[Zoo], split: str, seed: int) -> lis
         with torch.no_grad():
             latents.append(encoder(torch.from_numpy(values)).numpy())
     return latents
+
+
+def pretrain(card: ModelLatents, zoos: Sequence[Zoo], split: str, seed: int) -> list[np.ndarray]:
+    """Latents of all checkpoints that are asked about (N F), by one encoder that has learned from the further zoos."""
+    asked, *further = zoos
+    parts = [(zoo, zoo.split("leave_root_out", fold=0)) for zoo in further]
+    encoder, found = card.fit(parts, seed=seed, console=Console(stderr=True), device=torch.device("cpu"))
+    print(json.dumps(found))
+    children = probed(asked)
+    values = invariants_of(children).reindex(columns=encoder.columns).to_numpy(np.float64, copy=True)
+    with torch.no_grad():
+        latents = encoder(torch.from_numpy(values)).numpy()
+    return [latents] * (children.frame["root"].nunique() if split == "leave_root_out" else FOLDS)
 
 
 def question(zoo: Zoo, split: str, latents: Sequence[np.ndarray], penalties: Sequence[float] | None) -> list[dict[str, Any]]:

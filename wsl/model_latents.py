@@ -51,6 +51,8 @@ class ModelLatents:
         behaviour, summary, reconstruction, forecast: weights of the losses; 0 leaves one out. The forecast is asked of members that
             read moves alone: the others would learn it by heart.
         images: training images that answers are asked to.
+        noises: images of Gaussian noise that are asked beside them: what a model makes of them says how sure it is where it has
+            learned nothing.
         noise: deviation of the noise on standardised invariants.
         steps, batch_size, learning_rate, weight_decay: of AdamW, with one cycle of the learning rate.
     """
@@ -61,6 +63,7 @@ class ModelLatents:
     reconstruction: float
     forecast: float
     images: int
+    noises: int
     noise: float
     steps: int
     batch_size: int
@@ -72,6 +75,8 @@ class ModelLatents:
         ModelEncoder([f"{CHANGE}a/{HEADINGS[0]}"], **self.encoder)
         if min(self.images, self.steps, self.batch_size) < 1 or not self.learning_rate > 0:
             raise InputError("images, steps, batch_size and learning_rate of a model encoder must be more than 0")
+        if self.noises < 0:
+            raise InputError(f"noises of a model encoder must be at least 0, not {self.noises}")
         weights = (self.behaviour, self.summary, self.reconstruction, self.forecast)
         if min(weights) < 0 or sum(weights) == 0:
             raise InputError(
@@ -101,14 +106,16 @@ class ModelLatents:
             InputError: no train checkpoint has finite weights, or the training diverged.
         """
         images = zoos[0][0].images("finetune")
-        described = [Known.of(zoo, images, self.images) for zoo, _ in zoos]
+        queries = self.queries(images)
+        described = [Known.of(zoo, queries, classes=images.num_classes) for zoo, _ in zoos]
         train = Known.joined([known.part(split.train.frame["path"]) for known, (_, split) in zip(described, zoos, strict=True)])
         val = described[0].part(zoos[0][1].val.frame["path"])
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
         average = train.answers[_complete(train.answers)].exp().mean(0)
         val, train = val.scaled(train), train.scaled(train)
-        summaries, val_summaries = scaled_summaries(train.answers, val.answers, average=average)
+        sizes = [self.images, self.noises] if self.noises else [self.images]
+        summaries, val_summaries = scaled_summaries(train.answers, val.answers, average=average, sizes=sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = ModelEncoder(list(train.invariants.columns), **self.encoder)
@@ -129,6 +136,14 @@ class ModelLatents:
             if self.summary:
                 found["summary_error"] = readers.summary_error(shares, val_summaries).item()
         return encoder, found
+
+    def queries(self, images: Images) -> Float[Tensor, "I C H W"]:
+        """The images that models are asked: the first training images, and noise."""
+        pixels = images.train.pixels[: self.images]
+        if len(pixels) < self.images:
+            raise InputError(f"there are {len(pixels)} training images to ask, not {self.images}; set model_encoder.images to that")
+        noise = torch.randn(self.noises, *pixels.shape[1:], generator=torch.Generator().manual_seed(len(pixels)))
+        return torch.cat([pixels, noise])
 
     def _train(
         self,
@@ -171,14 +186,13 @@ class Known:
     paces: pd.DataFrame
 
     @classmethod
-    def of(cls, zoo: Zoo, images: Images, count: int) -> "Known":
-        """Describes the fine-tuned checkpoints of a zoo and asks them the first training images, or finds both in the cache."""
-        checkpoints, pixels = zoo.select(stage="finetune"), images.train.pixels[:count]
-        own = zoo.images("finetune")
-        if own.num_classes == images.num_classes and own.train.pixels[:1].shape == pixels[:1].shape:
-            logits = _asked(checkpoints, pixels)
+    def of(cls, zoo: Zoo, queries: Float[Tensor, "I C H W"], *, classes: int) -> "Known":
+        """Describes the fine-tuned checkpoints of a zoo and asks them some images of some classes, or finds both in the cache."""
+        checkpoints, own = zoo.select(stage="finetune"), zoo.images("finetune")
+        if own.num_classes == classes and own.train.pixels[:1].shape[1:] == queries.shape[1:]:
+            logits = _asked(checkpoints, queries)
         else:
-            logits = torch.full((len(checkpoints), len(pixels), images.num_classes), torch.nan)
+            logits = torch.full((len(checkpoints), len(queries), classes), torch.nan)
         answers = functional.log_softmax(logits, dim=-1).clamp(min=-_RARE)
         paths = checkpoints.frame["path"]
         return cls(invariants_of(checkpoints).set_axis(paths), answers, paces_of(checkpoints).set_axis(paths))
@@ -253,10 +267,20 @@ def summaries_of(answers: Float[Tensor, "N I classes"], average: Float[Tensor, "
 
 
 def scaled_summaries(
-    train: Float[Tensor, "N I classes"], *others: Float[Tensor, "M I classes"], average: Float[Tensor, "I classes"]
+    train: Float[Tensor, "N I classes"],
+    *others: Float[Tensor, "M I classes"],
+    average: Float[Tensor, "I classes"],
+    sizes: list[int],
 ) -> list[Float[Tensor, "N S"]]:
-    """Summaries of train models' answers and of others', as deviations from the mean of those of the train models; NaN: unknown."""
-    found = [summaries_of(answers, average) for answers in (train, *others)]
+    """Summaries of train models' answers and of others', as deviations from the mean of those of the train models; NaN: unknown.
+
+    Images of several kinds, so many of each, are summed up each by themselves.
+    """
+    usual = average.split(sizes)
+    found = [
+        torch.cat([summaries_of(*pair) for pair in zip(answers.split(sizes, dim=1), usual, strict=True)], dim=1)
+        for answers in (train, *others)
+    ]
     known = found[0][_complete(train)]
     return [(some - known.mean(0)) / known.std(0, correction=0).clamp(min=1e-6) for some in found]
 

@@ -26,6 +26,7 @@ CARD = ModelLatents(
     reconstruction=0.2,
     forecast=1.0,
     images=16,
+    noises=0,
     noise=0.0,
     steps=150,
     batch_size=32,
@@ -156,10 +157,9 @@ def test_the_summary_is_learned_from_answers_alone(zoo: Zoo, split: Split[Zoo]):
 
 def test_models_that_cannot_be_asked_are_learned_from_without_answers(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
     wide = Zoo.open(wide_zoo)
-    fewer = replace(zoo.images("finetune"), num_classes=4)
-    unknown = Known.of(wide, fewer, CARD.images)
+    unknown = Known.of(wide, CARD.queries(zoo.images("finetune")), classes=4)
     assert not unknown.answers.isfinite().any()
-    card, quiet = replace(CARD, summary=1.0, steps=5), Console(quiet=True)
+    card, quiet = replace(CARD, summary=1.0, noises=4, steps=5), Console(quiet=True)
     parts = [(zoo, split), (wide, wide.split("by_model", fold=0))]
     encoder, found = card.fit(parts, seed=0, console=quiet, device=torch.device("cpu"))
     assert all(np.isfinite(list(found.values())))

@@ -22,6 +22,7 @@ from wsl.invariants import invariants_of
 from wsl.model_latents import ModelLatents
 from wsl.probe import ask, cards, probed, survey_of
 from wsl.probes.comparison import compare
+from wsl.probes.leaks import refuse_seen_images, refuse_shared
 from wsl.probes.survey import Finding
 from wsl.property_prediction import PropertyPredictionConfig
 from wsl.train import TrainConfig
@@ -46,6 +47,11 @@ def main() -> None:
     torch.set_num_threads(1)
     card = instantiate(TrainConfig(**compose("train", args.set)).model_encoder)
     zoos = [Zoo.open(path) for path in args.zoos]
+    if args.pretrained and len(zoos) < 2:
+        parser.error("--pretrained learns from further zoos: name at least one")
+    for further in zoos[1:]:
+        refuse_shared(further, zoos[0], advice="name another one")
+        refuse_seen_images(further, zoos[0])
     latents = pretrain(card, zoos, args.split, args.seed) if args.pretrained else train(card, zoos, args.split, args.seed)
     if args.save:
         np.save(args.save, np.stack(latents))
@@ -64,9 +70,11 @@ def train(card: ModelLatents, zoos: Sequence[Zoo], split: str, seed: int) -> lis
     table = invariants_of(children)
     folds = children.frame["root"].nunique() if split == "leave_root_out" else FOLDS
     quiet, latents = Console(quiet=True), []
+    further = [(zoo, zoo.split("leave_root_out", fold=0)) for zoo in zoos[1:]]
     for fold in track(range(folds), "folds", console=Console(stderr=True), transient=True):
-        splits = [(zoo, zoo.split(split, fold=fold)) for zoo in zoos]
-        encoder, _ = card.fit(splits, seed=seed, console=quiet, device=torch.device("cpu"))
+        encoder, _ = card.fit(
+            [(zoos[0], zoos[0].split(split, fold=fold)), *further], seed=seed, console=quiet, device=torch.device("cpu")
+        )
         values = table.reindex(columns=encoder.columns).to_numpy(np.float64, copy=True)
         with torch.no_grad():
             latents.append(encoder(torch.from_numpy(values)).numpy())

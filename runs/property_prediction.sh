@@ -13,7 +13,7 @@
 #
 #   python -m zoo_gen zoo=digits_many_roots seed=200 zoo.pretrain_images.seed=1 zoo.finetune_images.seed=1 \
 #     path=checkpoints/zoos/digits_many_roots-seed1
-#   FURTHER=digits_many_roots-seed1 runs/property_prediction.sh
+#   FURTHER=digits_many_roots-seed1 runs/property_prediction.sh         # FURTHER_SEEDS="0 1 2" FURTHER_SETTINGS="model_encoder=many_roots"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -33,6 +33,7 @@ if [ -n "${INPUTS:-}" ] && [ -z "${OUT:-}" ]; then
 fi
 further=${FURTHER:-}                    # a zoo that pretrained representations learn from; empty: none are asked
 further_seeds=${FURTHER_SEEDS:-0 1 2}
+further_settings=${FURTHER_SETTINGS:-model_encoder=many_roots}
 queue=${QUEUE:-}                        # a command that every training goes through, such as "srun --gpus 1"
 
 for seed in $seeds; do
@@ -52,7 +53,7 @@ if [ -n "$further" ]; then
   pretrained=${runs}_pretrained_$(basename "$further")
   for seed in $further_seeds; do  # a test root of the further zoo is left out, which nothing is asked about
     $queue $python -m wsl.train zoo="$further" model="$model" split=leave_root_out fold=0 seed="$seed" steps="$steps" \
-      run="$pretrained/$seed" "$@"
+      run="$pretrained/$seed" $further_settings "$@"
   done
 fi
 $queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" pretrained="$pretrained" out="$out" inputs="[$inputs]"

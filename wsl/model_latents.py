@@ -51,8 +51,6 @@ class ModelLatents:
         behaviour, summary, reconstruction, forecast: weights of the losses; 0 leaves one out. The forecast is asked of members that
             read moves alone: the others would learn it by heart.
         images: training images that answers are asked to.
-        noises: images of Gaussian noise that are asked beside them: what a model makes of them says how sure it is where it has
-            learned nothing.
         noise: deviation of the noise on standardised invariants.
         steps, batch_size, learning_rate, weight_decay: of AdamW, with one cycle of the learning rate.
     """
@@ -63,7 +61,6 @@ class ModelLatents:
     reconstruction: float
     forecast: float
     images: int
-    noises: int
     noise: float
     steps: int
     batch_size: int
@@ -75,8 +72,6 @@ class ModelLatents:
         ModelEncoder([f"{CHANGE}a/{HEADINGS[0]}"], **self.encoder)
         if min(self.images, self.steps, self.batch_size) < 1 or not self.learning_rate > 0:
             raise InputError("images, steps, batch_size and learning_rate of a model encoder must be more than 0")
-        if self.noises < 0:
-            raise InputError(f"noises of a model encoder must be at least 0, not {self.noises}")
         weights = (self.behaviour, self.summary, self.reconstruction, self.forecast)
         if min(weights) < 0 or sum(weights) == 0:
             raise InputError(
@@ -92,7 +87,7 @@ class ModelLatents:
 
         Args:
             zoos: each with the split whose train models are learned from. All models are asked the training images of the first
-                zoo; those that cannot take them, or know another number of classes, are learned from without answers.
+                zoo; those of a zoo of other images are learned from without answers.
             seed: of the encoder's weights and of all draws.
             console: that shows the progress.
             device: to train on.
@@ -105,17 +100,16 @@ class ModelLatents:
         Raises:
             InputError: no train checkpoint has finite weights, or the training diverged.
         """
-        images = zoos[0][0].images("finetune")
-        queries = self.queries(images)
-        described = [Known.of(zoo, queries, classes=images.num_classes) for zoo, _ in zoos]
+        first = zoos[0][0]
+        images = first.images("finetune")
+        described = [Known.of(zoo, images, self.images, card=first.image_card("finetune")) for zoo, _ in zoos]
         train = Known.joined([known.part(split.train.frame["path"]) for known, (_, split) in zip(described, zoos, strict=True)])
         val = described[0].part(zoos[0][1].val.frame["path"])
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
         average = train.answers[_complete(train.answers)].exp().mean(0)
         val, train = val.scaled(train), train.scaled(train)
-        sizes = [self.images, self.noises] if self.noises else [self.images]
-        summaries, val_summaries = scaled_summaries(train.answers, val.answers, average=average, sizes=sizes)
+        summaries, val_summaries = scaled_summaries(train.answers, val.answers, average=average)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = ModelEncoder(list(train.invariants.columns), **self.encoder)
@@ -136,14 +130,6 @@ class ModelLatents:
             if self.summary:
                 found["summary_error"] = readers.summary_error(shares, val_summaries).item()
         return encoder, found
-
-    def queries(self, images: Images) -> Float[Tensor, "I C H W"]:
-        """The images that models are asked: the first training images, and noise."""
-        pixels = images.train.pixels[: self.images]
-        if len(pixels) < self.images:
-            raise InputError(f"there are {len(pixels)} training images to ask, not {self.images}; set model_encoder.images to that")
-        noise = torch.randn(self.noises, *pixels.shape[1:], generator=torch.Generator().manual_seed(len(pixels)))
-        return torch.cat([pixels, noise])
 
     def _train(
         self,
@@ -179,35 +165,45 @@ class ModelLatents:
 
 @dataclass(frozen=True)
 class Known:
-    """Checkpoints by path: their invariants, log-probabilities of their answers to training images, and ways (NaN: unknown)."""
+    """Checkpoints by path: their invariants, log-probabilities of their answers to training images, and ways (NaN: unknown).
+
+    A checkpoint whose weights, or whose answers where it was asked, are not finite has no invariants.
+    """
 
     invariants: pd.DataFrame
     answers: Float[Tensor, "N I classes"]
     paces: pd.DataFrame
 
     @classmethod
-    def of(cls, zoo: Zoo, queries: Float[Tensor, "I C H W"], *, classes: int) -> "Known":
-        """Describes the fine-tuned checkpoints of a zoo and asks them some images of some classes, or finds both in the cache."""
-        checkpoints, own = zoo.select(stage="finetune"), zoo.images("finetune")
-        if own.num_classes == classes and own.train.pixels[:1].shape[1:] == queries.shape[1:]:
-            logits = _asked(checkpoints, queries)
-        else:
-            logits = torch.full((len(checkpoints), len(queries), classes), torch.nan)
-        answers = functional.log_softmax(logits, dim=-1).clamp(min=-_RARE)
-        paths = checkpoints.frame["path"]
-        return cls(invariants_of(checkpoints).set_axis(paths), answers, paces_of(checkpoints).set_axis(paths))
+    def of(cls, zoo: Zoo, images: Images, count: int, *, card: Mapping[str, Any]) -> "Known":
+        """Describes the fine-tuned checkpoints of a zoo and asks them the first training images, or finds both in the cache.
+
+        Args:
+            zoo: whose models are described.
+            images: whose training images are asked.
+            count: how many of them.
+            card: of the images. Models that were trained on others are not asked: their classes are no answers.
+        """
+        checkpoints, pixels = zoo.select(stage="finetune"), images.train.pixels[:count]
+        invariants, ways = (
+            table.set_axis(checkpoints.frame["path"]) for table in (invariants_of(checkpoints), paces_of(checkpoints))
+        )
+        if not _same_images(zoo.image_card("finetune"), card):
+            return cls(invariants, torch.full((len(checkpoints), len(pixels), images.num_classes), torch.nan), ways)
+        answers = functional.log_softmax(_asked(checkpoints, pixels), dim=-1).clamp(min=-_RARE)
+        known = np.broadcast_to(_complete(answers).numpy()[:, None], invariants.shape)
+        return cls(invariants.where(known), answers, ways)
 
     @classmethod
     def joined(cls, some: "Sequence[Known]") -> "Known":
-        """Several as one; what one has no column of is unknown of it."""
-        return cls(
-            pd.concat([known.invariants for known in some]),
-            torch.cat([known.answers for known in some]),
-            pd.concat([known.paces for known in some]),
-        )
+        """Several as one; what one has no column of is unknown of it, and not present."""
+        invariants = pd.concat([known.invariants for known in some])
+        known, flags = invariants.notna().any(axis=1), [name for name in invariants if str(name).endswith("/present")]
+        invariants.loc[known, flags] = invariants.loc[known, flags].fillna(0.0)
+        return cls(invariants, torch.cat([known.answers for known in some]), pd.concat([known.paces for known in some]))
 
     def part(self, paths: pd.Series) -> "Known":
-        """Those of some paths whose weights are finite."""
+        """Those of some paths that have invariants."""
         finite = self.invariants.notna().any(axis=1).to_numpy()
         rows = np.flatnonzero(self.invariants.index.isin(paths.tolist()) & finite)
         return Known(self.invariants.iloc[rows], self.answers[torch.from_numpy(rows)], self.paces.iloc[rows])
@@ -228,6 +224,12 @@ class Known:
         return torch.from_numpy(self.paces.to_numpy(dtype=np.float32, copy=True))
 
 
+def _same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two cards are of the same images and classes, however these are split and read."""
+    how = ("seed", "fractions", "images", "memory_gb", "workers")
+    return {key: one[key] for key in one if key not in how} == {key: other[key] for key in other if key not in how}
+
+
 def _asked(checkpoints: Zoo, pixels: Float[Tensor, "I C H W"]) -> Float[Tensor, "N I classes"]:
     """Logits of checkpoints, or those in the cache; minus infinity where a model has fewer classes."""
 
@@ -242,7 +244,7 @@ def _asked(checkpoints: Zoo, pixels: Float[Tensor, "I C H W"]) -> Float[Tensor, 
     return rearrange(logits, "n (i c) -> n i c", i=len(pixels))
 
 
-SUMMARIES = ("agreement", "probability", "divergence", "log divergence", "entropy", "confidence")
+SUMMARIES = ("agreement", "probability", "cross-entropy", "log cross-entropy", "entropy", "confidence")
 """What `summaries_of` says of a checkpoint's answers, the mean over images each."""
 
 
@@ -260,29 +262,20 @@ def summaries_of(answers: Float[Tensor, "N I classes"], average: Float[Tensor, "
     given, usual = answers.exp(), average.argmax(-1)
     agreement = (given.argmax(-1) == usual).float().mean(1)
     probability = given.gather(-1, usual.expand(len(given), -1).unsqueeze(-1)).squeeze(-1).mean(1)
-    divergence = -(average * answers).sum(-1).mean(1)
+    cross = -(average * answers).sum(-1).mean(1)
     entropy = -(given * answers).sum(-1).mean(1)
-    found = (agreement, probability, divergence, divergence.clamp(min=1e-3).log(), entropy, given.amax(-1).mean(1))
+    found = (agreement, probability, cross, cross.clamp(min=1e-3).log(), entropy, given.amax(-1).mean(1))
     return torch.stack(found, dim=1).where(_complete(answers)[:, None], torch.nan)
 
 
 def scaled_summaries(
-    train: Float[Tensor, "N I classes"],
-    *others: Float[Tensor, "M I classes"],
-    average: Float[Tensor, "I classes"],
-    sizes: list[int],
+    train: Float[Tensor, "N I classes"], *others: Float[Tensor, "M I classes"], average: Float[Tensor, "I classes"]
 ) -> list[Float[Tensor, "N S"]]:
-    """Summaries of train models' answers and of others', as deviations from the mean of those of the train models; NaN: unknown.
-
-    Images of several kinds, so many of each, are summed up each by themselves.
-    """
-    usual = average.split(sizes)
-    found = [
-        torch.cat([summaries_of(*pair) for pair in zip(answers.split(sizes, dim=1), usual, strict=True)], dim=1)
-        for answers in (train, *others)
-    ]
+    """Summaries of train models' answers and of others', as deviations from the mean of those of the train models; NaN: unknown."""
+    found = [summaries_of(answers, average) for answers in (train, *others)]
     known = found[0][_complete(train)]
-    return [(some - known.mean(0)) / known.std(0, correction=0).clamp(min=1e-6) for some in found]
+    deviation = known.std(0, correction=0)
+    return [(some - known.mean(0)) / deviation.where(deviation > 1e-6, torch.inf) for some in found]
 
 
 class Readers(nn.Module):

@@ -5,7 +5,7 @@ val. Predictions are pooled over the folds and scored once, with paired differen
 `runs/property_prediction.sh` trains the runs; the rows go to a JSON file, beside it tables (`.md`) and figures (`.svg`).
 
 Runs in the folder `pretrained` have learned from other zoos and seen no model of this one, neither of its train folds: one such run
-answers for all folds. Their rows are called `hyperrep pretrained`. They had more models to learn from, if none with labels.
+answers for all folds. Their rows are called `hyperrep_pretrained`. They had more models to learn from, if none with labels.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from wsl.features.features import Features
 from wsl.features.hyperrep import Embedding
 from wsl.probe import ask, cards, probed, survey_of, tables_of
 from wsl.probes.comparison import compare, marked
-from wsl.probes.leaks import refuse_seen_images, refuse_shared
+from wsl.probes.leaks import refuse_seen_images
 from wsl.probes.report import tables, write_figures
 from wsl.probes.survey import Finding
 from wsl.run import Run
@@ -79,6 +79,11 @@ def find_runs(folder: Path, zoo: Zoo) -> Runs:
         split, fold, seed = (run.config[key] for key in ("split", "fold", "seed"))
         if run.config["zoo"]["content_hash"] != zoo.content_hash:
             raise InputError(f"run {path.parent} was trained on another zoo than {zoo.path}; name the folder of its own runs")
+        if run.config.get("other_zoos"):
+            raise InputError(
+                f"run {path.parent} has learned from other zoos than {zoo.path} as well, so it is no match for what sees this one "
+                "alone; leave it out, or train on the others only and name the folder as pretrained=..."
+            )
         if fold in found[split][seed]:
             raise InputError(f"{folder} holds two runs of {split}, fold {fold}, seed {seed}; keep one of them")
         found[split][seed][fold] = run
@@ -96,8 +101,9 @@ def find_pretrained(folder: Path, zoo: Zoo) -> dict[int, Run]:
     found: dict[int, Run] = {}
     for path in sorted(folder.glob("*/model.safetensors")):
         run = Run.open(path.parent)
+        if run.model_encoder is None:
+            raise InputError(f"run {path.parent} has no model encoder, which reads models of other zoos; train one that has")
         for seen in run.zoos:
-            refuse_shared(seen, zoo, advice="what has seen this zoo belongs to a fold of it, in the folder runs")
             refuse_seen_images(seen, zoo)
         if run.config["seed"] in found:
             raise InputError(f"{folder} holds two runs of seed {run.config['seed']}; keep one of them")

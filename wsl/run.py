@@ -7,7 +7,7 @@ foreign data.
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from wsl.data import Batch, TokenizedZoo, window_starts
 from wsl.invariants import invariants, invariants_of
 from wsl.models.model_encoder import ModelEncoder
 from wsl.normalize import Standardizer
+from wsl.probes.leaks import refuse_shared
 from wsl.run_files import check_config, read_config, read_model_encoder
 from wsl.sources import roots_of
 from wsl.table import ROLES
@@ -125,22 +126,21 @@ class Run:
     def on(self, zoo: Path) -> "Run":
         """Returns this run, with the same model, on another of the zoos that it was trained on."""
         run = copy.copy(self)
-        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split", "groups")} | {
+        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split", "groups", "stranger")} | {
             "_zoo_path": zoo
         }
         return run
 
     def transferred(self, zoo: Zoo) -> "Run":
-        """Returns this run, with the same model, on a zoo that it has seen nothing of; its split is of that zoo's models."""
+        """Returns this run, with the same model, on a zoo that it has seen nothing of; its split is of that zoo's models.
+
+        Raises `InputError` if that zoo shares a checkpoint with one that the run was trained on.
+        """
+        for seen in self.zoos:
+            refuse_shared(seen, zoo, advice="ask another zoo, or this one by the folds of runs on it")
         run = self.on(zoo.path)
         run.zoo, run.stranger = zoo, True
         return run
-
-    @property
-    def zoos(self) -> list[Zoo]:
-        """All zoos that the run was trained on, where they lay then; see `zoo`."""
-        others = self.config.get("other_zoos", [])
-        return [self.zoo, *(self.on(Path(entry["path"])).zoo for entry in others)]
 
     @cached_property
     def zoo(self) -> Zoo:
@@ -148,13 +148,32 @@ class Run:
 
         Raises `InputError` if it is gone or no longer the same.
         """
+        first, *others = self._entries
+        if self._zoo_path is None:
+            return self._find(first)
+        return self._found([Path(self._zoo_path)], [entry["content_hash"] for entry in (first, *others)])
+
+    @cached_property
+    def zoos(self) -> list[Zoo]:
+        """All zoos that the run was trained on, the first one first. Raises `InputError` if one is gone or no longer the same."""
+        return [self._find(entry) for entry in self._entries]
+
+    @property
+    def _entries(self) -> list[Mapping[str, str]]:
+        """What the configuration says of each zoo."""
         stored, others = self._zoo_config, self.config.get("other_zoos", [])
         entries = [stored, *(others if isinstance(others, list) else [others])]
         keys = ("path", "relative", "content_hash")
         if not all(isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries):
             raise InputError(f"{self.path / 'config.yaml'} does not say which zoo the run is of; train it again")
-        hashes = {entry["content_hash"] for entry in (entries if self._zoo_path else entries[:1])}
-        places = [Path(self._zoo_path)] if self._zoo_path else [Path(stored["path"]), self.path / stored["relative"]]
+        return entries
+
+    def _find(self, entry: Mapping[str, str]) -> Zoo:
+        """The zoo of an entry, where it lay, or where it lies from the run."""
+        return self._found([Path(entry["path"]), self.path / entry["relative"]], [entry["content_hash"]])
+
+    def _found(self, places: Sequence[Path], hashes: Sequence[str]) -> Zoo:
+        """The first zoo in some places that has one of some hashes."""
         found = [Zoo.open(place) for place in places if _is_zoo(place)]
         point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
         if not found:
@@ -163,7 +182,7 @@ class Run:
             if zoo.content_hash in hashes:
                 prepare(self.tokenizer, roots_of(zoo))
                 return zoo
-        now, then = found[0].content_hash[:12], stored["content_hash"][:12]
+        now, then = found[0].content_hash[:12], hashes[0][:12]
         raise InputError(
             f"the zoo at {found[0].path} is not the one that run {self.path} was trained on (content hash {now}, "
             f"then {then}); if that one is elsewhere, {point}, else train a new run on this one"

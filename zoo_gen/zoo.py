@@ -176,13 +176,18 @@ class Zoo:
 
     def images(self, stage: str) -> Images:
         """Loads the images that the models of a stage (`pretrain` or `finetune`) were trained on, with the zoo's own split."""
-        card = self.config["config"].get(f"{stage}_images")
-        if not isinstance(card, dict) or "_target_" not in card:
-            raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")
+        card = self.image_card(stage)
         try:
             return instantiate(card, group="images")
         except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, OSError) as error:
             raise InputError(f"the card of images in {self.path / 'zoo.json'} does not work ({error}); {ZOO_ADVICE}") from error
+
+    def image_card(self, stage: str) -> dict[str, Any]:
+        """Returns the card of the images of a stage. Raises `InputError` where there is none."""
+        card = self.config["config"].get(f"{stage}_images")
+        if not isinstance(card, dict) or "_target_" not in card:
+            raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")
+        return card
 
     @cached_property
     def content_hash(self) -> str:

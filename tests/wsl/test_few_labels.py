@@ -225,7 +225,7 @@ class Shifted(Features):
 
 def test_rescaling_undoes_other_scales(tiny_run: Run, tiny_zoo: Path):
     children = probed(Zoo.open(tiny_zoo))
-    there = tiny_run.transferred(Zoo.open(tiny_zoo))
+    there = tiny_run.on(tiny_zoo)
     as_they_are, rescaled = transfer.carry(Shifted(tiny_run), tiny_run, there, children, children)
     assert rescaled[len(children) :] == pytest.approx(rescaled[: len(children)])
     assert np.abs(as_they_are[len(children) :] - as_they_are[: len(children)]).min() > 0.1

@@ -26,7 +26,6 @@ CARD = ModelLatents(
     reconstruction=0.2,
     forecast=1.0,
     images=16,
-    noises=0,
     noise=0.0,
     steps=150,
     batch_size=32,
@@ -142,9 +141,9 @@ def test_summaries_tell_how_far_answers_are_those_of_the_average():
     same, other, unknown = (dict(zip(SUMMARIES, row.tolist(), strict=True)) for row in summaries_of(answers, average))
     assert (same["agreement"], other["agreement"]) == (1, 0)
     assert same["probability"] == pytest.approx(0.75)
-    assert same["entropy"] == pytest.approx(same["divergence"]) == pytest.approx(other["entropy"])
-    assert other["divergence"] > same["divergence"]
-    assert other["log divergence"] == pytest.approx(np.log(other["divergence"]))
+    assert same["entropy"] == pytest.approx(same["cross-entropy"]) == pytest.approx(other["entropy"])
+    assert other["cross-entropy"] > same["cross-entropy"]
+    assert other["log cross-entropy"] == pytest.approx(np.log(other["cross-entropy"]))
     assert same["confidence"] == other["confidence"] == pytest.approx(0.75)
     assert np.isnan(list(unknown.values())).all()
 
@@ -155,15 +154,17 @@ def test_the_summary_is_learned_from_answers_alone(zoo: Zoo, split: Split[Zoo]):
     assert learned["summary_error"] < unlearned["summary_error"]
 
 
-def test_models_that_cannot_be_asked_are_learned_from_without_answers(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
+def test_models_of_other_images_are_learned_from_without_answers(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
     wide = Zoo.open(wide_zoo)
-    unknown = Known.of(wide, CARD.queries(zoo.images("finetune")), classes=4)
+    unknown = Known.of(wide, zoo.images("finetune"), CARD.images, card=zoo.image_card("finetune"))
     assert not unknown.answers.isfinite().any()
-    card, quiet = replace(CARD, summary=1.0, noises=4, steps=5), Console(quiet=True)
+    card, quiet = replace(CARD, summary=1.0, steps=5), Console(quiet=True)
     parts = [(zoo, split), (wide, wide.split("by_model", fold=0))]
     encoder, found = card.fit(parts, seed=0, console=quiet, device=torch.device("cpu"))
     assert all(np.isfinite(list(found.values())))
     assert any(column.startswith("blocks.3.") for column in encoder.columns)
+    joined = Known.joined([Known.of(one, zoo.images("finetune"), 4, card=zoo.image_card("finetune")) for one in (zoo, wide)])
+    assert set(joined.invariants["blocks.3.norm1.weight/present"]) == {0.0, 1.0}
 
 
 def test_the_forecast_learns_how_fast_models_move_that_it_has_not_seen(zoo: Zoo, split: Split[Zoo]):

@@ -144,7 +144,7 @@ def test_runs_on_other_zoos_answer_for_all_folds(runs: Path, elsewhere: Path, ti
 
 def test_pretrained_runs_that_have_seen_the_zoo_are_refused(runs: Path, elsewhere: Path, tiny_zoo: Path, tmp_path: Path):
     zoo = Zoo.open(tiny_zoo)
-    with pytest.raises(InputError, match=r"shares 75 models .* belongs to a fold of it"):
+    with pytest.raises(InputError, match=r"shares 75 models .* by the folds of runs on it"):
         find_pretrained(runs, zoo)
     shutil.copytree(elsewhere / "0", tmp_path / "one")
     shutil.copytree(elsewhere / "0", tmp_path / "other")

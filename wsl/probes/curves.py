@@ -132,7 +132,7 @@ def _colour(number: int, kind: str) -> str:
 
 def _dash(name: str) -> str:
     """Returns the dashes of what is a variant of other features."""
-    return "4 3" if "rescaled" in name else "none"
+    return "4 3" if "rescaled" in name else "1 3" if "pretrained" in name else "none"
 
 
 def _line(points: Sequence[tuple[float, float]], colour: str, width: float, *, dash: str = "none") -> str:

@@ -60,7 +60,7 @@ def refuse_shared(seen: Zoo, asked: Zoo, *, advice: str) -> None:
 def refuse_seen_images(seen: Zoo, asked: Zoo) -> None:
     """Raises `InputError` if models of a zoo were fine-tuned on test images of the zoo that is asked about.
 
-    Images that are decoded as they are needed are told apart by their cards alone.
+    Images are compared where both zoos hold them in memory, in one size and normalised alike; others are let through.
     """
     if seen.config["config"].get("finetune_images") == asked.config["config"].get("finetune_images"):
         return

@@ -19,7 +19,7 @@ from wsl import matching
 from wsl.align import activations, align, align_by_activations, align_by_felt, align_by_loss, centre_of, output_layout
 from wsl.canonical import canonicalize
 from wsl.descent import Loss
-from wsl.felt import felt
+from wsl.fisher import felt
 from wsl.matching import match
 from wsl.slots import Layout
 from wsl.symmetry import MAPPED, MOVES, PERMUTED, transform

@@ -4,7 +4,7 @@ Weights are compared in standard form (`wsl.canonical.standardize`), by `wsl.mat
 copies in whatever disguise end in the same place.
 
 Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows. Weights can be
-weighed by what outputs feel of them: `wsl.felt`. And a loss can take over where weights end: `wsl.descent`.
+weighed by what outputs feel of them: `wsl.fisher`. And a loss can take over where weights end: `wsl.descent`.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from wsl.canonical import balance, canonicalize, choose
 from wsl.descent import Loss, descend
-from wsl.felt import felt
+from wsl.fisher import felt
 from wsl.fold import NULLS, check_stack, fold, unfold, unstack
 from wsl.matching import compose, match
 from wsl.slots import Axis, Layout
@@ -84,7 +84,7 @@ def align_by_felt(
     model: nn.Module,
     inputs: Tensor,
 ) -> Alignment:
-    """Aligns a stack (K, *shape) as `align` does, each weight weighed by what outputs on inputs feel of it (`wsl.felt.felt`)."""
+    """Aligns a stack (K, *shape) as `align` does, each weight weighed by what outputs on inputs feel of it (`wsl.fisher.felt`)."""
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         first, second = (felt(w, layout, model, inputs) for w in (a, b))

@@ -262,7 +262,8 @@ def _agree(folder: Path, resolved: dict[str, Any]) -> None:
     if not (folder / "config.yaml").is_file():
         return
     old, new = _flat(read_config(folder)), _flat(resolved)
-    changed = sorted(key for key in old.keys() | new.keys() if key.partition(".")[0] not in FREE and old.get(key) != new.get(key))
+    fixed = [key for key in old.keys() | new.keys() if key.partition(".")[0] not in FREE]
+    changed = sorted(key for key in fixed if (old.get(key) or None) != (new.get(key) or None))  # not known and off are the same
     keys = [key for key in changed if not ("zoo" in key.partition(".")[0] and key.endswith((".path", ".relative")))]
     if keys:
         changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)

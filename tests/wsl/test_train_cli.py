@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.commands import call, refused
 from tests.wsl.conftest import SMALL, TOKENS_ONLY, train_small
 from wsl.journal import MEASURED
 from wsl.run import Run
+from wsl.run_files import read_config, write_config
 from wsl.train import TrainConfig, main
 from zoo_gen import InputError
 
@@ -48,6 +50,17 @@ def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(tiny_
     assert (tiny_run.path / "metrics.jsonl").read_text() == before
     with pytest.raises(InputError, match=r"another configuration \(model\.latent is 8 there and 9 here; steps is 4"):
         train_small(tiny_zoo, tiny_run.path, "model.latent=9", "steps=5")
+
+
+def test_a_run_of_a_version_that_lacks_a_setting_which_is_off_is_the_same_run(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(tiny_run.path, tmp_path / "older"))
+    stored = read_config(folder)
+    older = {key: value for key, value in stored.items() if key != "ema"}
+    write_config(folder, {**older, "gone": 0, "model_encoder": {**older["model_encoder"], "gone": None}})
+    train_small(tiny_zoo, folder)
+    write_config(folder, {**older, "gone": 1})
+    with pytest.raises(InputError, match=r"another configuration \(gone is 1 there and None here"):
+        train_small(tiny_zoo, folder)
 
 
 def home(zoo: Path, folder: Path) -> Path:

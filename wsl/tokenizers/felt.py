@@ -1,7 +1,7 @@
 r"""The residual tokenizer in the frame of the root: differences along the directions that the root's outputs feel most.
 
 Gradient descent moves a weight along what its layer reads and what its outputs feel, which are few directions of many. Along each
-dimension of a tensor of the root the gradients of its outputs have a second moment (`wsl.felt`), whose eigenvectors, strongest
+dimension of a tensor of the root the gradients of its outputs have a second moment (`wsl.fisher`), whose eigenvectors, strongest
 first, are a basis; in it
 
     coded = U_1^T (w - root) U_2,    w = root + U_1 coded U_2^T
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.felt import moments
+from wsl.fisher import moments
 from wsl.layout import layout_of
 from wsl.slots import Slot
 from wsl.tokenizers.codec import Codec

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.architectures import MODELS, build, outputs
-from wsl import felt as module
+from wsl import fisher as module
 from wsl.align import align_by_felt
 from wsl.canonical import standardize
-from wsl.felt import felt
+from wsl.fisher import felt
 from wsl.fold import stack
 from wsl.layout import layout_of
 from wsl.slots import Layout

@@ -2,6 +2,7 @@
 # Property prediction by the protocol: every fold of both splits, every baseline -> docs/results/property_prediction.json.
 # Each (split, fold, seed) is a run folder of its own: an interrupted script goes on where it was.
 #
+#   python -m zoo_gen zoo=digits seed=1                                 # the default zoo, if it is not there yet
 #   ZOO=digits SEEDS="0 1 2" runs/property_prediction.sh model.width=64 objective=...     # arguments go to every training
 #
 # One idea, asked about unseen roots only:

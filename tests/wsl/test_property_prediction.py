@@ -16,6 +16,7 @@ from wsl.probes.leaks import refuse_seen_images
 from wsl.probes.report import figure, tables
 from wsl.probes.survey import Finding
 from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_pretrained, find_runs, main
+from wsl.run_files import read_config, write_config
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -150,6 +151,14 @@ def test_pretrained_runs_that_have_seen_the_zoo_are_refused(runs: Path, elsewher
     shutil.copytree(elsewhere / "0", tmp_path / "other")
     with pytest.raises(InputError, match="two runs of seed 0"):
         find_pretrained(tmp_path, zoo)
+
+
+def test_runs_that_learned_from_other_zoos_as_well_are_no_runs_of_the_folds(runs: Path, tiny_zoo: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(runs / "root-0", tmp_path / "run"))
+    stored = read_config(folder)
+    write_config(folder, {**stored, "other_zoos": [stored["zoo"]]})
+    with pytest.raises(InputError, match=r"learned from other zoos .* pretrained="):
+        find_runs(tmp_path, Zoo.open(tiny_zoo))
 
 
 def test_pretrained_runs_on_test_images_of_the_zoo_are_refused(tiny_zoo: Path, tmp_path: Path):

@@ -156,7 +156,8 @@ class Run:
     @cached_property
     def zoos(self) -> list[Zoo]:
         """All zoos that the run was trained on, the first one first. Raises `InputError` if one is gone or no longer the same."""
-        return [self._find(entry) for entry in self._entries]
+        here = self.zoo  # it may have moved since, and is known to whoever opened the run
+        return [here if entry["content_hash"] == here.content_hash else self._find(entry) for entry in self._entries]
 
     @property
     def _entries(self) -> list[Mapping[str, str]]:

@@ -73,6 +73,12 @@ def test_a_run_goes_on_with_the_same_zoos_in_the_same_order_only(mixed: Path, ti
             train_on(*others)
 
 
+def test_all_zoos_of_a_run_are_found_whichever_it_is_seen_on(mixed: Path, tiny_zoo: Path, wide: Path, tmp_path: Path):
+    moved = shutil.copytree(tiny_zoo, tmp_path / "moved")
+    for zoo, first in ((None, tiny_zoo), (wide, tiny_zoo), (moved, moved)):
+        assert [one.path.name for one in Run.open(mixed, zoo=zoo).zoos] == [Path(first).name, "wide"]
+
+
 def test_the_model_encoder_learns_from_both_zoos(mixed: Path, tiny_zoo: Path, tmp_path: Path):
     alone = train_small(tiny_zoo, tmp_path / "alone")
     both = Run.open(mixed)

@@ -10,7 +10,8 @@ from rich.console import Console
 from torch.nn.functional import gelu
 
 from tests.wsl.conftest import train_small
-from wsl.model_latents import SUMMARIES, Known, ModelLatents, summaries_of
+from wsl.known import SUMMARIES, Known, summaries_of
+from wsl.model_latents import ModelLatents
 from wsl.models.model_encoder import Members, ModelEncoder
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER

@@ -64,7 +64,7 @@ def invariants_of(checkpoints: Zoo) -> pd.DataFrame:
     def compute() -> pd.DataFrame:
         return invariants((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
 
-    return cached(invariants, checkpoints, compute, state=["invariants"])
+    return cached(invariants, checkpoints, compute)
 
 
 def _with_changes(pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ def _asked(checkpoints: Zoo, pixels: Float[Tensor, "I C H W"]) -> Float[Tensor, 
         return pd.DataFrame(rearrange(logits, "n i c -> n (i c)"), columns=columns)
 
     asked = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
-    table = cached(run_models, checkpoints, compute, state=["training images", asked])
+    table = cached(run_models, checkpoints, compute, state=[asked])
     logits = torch.from_numpy(table.to_numpy(np.float32, copy=True)).nan_to_num(nan=-torch.inf)
     return rearrange(logits, "n (i c) -> n i c", i=len(pixels))
 

@@ -22,7 +22,7 @@ def paces_of(checkpoints: Zoo) -> pd.DataFrame:
         of the difference to the kept checkpoint before (to begin with the root, which has no head) and to the one after.
         NaN where there is none, or where weights are not finite.
     """
-    return cached(paces_of, checkpoints, lambda: _paces(checkpoints), state=["paces"])
+    return cached(paces_of, checkpoints, lambda: _paces(checkpoints))
 
 
 def _paces(checkpoints: Zoo) -> pd.DataFrame:

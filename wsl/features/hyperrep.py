@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsl.cache import cached, everything
+from wsl.cache import EVERYTHING, cached
 from wsl.features.features import Features, Kind
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER
@@ -27,7 +27,7 @@ class Embedding(Features):
         """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
         weights = ["model.safetensors"] if run.model_encoder is None else [MODEL_ENCODER]
         state = [*before_training(run), *(sha256_of(Path(run.path, name)) for name in weights)]
-        return cached(self, checkpoints, lambda: _table(run, checkpoints), state=state, code=everything())
+        return cached(self, checkpoints, lambda: _table(run, checkpoints), state=state, modules=EVERYTHING)
 
 
 class Untrained(Features):
@@ -43,7 +43,7 @@ class Untrained(Features):
         def compute() -> pd.DataFrame:
             return _table(run.untrained(), checkpoints)
 
-        return cached(self, checkpoints, compute, state=before_training(run), code=everything())
+        return cached(self, checkpoints, compute, state=before_training(run), modules=EVERYTHING)
 
 
 def seen_by(run: Run) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 import pandas as pd
 import torch
 
-from wsl.cache import cached, everything
+from wsl.cache import EVERYTHING, cached
 from wsl.data import TokenizedZoo
 from wsl.features.features import Features
 from wsl.features.hyperrep import before_training, seen_by
@@ -32,7 +32,7 @@ class RawTokens(Features):
         """Returns the pooled tokens of each checkpoint (N F); see `Features.extract`."""
         if run.model_encoder is not None:
             return invariants_of(checkpoints)
-        return cached(self, checkpoints, lambda: self._compute(run, checkpoints), state=before_training(run), code=everything())
+        return cached(self, checkpoints, lambda: self._compute(run, checkpoints), state=before_training(run), modules=EVERYTHING)
 
     @torch.no_grad()
     def _compute(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:

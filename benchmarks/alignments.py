@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from wsl import matching
-from wsl.align import activations, align, align_by_activations, align_by_felt, align_by_loss, centre_of, output_layout
-from wsl.canonical import canonicalize
-from wsl.descent import Loss
-from wsl.fisher import felt
-from wsl.matching import match
-from wsl.slots import Layout
-from wsl.symmetry import MAPPED, MOVES, PERMUTED, transform
+from wsl.layout.slots import Layout
+from wsl.symmetry import weight_matching
+from wsl.symmetry.alignment import activations, align, align_by_activations, align_by_felt, align_by_loss, centre_of, output_layout
+from wsl.symmetry.canonical import canonicalize
+from wsl.symmetry.fisher import felt
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, transform
+from wsl.symmetry.learned_alignment import Loss
+from wsl.symmetry.weight_matching import match
 from zoo_gen.images import ImageSplit
 
 Stack = dict[str, Tensor]
@@ -142,7 +142,7 @@ def ridges(*values: float) -> Callable[[Pairs], tuple[Stack, Stack]]:
         a, b = (canonicalize(w, pairs.layout) for w in (pairs.a, pairs.b))
         found = []
         for value in values:
-            with mock.patch.object(matching, "RIDGE", value):
+            with mock.patch.object(weight_matching, "RIDGE", value):
                 found.append(_matched(a, b, a, b, pairs.layout, pairs.layout))
         apart = torch.stack([_squares({name: w[name] - b[name] for name in b}) for w in found])
         nearest, rows = apart.argmin(0), torch.arange(apart.shape[1])

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.alignments import IDEAS, ROWS, Pairs
-from wsl.fold import stack, unstack
 from wsl.layout import layout_of
+from wsl.symmetry.null_directions import stack, unstack
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.images import ImageSplit

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, Sizes, keys_of, masked_error, moments_of
 from benchmarks.race import Contestant, Holdout, Scales, Settings, now
-from wsl.data import Batch, TokenizedZoo, Windows
-from wsl.models.start import Begins
-from wsl.normalize import Standardizer
-from wsl.sources import Held
-from wsl.table import ROLES
+from wsl.data.sources import Held
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, TokenizedZoo, Windows
+from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.tokenizers.window import Window
+from wsl.training.data_dependent import Begins
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
 

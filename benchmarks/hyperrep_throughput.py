@@ -42,7 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import wsl.train  # noqa: F401 (its settings, for `compose`)
 from benchmarks.contestants import Field
 from benchmarks.race import Contestant, gain, now, race
-from wsl.data import Batch
+from wsl.data.windows import Batch
 from wsl.tokenizers.rows import Rows
 from zoo_gen import Zoo
 from zoo_gen.config import compose

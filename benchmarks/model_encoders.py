@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from wsl.invariants import invariants_of
-from wsl.model_latents import ModelLatents
+from wsl.data.invariants import invariants_of
+from wsl.data.leakage import refuse_seen_images, refuse_shared
 from wsl.probe import ask, cards, probed, survey_of
 from wsl.probes.comparison import compare
-from wsl.probes.leaks import refuse_seen_images, refuse_shared
-from wsl.probes.survey import Finding
+from wsl.probes.cross_validation import Finding
 from wsl.property_prediction import PropertyPredictionConfig
 from wsl.train import TrainConfig
+from wsl.training.pretraining import ModelLatents
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import compose, instantiate

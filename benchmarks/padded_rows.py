@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data import Batch
-from wsl.normalize import Moments, Sums
-from wsl.table import ROLES
+from wsl.data.standardizer import Moments, Sums
+from wsl.data.windows import Batch
+from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.window import Window
 
@@ -52,7 +52,7 @@ def moments_of(sources: Iterable[tuple[Plan, Sums]]) -> dict[str, Moments]:
 
 
 class LayerStandardizer:
-    """A z-score of each part of each layer, in the interface of `wsl.normalize.Standardizer`.
+    """A z-score of each part of each layer, in the interface of `wsl.data.standardizer.Standardizer`.
 
     Args:
         parts: mean and deviation by the name of the part.

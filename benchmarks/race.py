@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from benchmarks.padded_rows import FAINT, counts_of, keys_of
-from wsl.average import Average
-from wsl.data import Batch, Windows, window_starts
-from wsl.normalize import Moments, sums_of
-from wsl.sources import Held
+from wsl.data.sources import Held
+from wsl.data.standardizer import Moments, sums_of
+from wsl.data.windows import Batch, Windows, window_starts
 from wsl.tokenizers.window import Window, parts_in
-from wsl.trainer import parameter_groups
+from wsl.training.ema import Average
+from wsl.training.trainer import parameter_groups
 
 BURST = 4
 """Steps between two looks at the clock."""
@@ -185,7 +185,7 @@ class Contestant:
         self.mark()
 
     def step(self) -> None:
-        """One step of `wsl.trainer`, at a constant rate."""
+        """One step of `wsl.training.trainer`, at a constant rate."""
         batch = Batch(*self.fabric.to_device(tuple(next(self.batches))))
         self.steps += 1
         for group in self.optimizer.param_groups:

@@ -29,14 +29,14 @@ import torch
 from safetensors.torch import save_file
 
 import wsl.train
-from wsl.data import Windows
-from wsl.journal import Journal
-from wsl.loggers.logger import Nothing
-from wsl.normalize import Standardizer
-from wsl.sources import Stored, survey
+from wsl.data.augmentation import AsStored
+from wsl.data.sources import Stored, survey
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Windows
 from wsl.tokenizers.residual import Residual
-from wsl.trainer import Trainer
-from wsl.views import AsStored
+from wsl.training.loggers.logger import Nothing
+from wsl.training.metrics_log import Journal
+from wsl.training.trainer import Trainer
 from zoo_gen import Checkpoint
 from zoo_gen.architecture import build
 from zoo_gen.config import compose, instantiate

@@ -13,13 +13,13 @@ import timm
 import torch
 
 from benchmarks.clock import last_line, seconds
-from wsl.align import aligned_vectors
-from wsl.canonical import canonicalize
-from wsl.fold import stack
+from wsl.generators.novelty import euclidean
 from wsl.layout import layout_of
 from wsl.models.hyperrep import HyperRep
-from wsl.novelty import euclidean
-from wsl.symmetry import MAPPED, PERMUTED, random_view
+from wsl.symmetry.alignment import aligned_vectors
+from wsl.symmetry.canonical import canonicalize
+from wsl.symmetry.group import MAPPED, PERMUTED, random_view
+from wsl.symmetry.null_directions import stack
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wsl.align import align
-from wsl.canonical import canonicalize
-from wsl.fold import NULLS, stack, unstack
-from wsl.generators.bench import Bench
+from wsl.generators.evaluation import Bench
 from wsl.generators.family import Family, flatten
-from wsl.layout import layout_of
-from wsl.matching import match
-from wsl.novelty import THRESHOLD, Distances, euclidean, judge
-from wsl.slots import Layout
-from wsl.symmetry import MAPPED, MOVES, PERMUTED, apply, random_view, sample
+from wsl.generators.novelty import THRESHOLD, Distances, euclidean, judge
+from wsl.layout.lookup import layout_of
+from wsl.layout.slots import Layout
+from wsl.symmetry.alignment import align
+from wsl.symmetry.canonical import canonicalize
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, apply, random_view, sample
+from wsl.symmetry.null_directions import NULLS, stack, unstack
+from wsl.symmetry.weight_matching import match
 from zoo_gen import Checkpoint, Zoo
 
 ELEMENTS = 100

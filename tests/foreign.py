@@ -19,9 +19,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tests.zoos import compose
+from wsl.data.standardizer import Standardizer
 from wsl.models.hyperrep import HyperRep
-from wsl.normalize import Standardizer
-from wsl.predictor import Predictor
+from wsl.probes.predictor import Predictor
 from wsl.run_files import write_config
 from zoo_gen.blueprint import Blueprint
 from zoo_gen.config import CONFIGS, instantiate

@@ -45,8 +45,8 @@ from tests.foreign import (
     write_zoo,
 )
 from wsl import tokenize
-from wsl.foreign import read_checkpoint
-from wsl.predictor import FILE, Predictor
+from wsl.formats.checkpoint import read_checkpoint
+from wsl.probes.predictor import FILE, Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo, verify
 from zoo_gen.config import one_clear_error

@@ -9,9 +9,9 @@ import torch
 from benchmarks import alignments, barriers
 from benchmarks.alignments import IDEAS, ROWS, Pairs
 from tests.architectures import outputs, small
-from wsl.fold import stack
 from wsl.layout import layout_of
-from wsl.symmetry import MOVES, random_view
+from wsl.symmetry.group import MOVES, random_view
+from wsl.symmetry.null_directions import stack
 from zoo_gen.images import ImageSplit
 
 

@@ -15,7 +15,7 @@ from benchmarks import hyperrep_throughput
 from benchmarks.contestants import Field
 from benchmarks.padded_rows import RowsAutoencoder, Sizes, masked_error
 from benchmarks.race import Contestant, Mark, gain, race
-from wsl.data import Batch
+from wsl.data.windows import Batch
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 from zoo_gen.config import compose

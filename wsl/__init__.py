@@ -11,7 +11,7 @@ Glossary:
 
     zoo                   a folder of checkpoints of one population (`zoo_gen`)
     root                  a pre-trained model; its children are fine-tuned from it
-    layout                where the weights of an architecture live and how each axis transforms (`wsl.layout`)
+    layout                where the weights of an architecture live and how each axis transforms (`wsl.layout.lookup`)
     part, role            an equal share of a tensor's first axis (q of qkv), and what it is for (`q`, `fc1`, ...)
     group                 the parts of one role in one block; tokens never cross groups
     tokens, plan          a checkpoint as vectors of one width, and where in them each weight lies (`wsl.tokenizers`)

@@ -3,7 +3,7 @@ r"""The benchmark of compression: what is left of models that only their latents
     python -m wsl.compression checkpoints/runs/compression/* --out docs/results/compression.json
 
 Judged are the final checkpoints of the test models of each run, encoded and decoded, once as they are encoded and once with latents
-that are refined on training images (`wsl.refine`):
+that are refined on training images (`wsl.training.latent_optimization`):
 
 .. math::
     \mathrm{factor} = \frac{\mathrm{weights}}{\mathrm{numbers\ that\ the\ decoder\ gets}} \qquad
@@ -30,9 +30,9 @@ from rich.console import Console
 from torch import Tensor
 
 from wsl.generators.family import flatten
-from wsl.novelty import disagreement, euclidean
-from wsl.refine import Refinement
+from wsl.generators.novelty import disagreement, euclidean
 from wsl.run import Run
+from wsl.training.latent_optimization import Refinement
 from zoo_gen import Checkpoint
 from zoo_gen.config import one_clear_error
 from zoo_gen.errors import InputError

@@ -22,10 +22,10 @@ from threadpoolctl import threadpool_limits
 from wsl.features.features import Features
 from wsl.probe import Settings, ask, cards, probed, survey_of, tables_of
 from wsl.probes.comparison import compare, marked
-from wsl.probes.curves import write_curves
-from wsl.probes.selections import average, select
-from wsl.probes.survey import Finding, Survey
+from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.label_subsets import average, select
 from wsl.property_prediction import PropertyPredictionConfig, find_pretrained, find_runs, variants
+from wsl.reporting.label_curves import write_curves
 from wsl.run import Run
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from wsl.generators.bench import Bench
+from wsl.generators.evaluation import Bench
 from wsl.generators.family import Family, Generator, Sample
 from wsl.run import Run
 from wsl.tokenizers.tokens import Tokens

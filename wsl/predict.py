@@ -1,6 +1,6 @@
 """Predicts properties of any checkpoint of the family: `python -m wsl.predict run=demo path=<checkpoint, folder or zoo>`.
 
-Answers come from the probes saved with the run (`wsl.predictor`), with intervals or sets of labels, and a warning where a
+Answers come from the probes saved with the run (`wsl.probes.predictor`), with intervals or sets of labels, and a warning where a
 checkpoint lies outside the population that the run has seen: another shape, an unknown root, an embedding far from those of train
 models. Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
 """
@@ -18,12 +18,12 @@ from rich.progress import Progress
 from rich.table import Column, Table
 from torch import Tensor
 
-from wsl.foreign import ADAPTER, INDEX, TORCH_SUFFIXES, WHOLE, read_checkpoint
-from wsl.invariants import invariants
+from wsl.data.invariants import invariants
+from wsl.data.stacks import changes, in_float32
+from wsl.formats.checkpoint import ADAPTER, INDEX, TORCH_SUFFIXES, WHOLE, read_checkpoint
 from wsl.layout import layout_of
-from wsl.predictor import Predictor
+from wsl.probes.predictor import Predictor
 from wsl.run import Run
-from wsl.stacks import changes, in_float32
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command
 from zoo_gen.files import weights_sha256, write_atomically

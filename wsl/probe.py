@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
+from wsl.data.leakage import refuse_leaks
 from wsl.features.features import Features
-from wsl.probes.leaks import refuse_leaks
+from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.noise_ceiling import TestImages, sample_rows
 from wsl.probes.probe import Probe
-from wsl.probes.remeasured import TestImages, sample_rows
-from wsl.probes.survey import Finding, Survey
-from wsl.probes.table import probe_table
+from wsl.reporting.probe_table import probe_table
 from wsl.run import Run
 from zoo_gen import Zoo
 from zoo_gen.config import CONFIGS, command, instantiate

@@ -17,13 +17,13 @@ from typing import Any
 
 from rich.console import Console
 
+from wsl.data.leakage import refuse_seen_images
+from wsl.features.embedding import Embedding
 from wsl.features.features import Features
-from wsl.features.hyperrep import Embedding
 from wsl.probe import ask, cards, probed, survey_of, tables_of
 from wsl.probes.comparison import compare, marked
-from wsl.probes.leaks import refuse_seen_images
-from wsl.probes.report import tables, write_figures
-from wsl.probes.survey import Finding
+from wsl.probes.cross_validation import Finding
+from wsl.reporting.benchmark_tables import tables, write_figures
 from wsl.run import Run
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import command

@@ -16,9 +16,8 @@ from rich.console import Console
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from wsl.page import Section, page, text
-from wsl.run import Run
-from wsl.sections import (
+from wsl.reporting.page import Section, page, text
+from wsl.reporting.sections import (
     embedding_section,
     generation_section,
     introduction,
@@ -27,7 +26,8 @@ from wsl.sections import (
     training_section,
     zoo_section,
 )
-from wsl.summary import summary_table
+from wsl.reporting.summary import summary_table
+from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command
 from zoo_gen.files import write_atomically

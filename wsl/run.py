@@ -19,15 +19,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data import Batch, TokenizedZoo, window_starts
-from wsl.invariants import invariants, invariants_of
-from wsl.models.model_encoder import ModelEncoder
-from wsl.normalize import Standardizer
-from wsl.probes.leaks import refuse_shared
+from wsl.data.invariants import invariants, invariants_of
+from wsl.data.leakage import refuse_shared
+from wsl.data.sources import roots_of
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, TokenizedZoo, window_starts
+from wsl.layout.axis_table import ROLES
+from wsl.models.invariant_encoder import ModelEncoder
 from wsl.run_files import check_config, read_config, read_model_encoder
-from wsl.sources import roots_of
-from wsl.table import ROLES
-from wsl.tokenizers.felt import prepare
+from wsl.tokenizers.fisher_basis import prepare
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
@@ -218,7 +218,8 @@ class Run:
 
     @torch.no_grad()
     def embed_invariants(self, table: pd.DataFrame) -> Float[np.ndarray, "N F"]:
-        """Latent vectors of checkpoints that `wsl.invariants` describes; columns that the encoder does not know are not read."""
+        """Latent vectors of checkpoints that `wsl.data.invariants` describes; columns that the encoder does not know are not
+        read."""
         assert self.model_encoder is not None
         values = table.reindex(columns=self.model_encoder.columns).to_numpy(dtype=np.float64, copy=True)
         return self.model_encoder(torch.from_numpy(values)).numpy()

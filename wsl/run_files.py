@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from wsl.models.model_encoder import ModelEncoder
+from wsl.models.invariant_encoder import ModelEncoder
 from zoo_gen import InputError
 from zoo_gen.files import write_atomically
 from zoo_gen.reader import read_text, read_weights, shortened

@@ -6,7 +6,7 @@
     python -m wsl.tokenize folder/of/a/lora/adapter --base folder/of/its/base
 
 A tokenizer is named by its card in `configs/tokenizer`; its reference does not matter to the report. What can be read is said in
-`wsl.foreign`.
+`wsl.formats.checkpoint`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from wsl.foreign import INDEX, TORCH_SUFFIXES, read_checkpoint
+from wsl.formats.checkpoint import INDEX, TORCH_SUFFIXES, read_checkpoint
 from wsl.layout import layout_of
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.coverage import coverage
@@ -44,7 +44,7 @@ def shapes_of(source: str, *, base: str | None = None) -> dict[str, Tensor]:
     """Returns the tensors of a checkpoint or timm model on the meta device: names and shapes, no weights.
 
     Args:
-        source: a file or folder of weights, as of `wsl.foreign.read_checkpoint`, or else the name of a timm model.
+        source: a file or folder of weights, as of `wsl.formats.checkpoint.read_checkpoint`, or else the name of a timm model.
         base: what an adapter is merged into.
 
     Raises:

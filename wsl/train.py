@@ -21,21 +21,21 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from wsl.data import Windows
-from wsl.journal import Journal
-from wsl.model_latents import ModelLatents
-from wsl.models.start import Begins
-from wsl.normalize import Standardizer
-from wsl.objectives.objective import NeedsModels, Objective
-from wsl.probes.leaks import refuse_shared
+from wsl.data.leakage import refuse_shared
+from wsl.data.sources import Source, pairs_of, roots_of, survey
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Windows
 from wsl.run import Run, run_folder
 from wsl.run_files import MODEL_ENCODER, read_config, write_config, write_model_encoder
-from wsl.sources import Source, pairs_of, roots_of, survey
-from wsl.state import STATE
-from wsl.strategies import Hardware
-from wsl.tokenizers.felt import prepare
-from wsl.trainer import Trainer
-from wsl.validation import Validation
+from wsl.tokenizers.fisher_basis import prepare
+from wsl.training.data_dependent import Begins
+from wsl.training.metrics_log import Journal
+from wsl.training.objectives.objective import NeedsModels, Objective
+from wsl.training.pretraining import ModelLatents
+from wsl.training.resume_state import STATE
+from wsl.training.strategies import Hardware
+from wsl.training.trainer import Trainer
+from wsl.training.validation import Validation
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command, instantiate
 from zoo_gen.files import locked, remove_leftovers

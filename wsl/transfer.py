@@ -22,17 +22,17 @@ import torch
 from jaxtyping import Bool, Float
 from rich.console import Console
 
+from wsl.data.invariants import invariants_of
+from wsl.features.embedding import Embedding
 from wsl.features.features import Features, Kind, train_models
-from wsl.features.hyperrep import Embedding
 from wsl.few_labels import SCHEME, FewLabelsConfig, curves, runs_by_model
-from wsl.invariants import invariants_of
 from wsl.probe import ask, cards, probed, rows_of, survey_of
 from wsl.probes.comparison import compare, marked
-from wsl.probes.curves import write_curves
+from wsl.probes.cross_validation import Finding, Survey
 from wsl.probes.inputs import Standardizer
 from wsl.probes.probe import Measured
-from wsl.probes.survey import Finding, Survey
 from wsl.property_prediction import find_pretrained, variants
+from wsl.reporting.label_curves import write_curves
 from wsl.run import Run
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from wsl import cache
+from wsl.data import cache
 from wsl.run import Run
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens

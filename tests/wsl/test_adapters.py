@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.foreign import WEIGHTS, vit, write_adapter
-from wsl.foreign import read_checkpoint
+from wsl.formats.checkpoint import read_checkpoint
 from zoo_gen import InputError
 
 

@@ -13,14 +13,13 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tests.architectures import MODELS, build, outputs
-from wsl import architectures
-from wsl.align import align, align_by_activations, align_by_loss, aligned_vectors, centre_of, distance
-from wsl.canonical import canonicalize
-from wsl.fold import NULLS, stack, unstack
-from wsl.layout import layout_of
-from wsl.novelty import Distances, euclidean, judge, pool
-from wsl.slots import Layout
-from wsl.symmetry import MAPPED, MOVES, PERMUTED, random_view
+from wsl.generators.novelty import Distances, euclidean, judge, pool
+from wsl.layout import architectures, layout_of
+from wsl.layout.slots import Layout
+from wsl.symmetry.alignment import align, align_by_activations, align_by_loss, aligned_vectors, centre_of, distance
+from wsl.symmetry.canonical import canonicalize
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, random_view
+from wsl.symmetry.null_directions import NULLS, stack, unstack
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 from zoo_gen.errors import InputError
@@ -70,7 +69,7 @@ def test_what_is_no_stack_of_the_layout_is_refused() -> None:
     layout, state_dict = layout_of(model, heads=heads), model.state_dict()
     weights = stack([state_dict])
     wrong = {
-        r"wsl\.fold\.stack": state_dict,
+        r"wsl\.symmetry\.null_directions\.stack": state_dict,
         r"has shape \(1, 8\), not \(K, 16\)": weights | {"norm.weight": torch.ones(1, 8)},
         r"has shape \(2, 16\), not \(K, 16\) with one K": weights | {"norm.weight": torch.ones(2, 16)},
         r"lacks tensor 'norm\.bias'": {name: tensor for name, tensor in weights.items() if name != "norm.bias"},
@@ -312,7 +311,7 @@ def test_a_new_architecture_is_one_file(tmp_path: Path, monkeypatch: pytest.Monk
     torch.manual_seed(0)
     model = MadeUp().double()
     layout = layout_of(model, heads=1)
-    monkeypatch.delitem(sys.modules, "wsl.architectures.made_up")
+    monkeypatch.delitem(sys.modules, "wsl.layout.architectures.made_up")
     assert layout.family == "made_up"
     assert sorted(slot.name for slot in layout.slots) == sorted(model.state_dict())
     weights, inputs = stack([model.state_dict()]), torch.randn(2, 4, 5, dtype=torch.float64)

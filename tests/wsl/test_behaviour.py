@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from tests.commands import call
 from tests.wsl.conftest import TOKENS_ONLY
-from wsl.data import Batch, Windows
-from wsl.normalize import Standardizer
-from wsl.objectives.behaviour import Behaviour
-from wsl.objectives.total import Total
+from wsl.data.sources import Held, Stored, pairs_of, survey
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, Windows
 from wsl.run import Run
-from wsl.sources import Held, Stored, pairs_of, survey
-from wsl.tokenizers.felt import Felt
+from wsl.tokenizers.fisher_basis import Felt
 from wsl.train import main
+from wsl.training.objectives.behaviour import Behaviour
+from wsl.training.objectives.total import Total
 from zoo_gen import InputError
 
 

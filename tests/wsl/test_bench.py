@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsl.fold import NULLS, stack, unstack
-from wsl.generators.bench import Bench, score_models
+from wsl.generators.evaluation import Bench, score_models
 from wsl.generators.family import Family, flatten
+from wsl.generators.novelty import THRESHOLD, Distances, euclidean, judge, pool
 from wsl.layout import layout_of
-from wsl.novelty import THRESHOLD, Distances, euclidean, judge, pool
-from wsl.symmetry import MAPPED, MOVES, PERMUTED, random_view
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, random_view
+from wsl.symmetry.null_directions import NULLS, stack, unstack
 from zoo_gen import Zoo
 
 DISGUISES = {

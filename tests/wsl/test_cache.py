@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from wsl import cache
+from wsl.data import cache
 
 EXTRACTORS = sorted(path.stem for path in Path("wsl/features").glob("[a-z]*.py"))
-MAKERS = [*(f"wsl.features.{name}" for name in EXTRACTORS), "wsl.invariants", "wsl.paces", "wsl.answers", "wsl.probes.remeasured"]
+MAKERS = [
+    *(f"wsl.features.{name}" for name in EXTRACTORS),
+    "wsl.data.invariants",
+    "wsl.data.update_norms",
+    "wsl.data.logits",
+    "wsl.probes.noise_ceiling",
+]
 """Modules that put tables into the cache."""
 
 IMPORTED = """
@@ -57,16 +63,16 @@ def test_a_changed_byte_in_any_module_that_is_imported_changes_the_key(maker: st
 
 
 def test_modules_that_are_found_when_the_code_runs_are_in_the_key(source: Path):
-    before = cache.code_hash(["wsl.stacks"])
-    (source / "wsl" / "architectures" / "another.py").write_text("TABLES = ()\n")
-    assert cache.code_hash(["wsl.stacks"]) != before
+    before = cache.code_hash(["wsl.data.stacks"])
+    (source / "wsl" / "layout" / "architectures" / "another.py").write_text("TABLES = ()\n")
+    assert cache.code_hash(["wsl.data.stacks"]) != before
 
 
 def test_a_module_that_is_not_imported_changes_nothing_and_all_code_is_all_code(source: Path):
-    some, everything = cache.code_hash(["wsl.stacks"]), cache.code_hash(cache.EVERYTHING)
+    some, everything = cache.code_hash(["wsl.data.stacks"]), cache.code_hash(cache.EVERYTHING)
     with (source / "wsl" / "report.py").open("a") as file:
         file.write("#")
-    assert cache.code_hash(["wsl.stacks"]) == some
+    assert cache.code_hash(["wsl.data.stacks"]) == some
     assert cache.code_hash(cache.EVERYTHING) != everything
 
 

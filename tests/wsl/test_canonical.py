@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.architectures import MODELS, build, outputs
-from wsl.canonical import canonicalize
-from wsl.fold import stack
 from wsl.layout import layout_of
-from wsl.slots import Layout
-from wsl.symmetry import MOVES, apply, random_view, sample
+from wsl.layout.slots import Layout
+from wsl.symmetry.canonical import canonicalize
+from wsl.symmetry.group import MOVES, apply, random_view, sample
+from wsl.symmetry.null_directions import stack
 from zoo_gen import Zoo
 from zoo_gen.errors import InputError
 

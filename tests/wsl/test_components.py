@@ -9,13 +9,13 @@ import torch
 from tests.wsl.conftest import train_small
 from tests.wsl.test_hyperrep import batch_of
 from tests.wsl.test_train_cli import events
-from wsl.components import second_moments
-from wsl.data import Batch, Windows
+from wsl.data.sources import Held
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, Windows
 from wsl.models.hyperrep import HyperRep
-from wsl.normalize import Standardizer
-from wsl.sources import Held
 from wsl.tokenizers.tokens import Tokens
 from wsl.train import main
+from wsl.training.initialization import second_moments
 
 
 def fresh(latent: int) -> HyperRep:

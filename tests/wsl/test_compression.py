@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from wsl.compression import Pairs, main, measure, table
-from wsl.refine import Refinement
 from wsl.run import Run
+from wsl.training.latent_optimization import Refinement
 from zoo_gen import InputError
 from zoo_gen.evaluate import logits
 

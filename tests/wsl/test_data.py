@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.wsl.conftest import TOKENIZER
-from wsl.data import Batch, Windows, ahead, window_starts
-from wsl.normalize import Standardizer
-from wsl.sources import Held, Mapped, Source, Stored, pairs_of, survey
+from wsl.data.sources import Held, Mapped, Source, Stored, pairs_of, survey
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, Windows, ahead, window_starts
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokens
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_named(tiny_zoo: Path, tmp_path:
 
 def test_a_large_file_is_mapped_anew_and_reads_the_same(stored: list[Stored], monkeypatch: pytest.MonkeyPatch):
     one = stored[0]
-    monkeypatch.setattr("wsl.sources.MAPPED", 1000)
+    monkeypatch.setattr("wsl.data.sources.MAPPED", 1000)
     again = Stored.of(one.checkpoint, one.root, Residual(width=64, reference="root"))
     assert torch.equal(again.sums, one.sums)
     mapped, whole = Mapped(one.checkpoint), one.checkpoint.state_dict()

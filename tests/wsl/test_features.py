@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from wsl import cache
+from wsl.data import cache
+from wsl.data.invariants import invariants_of, spectrum
+from wsl.data.leakage import refuse_leaks
+from wsl.features.embedding import Embedding, Untrained
+from wsl.features.encoder_inputs import RawTokens
 from wsl.features.factors import Factors
 from wsl.features.features import Features
-from wsl.features.hyperrep import Embedding, Untrained
-from wsl.features.raw_tokens import RawTokens
 from wsl.features.weight_pca import WeightPCA, project
 from wsl.features.weight_statistics import WeightStatistics
-from wsl.invariants import invariants_of, spectrum
 from wsl.probe import cards, probed
-from wsl.probes.leaks import refuse_leaks
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.architecture import build
@@ -102,7 +102,7 @@ def test_a_permuted_tensor_has_the_same_statistics_and_a_scaled_one_has_not():
 def test_a_checkpoint_has_the_same_statistics_alone_and_among_others(monkeypatch):
     states = [weights(seed) for seed in range(1, 6)]
     together = extract(*states)
-    monkeypatch.setattr("wsl.stacks.WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr("wsl.data.stacks.WEIGHTS_AT_ONCE", 1)
     monkeypatch.setattr(cache, "FOLDER", cache.FOLDER / "others")
     pd.testing.assert_frame_equal(extract(*states), together)
     pd.testing.assert_frame_equal(pd.concat([extract(state) for state in states], ignore_index=True), together)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsl.sources import pairs_of, survey
-from wsl.tokenizers.felt import Felt, Frame
+from wsl.data.sources import pairs_of, survey
+from wsl.tokenizers.fisher_basis import Felt, Frame
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Checkpoint, InputError, Zoo
 

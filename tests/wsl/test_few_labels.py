@@ -11,15 +11,16 @@ import pytest
 from rich.console import Console
 
 from tests.wsl.test_probes import accuracy_probe, fold, numbers, population, survey
-from wsl import cache, property_prediction, transfer
+from wsl import property_prediction, transfer
+from wsl.data import cache
+from wsl.data.leakage import refuse_shared
 from wsl.features.features import Features
 from wsl.few_labels import FewLabelsConfig, curves, numeric
 from wsl.probe import cards, probed
 from wsl.probes.comparison import compare
-from wsl.probes.curves import figure, tables, write_curves
-from wsl.probes.leaks import refuse_shared
-from wsl.probes.selections import average, select
-from wsl.probes.survey import Finding, Survey
+from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.label_subsets import average, select
+from wsl.reporting.label_curves import figure, tables, write_curves
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose

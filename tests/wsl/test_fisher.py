@@ -5,14 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.architectures import MODELS, build, outputs
-from wsl import fisher as module
-from wsl.align import align_by_felt
-from wsl.canonical import standardize
-from wsl.fisher import felt
-from wsl.fold import stack
 from wsl.layout import layout_of
-from wsl.slots import Layout
-from wsl.symmetry import MAPPED, MOVES, PERMUTED, axes_of, random_view, sample, transform
+from wsl.layout.slots import Layout
+from wsl.symmetry import fisher as module
+from wsl.symmetry.alignment import align_by_felt
+from wsl.symmetry.canonical import standardize
+from wsl.symmetry.fisher import felt
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, axes_of, random_view, sample, transform
+from wsl.symmetry.null_directions import stack
 from zoo_gen.errors import InputError
 
 COMPACT = (*PERMUTED, *MAPPED)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.foreign import WEIGHTS, same, write_adapter, write_sharded
-from wsl.foreign import read_checkpoint
+from wsl.formats.checkpoint import read_checkpoint
 from wsl.tokenize import main
 from zoo_gen import InputError
 from zoo_gen.reader import tensors_in

@@ -11,7 +11,7 @@ from tests.commands import call, refused
 from tests.wsl.conftest import TOKENS_ONLY
 from wsl.generate import families_of
 from wsl.generate import main as generate
-from wsl.generators.bench import score_models
+from wsl.generators.evaluation import score_models
 from wsl.run import Run
 from wsl.train import main as train
 

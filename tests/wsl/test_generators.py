@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsl.generators.bench import Bench
 from wsl.generators.copy_model import CopyModel
+from wsl.generators.evaluation import Bench
 from wsl.generators.family import Family, Generator, flatten
 from wsl.generators.kde import KDE
 from wsl.generators.random_init import NewHead, RandomInit

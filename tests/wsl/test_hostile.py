@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.foreign import CANARY, WEIGHTS, Bait, huge_header, vit
-from wsl.foreign import read_checkpoint
+from wsl.formats.checkpoint import read_checkpoint
 from wsl.tokenize import main
 from zoo_gen import InputError
 

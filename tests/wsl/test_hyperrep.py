@@ -7,15 +7,15 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from wsl.data import Batch, Windows
+from wsl.data.sources import Held
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, Windows
+from wsl.layout.axis_table import ROLES
 from wsl.models.hyperrep import HyperRep
-from wsl.normalize import Standardizer
-from wsl.objectives.objective import NeedsModels
-from wsl.objectives.reconstruction import Reconstruction
-from wsl.sources import Held
-from wsl.strategies import blocks_of
-from wsl.table import ROLES
 from wsl.tokenizers.tokens import Tokens
+from wsl.training.objectives.objective import NeedsModels
+from wsl.training.objectives.reconstruction import Reconstruction
+from wsl.training.strategies import blocks_of
 from zoo_gen.config import CONFIGS, instantiate
 
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))

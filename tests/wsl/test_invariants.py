@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from tests.wsl.conftest import ARCHITECTURE
-from wsl.fold import stack, unstack
-from wsl.invariants import invariants
+from wsl.data.invariants import invariants
 from wsl.layout import layout_of
-from wsl.symmetry import apply, sample
+from wsl.symmetry.group import apply, sample
+from wsl.symmetry.null_directions import stack, unstack
 from zoo_gen.architecture import build
 
 MODEL = build(ARCHITECTURE)

@@ -12,12 +12,11 @@ from timm.models.vision_transformer import Block, ResPostBlock
 from torch import nn
 
 from tests.architectures import MODELS, outputs, small
-from wsl import architectures
-from wsl.fold import stack
-from wsl.layout import layout_of
-from wsl.slots import Layout
-from wsl.symmetry import random_view
-from wsl.table import ROLES, parse
+from wsl.layout import architectures, layout_of
+from wsl.layout.axis_table import ROLES, parse
+from wsl.layout.slots import Layout
+from wsl.symmetry.group import random_view
+from wsl.symmetry.null_directions import stack
 from zoo_gen.errors import InputError
 
 
@@ -173,7 +172,7 @@ def test_a_new_architecture_is_one_file(tmp_path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "perceptron.py").write_text(f"TABLES = ('''{table}''',)")
     monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
     layout = layout_of(model)
-    monkeypatch.delitem(sys.modules, "wsl.architectures.perceptron")
+    monkeypatch.delitem(sys.modules, "wsl.layout.architectures.perceptron")
     assert (layout.family, layout.depth) == ("perceptron", 1)
     assert list(layout.groups()) == [(0, "patch"), (0, "embed"), (1, "fc1")]
 
@@ -183,7 +182,7 @@ def test_a_table_with_an_unknown_role_is_a_bug(tmp_path, monkeypatch: pytest.Mon
     monkeypatch.setattr(architectures, "__path__", [str(tmp_path)])
     with pytest.raises(ValueError, match="fc9"):
         layout_of({"weight": torch.zeros(2, 2)})
-    monkeypatch.delitem(sys.modules, "wsl.architectures.misspelled")
+    monkeypatch.delitem(sys.modules, "wsl.layout.architectures.misspelled")
 
 
 def test_unknown_tensors_pass_through_where_asked() -> None:

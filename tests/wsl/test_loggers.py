@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.wsl.conftest import train_small
-from wsl.journal import Journal
-from wsl.loggers.tensorboard import TensorBoard
+from wsl.training.loggers.tensorboard import TensorBoard
+from wsl.training.metrics_log import Journal
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, compose, instantiate
 

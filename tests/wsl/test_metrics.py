@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
-from wsl.metrics import balanced_accuracy, bootstrap_counts, kendall_tau, r2, score
+from wsl.probes.metrics import balanced_accuracy, bootstrap_counts, kendall_tau, r2, score
 
 MODELS, EPOCHS = 12, 5
 GROUPS = np.repeat(np.arange(MODELS), EPOCHS)
@@ -51,7 +51,7 @@ def test_a_model_drawn_twice_counts_as_if_its_checkpoints_were_there_twice(metri
 def test_tau_does_not_depend_on_how_many_pairs_are_compared_at_once(rng, monkeypatch):
     truth, prediction = numbers(rng)
     whole = kendall_tau(truth, prediction, GROUPS, ONCE)
-    monkeypatch.setattr("wsl.metrics._PAIRS_AT_ONCE", 7 * len(GROUPS))
+    monkeypatch.setattr("wsl.probes.metrics._PAIRS_AT_ONCE", 7 * len(GROUPS))
     assert kendall_tau(truth, prediction, GROUPS, ONCE).tolist() == whole.tolist()
 
 

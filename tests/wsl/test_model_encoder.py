@@ -10,11 +10,11 @@ from rich.console import Console
 from torch.nn.functional import gelu
 
 from tests.wsl.conftest import train_small
-from wsl.known import SUMMARIES, Known, summaries_of
-from wsl.model_latents import ModelLatents
-from wsl.models.model_encoder import Members, ModelEncoder
+from wsl.models.invariant_encoder import Members, ModelEncoder
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER
+from wsl.training.pretraining import ModelLatents
+from wsl.training.targets import SUMMARIES, Known, summaries_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsl.normalize import Standardizer
+from wsl.data.standardizer import Standardizer
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import InputError
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsl.novelty import (
+from wsl.generators.novelty import (
     THRESHOLD,
     Distances,
     disagreement,

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsl.data import Batch, Windows
-from wsl.objectives.contrastive import Contrastive, nt_xent
-from wsl.objectives.masked import MaskedTokens
-from wsl.objectives.spread import Spread
+from wsl.data.augmentation import RandomView
+from wsl.data.sources import Held, Stored, pairs_of, survey
+from wsl.data.windows import Batch, Windows
 from wsl.run import Run
-from wsl.sources import Held, Stored, pairs_of, survey
-from wsl.tokenizers.felt import Felt
-from wsl.views import RandomView
+from wsl.tokenizers.fisher_basis import Felt
+from wsl.training.objectives.contrastive import Contrastive, nt_xent
+from wsl.training.objectives.masked import MaskedTokens
+from wsl.training.objectives.spread import Spread
 from zoo_gen import InputError
 
 VIEW = RandomView(moves=["mlp", "qk", "vo"], maps="orthogonal", strength=0.0)

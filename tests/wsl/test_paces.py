@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsl.paces import paces_of
+from wsl.data.update_norms import paces_of
 from zoo_gen import Zoo
 
 

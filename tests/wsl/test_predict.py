@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from tests.commands import call, refused
 from tests.foreign import write_adapter
 from wsl.predict import PredictConfig, main, predict
-from wsl.predictor import FILE, Predictor
 from wsl.probe import cards, probed
 from wsl.probes.inputs import Inputs
+from wsl.probes.predictor import FILE, Predictor
 from wsl.probes.probe import Answers
 from wsl.run import Run
 from zoo_gen import InputError

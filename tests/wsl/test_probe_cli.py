@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.commands import call, refused
 from wsl.probe import ProbeConfig, cards, main, probe
-from wsl.probes.table import probe_table
+from wsl.reporting.probe_table import probe_table
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, compose

@@ -2,14 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsl.metrics import balanced_accuracy, kendall_tau, r2
+from wsl.data.leakage import refuse_leaks
 from wsl.probe import cards
 from wsl.probes.classification import Classification, logistic
+from wsl.probes.cross_validation import Survey
 from wsl.probes.inputs import Inputs, Standardizer
-from wsl.probes.leaks import refuse_leaks
+from wsl.probes.metrics import balanced_accuracy, kendall_tau, r2
 from wsl.probes.probe import Answers, Measured, Probe
 from wsl.probes.regression import Regression, shuffle_models
-from wsl.probes.survey import Survey
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 

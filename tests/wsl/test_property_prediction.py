@@ -11,11 +11,11 @@ from rich.console import Console
 
 from tests.commands import call
 from tests.wsl.conftest import train_small
+from wsl.data.leakage import refuse_seen_images
 from wsl.probes.comparison import compare
-from wsl.probes.leaks import refuse_seen_images
-from wsl.probes.report import figure, tables
-from wsl.probes.survey import Finding
+from wsl.probes.cross_validation import Finding
 from wsl.property_prediction import PropertyPredictionConfig, benchmark, find_pretrained, find_runs, main
+from wsl.reporting.benchmark_tables import figure, tables
 from wsl.run_files import read_config, write_config
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose

@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 
 from tests.commands import call, refused
-from wsl import figures
-from wsl.page import page
 from wsl.report import main, project, read_rows
-from wsl.run import Run
-from wsl.sections import (
+from wsl.reporting import figures
+from wsl.reporting.page import page
+from wsl.reporting.sections import (
     embedding_section,
     generation_section,
     missing_section,
@@ -25,7 +24,8 @@ from wsl.sections import (
     training_section,
     zoo_section,
 )
-from wsl.style import levels
+from wsl.reporting.style import levels
+from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 

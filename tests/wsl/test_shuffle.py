@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsl.shuffle import Shuffle
+from wsl.data.permutation import Shuffle
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000])

@@ -20,10 +20,10 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from tests import processes
 from tests.wsl.conftest import SMALL, train_small
-from wsl import strategies
-from wsl.journal import MEASURED
 from wsl.run import Run
-from wsl.strategies import METHODS, DataParallel, Hardware, blocks_of
+from wsl.training import strategies
+from wsl.training.metrics_log import MEASURED
+from wsl.training.strategies import METHODS, DataParallel, Hardware, blocks_of
 from zoo_gen import InputError
 from zoo_gen.config import compose, instantiate
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tests.architectures import MODELS, build, outputs
-from wsl.fold import NULLS, fold, stack, unfold
 from wsl.layout import layout_of
-from wsl.slots import Axis, Layout
-from wsl.symmetry import MAPPED, MOVES, PERMUTED, apply, random_view, sample
+from wsl.layout.slots import Axis, Layout
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, apply, random_view, sample
+from wsl.symmetry.null_directions import NULLS, fold, stack, unfold
 from zoo_gen.errors import InputError
 
 K = 2

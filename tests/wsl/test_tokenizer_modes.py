@@ -9,12 +9,12 @@ from torch import Tensor
 from tests.architectures import MODELS as FAMILIES
 from tests.architectures import build, outputs
 from tests.checkpoints import MODES, TYPES, any_bits, fine_tuned, identical, shapes, tokenizers, weights
-from wsl.canonical import canonicalize
-from wsl.fold import stack, unstack
+from wsl.data.standardizer import Standardizer
 from wsl.layout import layout_of
-from wsl.normalize import Standardizer
-from wsl.slots import Layout
-from wsl.symmetry import MAPPED, PERMUTED, random_view
+from wsl.layout.slots import Layout
+from wsl.symmetry.canonical import canonicalize
+from wsl.symmetry.group import MAPPED, PERMUTED, random_view
+from wsl.symmetry.null_directions import stack, unstack
 from wsl.tokenizers import codec
 from wsl.tokenizers.residual import Residual
 from zoo_gen.errors import InputError

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.checkpoints import fine_tuned, identical, shapes, tokenizers, weights
-from wsl.table import ROLES
+from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.chunks import Chunks
 from wsl.tokenizers.coverage import coverage
 from wsl.tokenizers.plan import Segment

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.foreign import CANARY, WEIGHTS, Bait, same
-from wsl.foreign import read_checkpoint
+from wsl.formats.checkpoint import read_checkpoint
 from zoo_gen import InputError
 
 

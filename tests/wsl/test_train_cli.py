@@ -16,10 +16,10 @@ import pytest
 import wsl.train
 from tests.commands import call, refused
 from tests.wsl.conftest import SMALL, TOKENS_ONLY, train_small
-from wsl.journal import MEASURED
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
 from wsl.train import TrainConfig, main
+from wsl.training.metrics_log import MEASURED
 from zoo_gen import InputError
 
 

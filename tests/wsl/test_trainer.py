@@ -11,17 +11,17 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 
-from wsl.average import Average
-from wsl.data import Part, Windows
-from wsl.journal import MEASURED, Journal
-from wsl.loggers.logger import Nothing
+from wsl.data.sources import Held
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Part, Windows
 from wsl.models.hyperrep import HyperRep
-from wsl.normalize import Standardizer
-from wsl.objectives.reconstruction import Reconstruction
-from wsl.sources import Held
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
-from wsl.trainer import Trainer
+from wsl.training.ema import Average
+from wsl.training.loggers.logger import Nothing
+from wsl.training.metrics_log import MEASURED, Journal
+from wsl.training.objectives.reconstruction import Reconstruction
+from wsl.training.trainer import Trainer
 from zoo_gen import InputError
 
 SETTINGS: dict[str, Any] = {

@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from wsl.allocation import energy_of, levels_of
 from wsl.compression import compress
-from wsl.data import Batch
+from wsl.data.sources import Stored, pairs_of, survey
+from wsl.data.windows import Batch
+from wsl.models.bit_allocation import energy_of, levels_of
 from wsl.models.transform_code import TransformCode
 from wsl.run import Run
-from wsl.sources import Stored, pairs_of, survey
 from wsl.tokenizers.residual import Residual
 from wsl.train import TrainConfig, train
 from zoo_gen import InputError, Zoo

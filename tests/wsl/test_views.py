@@ -8,11 +8,11 @@ import torch
 from omegaconf import OmegaConf
 from torch.func import functional_call
 
-from wsl.data import Windows
-from wsl.normalize import Standardizer
-from wsl.sources import Held, Stored, pairs_of, survey
+from wsl.data.augmentation import RandomView, Viewed
+from wsl.data.sources import Held, Stored, pairs_of, survey
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Windows
 from wsl.tokenizers.residual import Residual
-from wsl.views import RandomView, Viewed
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import CONFIGS, instantiate
 

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from wsl.cache import cached
+from wsl.data.cache import cached
+from wsl.data.invariants import spectrum
+from wsl.data.stacks import Columns, Reference, stacks
 from wsl.features.features import Features
-from wsl.invariants import spectrum
 from wsl.run import Run
-from wsl.stacks import Columns, Reference, stacks
 from zoo_gen import Zoo
 
 

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.cache import cached
+from wsl.data.cache import cached
+from wsl.data.stacks import Reference, stacks
 from wsl.features.features import Features, train_models
 from wsl.run import Run
-from wsl.stacks import Reference, stacks
 from zoo_gen import Zoo
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from wsl.cache import cached
+from wsl.data.cache import cached
+from wsl.data.invariants import statistics
+from wsl.data.stacks import Columns, Reference, stacks
 from wsl.features.features import Features
-from wsl.invariants import statistics
 from wsl.run import Run
-from wsl.stacks import Columns, Reference, stacks
 from zoo_gen import Zoo
 
 

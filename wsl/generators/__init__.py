@@ -1,1 +1,5 @@
-"""Generators: samplers of new models, one per file. A new one is one module and one card in `configs/generator`."""
+"""Generators: samplers of new models.
+
+Here: one sampler per file, baselines among them, what a sampler may look at (`family`), and how samples are judged (`evaluation`,
+`novelty`). One card in `configs/generator` per kind; a new kind is one module. Not here: the command (`wsl.generate`).
+"""

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.components import second_moments
-from wsl.data import Windows
+from wsl.data.sources import Stored
+from wsl.data.windows import Windows
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
-from wsl.sources import Stored
+from wsl.training.initialization import second_moments
 from zoo_gen.errors import InputError
 
 FAINT = 1e-4
@@ -95,7 +95,7 @@ class HyperRep(nn.Module):
 
     @torch.no_grad()
     def begin_linear(self, moments: Float[Tensor, "R D D"]) -> None:
-        """Makes the untrained model a linear code of each role (`wsl.components`), which training goes on from.
+        """Makes the untrained model a linear code of each role (`wsl.training.initialization`), which training goes on from.
 
         One number of a latent is the log-scale, the others are the leading components of the direction: the log-scale is one entry
         of many, and no leading component, but an error in it is one in all weights of its group.

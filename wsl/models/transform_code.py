@@ -1,12 +1,14 @@
 """A transform code of weight tokens: the numbers that vary most are the latents, a network corrects them and fills in the others.
 
-A token in a frame where few numbers carry most (`wsl.tokenizers.felt`) is best cut, not squeezed: with m the mask of what is kept,
+A token in a frame where few numbers carry most (`wsl.tokenizers.fisher_basis`) is best cut, not squeezed: with m the mask of what
+is kept,
 
     latents = m (x + e(x)),    x' = latents + (1 - m) d(latents)
 
 e and d are transformers over the tokens of a model that begin as zero, so training begins at the plain code and can only mend it.
-What is kept is chosen once, before training, by the energy of train checkpoints (`wsl.allocation`): as many numbers per checkpoint
-as its weights over `rate`, spread unevenly, as reverse water-filling has it: a head keeps nearly all, a large matrix a few corners.
+What is kept is chosen once, before training, by the energy of train checkpoints (`wsl.models.bit_allocation`): as many numbers
+per checkpoint as its weights over `rate`, spread unevenly, as reverse water-filling has it: a head keeps nearly all, a large
+matrix a few corners.
 """
 
 from collections.abc import Sequence
@@ -16,11 +18,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wsl.allocation import energy_of, levels_of
-from wsl.data import Windows
+from wsl.data.sources import Stored
+from wsl.data.windows import Windows
+from wsl.models.bit_allocation import energy_of, levels_of
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
 from wsl.models.hyperrep import pooled
-from wsl.sources import Stored
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 

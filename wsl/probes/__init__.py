@@ -1,4 +1,6 @@
-"""Probes: questions to a vector of features, answered by linear models.
+"""Probes: properties of models, read off features of their weights.
 
-One question per card in `configs/probe`; a new kind of question is a module with a class that satisfies `Probe`.
+Here: linear probes of numbers and of labels, cross-validation with its controls and ceilings, comparisons, and predictors that
+are saved with a run. One card in `configs/probe` per target. Not here: what probes read (`wsl.features`), and tables and figures
+(`wsl.reporting`).
 """

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from wsl.metrics import Metric, balanced_accuracy, whole
 from wsl.probes.inputs import Inputs
+from wsl.probes.metrics import Metric, balanced_accuracy, whole
 from wsl.probes.probe import Answers, Linear, Measured
 
 _STEPS = 60

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from wsl.metrics import interval
+from wsl.probes.cross_validation import Finding
+from wsl.probes.metrics import interval
 from wsl.probes.probe import Probe
-from wsl.probes.survey import Finding
 
 Key = tuple[str, int | None, str]
 """Features, seed of the representation (None for what has none), subset."""

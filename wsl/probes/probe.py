@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from wsl.metrics import Metric
 from wsl.probes.inputs import Inputs
+from wsl.probes.metrics import Metric
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from wsl.metrics import Metric, kendall_tau, r2, whole
 from wsl.probes.inputs import Inputs
+from wsl.probes.metrics import Metric, kendall_tau, r2, whole
 from wsl.probes.probe import Answers, Linear, Measured
 
 _REMEASURED = 100  # bootstraps of the test images behind a ceiling

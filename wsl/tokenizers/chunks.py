@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wsl.slots import Axis, Layout, Part, Slot
+from wsl.layout.slots import Axis, Layout, Part, Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.plan import Plan, end_to_end
 from zoo_gen.errors import InputError
@@ -32,7 +32,7 @@ class Chunks(Codec):
     Args:
         width: weights per token D.
         reference, form, scale, heads: what is encoded, as in `Codec`; canonical forms need an architecture of
-            `wsl.architectures`, the rest does not.
+            `wsl.layout.architectures`, the rest does not.
     """
 
     def __init__(self, *, width: int, reference: str, form: str = "raw", scale: str = "within", heads: int | None = None):

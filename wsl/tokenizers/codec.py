@@ -18,9 +18,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wsl.canonical import canonicalize
 from wsl.layout import layout_of
-from wsl.slots import Layout, Part, Slot
+from wsl.layout.slots import Layout, Part, Slot
+from wsl.symmetry.canonical import canonicalize
 from wsl.tokenizers.coding import pack, unpack, unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
@@ -34,7 +34,7 @@ class Codec(ABC):
 
     Args:
         reference: "none" for tokens of the weights themselves, "root" for differences to the root's weights.
-        form: "raw" for weights as they are, "canonical" for their canonical form (`wsl.canonical`), of the root too;
+        form: "raw" for weights as they are, "canonical" for their canonical form (`wsl.symmetry.canonical`), of the root too;
             checkpoints that are not finite have none and stay as they are.
         scale: "within" the values, or "apart" from them: values of unit size, to the nearest power of two, and the
             exponent of each tensor as one more value.

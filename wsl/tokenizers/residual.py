@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from wsl.slots import Layout, Slot
+from wsl.layout.slots import Layout, Slot
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.plan import Plan, end_to_end
 from zoo_gen.errors import InputError

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wsl.slots import Slot
+from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 

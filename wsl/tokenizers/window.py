@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.slots import Slot
-from wsl.table import ROLES
+from wsl.layout.axis_table import ROLES
+from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan, Segment
 
 PIECE = 2**13

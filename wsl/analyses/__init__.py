@@ -1,0 +1,1 @@
+"""Analyses: questions about trained representations and populations that are neither probes nor samples; one per file."""

@@ -1,0 +1,192 @@
+"""Sources of windows: checkpoints in memory, or in memory-mapped files.
+
+A source knows the plan of its tokens and the sums of its parts, which the statistics and the log-scales of its groups follow from;
+weights stay where they are until a window of them is drawn. So memory grows by a few kilobytes per checkpoint, whatever its size.
+"""
+
+import math
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsl.data.standardizer import Sums, sums_of
+from wsl.tokenizers.plan import Plan
+from wsl.tokenizers.tokens import Tokenizer, Tokens
+from wsl.tokenizers.window import Window, parts_in, parts_of
+from zoo_gen import Checkpoint, Zoo
+from zoo_gen.reader import tensors_in
+
+MAPPED = 2**26
+"""Bytes of tensors that are read from one mapping of a file, about."""
+
+
+ROWS = 64
+"""Checkpoints whose sums are in one block of memory."""
+
+
+class Source(Protocol):
+    """What windows of tokens are drawn from.
+
+    Attributes:
+        plan: of its tokens.
+        sums: of its parts, as it is stored.
+        lasting: whether a window has the same values each time it is drawn.
+    """
+
+    lasting: ClassVar[bool]
+
+    @property
+    def plan(self) -> Plan:
+        """Plan of its tokens."""
+        ...
+
+    @property
+    def sums(self) -> Sums:
+        """Sums of its parts, as it is stored."""
+        ...
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Returns the values of a window, and the sums of the checkpoint that they are of; `key` names the random stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tokens in memory."""
+
+    lasting: ClassVar[bool] = True
+
+    plan: Plan
+    sums: Sums
+    values: Float[Tensor, "T D"]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> "Held":
+        """Takes over the tokens of one checkpoint."""
+        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Returns a slice of the values."""
+        return self.values[window.start : window.stop], self.sums
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A checkpoint and the root that it descends from, each in its safetensors file."""
+
+    lasting: ClassVar[bool] = True
+
+    checkpoint: Checkpoint
+    root: Checkpoint
+    tokenizer: Tokenizer
+    plan: Plan
+    sums: Sums
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
+        """Reads a checkpoint once, part by part where tokens stream."""
+        weights, reference = Mapped(checkpoint), Mapped(root)
+        plan = tokenizer.plan(weights, root=reference)
+        return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, weights, reference))
+
+    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+        """Reads a window from the files."""
+        return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root)), self.sums
+
+
+def values_in(
+    tokenizer: Tokenizer, window: Window, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]
+) -> Float[Tensor, "T D"]:
+    """Values of a window of the tokens of a checkpoint."""
+    if tokenizer.local:
+        return window.read(weights, root)
+    return tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
+
+
+def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Sums:
+    """Sums of the parts of a checkpoint."""
+    if tokenizer.local:
+        return sums_of(parts_of(plan, weights, root))
+    return Held.of(tokenizer.encode(weights, root=root)).sums
+
+
+class Mapped(Mapping[str, Tensor]):
+    """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory.
+
+    They leave it with the mapping, which is made anew every now and then, so that a large file never is in memory as a whole.
+    Raises `InputError` for a file that is missing or damaged.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._path = checkpoint.path
+        self._tensors = tensors_in(self._path)
+        self._memory, self._given = self._mapped(), 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self._tensors[name]
+        if self._given > MAPPED:
+            self._memory, self._given = self._mapped(), 0
+        self._given += stored.stop - stored.start
+        count = math.prod(stored.shape)
+        if not count:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        return torch.frombuffer(self._memory, dtype=stored.dtype, count=count, offset=stored.start).view(stored.shape)
+
+    def _mapped(self) -> mmap.mmap:
+        with self._path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # nothing is ever written through it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
+    """Each checkpoint of a zoo with the root that it descends from."""
+    roots: dict[str, Checkpoint] = {}
+    for checkpoint in zoo:
+        if checkpoint.root not in roots:
+            roots[checkpoint.root] = zoo.root(checkpoint)
+        yield checkpoint, roots[checkpoint.root]
+
+
+def roots_of(zoo: Zoo) -> list[Checkpoint]:
+    """The roots that checkpoints of a zoo descend from, in the order of their names."""
+    return [zoo.final(name) for name in sorted(set(zoo.select(stage="finetune").frame["root"]))]
+
+
+def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[Stored]:
+    """Reads checkpoints (each with its root) once, in one pass, and returns those with finite weights.
+
+    They may be of several zoos, shapes and families. Equal plans become one object.
+    """
+    shared: dict[Plan, tuple[Plan, _Rows]] = {}
+    found = []
+    for checkpoint, root in pairs:
+        source = Stored.of(checkpoint, root, tokenizer)
+        if torch.isfinite(source.sums).all():
+            plan, rows = shared.setdefault(source.plan, (source.plan, _Rows()))
+            found.append(replace(source, plan=plan, sums=rows.keep(source.sums)))
+    return found
+
+
+class _Rows:
+    """Tensors of one shape, side by side in blocks: apart, each would end up between things that go, and keep their memory."""
+
+    def __init__(self):
+        self._free: Iterator[Tensor] = iter(())
+
+    def keep(self, row: Tensor) -> Tensor:
+        """Returns a copy."""
+        place = next(self._free, None)
+        if place is None:
+            self._free = iter(row.new_empty(ROWS, *row.shape))
+            place = next(self._free)
+        return place.copy_(row)

@@ -1,0 +1,92 @@
+"""Weights of many checkpoints at once: stacks of one shape, as they are or as differences to the root."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsl.data.sources import pairs_of
+from wsl.layout import layout_of
+from zoo_gen import Checkpoint, Zoo
+
+WEIGHTS_AT_ONCE = 8_000_000
+ROOTS_KEPT = 10
+Reference = Literal["none", "root"]
+"""`none` for the weights themselves, `root` for their difference to the root's. A head is new in every model and has no
+counterpart there, so it is always taken as it is."""
+
+Stack = tuple[list[int], dict[str, Tensor]]
+"""The rows of some checkpoints, and their weights (K, *shape) by name."""
+
+
+def stacks(checkpoints: Zoo, *, reference: Reference) -> Iterator[Stack]:
+    """Yields all checkpoints, stacked with others of the same shapes; not in order, hence the rows."""
+
+    def weights() -> Iterator[dict[str, Tensor]]:
+        for checkpoint, root in with_roots(pairs_of(checkpoints)) if reference == "root" else ((c, {}) for c in checkpoints):
+            own = in_float32(checkpoint.state_dict())
+            yield own | changes(own, root) if reference == "root" else own
+
+    return stacked(weights())
+
+
+def stacked(checkpoints: Iterable[dict[str, Tensor]]) -> Iterator[Stack]:
+    """Yields tensors by name, stacked with those of other checkpoints of the same names and shapes."""
+    waiting: dict[tuple, list[tuple[int, dict[str, Tensor]]]] = {}
+    for row, weights in enumerate(checkpoints):
+        alike = waiting.setdefault(tuple((name, tensor.shape) for name, tensor in weights.items()), [])
+        alike.append((row, weights))
+        if len(alike) * sum(tensor.numel() for tensor in weights.values()) > WEIGHTS_AT_ONCE:
+            yield _stack(alike)
+            alike.clear()
+    yield from (_stack(alike) for alike in waiting.values() if alike)
+
+
+def with_roots(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[tuple[Checkpoint, dict[str, Tensor]]]:
+    """Yields checkpoints with the weights of their roots; those of the last few roots are kept in memory."""
+    kept: dict[int, tuple[Checkpoint, dict[str, Tensor]]] = {}
+    for checkpoint, root in pairs:
+        if id(root) not in kept:
+            if len(kept) == ROOTS_KEPT:
+                kept.pop(next(iter(kept)))
+            kept[id(root)] = root, in_float32(root.state_dict())
+        yield checkpoint, kept[id(root)][1]
+
+
+def in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights in single precision."""
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def changes(weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights minus the root's, of those that have a counterpart there; a head has none, whatever its shape."""
+    new = {slot.name for slot in layout_of(weights).slots for part in slot.parts if part.role == "head"}
+    shared = {name for name, tensor in root.items() if name not in new and name in weights and weights[name].shape == tensor.shape}
+    return {name: tensor - root[name] for name, tensor in weights.items() if name in shared}
+
+
+class Columns:
+    """Numbers per tensor and checkpoint, collected stack by stack; NaN where a checkpoint lacks a tensor."""
+
+    def __init__(self, n: int) -> None:
+        self._n, self._tables = n, dict[str, pd.DataFrame]()
+
+    def put(self, tensor: str, rows: list[int], values: Float[np.ndarray, "K S"], names: list[str]) -> None:
+        """Writes the rows of a tensor's table, whose columns are called `<tensor>/<name>`."""
+        if tensor not in self._tables:
+            unknown = np.full((self._n, len(names)), np.nan)
+            self._tables[tensor] = pd.DataFrame(unknown, columns=[f"{tensor}/{name}" for name in names])
+        self._tables[tensor].iloc[rows] = values
+
+    def frame(self) -> pd.DataFrame:
+        """Returns all columns, and whether each tensor is there with finite weights."""
+        present = {f"{name}/present": table.iloc[:, 0].notna().astype(float) for name, table in self._tables.items()}
+        return pd.concat([*self._tables.values(), pd.DataFrame(present)], axis=1)
+
+
+def _stack(alike: list[tuple[int, dict[str, Tensor]]]) -> Stack:
+    return [row for row, _ in alike], {name: torch.stack([weights[name] for _, weights in alike]) for name in alike[0][1]}

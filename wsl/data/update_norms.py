@@ -1,0 +1,45 @@
+"""How fast checkpoints move: what each tensor goes from one kept epoch of a model to the next."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from wsl.data.cache import cached
+from wsl.data.sources import pairs_of
+from wsl.data.stacks import changes, in_float32, with_roots
+from zoo_gen import Checkpoint, Zoo
+
+_FLOOR = 1e-8  # what float32 leaves of a zero
+
+
+def paces_of(checkpoints: Zoo) -> pd.DataFrame:
+    """Measures the way of every tensor to the checkpoint, and from there to the next one of the same model.
+
+    Returns:
+        One row per checkpoint (N C), in the order of the zoo. Columns are `to <tensor>` and `from <tensor>`: logarithms of the norm
+        of the difference to the kept checkpoint before (to begin with the root, which has no head) and to the one after.
+        NaN where there is none, or where weights are not finite.
+    """
+    return cached(paces_of, checkpoints, lambda: _paces(checkpoints))
+
+
+def _paces(checkpoints: Zoo) -> pd.DataFrame:
+    pairs = sorted(pairs_of(checkpoints), key=lambda pair: (pair[0].model, pair[0].epoch))
+    to = pd.DataFrame(_ways(pairs), index=[str(checkpoint.path) for checkpoint, _ in pairs])
+    onward = to.groupby([checkpoint.model for checkpoint, _ in pairs]).shift(-1)
+    found = pd.concat([to.add_prefix("to "), onward.add_prefix("from ")], axis=1)
+    found = found.loc[[str(checkpoint.path) for checkpoint in checkpoints]].reset_index(drop=True)
+    return found.where(np.isfinite(found))
+
+
+def _ways(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[dict[str, float]]:
+    """Yields the ways to checkpoints that come model by model and epoch by epoch."""
+    model, before = None, dict[str, Tensor]()
+    for checkpoint, root in with_roots(pairs):
+        weights = in_float32(checkpoint.state_dict())
+        same = checkpoint.model == model
+        way = {name: tensor - before[name] for name, tensor in weights.items()} if same else changes(weights, root)
+        yield {name: float(tensor.norm().clamp(min=_FLOOR).log()) for name, tensor in way.items()}
+        model, before = checkpoint.model, weights

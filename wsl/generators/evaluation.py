@@ -1,0 +1,132 @@
+"""The bench that generated models are measured on: zero-shot accuracy, novelty and diversity.
+
+Weights are compared modulo symmetry (`wsl.symmetry.alignment`): all models of a family are aligned to its first train model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wsl.generators.family import Family, Sample, flatten
+from wsl.generators.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
+from wsl.layout import layout_of
+from wsl.symmetry.alignment import aligned_vectors
+from wsl.symmetry.null_directions import stack
+from zoo_gen.architecture import skeleton
+from zoo_gen.evaluate import logits, score_logits
+from zoo_gen.images import Images
+from zoo_gen.streams import stream
+
+MODELS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Scored:
+    """S models of one family and what they do: accuracy on the test images, classes predicted on the val images.
+
+    `vectors` are their weights modulo symmetry, whose Euclidean distances count.
+    """
+
+    vectors: Float[np.ndarray, "S F"]
+    accuracy: Float[np.ndarray, " S"]
+    predictions: Int[np.ndarray, "S images"]
+
+
+def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images) -> Scored:
+    """Scores models of one family as they are and aligns them, a stack of them at a time; equal models are run once."""
+    _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
+    pixels = torch.cat([images.test.pixels, images.val.pixels])
+    layout = layout_of(skeleton(family.architecture))
+    reference = stack([family.states[0]])
+    vectors, accuracy, predictions = [], [], []
+    for start in range(0, len(first), MODELS_AT_ONCE):
+        chosen = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
+        test, val = logits(family.architecture, chosen, pixels).split([len(images.test), len(images.val)], dim=1)
+        vectors.append(aligned_vectors(stack(chosen), layout, to=reference))
+        accuracy.append(score_logits(test, images.test.labels).accuracy)
+        predictions.append(val.argmax(-1))
+    return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
+
+
+class Bench:
+    """Families of train models, scored once, against which any number of generators are measured.
+
+    Args:
+        families: the train models.
+        images: test images give the accuracies, val images the behaviour.
+        seed: of the random subsets that diversity is computed on.
+    """
+
+    def __init__(self, families: Sequence[Family], images: Images, *, seed: int):
+        self.families = families
+        self.images = images
+        self.seed = seed
+        self.train = [score_models(family.states, family=family, images=images) for family in families]
+
+    def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None]) -> dict[int, Scored]:
+        """Scores samples by the place of their family, calling `advance` with the number of models done."""
+        scored: dict[int, Scored] = {}
+        for i, family in enumerate(self.families):
+            if states := [state for owner, state in samples if owner is family]:
+                scored[i] = score_models(states, family=family, images=self.images)
+                advance(len(states))
+        return scored
+
+    def measure_train(self) -> dict[str, Any]:
+        """Judges each train model against the others: what a novelty and diversity of 1 look like."""
+        return self.measure("train models", {}, dict(enumerate(self.train)))
+
+    def measure_nearest(self, scored: Mapping[int, Scored]) -> dict[str, Any]:
+        """Measures the train model nearest to each sample: a generator no better has only learned to retrieve."""
+        retrieved: dict[int, Scored] = {}
+        for i, models in scored.items():
+            train, nearest = self.train[i], euclidean(models.vectors, self.train[i].vectors).argmin(axis=1)
+            retrieved[i] = Scored(train.vectors[nearest], train.accuracy[nearest], train.predictions[nearest])
+        return self.measure("nearest train model", {}, retrieved)
+
+    def measure(self, name: str, settings: Mapping[str, Any], scored: Mapping[int, Scored]) -> dict[str, Any]:
+        """Judges scored samples: a row of generate.json."""
+        judgements = {
+            self.families[i].name: judge(_distances(models, self.train[i]), stream(self.seed, "judge", i))
+            for i, models in scored.items()
+        }
+        verdict = pool(judgements)
+        accuracies = np.concatenate([models.accuracy for models in scored.values()])
+        q25, median, q75 = np.quantile(accuracies, [0.25, 0.5, 0.75])
+        return null_if_undefined(
+            {
+                "generator": name,
+                "settings": dict(settings),
+                "n": len(accuracies),
+                "accuracy": {"median": median, "q25": q25, "q75": q75},
+                "novelty": verdict.novelty,
+                "novelty_by_space": verdict.novelty_by_space,
+                "diversity": verdict.diversity,
+                "diversity_by_space": verdict.diversity_by_space,
+                "effective_rank_ratio": verdict.effective_rank_ratio,
+                "flags": verdict.flags,
+                "notes": verdict.notes,
+                "aligned": True,
+                "samples": {
+                    "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
+                    "accuracy": accuracies,
+                    "novelty": verdict.novelties,
+                },
+            }
+        )
+
+
+def _distances(models: Scored, train: Scored) -> dict[str, Distances]:
+    """Distances in both spaces; train models themselves are measured each against the others."""
+    pairs = {
+        "weights": (models.vectors, train.vectors, euclidean),
+        "behaviour": (models.predictions, train.predictions, disagreement),
+    }
+    if models is train:
+        return {space: Distances.among(b, distance=distance) for space, (_, b, distance) in pairs.items()}
+    return {space: Distances.between(a, b, distance=distance) for space, (a, b, distance) in pairs.items()}

@@ -1,0 +1,78 @@
+"""The language of tables of axis names (`wsl.layout.lookup` describes it): text in, rows and rules out."""
+
+import functools
+import re
+from typing import NamedTuple
+
+ROLES = ("patch", "embed", "q", "k", "v", "o", "fc1", "fc2", "vectors", "head")
+"""What a part is for. A role's id is its place in this tuple, for every architecture."""
+
+VERBS = ("norm", "scale", "bias", "sum", "mean")
+"""What a rule may say."""
+
+
+class Row(NamedTuple):
+    """One row: a pattern of names, the axes of its tensors part by part, and where among the blocks it stands.
+
+    `parts` are pairs of a role and the names of the axes of each dimension; `shares` counts the parts, which are equal, of each
+    share of the first axis. `stage` counts, from 0 for the stem, the
+    runs of blocks (`layers.0.blocks.{b}`, `layers.1.blocks.{b}`) that begin up to here; in the `tail`, none follows.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    parts: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+    shares: tuple[int, ...]
+    transposed: bool
+    stage: int
+    tail: bool
+
+
+class Table(NamedTuple):
+    """Rows, and rules as (verb, sources, targets)."""
+
+    rows: tuple[Row, ...]
+    rules: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+
+
+@functools.cache
+def parse(text: str) -> Table:
+    """Reads a table; a malformed one is a bug of its module (ValueError), not bad input."""
+    lines = [
+        line
+        for line in map(str.strip, re.sub(r"\n\s*[|/]|->\s*\n", lambda joint: joint[0].replace("\n", " "), text).splitlines())
+        if line
+    ]
+    runs = list(dict.fromkeys(line.partition("{b}")[0] for line in lines if "->" not in line and "{b}" in line.split()[0]))
+    rows: list[Row] = []
+    rules = []
+    stage = 0
+    for line in lines:
+        if "->" in line:
+            left, _, right = line.partition("->")
+            verb, *sources = left.split()
+            if verb not in VERBS or not sources or not right.split():
+                raise ValueError(f"rule {line!r} is not '{'|'.join(VERBS)} sources -> targets'")
+            rules.append((verb, tuple(sources), tuple(right.split())))
+            continue
+        name, axes = line.split(maxsplit=1)
+        transposed, name = name.endswith("^T"), name.removesuffix("^T")
+        if "{b}" in name:
+            stage = 1 + runs.index(name.partition("{b}")[0])
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[0-9]{1,6})", re.escape(name))
+        tail = stage == len(runs) > 0 and "{b}" not in name
+        shares = [_parts(line, share) for share in axes.split("/")]
+        parts = tuple(part for share in shares for part in share)
+        rows.append(Row(name, re.compile(pattern), parts, tuple(map(len, shares)), transposed, stage, tail))
+    return Table(tuple(rows), tuple(rules))
+
+
+def _parts(line: str, text: str) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:
+    parts = []
+    for part in text.split("|"):
+        role, _, axes = part.partition(":")
+        if role.strip() not in ROLES:
+            raise ValueError(f"row {line!r}: role {role.strip()!r} is not one of {', '.join(ROLES)}")
+        dimensions = re.findall(r"\(([^()]+)\)|(\S+)", axes)
+        parts.append((role.strip(), tuple(tuple((product or single).split()) for product, single in dimensions)))
+    return tuple(parts)

@@ -1,0 +1,272 @@
+"""Layouts: where the weights of an architecture live, what they are for, and how each axis transforms.
+
+A layout is read off a table of axis names (`wsl.layout.architectures`), one row per tensor:
+
+    blocks.{b}.attn.qkv.weight   q: (head.{b} qk.{b}) resid | k: (head.{b} qk.{b}*) resid | v: (head.{b} vo.{b}) resid
+    blocks.{b}.attn.proj.weight  o: resid (head.{b} vo.{b}*)
+    head.bias                    head: class
+
+`|` splits the first axis into equal parts, each `role: axes`; `/` before that into shares of any size, each of which may have
+equal parts. Parentheses make one axis of several (the first varies slowest); a row may go on in a line that begins with `|` or
+`/`, a rule after `->`; `{b}` is the index of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
+
+A name that ends in `^T` is of a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
+Other placeholders than `{b}` (`{i}` of parallel branches) may stand in names too.
+
+Equal names mean the same group element, hence the same size. An element g acts on an axis by g, on one
+marked `*` by its dual g^-T. What is before the first dot of a name is its kind:
+
+    resid  residual stream, permuted       mlp     hidden neurons, permuted       head  attention heads, permuted
+    qk     features of queries and keys of a head, any invertible map             vo    the same of values and outputs
+
+Every other kind (`class`, `position`, `dim`, ...) carries no symmetry, and `1` is an axis of size one.
+
+What the model cannot feel, though no axis says so, stands in rules, lines with an arrow (`wsl.symmetry.null_directions` acts on
+them):
+
+    norm   blocks.{b}.norm1 -> blocks.{b}.attn.qkv              scale and shift of a norm pass into the layers that read it
+    bias   blocks.{b}.attn.qkv.bias[2] -> blocks.{b}.attn.proj  a constant passes through a layer into its bias (part 2: values)
+    bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes what all keys share
+    scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
+    sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    of two vectors only the sum is felt
+    mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of what is written to the residual stream
+
+A mean is felt, and its rule dropped, where none of the norms named is there (`nothing` needs none), or where a layer that a norm
+passes into reads the same stream without any.
+A norm that something else reads too is written `norm ... -> kept`. It, and a norm or scale none of whose layers the model
+has, keeps its stream from being rotated; a stream all of whose norms and scales fold away has every rotation of its features
+that fixes the mean as a symmetry.
+"""
+
+import fnmatch
+import functools
+import importlib
+import math
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from wsl.layout import architectures
+from wsl.layout.axis_table import Table, parse
+from wsl.layout.slots import Axis, Layout, Part, Rule, Slot
+from zoo_gen.errors import InputError
+
+
+def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
+    """Finds the architecture of a state dict or model and returns its layout.
+
+    A model is held to the classes that the table is of (`CLASSES` of `wsl.layout.architectures`). A state dict cannot be: nothing
+    in it tells that norms come after the sum (timm's `ResPostBlock`) or positions rotate queries and keys (timm's `Eva`), so it is
+    taken to be of those classes. Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
+
+    Args:
+        source: a model or its state dict; only names, shapes and the classes of a model are read.
+        heads: number of attention heads per block, which no state dict tells (a model's `num_heads` does). Tokens do
+            not need it, symmetries do.
+        opaque: patterns (`adapter.*`) of tensors that no table need know: they are covered, in the tail, without any
+            symmetry; where they are all that there is, the family is "opaque". It is for the caller to know that they do not
+            read what the symmetries move.
+
+    Raises:
+        InputError: no table of `wsl.layout.architectures` has all other tensors with consistent sizes, a model is built of other
+            classes than the table is of, or a pattern of `opaque` names none.
+    """
+    if isinstance(source, nn.Module):
+        found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
+        heads = found.pop() if heads is None and len(found) == 1 else heads
+    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque))
+    if isinstance(source, nn.Module) and layout.family != "opaque":
+        _check_classes(source, layout.family)
+    return layout
+
+
+def _check_classes(model: nn.Module, family: str) -> None:
+    """Refuses a model that has the tensors of a family but not its classes and settings, so that it reads them in another way."""
+    table = importlib.import_module(f"{architectures.__name__}.{family}")
+    classes = getattr(table, "CLASSES", {})
+    for name, module in model.named_modules():
+        names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(module).__mro__}
+        for pattern, known in classes.items():
+            if re.fullmatch(pattern, name) and not names & set(known):
+                raise InputError(
+                    f"{name or 'the model'} is a {type(module).__name__}, which may read its tensors in another way than the table "
+                    f"{family!r} says; that is of {', '.join(known)}. Add a table for it (one file in wsl/layout/architectures)"
+                )
+    for setting, known in getattr(table, "SETTINGS", {}).items():
+        if (value := getattr(model, setting)) not in known:
+            raise InputError(
+                f"the model has {setting}={value!r}, for which the table {family!r} is wrong; it is right for "
+                f"{', '.join(map(repr, known))}. Add a table for it (one file in wsl/layout/architectures)"
+            )
+
+
+class _Mismatch(Exception):
+    """A table does not fit: how many tensors it does not know, and why."""
+
+    def __init__(self, unknown: int, reason: str):
+        super().__init__(unknown, reason)
+        self.unknown, self.reason = unknown, reason
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, opaque: tuple[str, ...]) -> Layout:
+    if not shapes:
+        raise InputError("the checkpoint has no tensors; pass the state dict of a model")
+    if empty := [name for name, shape in shapes if 0 in shape]:
+        raise InputError(f"tensor {empty[0]!r} of the checkpoint is empty; remove it")
+    for pattern in opaque:
+        if not fnmatch.filter((name for name, _ in shapes), pattern):
+            raise InputError(f"no tensor of the checkpoint is named {pattern!r}; remove it from opaque")
+    passed = [pair for pair in shapes if any(fnmatch.fnmatchcase(pair[0], pattern) for pattern in opaque)]
+    known = tuple(pair for pair in shapes if pair not in passed)
+    if not known:
+        return Layout("opaque", 0, tuple(_opaque(name, shape, 1) for name, shape in passed), ())
+    misses: list[tuple[str, _Mismatch]] = []
+    for module in pkgutil.iter_modules(architectures.__path__):
+        for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
+            try:
+                layout = _fit(module.name, parse(text), known, heads)
+            except _Mismatch as miss:
+                misses.append((module.name, miss))
+            else:
+                tail = tuple(_opaque(name, shape, layout.depth + 1) for name, shape in passed)
+                return replace(layout, slots=layout.slots + tail)
+    families = ", ".join(dict.fromkeys(name for name, _ in misses))
+    family, closest = min(misses, key=lambda item: item[1].unknown)
+    near = f"the closest, {family!r}, does not because {closest.reason}"
+    if closest.unknown == len(known):
+        near = f"none has a row for any of them, such as {known[0][0]!r}"
+    raise InputError(
+        f"no architecture of wsl.layout.architectures fits the checkpoint's {len(shapes)} tensors; {near}. Families are "
+        f"{families}: add a table for another (one file in wsl/layout/architectures), "
+        "remove what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
+    )
+
+
+def _opaque(name: str, shape: tuple[int, ...], block: int) -> Slot:
+    axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
+    return Slot(name, shape, name, (Part("vectors", block, shape[0] if shape else 1, axes),))
+
+
+def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
+    matches: list[tuple[int, dict[str, str], str, tuple[int, ...]]] = []
+    unknown = []
+    for name, shape in shapes:
+        hit = next(((i, match) for i, row in enumerate(table.rows) if (match := row.pattern.fullmatch(name))), None)
+        if hit:
+            matches.append((hit[0], hit[1].groupdict(), name, shape))
+        else:
+            unknown.append(name)
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise _Mismatch(len(unknown), f"it has no row for {', '.join(unknown[:3])}{more}")
+
+    blocks = sorted({(table.rows[i].stage, int(values["b"])) for i, values, *_ in matches if "b" in values})
+    keyed = []
+    for i, values, name, shape in matches:
+        row = table.rows[i]
+        if "b" in values:
+            block = 1 + blocks.index((row.stage, int(values["b"])))
+        else:  # the stem, the end of a stage, or the tail
+            block = sum(stage <= row.stage for stage, _ in blocks) + row.tail
+        parts = []
+        turned = (*shape[:-2], shape[-1], shape[-2]) if row.transposed and len(shape) > 1 else shape
+        for role, dimensions in row.parts:
+            named = [[axis.format(**values) for axis in dimension] for dimension in dimensions]
+            axes = tuple(tuple(Axis(name.removesuffix("*"), name.endswith("*")) for name in names) for names in named)
+            parts.append(Part(role, block, 0, axes))
+        keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed), row.shares))
+    keyed.sort(key=lambda item: item[0])
+    slots, sizes = _solve([(slot, shares) for _, slot, shares in keyed], heads)
+    bindings = [values for _, values, *_ in matches]
+    return Layout(family, len(blocks), slots, sizes, _felt(list(dict.fromkeys(_rules(table, slots, bindings))), slots))
+
+
+def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
+    """Writes a table's rules out for the tensors that there are; what moves nowhere is dropped, or kept without targets."""
+    names = {slot.name for slot in slots}
+    for verb, sources, targets in table.rules:
+        holes = set(re.findall(r"{(\w+)}", " ".join(sources)))
+        filled = {tuple((hole, values[hole]) for hole in sorted(holes)) for values in bindings if holes <= set(values)}
+        for values in map(dict, sorted(filled)):
+            layers = [target.format(**values) for target in targets]
+            for text in sources:
+                match = re.fullmatch(r"(.+?)(?:\[(\d+)\])?", text.format(**values))
+                assert match
+                source, part = match[1], None if match[2] is None else int(match[2])
+                present = [name for name in (source, f"{source}.weight", f"{source}.bias") if name in names]
+                if verb == "mean":
+                    if layers == ["nothing"] or any(f"{norm}.weight" in names for norm in layers):
+                        yield from (Rule(verb, name, None, ()) for name in present)
+                elif verb == "sum":
+                    yield from (Rule(verb, name, None, (layer,)) for name in present for layer in layers if layer in names - {name})
+                elif verb == "bias":
+                    found = tuple(layer for layer in layers if f"{layer}.bias" in names)
+                    if present and (found or layers == ["nothing"]):
+                        yield Rule(verb, source, part, found)
+                elif present or verb == "norm":  # norm, scale; a norm that is not there leaves its layers bare
+                    found = tuple(layer for layer in layers if f"{layer}.weight" in names)
+                    yield Rule(verb if present else "bare", source, part, found)
+
+
+def _felt(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> tuple[Rule, ...]:
+    """Returns the rules without the means of streams that some layer reads without a norm."""
+    normed = {layer for rule in rules if rule.verb == "norm" for layer in rule.targets}
+    bare = {f"{layer}.weight" for rule in rules if rule.verb == "bare" for layer in rule.targets if layer not in normed}
+    axes = {slot.name: slot.parts[0].axes for slot in slots}
+    felt = {axis for name in bare for dim in axes[name][1:] for axis in dim if axis.kind == "resid"}
+
+    def kept(rule: Rule) -> bool:
+        if rule.verb == "mean":
+            return next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in felt
+        return rule.verb != "bare"
+
+    return tuple(filter(kept, rules))
+
+
+def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> tuple[tuple[Slot, ...], tuple[tuple[str, int], ...]]:
+    """Finds the size of every part and axis from the shapes; equal names that would need different sizes are a mismatch.
+
+    Args:
+        rows: slots without the sizes of their parts, and the number of parts in each share of the first axis.
+        heads: their number, where it is given.
+    """
+    products: dict[tuple[str, ...], tuple[int, str]] = {("1",): (1, "by definition")}
+
+    def equate(names: tuple[str, ...], size: int, where: str) -> None:
+        known, first = products.setdefault(names, (size, where))
+        if known != size:
+            raise _Mismatch(0, f"axis '{' '.join(names)}' has size {known} ({first}) and size {size} ({where})")
+
+    filled: dict[str, Slot] = {}
+    for slot, shares in sorted(rows, key=lambda row: len(row[1])):  # shares of any size are known from other tensors
+        sizes: list[int] = []
+        for n in shares[:-1]:
+            names = tuple(axis.name for axis in slot.parts[len(sizes)].axes[0])
+            sizes += n * [products.get(names, (0, ""))[0]]
+        sizes += shares[-1] * [((*slot.shape, 1)[0] - sum(sizes)) // shares[-1]]
+        if any(len(part.axes) != len(slot.shape) for part in slot.parts) or min(sizes) < 1 or sum(sizes) != slot.shape[0]:
+            what = f"{len(sizes)} equal part(s)" if len(shares) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
+            raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {what} of {len(slot.parts[0].axes)} dimension(s)")
+        parts = tuple(replace(part, size=size) for part, size in zip(slot.parts, sizes, strict=True))
+        filled[slot.name] = replace(slot, parts=parts)
+        for part in parts:
+            for axes, size in zip(part.axes, (part.size, *slot.shape[1:]), strict=True):
+                equate(tuple(axis.name for axis in axes), size, slot.name)
+    if heads is not None:
+        for name in {axis.name for slot in filled.values() for part in slot.parts for axes in part.axes for axis in axes}:
+            if name.startswith("head."):
+                equate((name,), heads, "the given number of heads")
+    for names, (size, where) in list(products.items()):
+        missing = [name for name in names if (name,) not in products]
+        product = math.prod(products[(name,)][0] for name in names if (name,) in products)
+        if (not missing and product != size) or (len(missing) == 1 and size % product):
+            raise _Mismatch(0, f"axis '{' '.join(names)}' of {where} has size {size}, which {product} does not fit")
+        if len(missing) == 1:
+            equate((missing[0],), size // product, where)
+    slots = tuple(filled[slot.name] for slot, _ in rows)
+    return slots, tuple((names[0], size) for names, (size, _) in products.items() if len(names) == 1)

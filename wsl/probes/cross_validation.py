@@ -1,0 +1,185 @@
+"""A survey: probes put to features under the folds of one split, with intervals, ceilings and controls.
+
+Every fold fits on its own train models, chooses on its val models and predicts its test models. The predictions of all folds are
+pooled, and the score is computed once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+
+from wsl.probes.inputs import Inputs
+from wsl.probes.metrics import Metric, bootstrap_counts, interval, whole
+from wsl.probes.probe import Answers, Measured, Probe
+from zoo_gen.errors import InputError
+from zoo_gen.splits import Split
+from zoo_gen.streams import stream
+
+_NOTHING = dict.fromkeys(("value", "low", "high", "chance", "ceiling", "above_shuffled"))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of the table, and its score over the resamples that lie behind its interval (None for controls and unknown scores)."""
+
+    row: dict[str, Any]
+    resampled: Float[np.ndarray, "R"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """The circumstances under which probes are asked; equal for every kind of features, so their scores are paired.
+
+    Attributes:
+        frame: checkpoints to be split, rows of `zoo.frame`.
+        splits: the folds: which rows are train, val and test. No row is tested twice.
+        families: what is resampled first, one label per row: the root for `leave_root_out`, the same for all for
+            `by_model`.
+        measured: results image by image, for the ceilings.
+        penalties: that val chooses from.
+        draws: bootstraps of the test models behind an interval.
+        shuffles: shuffled targets behind a control.
+        seed: of bootstraps and shuffles.
+        unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
+        kept: ceilings and resamples found so far: the same for all features, and for surveys by other train models (`replace`).
+    """
+
+    frame: pd.DataFrame
+    splits: Sequence[Split[Bool[np.ndarray, "N"]]]
+    families: Shaped[np.ndarray, "N"]
+    measured: Measured
+    penalties: Sequence[float]
+    draws: int
+    shuffles: int
+    seed: int
+    unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
+    kept: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuses folds that test a model twice."""
+        models = [frozenset(self.frame["model"][split.test]) for split in self.splits]
+        twice = sorted(model for i, some in enumerate(models) for model in some if any(model in others for others in models[:i]))
+        if twice:
+            raise InputError(f"the folds of a cross-fit test some models twice ({', '.join(twice[:5])}); name each fold once")
+
+    def ask(
+        self, probes: Mapping[str, Probe], features: Iterable[Float[np.ndarray, "N F"]], *, subset: Bool[np.ndarray, "N"]
+    ) -> list[Finding]:
+        """Puts questions to one kind of features.
+
+        Args:
+            probes: the questions by name.
+            features: of every row of `frame`, once per fold: what is fitted differs from fold to fold.
+            subset: the rows that take part.
+
+        Returns:
+            For each probe and each of its metrics a row of the real score, `control: None`, and where the probe has one
+            a row of its control, `control: "shuffled targets"`. Where there is nothing to predict, the scores are None.
+        """
+        pooled = {target: _Pool(probe, self.frame, subset) for target, probe in probes.items()}
+        for number, (split, table) in enumerate(zip(self.splits, features, strict=True)):
+            prepared: dict[bytes, Inputs] = {}  # most questions are known for the same rows
+            for pool in pooled.values():
+                rows = Split(*(np.flatnonzero(part & subset & pool.known) for part in split))
+                train, val, test = (Answers(pool.targets[part], self._models[part]) for part in rows)
+                pool.rows.append(rows.test)
+                if not all(map(len, rows)) or not pool.probe.answerable(train.targets, test.targets):
+                    pool.answerable = False
+                    continue
+                key = pool.known.tobytes()
+                if key not in prepared:
+                    scales = None if self.unlabelled is None else table[self.unlabelled[number] & subset]
+                    prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test], unlabelled=scales)
+                options: dict[str, Any] = {"shuffles": self.shuffles, "rng": stream(self.seed, "probe", "shuffle", number)}
+                pool.answers.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
+                shuffled = pool.probe.predict_shuffled(prepared[key], train, val, penalties=self.penalties, **options)
+                pool.shuffled.append(shuffled)
+        return [finding for target, pool in pooled.items() for finding in self._judge(target, pool)]
+
+    def planted(self, probes: Mapping[str, Probe], *, subset: Bool[np.ndarray, "N"]) -> list[Finding]:
+        """Returns the control of a planted feature: the target itself (one column per class of a label), which has to score 1."""
+        found = []
+        for target, probe in probes.items():
+            values, known = probe.targets(self.frame)
+            column = (values[:, None] == np.unique(values[known])) if values.dtype.kind == "U" else values[:, None]
+            bare = replace(self, shuffles=0)
+            for finding in bare.ask({target: probe}, [np.asarray(column, dtype=float)] * len(self.splits), subset=subset):
+                found.append(Finding({**finding.row, "control": "planted feature"}, None))
+        return found
+
+    @cached_property
+    def _models(self) -> Int[np.ndarray, "N"]:
+        return pd.factorize(self.frame["model"])[0]
+
+    def _judge(self, target: str, pool: "_Pool") -> list[Finding]:
+        """Scores the pooled answers to one question."""
+        rows = np.concatenate(pool.rows)
+        truth, models = pool.targets[rows], self._models[rows]
+        about = {"target": target, "trivial": pool.probe.trivial}
+        about |= {"n_models": len(np.unique(models)), "n_checkpoints": len(models)}
+        if not pool.answerable or len(np.unique(truth)) < 2:
+            return [Finding(about | {"control": None, "metric": metric} | _NOTHING, None) for metric in pool.probe.metrics]
+        answers, shuffled = np.concatenate(pool.answers), np.concatenate(pool.shuffled, axis=1)
+        _, first, groups = np.unique(models, return_index=True, return_inverse=True)
+        families = np.unique(self.families[rows][first], return_inverse=True)[1]
+        counts = self.kept.get(resamples := ("resamples", self.draws, self.seed, families.tobytes()))
+        if counts is None:
+            counts = bootstrap_counts(families, draws=self.draws, rng=stream(self.seed, "probe", "bootstrap"))
+            self.kept[resamples] = counts
+        measured = Measured(self.measured.loss[rows], self.measured.accuracy[rows])
+        found = []
+        for name, metric in pool.probe.metrics.items():
+            key = (target, name, rows.tobytes())
+            if key not in self.kept:
+                rng = stream(self.seed, "probe", "ceiling")
+                self.kept[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
+            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self.kept[key])}
+            value, resampled = whole(metric, truth, answers), metric(truth, answers, groups, counts)
+            low, high = interval(resampled)
+            scores = {"value": _known(value), "low": _known(low), "high": _known(high)}
+            control = _control(name, metric, truth, shuffled)
+            above = None if control is None else bool(value > control["high"])
+            found.append(Finding(about | {"control": None} | limits | scores | {"above_shuffled": above}, resampled))
+            if control is not None:
+                about_control = about | {"control": "shuffled targets"} | limits | control | {"above_shuffled": None}
+                found.append(Finding(about_control, None))
+        return found
+
+
+class _Pool:
+    """The answers to one question, fold by fold."""
+
+    def __init__(self, probe: Probe, frame: pd.DataFrame, subset: Bool[np.ndarray, "N"]) -> None:
+        self.probe = probe
+        self.targets, known = probe.targets(frame)
+        self.known = known & subset
+        self.answerable = True
+        self.rows: list[Int[np.ndarray, "T"]] = []
+        self.answers: list[Shaped[np.ndarray, "T"]] = []
+        self.shuffled: list[Shaped[np.ndarray, "R T"]] = []
+
+
+def _control(
+    name: str,
+    metric: Metric,
+    truth: Shaped[np.ndarray, "N"],
+    shuffled: Shaped[np.ndarray, "R N"],
+) -> dict[str, Any] | None:
+    """Returns the median of the scores (of Kendall's tau without its sign), and their 1st and 99th percentile."""
+    if not len(shuffled):
+        return None
+    answers = shuffled + truth.mean()  # they are relative to the mean
+    scores = np.array([whole(metric, truth, answer) for answer in answers])
+    low, high = np.quantile(scores, [0.01, 0.99])
+    value = np.median(np.abs(scores) if name == "kendall_tau" else scores)
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _known(value: float) -> float | None:
+    """Returns None for NaN, which JSON does not have."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,42 @@
+"""Results of checkpoints image by image: what a bootstrap of the test images needs to remeasure them."""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch.nn import functional
+
+from wsl.data.cache import cached
+from wsl.data.logits import run_models
+from wsl.probes.probe import Measured
+from zoo_gen import Zoo
+from zoo_gen.images import ImageSplit
+
+
+class TestImages:
+    """The test images of a zoo, on which a sample of its checkpoints is run again."""
+
+    __test__ = False  # no test case for pytest
+
+    def measure(self, checkpoints: Zoo, rows: Int[np.ndarray, "M"]) -> Measured:
+        """Returns the results of some rows of `checkpoints`; NaN for all others."""
+        split = checkpoints.images("finetune").test
+        some = checkpoints.select(path=checkpoints.frame["path"].iloc[rows].tolist())
+        table = cached(self, some, lambda: _run(some, split)).to_numpy()
+        loss, accuracy = (np.full((len(checkpoints), len(split.labels)), np.nan) for _ in range(2))
+        loss[rows], accuracy[rows] = np.hsplit(table, 2)
+        return Measured(loss, accuracy)
+
+
+def _run(checkpoints: Zoo, split: ImageSplit) -> pd.DataFrame:
+    """Returns the loss on every image, then whether the answer was right."""
+    outputs = torch.from_numpy(run_models(checkpoints, split.pixels)).nan_to_num(nan=-torch.inf)
+    loss = functional.cross_entropy(outputs.mT, split.labels.expand(len(outputs), -1), reduction="none")
+    right = (outputs.argmax(-1) == split.labels).float()
+    return pd.DataFrame(torch.cat([loss, right], dim=1).numpy()).rename(columns="image/{}".format)
+
+
+def sample_rows(frame: pd.DataFrame, limit: int) -> Int[np.ndarray, "M"]:
+    """Returns the rows of about `limit` final checkpoints and as many of all epochs, evenly thinned."""
+    final = np.flatnonzero(frame["final"].to_numpy(dtype=bool))
+    return np.union1d(final[:: max(1, -(-len(final) // limit))], np.arange(len(frame))[:: max(1, -(-len(frame) // limit))])

@@ -1,0 +1,208 @@
+r"""Canonical form: one checkpoint for all that symmetries make of it, `canonicalize(g · w) == canonicalize(w)`.
+
+1. **Fold** every null direction away (`wsl.symmetry.null_directions`).
+2. **Balance** the maps of each head: of features X (rows) and their duals Y only :math:`X^T Y = U S V^T` matters, which
+   is written as :math:`X = \sqrt S U^T`, :math:`Y = \sqrt S V^T`. What is left of the group is compact: permutations and
+   orthogonal maps. All steps from here on keep distances.
+3. **Residual streams**: features in the order of their norms; or, where rotations are symmetries, the eigenvectors of
+   :math:`\sum x x^T` over all vectors x of the stream as coordinates of the space without mean.
+4. **Heads** and hidden **neurons** in the order of their norms; rows of a head in the order of S, signs fixed.
+
+Ties are decided by what is known by then: rows of equal S (or eigenvalues) by triangularising their entries with
+pivots, neurons of equal norm by their first entry that differs. Dead or duplicate neurons tie fully, and then any order
+gives the same checkpoint. What stays undecided: two features of a stream that are equal in norm when only permutations
+act on it, or a head's rows of S = 0 (which are zero). Near ties make the form jump under noise: it tells copies, but
+`wsl.symmetry.alignment` measures distances.
+
+All is computed and returned in float64, on the device of the weights.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from wsl.layout.slots import Axis, Layout
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
+from wsl.symmetry.null_directions import check_stack, fold, rotatable
+from zoo_gen.errors import InputError
+
+TIE = 1e-9
+"""Norms and singular values nearer to each other than this, relative to the largest, count as equal."""
+
+
+def canonicalize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Brings each checkpoint of a stack (K, *shape) to its canonical form, a checkpoint of the same function.
+
+    Args:
+        weights: the stack, of any floating type.
+        layout: of the stack, with the number of heads.
+
+    Returns:
+        The stack of canonical forms in float64.
+    """
+    return choose(standardize(weights, layout), layout)[0]
+
+
+def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], list[Maps]]:
+    """Chooses one of the standard forms of a stack (K, *shape).
+
+    Returns:
+        The canonical form, and the maps that lead there from the given one, one after the other.
+    """
+    steps = [_streams(standard, layout)]
+    w = transform(standard, steps[-1], layout)
+    order: Maps = {name: _order(gather(w, layout, name, where=lambda *_: True)) for name in axes_of(layout, ("mlp",))}
+    order |= {name: _order(_heads(w, layout, name)) for name in axes_of(layout, ("head",))}
+    w = transform(w, order, layout)
+    steps += [order, _signs(w, layout)]
+    return transform(w, steps[-1], layout), steps
+
+
+def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Folds and balances a stack (K, *shape), in float64: what is left of its symmetries is permutations and orthogonal maps."""
+    check_stack(weights, layout)
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise InputError(f"tensor {broken[0]!r} is not finite, so it has no canonical form; leave diverged checkpoints out")
+    folded, _ = fold({name: tensor.detach().double() for name, tensor in weights.items()}, layout)
+    return transform(folded, balance(folded, layout), layout)
+
+
+def gather(
+    weights: Mapping[str, Tensor], layout: Layout, name: str, *, where: Callable[[Axis, list[Axis]], bool]
+) -> Float[Tensor, "K n *F"]:
+    """Gathers entries along an axis of a stack: (K, n, F), or (K, H, d, F) for features of a head.
+
+    Args:
+        weights: the stack.
+        layout: of the stack.
+        name: the axis.
+        where: says, from the axis and the other axes of a part, whether the part counts.
+    """
+    sizes, head = dict(layout.sizes), layout.heads.get(name)
+    leading = (name,) if head is None else (head, name)
+    found = []
+    for slot in layout.slots:
+        for p, part in enumerate(slot.parts):
+            flat = [axis for dim in part.axes for axis in dim]
+            names = [axis.name for axis in flat]
+            if name in names and where(flat[names.index(name)], [axis for axis in flat if axis.name not in leading]):
+                x = split(slot.pieces(weights[slot.name])[p], part.axes, sizes).movedim(
+                    [1 + names.index(axis) for axis in leading], list(range(1, 1 + len(leading)))
+                )
+                found.append(x.reshape(*x.shape[: 1 + len(leading)], -1))
+    if not found:
+        shape = [sizes[axis] for axis in leading]
+        return next(iter(weights.values())).new_zeros(len(next(iter(weights.values()))), *shape, 0)
+    return torch.cat(found, dim=-1)
+
+
+def anchored(axis: Axis, others: list[Axis]) -> bool:
+    """True for parts that nothing else moves, such as position embeddings, biases and heads."""
+    return not any(other.kind in (*PERMUTED, *MAPPED) for other in others)
+
+
+def pairs(weights: Mapping[str, Tensor], layout: Layout, name: str) -> tuple[Tensor, Tensor]:
+    """Gathers what an invertible map of heads acts on and what its dual acts on: (K, H, d, F) and (K, H, d, F')."""
+    plain = gather(weights, layout, name, where=lambda axis, others: not axis.dual)
+    return plain, gather(weights, layout, name, where=lambda axis, others: axis.dual)
+
+
+def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
+    """Returns the maps of each head that balance a folded stack."""
+    maps: Maps = {}
+    for name, size in axes_of(layout, MAPPED).items():
+        (_, rx), (_, ry) = (torch.linalg.qr(functional.pad(x, (0, max(0, size - x.shape[-1]))).mT) for x in pairs(w, layout, name))
+        u, s, vh = torch.linalg.svd(rx @ ry.mT)
+        root = s.sqrt().unsqueeze(-1)
+        maps[name] = Matrix(root * (u.mT @ torch.linalg.pinv(rx.mT)), root * (vh @ torch.linalg.pinv(ry.mT)))
+    return maps
+
+
+def _streams(w: Mapping[str, Tensor], layout: Layout) -> Maps:
+    maps: Maps = {}
+    for name, size in axes_of(layout, ("resid",)).items():
+        x = gather(w, layout, name, where=lambda *_: True)
+        anchors = gather(w, layout, name, where=anchored)
+        if not rotatable(layout, name):
+            maps[name] = _order(torch.cat([x.norm(dim=-1, keepdim=True), anchors], dim=-1))
+            continue
+        frame = frame_of(size, x.dtype, x.device)
+        values, vectors = torch.linalg.eigh(frame.T @ (x @ x.mT) @ frame)
+        basis = vectors.flip(-1).mT @ frame.T
+        turn = frame @ _resolve(values.flip(-1), basis @ anchors) @ basis + 1 / size
+        maps[name] = Matrix(turn, turn)
+    return maps
+
+
+def _heads(w: Mapping[str, Tensor], layout: Layout, name: str) -> Float[Tensor, "K H F"]:
+    """Describes each head by numbers that orthogonal maps of its features leave alone."""
+    found = [gather(w, layout, name, where=lambda axis, others: not any(other.kind in MAPPED for other in others))]
+    for feature in (axis for axis, head in layout.heads.items() if head == name):
+        for x in pairs(w, layout, feature):
+            found += [x.norm(dim=-1), x.norm(dim=-2)]
+    return torch.cat(found, dim=-1)
+
+
+def _signs(w: Mapping[str, Tensor], layout: Layout) -> Maps:
+    maps: Maps = {}
+    for name in axes_of(layout, MAPPED):
+        x = torch.cat(pairs(w, layout, name), dim=-1)
+        flat = rearrange(x, "k h d f -> (k h) d f")
+        turn = _resolve(flat.square().sum(-1), flat).view(*x.shape[:3], x.shape[2])
+        maps[name] = Matrix(turn, turn)
+    return maps
+
+
+def _order(features: Float[Tensor, "K n F"]) -> Int[Tensor, "K n"]:
+    """Orders by descending norm; ties by the first feature that differs."""
+    keys = torch.cat([features.norm(dim=-1, keepdim=True), features], dim=-1).cpu().numpy()
+    order = np.stack([_lexical(rows, np.arange(len(rows)), 0) for rows in keys])
+    return torch.from_numpy(order).to(features.device)
+
+
+def _lexical(keys: Float[np.ndarray, "n F"], members: np.ndarray, column: int) -> np.ndarray:
+    """Orders members by descending keys from a column on, where keys within a tolerance of each other are equal."""
+    values = keys[members, column]
+    members = members[np.argsort(-values, kind="stable")]
+    values = keys[members, column]
+    ties = np.split(members, 1 + np.flatnonzero(values[:-1] - values[1:] > TIE * np.abs(keys[:, 0]).max()))
+    if column + 1 == keys.shape[1] or len(ties) == len(members):
+        return members
+    return np.concatenate([_lexical(keys, tie, column + 1) if len(tie) > 1 else tie for tie in ties])
+
+
+def _resolve(values: Float[Tensor, "N n"], features: Float[Tensor, "N n F"]) -> Float[Tensor, "N n n"]:
+    """Returns orthogonal maps that make signs, and bases of equal values, depend on the row space alone.
+
+    Args:
+        values: descending; rows of distinct values are determined but for their sign.
+        features: of each row.
+    """
+    if features.shape[-1] == 0:
+        return torch.eye(values.shape[1]).to(features).expand(len(values), -1, -1)
+    largest = features.gather(-1, features.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    maps = torch.diag_embed(torch.where(largest < 0, -1.0, 1.0).to(features))
+    scale = values.abs().amax(-1, keepdim=True)
+    tied = (values.diff(dim=-1).abs() <= TIE * scale) & (values[:, 1:] > TIE * scale)
+    for k in torch.nonzero(tied.any(-1)).flatten().tolist():
+        start = 0
+        for stop in [*(1 + torch.nonzero(~tied[k]).flatten()).tolist(), values.shape[1]]:
+            if stop - start > 1:
+                maps[k, start:stop, start:stop] = _triangularize(features[k, start:stop])
+            start = stop
+    return maps
+
+
+def _triangularize(rows: Float[Tensor, "g F"]) -> Float[Tensor, "g g"]:
+    """Returns the orthogonal map after which the columns of largest norm, one after the other, are triangular."""
+    rest, basis = rows, []
+    for _ in range(len(rows)):
+        pivot = rest[:, rest.norm(dim=0).argmax()]
+        basis.append(pivot / pivot.norm().clamp_min(torch.finfo(rows.dtype).tiny))
+        rest = rest - torch.outer(basis[-1], basis[-1] @ rest)
+    return torch.stack(basis)

@@ -1,0 +1,309 @@
+r"""Null directions: weights that a model cannot feel, folded away and unfolded again.
+
+The rules of a layout (`wsl.layout.lookup`) name them. Folding brings each to one form and keeps the function; x̂ is a
+standardised vector of n features, which sum to zero where the norm has a shift (a norm with a scale alone may be an
+RMSNorm), and **1** is the vector of ones:
+
+    norm    W(γ x̂ + β) + b      =  A x̂ + (b + Wβ),  A = W diag(γ)(1 - **11**ᵀ/n)        γ = 1, β = 0
+            W(γ x̂ + β)          =  (A + Wβ **1**ᵀ/n)(x̂ + **1**)   for layers without bias   γ = 1, β = **1**
+    bias    Σᵢ aᵢ (v + β) W + b  =  Σᵢ aᵢ v W + (b + Wβ)   as attention weights aᵢ sum to 1   β = 0
+            q·(k + β)            =  q·k + constant over the keys, which the softmax removes   β = 0
+    scale   γ (W h + b)          =  (γ W) h + γ b                                           γ = 1
+    sum     a + b                = 0 + (a + b)                                              a = 0
+    mean    what writes to a stream read through norms may have any mean over features       0
+
+What was there before is the gauge. Unfolding a folded model in its own gauge gives it back; in another's, or a random
+one's, it gives another model of the same function: so a random null direction is a random gauge.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from wsl.layout.slots import Layout, Rule, Slot
+from zoo_gen.errors import InputError
+
+Gauge = dict[str, Tensor]
+"""What folding removes, by tensor; `name:mean` is the mean of what a tensor writes, `name:input` that of what it reads."""
+
+NULLS = ("norm", "bias", "scale", "sum", "mean")
+"""The kinds of null directions, in the order of folding."""
+
+
+def stack(state_dicts: Collection[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks K checkpoints of one shape: name -> (K, *shape)."""
+    first = next(iter(state_dicts))
+    return {name: torch.stack([weights[name].detach() for weights in state_dicts]) for name in first}
+
+
+def unstack(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Takes a stack apart into its K checkpoints, as views."""
+    return [{name: tensor[k] for name, tensor in weights.items()} for k in range(len(next(iter(weights.values()))))]
+
+
+def check_stack(weights: Mapping[str, Tensor], layout: Layout) -> None:
+    """Raises `InputError` for what is no stack (K, *shape) of the tensors of a layout, K of all the same."""
+    shapes = {slot.name: (*slot.shape[:-2], *slot.shape[:-3:-1]) if slot.transposed else slot.shape for slot in layout.slots}
+    for names, what in ((shapes.keys() - weights.keys(), "lacks"), (weights.keys() - shapes.keys(), "has, and the layout lacks,")):
+        if names:
+            raise InputError(f"the stack {what} tensor {min(names)!r}; pass weights of the model that the layout is of")
+    size = next(iter(weights.values())).shape[:1]
+    for name, shape in shapes.items():
+        found = tuple(weights[name].shape)
+        if found != (*size, *shape):
+            raise InputError(
+                f"tensor {name!r} of the stack has shape {found}, not (K, {', '.join(map(str, shape))}) with one K for all; stack "
+                "state dicts of one model, even a single one, by wsl.symmetry.null_directions.stack([state_dict, ...])"
+            )
+    if not size or not size[0]:
+        raise InputError("the stack has no checkpoint; pass at least one state dict to wsl.symmetry.null_directions.stack")
+
+
+def fold(weights: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], Gauge]:
+    """Moves a stack (K, *shape) along its null directions to the one form without them.
+
+    Returns:
+        The folded stack, new tensors where anything changes, and its gauge.
+    """
+    w = layout.turn(weights)
+    gauge: Gauge = {}
+    slots = {slot.name: slot for slot in layout.slots}
+    for rule in _rules(layout):
+        _FOLDS[rule.verb](w, rule, gauge, slots)
+    return layout.turn(w), gauge
+
+
+def unfold(weights: Mapping[str, Tensor], gauge: Gauge, layout: Layout) -> dict[str, Tensor]:
+    """Puts a folded stack (K, *shape) into a gauge: the inverse of `fold` if it is the stack's own."""
+    w = layout.turn(weights)
+    slots = {slot.name: slot for slot in layout.slots}
+    for rule in reversed(_rules(layout)):
+        _UNFOLDS[rule.verb](w, rule, gauge, slots)
+    return layout.turn(w)
+
+
+def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, nulls: Collection[str], strength: float) -> Gauge:
+    """Replaces a stack's gauge by a random one in the null directions named (of `NULLS`), and keeps the rest.
+
+    Args:
+        own: the gauge of the stack, from `fold`.
+        layout: of the stack.
+        generator: draws log-normal scales, normal biases and means.
+        nulls: which kinds are replaced.
+        strength: standard deviation of biases, means and logarithms of scales.
+    """
+    gauge = dict(own)
+    names = {slot.name for slot in layout.slots}
+
+    def normal(name: str) -> Tensor:
+        like = own[name]
+        drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+        return strength * drawn.to(like.device)
+
+    for rule in _rules(layout):
+        if rule.verb not in nulls:
+            continue
+        for name in _keys(rule):
+            if name not in own:
+                continue
+            scales = rule.verb == "scale" or name == f"{rule.source}.weight"
+            gauge[name] = normal(name).exp() if scales else normal(name)
+        shift = f"{rule.source}.bias"
+        if rule.verb == "norm" and shift in own and any(f"{layer}.bias" not in names for layer in rule.targets):
+            gauge[shift] = 1 + gauge[shift]  # a layer without bias reads its constant off the mean of the shift
+    return gauge
+
+
+def rotatable(layout: Layout, stream: str) -> bool:
+    """Says whether rotations of a stream (an axis) that fix its mean are symmetries of the folded model.
+
+    They are where every norm and scale of the stream folds away, and there is one.
+    """
+    axes = {slot.name: {axis.name for part in slot.parts for dim in part.axes for axis in dim} for slot in layout.slots}
+    found = [
+        rule
+        for rule in layout.rules
+        if rule.verb in ("norm", "scale") and stream in axes.get(f"{rule.source}.weight", axes.get(rule.source, set()))
+    ]
+    return bool(found) and all(rule.targets for rule in found)
+
+
+def _keys(rule: Rule) -> list[str]:
+    if rule.verb == "norm":
+        return [f"{rule.source}.weight", f"{rule.source}.bias", *(f"{layer}.weight:input" for layer in rule.targets)]
+    if rule.verb == "mean":
+        return [f"{rule.source}:mean"]
+    return [_key(rule)]
+
+
+def _key(rule: Rule) -> str:
+    return rule.source if rule.part is None else f"{rule.source}[{rule.part}]"
+
+
+def _rules(layout: Layout) -> list[Rule]:
+    """Returns the rules that act, in the order of folding."""
+    slots = {slot.name: slot for slot in layout.slots}
+    unshifted = {
+        axis.name
+        for rule in layout.rules
+        if rule.verb == "norm" and f"{rule.source}.bias" not in slots
+        for axis in slots[f"{rule.source}.weight"].parts[0].axes[0]
+    }
+    acting = []
+    for rule in layout.rules:
+        if rule.verb in ("norm", "scale"):
+            acts = bool(rule.targets)
+        elif rule.verb == "mean":
+            acts = not any(axis.name in unshifted for dim in slots[rule.source].parts[0].axes for axis in dim)
+        else:
+            acts = True
+        if acts:
+            acting.append(rule)
+    return sorted(acting, key=lambda rule: NULLS.index(rule.verb))
+
+
+def _fold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    scale, shift = f"{rule.source}.weight", f"{rule.source}.bias"
+    gamma = gauge[scale] = w[scale]
+    beta = w.get(shift)
+    w[scale] = torch.ones_like(gamma)
+    for layer in rule.targets:
+        name = f"{layer}.weight"
+        matrix = w[name].flatten(2) * gamma.unsqueeze(1)
+        if beta is not None:
+            constant = (w[name].flatten(2) @ beta.unsqueeze(-1)).squeeze(-1)
+            mean = matrix.mean(-1)
+            matrix = matrix - mean.unsqueeze(-1)
+            gauge[f"{name}:input"] = mean
+            if f"{layer}.bias" in w:
+                w[f"{layer}.bias"] = w[f"{layer}.bias"] + constant
+            else:
+                matrix = matrix + constant.unsqueeze(-1) / matrix.shape[-1]
+        w[name] = matrix.view_as(w[name])
+    if beta is not None:
+        gauge[shift] = beta
+        w[shift] = torch.full_like(beta, float(any(f"{layer}.bias" not in w for layer in rule.targets)))
+
+
+def _unfold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    scale, shift = f"{rule.source}.weight", f"{rule.source}.bias"
+    gamma, beta = gauge[scale], gauge.get(shift)
+    inverse = torch.where(gamma == 0, 0, 1 / gamma)  # what a scale of zero hides is lost
+    w[scale] = gamma
+    if beta is not None:
+        beta = w[shift] = _readable(w, rule, gauge, beta, gamma)
+    for layer in rule.targets:
+        name = f"{layer}.weight"
+        matrix = w[name].flatten(2)
+        if beta is not None and f"{layer}.bias" in w:
+            matrix = (matrix + gauge[f"{name}:input"].unsqueeze(-1)) * inverse.unsqueeze(1)
+            w[f"{layer}.bias"] = w[f"{layer}.bias"] - (matrix @ beta.unsqueeze(-1)).squeeze(-1)
+        elif beta is not None:
+            missing, total = _missing(matrix, gauge[f"{name}:input"], beta * inverse)
+            mean = gauge[f"{name}:input"] + torch.where(_vanishes(total), 0, missing / total)
+            matrix = (matrix - matrix.mean(-1, keepdim=True) + mean.unsqueeze(-1)) * inverse.unsqueeze(1)
+        else:
+            matrix = matrix * inverse.unsqueeze(1)
+        w[name] = matrix.view_as(w[name])
+
+
+def _readable(w: Mapping[str, Tensor], rule: Rule, gauge: Gauge, beta: Tensor, gamma: Tensor) -> Tensor:
+    """Adds the scale to a shift off whose vanishing mean some layer without bias cannot read its constant."""
+    ratio = torch.where(gamma == 0, 0, beta / gamma)
+    for layer in rule.targets:
+        if f"{layer}.bias" not in w:
+            matrix = w[f"{layer}.weight"].flatten(2)
+            missing, total = _missing(matrix, gauge[f"{layer}.weight:input"], ratio)
+            hidden = missing.norm(dim=-1, keepdim=True) > 1e-9 * matrix.flatten(1).norm(dim=-1, keepdim=True)
+            beta = torch.where(_vanishes(total) & hidden, beta + gamma, beta)
+            ratio = torch.where(gamma == 0, 0, beta / gamma)
+    return beta
+
+
+def _missing(matrix: Tensor, mean: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns what a folded layer without bias (K, out, in) lacks of its constant in a gauge, and what a unit of mean adds."""
+    centred = matrix - matrix.mean(-1, keepdim=True)
+    total = ratio.sum(-1, keepdim=True)
+    return matrix.sum(-1) - (centred @ ratio.unsqueeze(-1)).squeeze(-1) - mean * total, total
+
+
+def _vanishes(total: Tensor) -> Tensor:
+    return total.abs() < 1e-3
+
+
+def _part(rule: Rule, slots: Mapping[str, Slot]) -> slice:
+    """Returns where along a tensor's first axis the part of a rule lies."""
+    if rule.part is None:
+        return slice(None)
+    slot = slots[rule.source]
+    return slice(slot.start(rule.part), slot.start(rule.part + 1))
+
+
+def _pass_bias(w: dict[str, Tensor], rule: Rule, moved: Tensor) -> None:
+    for layer in rule.targets:
+        w[f"{layer}.bias"] = w[f"{layer}.bias"] + (w[f"{layer}.weight"].flatten(2) @ moved.unsqueeze(-1)).squeeze(-1)
+
+
+def _fold_bias(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    where = _part(rule, slots)
+    gauge[_key(rule)] = w[rule.source][:, where].clone()
+    _pass_bias(w, rule, gauge[_key(rule)])
+    w[rule.source] = w[rule.source].clone()
+    w[rule.source][:, where] = 0
+
+
+def _unfold_bias(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    _pass_bias(w, rule, -gauge[_key(rule)])
+    w[rule.source] = w[rule.source].clone()
+    w[rule.source][:, _part(rule, slots)] = gauge[_key(rule)]
+
+
+def _scale(w: dict[str, Tensor], rule: Rule, factor: Tensor) -> None:
+    for layer in rule.targets:
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if name in w:
+                w[name] = w[name] * factor.view(*factor.shape, *(1,) * (w[name].ndim - 2))
+
+
+def _fold_scale(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    gauge[rule.source] = w[rule.source]
+    _scale(w, rule, gauge[rule.source])
+    w[rule.source] = torch.ones_like(gauge[rule.source])
+
+
+def _unfold_scale(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    factor = gauge[rule.source]
+    _scale(w, rule, torch.where(factor == 0, 0, 1 / factor))
+    w[rule.source] = factor
+
+
+def _fold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    gauge[rule.source] = w[rule.source]
+    w[rule.targets[0]] = w[rule.targets[0]] + w[rule.source]
+    w[rule.source] = torch.zeros_like(w[rule.source])
+
+
+def _unfold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    w[rule.source] = gauge[rule.source]
+    w[rule.targets[0]] = w[rule.targets[0]] - gauge[rule.source]
+
+
+def _stream(rule: Rule, slots: Mapping[str, Slot]) -> int:
+    """Returns the dimension, in a stack, of the residual features that a tensor writes."""
+    axes = slots[rule.source].parts[0].axes
+    return 1 + next(i for i, dim in enumerate(axes) if any(axis.kind == "resid" for axis in dim))
+
+
+def _fold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    mean = w[rule.source].mean(_stream(rule, slots), keepdim=True)
+    gauge[f"{rule.source}:mean"] = mean
+    w[rule.source] = w[rule.source] - mean
+
+
+def _unfold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    w[rule.source] = w[rule.source] + gauge[f"{rule.source}:mean"]
+
+
+_FOLDS = {"norm": _fold_norm, "bias": _fold_bias, "scale": _fold_scale, "sum": _fold_sum, "mean": _fold_mean}
+_UNFOLDS = {"norm": _unfold_norm, "bias": _unfold_bias, "scale": _unfold_scale, "sum": _unfold_sum, "mean": _unfold_mean}

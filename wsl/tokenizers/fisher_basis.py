@@ -1,0 +1,195 @@
+r"""The residual tokenizer in the frame of the root: differences along the directions that the root's outputs feel most.
+
+Gradient descent moves a weight along what its layer reads and what its outputs feel, which are few directions of many. Along each
+dimension of a tensor of the root the gradients of its outputs have a second moment (`wsl.symmetry.fisher`), whose eigenvectors,
+strongest first, are a basis; in it
+
+    coded = U_1^T (w - root) U_2,    w = root + U_1 coded U_2^T
+
+has most of a change in few numbers, and in the same ones for every root, though no two roots have directions in common. The outputs
+are those on fixed noise: the frame is a function of the root's weights alone, known to whoever knows the root, of any zoo. Heads
+and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix: George et al., 1806.03884.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsl.layout import layout_of
+from wsl.layout.slots import Slot
+from wsl.symmetry.fisher import moments
+from wsl.tokenizers.codec import Codec
+from wsl.tokenizers.coding import pack, unpack
+from wsl.tokenizers.plan import Plan
+from wsl.tokenizers.residual import Residual
+from wsl.tokenizers.tokens import Correction, Tokens
+from zoo_gen import Checkpoint
+from zoo_gen.architecture import build
+from zoo_gen.errors import InputError
+
+Bases = tuple[tuple[Tensor | None, ...], ...]
+"""Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
+
+NEW = 0.9
+"""A head, which a root does not have, is felt as strongly as this quantile of the root's weights."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Orthogonal bases of the tensors of a root, and how strongly each number in them is felt, in the shapes of the table."""
+
+    slots: Mapping[str, Slot]
+    bases: Mapping[str, Bases]
+    strength: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, root: Checkpoint, *, images: int, seed: int) -> "Frame":
+        """Runs a root on noise. Raises `InputError` if its architecture does not say how large its images are."""
+        weights = {name: tensor.detach().float() for name, tensor in root.state_dict().items()}
+        body = [slot for slot in layout_of(weights).slots if all(part.role != "head" for part in slot.parts)]
+        size = root.architecture.get("pretrained_cfg", {}).get("input_size")
+        if size is None:
+            raise InputError(f"the architecture of root {root.model} has no input_size; choose tokenizer=residual")
+        noise = torch.randn(images, *size, generator=torch.Generator().manual_seed(seed))
+        found = moments(weights, body, build(root.architecture).eval(), noise)
+        slots, bases, strength = {}, {}, {}
+        for slot in body:
+            if sum(n > 1 for n in slot.shape) > 1:  # a vector stays as it is
+                slots[slot.name] = slot
+                bases[slot.name] = tuple(tuple(map(_basis, part)) for part in found[slot.name])
+            turned = slot.name in slots
+            strength[slot.name] = torch.cat([_strength(part, turned=turned) for part in found[slot.name]])
+        return cls(slots, bases, strength)
+
+    def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turns tensors (... *shape) into the frame; those of other shapes than the root's stay as they are."""
+        return {name: self._turned(name, tensor, back=False) for name, tensor in weights.items()}
+
+    def backward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turns tensors (... *shape) back; gradients flow."""
+        return {name: self._turned(name, tensor, back=True) for name, tensor in weights.items()}
+
+    def _turned(self, name: str, tensor: Tensor, *, back: bool) -> Tensor:
+        slot = self.slots.get(name)
+        if slot is None or slot.turn(tensor).shape[-len(slot.shape) :] != slot.shape:
+            return tensor
+        stacked = tensor.view(-1, *tensor.shape[tensor.ndim - len(slot.shape) :])
+        pieces = []
+        for piece, part in zip(slot.pieces(stacked), self.bases[name], strict=True):
+            for i, basis in enumerate(part):
+                if basis is not None:
+                    turn = basis.to(piece)
+                    piece = (piece.movedim(i + 1, -1) @ (turn.mT if back else turn)).movedim(-1, i + 1)
+            pieces.append(piece)
+        return slot.turn(torch.cat(pieces, dim=1)).reshape(tensor.shape)
+
+
+def _basis(moment: Tensor) -> Tensor | None:
+    """Eigenvectors, strongest first, of a moment that is no diagonal."""
+    return torch.linalg.eigh(moment).eigenvectors.flip(-1).float().contiguous() if moment.ndim > 1 and len(moment) > 1 else None
+
+
+def _strength(part: Sequence[Tensor], *, turned: bool) -> Tensor:
+    """Mean squares of the gradients of a part, as of their Kronecker factors."""
+    along = [
+        moment if moment.ndim == 1 else torch.linalg.eigvalsh(moment).flip(-1).clamp(min=0) if turned else moment.diagonal()
+        for moment in part
+    ]
+    total = along[0].sum().clamp(min=torch.finfo(torch.float64).tiny)
+    product = along[0]
+    for values in along[1:]:
+        product = product[..., None] * values / total
+    return product.float()
+
+
+class Felt(Residual):
+    """Tokenizer of differences to the root in the root's frame; `prepare` tells it the roots.
+
+    Args:
+        width: weights per token D.
+        images: noise images that each root is run on.
+        seed: of the noise.
+    """
+
+    def __init__(self, *, width: int, images: int, seed: int):
+        super().__init__(width=width, reference="root")
+        if images < 1:
+            raise InputError(f"images {images} of the tokenizer is not positive; 128 serve")
+        self.images, self.seed = images, seed
+        self._frames: dict[str, Frame] = {}
+
+    @property
+    def local(self) -> bool:
+        """False: each value depends on a whole tensor."""
+        return False
+
+    @property
+    def linear(self) -> bool:
+        """True: turning is linear."""
+        return True
+
+    def prepare(self, roots: Iterable[Checkpoint]) -> None:
+        """Finds the frames of roots, once."""
+        for root in roots:
+            if (key := _key(root.state_dict())) not in self._frames:
+                self._frames[key] = Frame.of(root, images=self.images, seed=self.seed)
+
+    def frame(self, root: Mapping[str, Tensor] | None) -> Frame:
+        """The frame of a root by its weights. Raises `InputError` for one that the tokenizer has not been told of."""
+        if root is None:
+            raise InputError("the tokenizer codes differences to a root; pass root=<state dict of the root>")
+        found = self._frames.get(_key(root))
+        if found is None:
+            raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
+        return found
+
+    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
+        """Returns the tokens of a checkpoint, with the bits of all weights: no rounded turn leads back to them."""
+        frame, plan = self.frame(root), self.plan(state_dict, root=root)
+        assert root is not None
+        tokens = pack(plan, frame.forward(state_dict), frame.forward(root))
+        return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
+
+    def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns the checkpoint of tokens; those of other values (`Tokens.with_values`) are turned back."""
+        frame = self.frame(root)
+        assert root is not None
+        weights = unpack(tokens, frame.forward(root))
+        return weights if tokens.corrections else frame.backward(weights)
+
+    def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns what `decode` does; turning takes memory of its own."""
+        return self.decode(tokens, root=root)
+
+    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
+        """How strongly the root's outputs feel each number of the tokens of a plan, in mean squares of gradients."""
+        found = self.frame(root).strength
+        values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
+        for (_, slot), segments in zip(plan.tensors, plan.segments, strict=True):
+            if slot.name in found and found[slot.name].shape == slot.shape:
+                for segment in segments:
+                    segment.of(values).copy_(segment.of_tensor(found[slot.name].contiguous()))
+        return values
+
+    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turns what tokens hold of each tensor out of the root's frame."""
+        return self.frame(root).backward(coded)
+
+
+def _key(weights: Mapping[str, Tensor]) -> str:
+    """What tells roots apart: their weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def prepare(tokenizer: Codec, roots: Iterable[Checkpoint]) -> None:
+    """Tells a tokenizer the roots, if it is one that needs to know."""
+    if isinstance(tokenizer, Felt):
+        tokenizer.prepare(roots)

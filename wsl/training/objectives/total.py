@@ -1,0 +1,60 @@
+"""Sums of objectives: each term by its name, times its weight."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from wsl.data.sources import Source
+from wsl.data.windows import Batch
+from wsl.run import Run
+from wsl.training.objectives.objective import NeedsModels, Objective
+from zoo_gen.errors import InputError
+
+
+class Total:
+    """A weighted sum of objectives.
+
+    Args:
+        terms: objectives by name.
+        weights: of the terms, by the same names.
+    """
+
+    def __init__(self, *, terms: Mapping[str, Objective], weights: Mapping[str, float]):
+        if terms.keys() != weights.keys() or not terms:
+            raise InputError(f"terms ({', '.join(terms)}) and weights ({', '.join(weights)}) of an objective need the same names")
+        self.terms, self.weights = terms, weights
+
+    def prepare(self, run: Run, sources: Sequence[Source]) -> None:
+        """Tells the terms that need models."""
+        for term in self.terms.values():
+            if isinstance(term, NeedsModels):
+                term.prepare(run, sources)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Returns `loss`, the sum; the loss of each term by its name; and the terms' other scalars."""
+        scalars: dict[str, Tensor] = {}
+        losses, once = [], _Once(model)
+        for name, term in self.terms.items():
+            found = term(once, batch)
+            losses.append(self.weights[name] * found["loss"])
+            scalars |= {f"{name}": found["loss"].detach(), **{key: value for key, value in found.items() if key != "loss"}}
+        return {"loss": sum(losses[1:], losses[0]), **scalars}
+
+
+class _Once(nn.Module):
+    """A model that is run once for all terms that ask the same of it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.__dict__["model"] = model  # no part of this module
+        self.asked: tuple[Tensor, ...] = ()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the model's output."""
+        if len(self.asked) != len(inputs) or any(a is not b for a, b in zip(self.asked, inputs, strict=True)):
+            self.asked, self.output = inputs, self.__dict__["model"](*inputs)
+        return self.output
+
+    def encode(self, *inputs: Tensor) -> Tensor:
+        """Returns the model's latents."""
+        return self.__dict__["model"].encode(*inputs)

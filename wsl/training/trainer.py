@@ -1,0 +1,198 @@
+"""The training loop: AdamW, warm-up and cosine decay, gradient clipping and accumulation, averaged weights, validation.
+
+Nothing in the loop depends on what came before except the state (weights, their average, moments, scalars that are not yet logged):
+the windows of a step follow from (seed, step), and so do its learning rate and torch's random state. The state is replaced
+atomically every so many steps (`wsl.training.resume_state`); on resume the lines of metrics.jsonl that are younger are cut, and
+training continues to the same bits.
+
+A step's windows are dealt out to the devices, and on each to `accumulate` parts that are run one after the other. Each part draws
+from the same random state, and divides by the mean count of a part (`wsl.data.windows.Part`), so losses, gradients and logged
+scalars are those of the undivided batch.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW
+
+from wsl.data.windows import Batch, Part, Windows
+from wsl.training.ema import Average
+from wsl.training.meter import Meter
+from wsl.training.metrics_log import Journal
+from wsl.training.objectives.objective import Objective
+from wsl.training.progress import shown
+from wsl.training.resume_state import STATE, load_state, save_state, tensors_of, whole
+from wsl.training.strategies import METHODS, blocks_of
+from zoo_gen.errors import InputError
+from zoo_gen.files import write_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The loop and its settings.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: windows per step, over all devices.
+        accumulate: parts of a device's share of them that are run one after the other; memory is that of one.
+        learning_rate: peak of the schedule, reached after `warmup` steps and followed by a cosine down to zero.
+        weight_decay: of matrices; biases, norms and position embeddings have none.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights that are validated and saved; 0 for the last weights.
+        compile: None, or the mode of `torch.compile` for the blocks of the model.
+        log_every, validate_every: steps between lines of training and of validation scalars in metrics.jsonl.
+        save_every: steps between states that a killed training resumes from.
+        seed: of the random state of each step.
+        workers: threads that read batches ahead; 0 reads them in the loop.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    learning_rate: float
+    weight_decay: float
+    warmup: int
+    clip: float
+    ema: float
+    compile: str | None
+    log_every: int
+    validate_every: int
+    save_every: int
+    seed: int
+    workers: int
+
+    def fit(
+        self,
+        fabric: Fabric,
+        folder: Path,
+        model: nn.Module,
+        objective: Objective,
+        windows: Windows,
+        validate: Callable[[], dict[str, float]],
+        console: Console,
+        journal: Journal,
+    ) -> None:
+        """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
+
+        Called by each process with a launched Fabric; the one of rank 0 validates and writes. Where the model is sharded all of
+        them validate, since it takes all of them to run it.
+
+        Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
+        """
+        wrapped, optimizer, wrapped_optimizer = self._set_up(fabric, model)
+        sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        average, state, writes = Average(model, ema=self.ema), folder / STATE, fabric.is_global_zero
+        done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
+        fabric.barrier()
+        if writes:
+            journal.resume(done)
+        shares = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        batches = windows.batches(range(done, self.steps), self.batch_size, **shares, workers=self.workers)
+
+        with closing(batches), shown(console, done=done, total=self.steps) as progress:
+            meter = Meter(fabric, since_log)
+            for step, batch in enumerate(batches, start=done + 1):
+                meter.add(*self._update(fabric, wrapped, wrapped_optimizer, objective, batch, step))
+                average.update(step)
+
+                validating = step % self.validate_every == 0 or step == self.steps
+                logging = validating or step % self.log_every == 0
+                if logging:
+                    progress.logged(step, means := self._means(meter, step))
+                    if writes:
+                        rate = {"learning_rate": self._learning_rate(step)}
+                        journal.write("train", step, {**means, **rate, **meter.measured()})
+                if validating:
+                    with average.applied():
+                        validation = validate() if writes or sharded else {}
+                    if writes:
+                        journal.write("validation", step, validation)
+                        progress.validated(step, validation)
+                    fabric.barrier()
+                if step % self.save_every == 0 or step == self.steps:
+                    tensors = tensors_of(model, optimizer, average)
+                    if writes:
+                        save_state(state, dict(tensors), step, meter.since_log)
+                    elif sharded:
+                        deque(tensors, maxlen=0)  # its parts are asked for
+                if logging:
+                    meter.restart()
+                progress.advance(step)
+        with average.applied():
+            weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+            if writes:
+                write_weights(folder / "model.safetensors", weights)
+        if writes:
+            journal.close()
+            state.unlink()
+
+    def _set_up(self, fabric: Fabric, model: nn.Module) -> tuple[Any, AdamW, Any]:
+        """Returns the model as Fabric runs it, and its optimizer, plain and as Fabric steps it."""
+        if self.compile is not None:
+            for block in blocks_of(model):
+                block.compile(mode=self.compile)
+        wrapped: Any = fabric.setup_module(model)
+        for name in METHODS:
+            if hasattr(model, name):
+                wrapped.mark_forward_method(name)
+        optimizer = AdamW(parameter_groups(model, self.weight_decay), lr=self.learning_rate)
+        return wrapped, optimizer, fabric.setup_optimizers(optimizer)
+
+    def _update(
+        self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Objective, batch: Batch, step: int
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Takes one step of the optimizer; returns what `_backward` does."""
+        for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
+            group["lr"] = self._learning_rate(step)
+        optimizer.zero_grad()
+        found = self._backward(fabric, wrapped, objective, batch, step)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=self.clip, error_if_nonfinite=False)
+        optimizer.step()
+        return found
+
+    def _means(self, meter: Meter, step: int) -> dict[str, float]:
+        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
+        means = meter.means()
+        if not math.isfinite(means["loss"]):
+            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})")
+        return means
+
+    def _backward(
+        self, fabric: Fabric, wrapped: nn.Module, objective: Objective, batch: Batch, step: int
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
+        parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate)
+        counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
+        counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
+        found = []
+        for number, part in enumerate(parts, start=1):
+            torch.manual_seed(self.seed * self.steps + step)
+            with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
+                scalars = objective(wrapped, Part.sharing(part, counts))
+                fabric.backward(scalars["loss"] / len(parts))
+            found.append({name: value.detach() for name, value in scalars.items()})
+        return found, counts[0] * len(parts) * fabric.world_size
+
+    def _learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero; steps count from 1."""
+        if step <= self.warmup:
+            return self.learning_rate * step / self.warmup
+        return self.learning_rate * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup + 1))) / 2
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; vectors and embeddings without: what the optimizer is given."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
+    rest = [p for p in model.parameters() if p.ndim <= 1 or id(p) in embeddings]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -1,0 +1,82 @@
+"""What a run measures on its validation models while it trains: reconstruction of windows, and accuracy of decoded
+checkpoints.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wsl.data.windows import Batch, Windows
+from wsl.run import WEIGHTS_AT_ONCE, Run
+from zoo_gen import Checkpoint
+from zoo_gen.evaluate import score
+
+
+class Validation:
+    """A fixed set of windows of validation models, and their final checkpoints.
+
+    Args:
+        run: the run in training.
+        objective: whose scalars are averaged over the windows.
+        windows: of validation models.
+        batches, batch_size: how many windows.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        objective: Callable[[nn.Module, Batch], dict[str, Tensor]],
+        windows: Windows,
+        *,
+        batches: int,
+        batch_size: int,
+    ):
+        self.run, self.objective = run, objective
+        self.windows = list(windows.batches(range(batches), batch_size, rank=0, world_size=1, workers=0))
+        finals = run.split.val.select(final=True, status="ok")
+        self.images = run.zoo.images("finetune").val
+        groups: dict[str, list[Checkpoint]] = defaultdict(list)
+        for checkpoint in finals:
+            groups[json.dumps(checkpoint.architecture, sort_keys=True)].append(checkpoint)
+        self.groups = [(json.loads(architecture), members) for architecture, members in groups.items()]
+
+    def __call__(self) -> dict[str, float]:
+        """Scalars of the objective; mean accuracy of final checkpoints on the validation images, as recorded and
+        after decoding.
+        """
+        self.run.model.eval()
+        device = next(self.run.model.parameters()).device
+        with torch.no_grad():
+            scalars = [self.objective(self.run.model, Batch(*(t.to(device) for t in batch))) for batch in self.windows]
+        means = {name: torch.stack([s[name] for s in scalars]).nanmean().item() for name in scalars[0]}
+        original = [c.results["val_accuracy"] for _, members in self.groups for c in members]
+        decoded = torch.cat(
+            [
+                score(architecture, self._decoded(some), self.images).accuracy
+                for architecture, members in self.groups
+                for some in _pieces(members, self._at_once(members[0]))
+            ]
+        )
+        self.run.model.train()
+        return {
+            **means,
+            "accuracy_original": torch.tensor(original).nanmean().item(),
+            "accuracy_decoded": decoded.mean().item(),
+        }
+
+    def _at_once(self, checkpoint: Checkpoint) -> int:
+        """How many checkpoints like this one are in memory together."""
+        return max(1, WEIGHTS_AT_ONCE // sum(tensor.numel() for tensor in checkpoint.state_dict().values()))
+
+    def _decoded(self, checkpoints: Sequence[Checkpoint]) -> list[dict[str, Tensor]]:
+        """Checkpoints after encoding and decoding."""
+        pairs = zip(checkpoints, self.run.latents(checkpoints), strict=True)
+        return [self.run.decode(tokens, z, root=self.run.zoo.root(c).state_dict()) for c, (tokens, z) in pairs]
+
+
+def _pieces(checkpoints: Sequence[Checkpoint], size: int) -> list[Sequence[Checkpoint]]:
+    """Checkpoints in pieces of at most `size`."""
+    return [checkpoints[start : start + size] for start in range(0, len(checkpoints), size)]

@@ -29,7 +29,6 @@ import torch
 from safetensors.torch import save_file
 
 import wsl.train
-from wsl.data.augmentation import AsStored
 from wsl.data.sources import Stored, survey
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Windows
@@ -105,23 +104,21 @@ class Memory:
         return {"anonymous_mb": anonymous, "resident_mb": resident, "imports_mb": self.first[1] / 1e6}
 
 
-def stream(sources: list[Stored], view: str, config: dict[str, Any]) -> Windows:
+def stream(sources: list[Stored], config: dict[str, Any]) -> Windows:
     """Windows of the default training, nothing cached."""
     standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
-    card = {"as_stored": AsStored(), "random": instantiate(compose("train", ["view=random"])["view"])}[view]
-    viewed = [card(source) for source in sources]
-    return Windows(viewed, standardizer, length=config["window"], seed=0, cache=0)
+    return Windows(sources, standardizer, length=config["window"], seed=0, cache=0)
 
 
-def measure_memory(folder: Path, name: str, copies: int, view: str, batches: int) -> dict[str, float]:
+def measure_memory(folder: Path, name: str, copies: int, batches: int) -> dict[str, float]:
     """Peak memory of a survey, a fit and some batches; seconds per checkpoint surveyed; windows per second."""
     config = compose("train")
     build(ARCHITECTURES["digits"])  # what is imported late
-    stream(sources_of(folder, 1), "as_stored", config)[0]
+    stream(sources_of(folder, 1), config)[0]
     memory, start = Memory(), time.perf_counter()
     sources = sources_of(folder, copies)
     surveyed = time.perf_counter()
-    windows = stream(sources, view, config)
+    windows = stream(sources, config)
     drawn = time.perf_counter()
     for _ in windows.batches(range(batches), config["batch_size"], rank=0, world_size=1, workers=1):
         pass
@@ -155,7 +152,7 @@ def measure_wait(folder: Path, name: str, copies: int, workers: int, steps: int)
 
     config = compose("train", [f"steps={steps}", f"workers={workers}", "warmup=2", f"save_every={steps}"])
     model = instantiate({**config["model"], "token_width": 65})
-    timed: Any = Timed(stream(sources_of(folder, copies), "as_stored", config))
+    timed: Any = Timed(stream(sources_of(folder, copies), config))
     settings: dict[str, Any] = {name: config[name] for name in Trainer.__dataclass_fields__} | {"validate_every": steps}
     trainer = Trainer(**settings)
     objective = instantiate(config["objective"])
@@ -196,7 +193,7 @@ def main() -> None:
         few, many = options.copies
         for name, copies in (("digits", 100), ("vit_small", many), ("vit_large", 1)):
             make_zoo(Path(place, name), name, copies)
-        one, other = (child("memory", Path(place, "vit_small"), "vit_small", n, "as_stored", 50) for n in (few, many))
+        one, other = (child("memory", Path(place, "vit_small"), "vit_small", n, 50) for n in (few, many))
         for what in ("anonymous", "resident"):
             figures[f"{what}_{many}_over_{few}"] = other[f"{what}_mb"] / one[f"{what}_mb"]
             figures[f"{what}_mb"] = [one[f"{what}_mb"], other[f"{what}_mb"]]
@@ -204,20 +201,15 @@ def main() -> None:
         peaks = [figure["imports_mb"] + figure["resident_mb"] for figure in (one, other)]
         figures[f"process_{many}_over_{few}"], figures["process_mb"] = peaks[1] / peaks[0], peaks
         print(f"the whole process, PyTorch and all: {peaks[1]:.0f} MB with {many} copies, {peaks[0]:.0f} MB with {few}")
-        large = child("memory", Path(place, "vit_large"), "vit_large", 1, "as_stored", 25)
+        large = child("memory", Path(place, "vit_large"), "vit_large", 1, 25)
         size = Path(place, "vit_large", "epochs", "0.safetensors").stat().st_size / 1e6
         for what in ("anonymous", "resident"):
             figures[f"vit_large_{what}_over_bytes"] = large[f"{what}_mb"] / size
         print(f"ViT-L of {size:.0f} MB: {large['anonymous_mb']:.0f} MB anonymous, {large['resident_mb']:.0f} MB resident")
-        for name, batches in (("digits", 20), ("vit_small", 1)):
-            moved = child("memory", Path(place, name), name, 10, "random", batches)
-            plain = child("memory", Path(place, name), name, 10, "as_stored", 50)
-            figures[f"{name}_windows_per_second"] = [plain["windows_per_second"], moved["windows_per_second"]]
-            figures[f"{name}_view_anonymous_mb"] = moved["anonymous_mb"]
-            print(
-                f"{name}: {plain['windows_per_second']:.0f} windows a second, {moved['windows_per_second']:.1f} with random views; "
-                f"{plain['survey_ms']:.1f} ms to survey a checkpoint"
-            )
+        for name in ("digits", "vit_small"):
+            plain = child("memory", Path(place, name), name, 10, 50)
+            figures[f"{name}_windows_per_second"] = plain["windows_per_second"]
+            print(f"{name}: {plain['windows_per_second']:.0f} windows a second; {plain['survey_ms']:.1f} ms to scan a checkpoint")
             for workers in (0, 1):
                 wait = child("wait", Path(place, name), name, min(few, 20), workers, options.steps)
                 figures[f"{name}_wait_share_{workers}_workers"] = wait["wait_share"]

@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from wsl.data.leakage import refuse_shared
-from wsl.data.sources import Source, pairs_of, roots_of, survey
+from wsl.data.sources import Stored, pairs_of, roots_of, survey
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Windows
 from wsl.run import Run, run_folder
@@ -39,7 +39,6 @@ from wsl.training.validation import Validation
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command, instantiate
 from zoo_gen.files import locked, remove_leftovers
-from zoo_gen.hardware import COMPILE
 from zoo_gen.zoo import zoo_folder
 
 AT_LEAST_ONE = (
@@ -47,8 +46,8 @@ AT_LEAST_ONE = (
     *("devices", "threads"),
 )
 AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
-FREE = ("accelerator", "devices", "strategy", "accumulate", "compile", "logger", "workers", "cache_mb", "save_every")
-"""Settings that may change between an interrupted run and its resumption; the first five change round-off."""
+FREE = ("accelerator", "devices", "strategy", "accumulate", "logger", "workers", "cache_mb", "save_every")
+"""Settings that may change between an interrupted run and its resumption; the first four change round-off."""
 
 
 @dataclass
@@ -65,7 +64,6 @@ class TrainConfig:
     tokenizer: dict[str, Any]
     model: dict[str, Any]
     objective: dict[str, Any]
-    view: dict[str, Any]
     strategy: dict[str, Any]
     logger: dict[str, Any]
     window: int
@@ -85,7 +83,6 @@ class TrainConfig:
     accelerator: str
     devices: int
     precision: str
-    compile: str | None
     workers: int
     threads: int
     model_encoder: dict[str, Any] | None = None
@@ -105,8 +102,6 @@ class TrainConfig:
             raise InputError(
                 f"batch_size must be a multiple of devices x accumulate, {self.devices} x {self.accumulate}, not {self.batch_size}"
             )
-        if self.compile is not None and self.compile not in COMPILE:
-            raise InputError(f"compile must be null or one of {', '.join(COMPILE)}, not {self.compile}")
         if self.seed >= 2**31:
             raise InputError(f"seed must be less than 2**31, not {self.seed}")
 
@@ -131,7 +126,7 @@ def main(config: TrainConfig) -> None:
 
 def _check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     """Raises `InputError` for cards and choices that cannot be trained with, before anything is written."""
-    for card in (config.tokenizer, config.view, config.objective, config.model_encoder):
+    for card in (config.tokenizer, config.objective, config.model_encoder):
         instantiate(card)
     with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
         instantiate({**config.model, "token_width": 1})
@@ -183,7 +178,7 @@ def _train(
     """Trains as one of the processes of the strategy; the one of rank 0 writes."""
     torch.set_num_threads(config.threads)
     console = Console(quiet=quiet or not fabric.is_global_zero)
-    tokenizer, view = (instantiate(card) for card in (config.tokenizer, config.view))
+    tokenizer = instantiate(config.tokenizer)
     zoos = [Zoo.open(place) for place in places]
     splits = [one.split(config.split, fold=config.fold) for one in zoos]
     with console.status("reading checkpoints"):
@@ -193,9 +188,8 @@ def _train(
         val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=places[0])
-    viewed = [view(model) for model in train_models]
     drawn = {"length": config.window, "seed": config.seed}
-    train_windows = Windows(viewed, standardizer, cache=config.cache_mb * 10**6, **drawn)
+    train_windows = Windows(train_models, standardizer, cache=config.cache_mb * 10**6, **drawn)
     fresh = run.model
     if isinstance(fresh, Begins) and not (folder / STATE).is_file():  # what a run resumes from has all weights
         with console.status("looking at the train checkpoints"):
@@ -225,11 +219,11 @@ def _train(
 
     journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)}
-    objective = _objective(config, run, viewed)
+    objective = _objective(config, run, train_models)
     Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation, console, journal)
 
 
-def _objective(config: TrainConfig, run: Run, models: Sequence[Source]) -> Objective:
+def _objective(config: TrainConfig, run: Run, models: Sequence[Stored]) -> Objective:
     """The objective of a run, told of the checkpoints whose windows it will see."""
     objective = instantiate(config.objective)
     if isinstance(objective, NeedsModels):

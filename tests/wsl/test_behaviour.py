@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.commands import call
 from tests.wsl.conftest import TOKENS_ONLY
-from wsl.data.sources import Held, Stored, pairs_of, survey
+from wsl.data.sources import Stored, pairs_of, survey
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows
 from wsl.run import Run
@@ -134,16 +134,13 @@ def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: 
         Total(terms={"a": Term(1.0)}, weights={})
 
 
-def test_windows_of_half_a_model_and_views_are_refused(tiny_run: Run, sources: list[Stored]):
+def test_windows_of_half_a_model_are_refused(tiny_run: Run, sources: list[Stored]):
     objective = Behaviour(images=1)
     objective.prepare(tiny_run, sources)
     windows = Windows(sources, tiny_run.standardizer, length=20, seed=0, cache=0)
     batch = Batch(*(tensor[None] for tensor in windows[0]))
     with pytest.raises(InputError, match="set window to at least"):
         objective(Decoder(batch.values), batch)
-    tokens = tiny_run.tokenizer.encode(sources[0].checkpoint.state_dict(), root=sources[0].root.state_dict())
-    with pytest.raises(InputError, match="view=as_stored"):
-        objective.prepare(tiny_run, [Held.of(tokens)])  # type: ignore[list-item]
 
 
 def test_a_run_trains_on_behaviour(tiny_zoo: Path, tmp_path: Path):

@@ -1,7 +1,6 @@
 """A resumed training equals an uninterrupted one to the bit; what would make it differ is noticed."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ SETTINGS: dict[str, Any] = {
     "warmup": 2,
     "clip": 1.0,
     "ema": 0.0,
-    "compile": None,
     "log_every": 1,
     "validate_every": 2,
     "save_every": 2,
@@ -206,18 +204,6 @@ def test_metrics_say_how_fast_and_how_large_the_training_is(family: list[Tokens]
     assert all(line["memory_mb"] > 10 and line["weights_per_second"] > 0 for line in trained)
     seconds = 2 * 16 * 16 / trained[-1]["weights_per_second"]  # of a step: 2 windows of at most 16 tokens of 16 weights
     assert 0 < seconds < trained[-1]["time"]
-
-
-@pytest.mark.slow
-def test_compiled_blocks_train_the_same_up_to_round_off(family: list[Tokens], tmp_path: Path):
-    fit(tmp_path / "plain", family)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the compiler
-        fit(tmp_path / "compiled", family, compile="default")
-    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
-    assert (
-        load_file(tmp_path / "compiled" / "model.safetensors").keys() == load_file(tmp_path / "plain" / "model.safetensors").keys()
-    )
 
 
 def test_half_precision_trains_nearly_the_same(family: list[Tokens], tmp_path: Path):

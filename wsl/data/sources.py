@@ -8,7 +8,7 @@ import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -34,11 +34,8 @@ class Source(Protocol):
 
     Attributes:
         plan: of its tokens.
-        sums: of its parts, as it is stored.
-        lasting: whether a window has the same values each time it is drawn.
+        sums: of its parts.
     """
-
-    lasting: ClassVar[bool]
 
     @property
     def plan(self) -> Plan:
@@ -47,19 +44,17 @@ class Source(Protocol):
 
     @property
     def sums(self) -> Sums:
-        """Sums of its parts, as it is stored."""
+        """Sums of its parts."""
         ...
 
-    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
-        """Returns the values of a window, and the sums of the checkpoint that they are of; `key` names the random stream."""
+    def draw(self, window: Window) -> Float[Tensor, "T D"]:
+        """Returns the values of a window."""
         ...
 
 
 @dataclass(frozen=True)
 class Held:
     """Tokens in memory."""
-
-    lasting: ClassVar[bool] = True
 
     plan: Plan
     sums: Sums
@@ -70,16 +65,14 @@ class Held:
         """Takes over the tokens of one checkpoint."""
         return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
 
-    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+    def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Returns a slice of the values."""
-        return self.values[window.start : window.stop], self.sums
+        return self.values[window.start : window.stop]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A checkpoint and the root that it descends from, each in its safetensors file."""
-
-    lasting: ClassVar[bool] = True
 
     checkpoint: Checkpoint
     root: Checkpoint
@@ -94,9 +87,9 @@ class Stored:
         plan = tokenizer.plan(weights, root=reference)
         return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, weights, reference))
 
-    def draw(self, window: Window, key: tuple[int, ...]) -> tuple[Float[Tensor, "T D"], Sums]:
+    def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""
-        return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root)), self.sums
+        return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root))
 
 
 def values_in(

@@ -138,7 +138,7 @@ class Windows:
         standardizer: of their tokens.
         length: tokens of a window, at most those of the longest checkpoint; a shorter one is one window, padded at its end.
         seed: of the order.
-        cache: bytes of windows that are kept in memory once they have been read; views (whose values differ every time) never are.
+        cache: bytes of windows that are kept in memory once they have been read.
     """
 
     def __init__(self, sources: Sequence[Source], standardizer: Standardizer, *, length: int, seed: int, cache: int):
@@ -178,10 +178,9 @@ class Windows:
         window, mask = self._layout(plan, self._starts[plan][index - self._ends[source]])  # counted from the last
         values = self._kept.get(index)
         if values is None:
-            raw, sums = self.sources[source].draw(window, (self.seed, epoch, source))
-            scales = self.standardizer.log_scales(window.plan, sums)
-            values = self.standardizer.standardize_window(raw, window, scales)
-            if self.sources[source].lasting and values.nbytes <= self._room:
+            scales = self.standardizer.log_scales(window.plan, self.sources[source].sums)
+            values = self.standardizer.standardize_window(self.sources[source].draw(window), window, scales)
+            if values.nbytes <= self._room:
                 self._room -= values.nbytes
                 self._kept[index] = values
         return Batch(values, mask, window.positions, torch.tensor(source)).crop(0, self.length)

@@ -32,7 +32,7 @@ from wsl.training.metrics_log import Journal
 from wsl.training.objectives.objective import Objective
 from wsl.training.progress import shown
 from wsl.training.resume_state import STATE, load_state, save_state, tensors_of, whole
-from wsl.training.strategies import METHODS, blocks_of
+from wsl.training.strategies import METHODS
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_weights
 
@@ -49,7 +49,6 @@ class Trainer:
         weight_decay: of matrices; biases, norms and position embeddings have none.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights that are validated and saved; 0 for the last weights.
-        compile: None, or the mode of `torch.compile` for the blocks of the model.
         log_every, validate_every: steps between lines of training and of validation scalars in metrics.jsonl.
         save_every: steps between states that a killed training resumes from.
         seed: of the random state of each step.
@@ -64,7 +63,6 @@ class Trainer:
     warmup: int
     clip: float
     ema: float
-    compile: str | None
     log_every: int
     validate_every: int
     save_every: int
@@ -138,9 +136,6 @@ class Trainer:
 
     def _set_up(self, fabric: Fabric, model: nn.Module) -> tuple[Any, AdamW, Any]:
         """Returns the model as Fabric runs it, and its optimizer, plain and as Fabric steps it."""
-        if self.compile is not None:
-            for block in blocks_of(model):
-                block.compile(mode=self.compile)
         wrapped: Any = fabric.setup_module(model)
         for name in METHODS:
             if hasattr(model, name):

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.sources import Source, Stored
+from wsl.data.sources import Stored
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.tokenizers.plan import Plan
@@ -84,17 +84,14 @@ class Behaviour:
             raise InputError(f"queries {queries!r} of objective Behaviour are neither 'train' nor 'noise'; choose one of them")
         self.images, self.queries = images, queries
 
-    def prepare(self, run: Run, sources: Sequence[Source]) -> None:
-        """Takes over the checkpoints. Raises `InputError` where tokens are no weights or views hide them."""
+    def prepare(self, run: Run, sources: Sequence[Stored]) -> None:
+        """Takes over the checkpoints. Raises `InputError` where tokens are no weights."""
         if not run.tokenizer.linear:
             raise InputError("objective Behaviour runs decoded weights: it needs tokenizer.form=raw and tokenizer.scale=within")
-        stored = [source for source in sources if isinstance(source, Stored)]
-        if len(stored) < len(sources):
-            raise InputError("objective Behaviour needs checkpoints as they are stored: set view=as_stored")
-        cards = {source.checkpoint.model: source.checkpoint for source in stored}
+        cards = {source.checkpoint.model: source.checkpoint for source in sources}
         described = {model: json.dumps(checkpoint.architecture, sort_keys=True) for model, checkpoint in cards.items()}
-        self.run, self.sources = run, stored
-        self.architectures = [described[source.checkpoint.model] for source in stored]
+        self.run, self.sources = run, sources
+        self.architectures = [described[source.checkpoint.model] for source in sources]
         self.pixels = run.zoo.images("finetune").train.pixels
         self._runner = functools.cache(self._made)
         self._root = functools.lru_cache(256)(self._read)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, Sizes, keys_of, masked_error, moments_of
 from benchmarks.race import Contestant, Holdout, Scales, Settings, now
-from wsl.data.sources import Held
+from wsl.data.sources import InMemory
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, TokenizedZoo, Windows
 from wsl.layout.axis_table import ROLES
@@ -20,7 +20,7 @@ from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.tokenizers.window import Window
-from wsl.training.data_dependent import Begins
+from wsl.training.data_dependent import DataDependent
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
 
@@ -52,8 +52,8 @@ class Field:
         split = zoo.split("by_model", fold=0)
         self.zoo, self.fabric, self.config, self.width = zoo, fabric, config, width
         self.checkpoints = evenly(list(split.train), train), evenly(list(split.val), val)
-        self._held: dict[tuple[Any, ...], tuple[list[Held], list[Held]]] = {}
-        self.settings = Settings(ema=0.99, **{name: config[name] for name in ("weight_decay", "warmup", "clip")})
+        self._held: dict[tuple[Any, ...], tuple[list[InMemory], list[InMemory]]] = {}
+        self.settings = Settings(ema=0.99, **{name: config[name] for name in ("weight_decay", "warmup", "gradient_clip_val")})
         changed, plain = (self.held(Residual(width=width, reference=reference)) for reference in ("root", "none"))
         if not all((*changed, *plain)):
             raise InputError(f"the train or the val models of {zoo.path} have no finite weights; choose another zoo")
@@ -65,18 +65,18 @@ class Field:
         with torch.device("meta"):
             self.size = _size(instantiate(self.card))
 
-    def held(self, tokenizer: Tokenizer) -> tuple[list[Held], list[Held]]:
+    def held(self, tokenizer: Tokenizer) -> tuple[list[InMemory], list[InMemory]]:
         """Train and validation tokens in memory, where weights are finite; equal plans are one object."""
         key = type(tokenizer).__name__, tokenizer.reference, getattr(tokenizer, "width", None)
         if key not in self._held:
             every, plans = TokenizedZoo(self.zoo, tokenizer), {}
-            found: tuple[list[Held], list[Held]] = ([], [])
+            found: tuple[list[InMemory], list[InMemory]] = ([], [])
             for checkpoints, sources in zip(self.checkpoints, found, strict=True):
                 for checkpoint in checkpoints:
-                    source = Held.of(every.tokens(checkpoint))
+                    source = InMemory.of(every.tokens(checkpoint))
                     if source.sums.isfinite().all():
                         plan = plans.setdefault(source.plan, source.plan)
-                        sources.append(Held(plan, source.sums, source.values))
+                        sources.append(InMemory(plan, source.sums, source.values))
             self._held[key] = found
         return self._held[key]
 
@@ -85,7 +85,7 @@ class Field:
         self._held.clear()
 
     def ours(self, name: str, *, rate: float) -> Contestant:
-        """The default hyper-representation, `ours`; `ours_random` by model.start=random."""
+        """The default hyper-representation, `ours`; `ours_random` by model.initialization=random."""
         held = self.held(Residual(width=self.width, reference="root"))
         standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in held[0])
 
@@ -120,7 +120,7 @@ class Field:
         self,
         name: str,
         width: int,
-        held: tuple[list[Held], list[Held]],
+        held: tuple[list[InMemory], list[InMemory]],
         standardizer: Any,
         model: nn.Module,
         objective: Callable[[nn.Module, Batch], dict[str, Tensor]],
@@ -143,8 +143,8 @@ class Field:
             "batch_size": max(1, round(self.config["batch_size"] * 64 * window / (length * per_token))),
         }
         began = now(self.fabric.device)
-        if isinstance(model, Begins):
-            model.begin((), windows)
+        if isinstance(model, DataDependent):
+            model.initialize((), windows)
         seconds = now(self.fabric.device) - began
         holdout = Holdout(val, windows, self.changes, self.scales)
         return Contestant(
@@ -168,7 +168,7 @@ class Field:
         return build()
 
 
-def _per_token(sources: Sequence[Held]) -> float:
+def _per_token(sources: Sequence[InMemory]) -> float:
     """Mean weights per token."""
     return float(np.mean([source.plan.n_weights / source.plan.n_tokens for source in sources]))
 

@@ -4,7 +4,7 @@
     python -m benchmarks.hyperrep_throughput checkpoints/zoos/cifar100_few --train 20 --val 2 --turns 8 --seconds 24
 
 `runs/hyperrep_throughput.sh` makes the second zoo (ViTs of width 192) and runs both. Ours are the default hyper-representation and
-the same with model.start=random (`ours_random`); the second that a linear start takes counts. Rivals
+the same with model.initialization=random (`ours_random`); the second that a linear start takes counts. Rivals
 (`benchmarks.padded_rows`): `rows`, the peers' way, and `rows_root`, the same on differences to the root, which the tokens of ours
 hold too. All sides have
 

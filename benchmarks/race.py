@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from benchmarks.padded_rows import FAINT, counts_of, keys_of
-from wsl.data.sources import Held
+from wsl.data.sources import InMemory
 from wsl.data.standardizer import Moments, sums_of
 from wsl.data.windows import Batch, Windows, window_starts
 from wsl.tokenizers.window import Window, parts_in
@@ -50,7 +50,7 @@ class Settings:
 
     weight_decay: float
     warmup: int
-    clip: float
+    gradient_clip_val: float
     ema: float
 
 
@@ -72,7 +72,7 @@ class Holdout:
         scales: of errors.
     """
 
-    def __init__(self, sources: Sequence[Held], windows: Windows, changes: Sequence[Mapping[str, float]], scales: Scales):
+    def __init__(self, sources: Sequence[InMemory], windows: Windows, changes: Sequence[Mapping[str, float]], scales: Scales):
         self.changes, self.scales, self.length = changes, scales, windows.length
         self.checkpoints = []
         for source in sources:
@@ -192,7 +192,7 @@ class Contestant:
             group["lr"] = self.rate * min(1, self.steps / self.settings.warmup)
         self.optimizer.zero_grad()
         self.fabric.backward(self.objective(self.wrapped, batch)["loss"])
-        self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.clip, error_if_nonfinite=False)
+        self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.gradient_clip_val, error_if_nonfinite=False)
         self.optimizer.step()
         self.average.update(self.steps)
         self.weights += batch.entries.item()

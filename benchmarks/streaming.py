@@ -5,7 +5,7 @@ is a process of its own that surveys the zoo (one pass over all weights), fits t
 
 Memory is what the process holds beyond what it held when its imports were done, sampled every 5 ms:
 - `anonymous`: pages of its own, which nothing but the process can give back (RssAnon);
-- `resident`: those and pages of mapped files (RssAnon + RssFile). Mapped pages are the system's file cache: it drops them
+- `resident`: those and pages of mapped files (RssAnon + RssFile). MemoryMapped pages are the system's file cache: it drops them
   when another process needs the room, and they count here for as long as the mapping lasts.
 
 Bars: the process with 1,000 copies takes at most 1.1 times the memory of that with 100 (what grows is the list of checkpoints and
@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 import wsl.train
-from wsl.data.sources import Stored, survey
+from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Windows
 from wsl.tokenizers.residual import Residual
@@ -72,10 +72,10 @@ def checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(model=path.stem, root="root", factors={}, results={}, path=path, **columns)
 
 
-def sources_of(folder: Path, copies: int) -> list[Stored]:
+def sources_of(folder: Path, copies: int) -> list[FileSource]:
     """The surveyed copies of a zoo."""
     root = checkpoint(folder / "epochs" / "root.safetensors")
-    return survey(((checkpoint(folder / "epochs" / f"{n}.safetensors"), root) for n in range(copies)), TOKENIZER)
+    return scan(((checkpoint(folder / "epochs" / f"{n}.safetensors"), root) for n in range(copies)), TOKENIZER)
 
 
 class Memory:
@@ -104,7 +104,7 @@ class Memory:
         return {"anonymous_mb": anonymous, "resident_mb": resident, "imports_mb": self.first[1] / 1e6}
 
 
-def stream(sources: list[Stored], config: dict[str, Any]) -> Windows:
+def stream(sources: list[FileSource], config: dict[str, Any]) -> Windows:
     """Windows of the default training, nothing cached."""
     standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
     return Windows(sources, standardizer, length=config["window"], seed=0, cache=0)

@@ -51,7 +51,7 @@ def main() -> None:
         mlp_ratio=2,
         blocks=32,
         roles=16,
-        start="random",
+        initialization="random",
     )
     optimizer = torch.optim.AdamW(model.parameters())
 

@@ -18,7 +18,7 @@ for rate in $rates; do
   for objective in reconstruction behaviour; do
     weights=()
     [ $objective = reconstruction ] || weights=(objective.weights.behaviour=100)
-    $queue $python -m wsl.train zoo="$zoo" fold="$fold" seed="$seed" preset=transform_code model.rate="$rate" \
+    $queue $python -m wsl.train zoo="$zoo" fold="$fold" seed="$seed" preset=transform_code model.compression_ratio="$rate" \
       objective=$objective "${weights[@]}" run="$runs/${rate}x_$objective" "$@"
   done
 done

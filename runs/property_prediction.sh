@@ -7,7 +7,7 @@
 #
 # One idea, asked about unseen roots only:
 #
-#   ZOO=digits SEEDS= INPUTS=hyperrep,raw_tokens RUNS=checkpoints/ideas/no_headings OUT=checkpoints/ideas/no_headings.json \
+#   ZOO=digits SEEDS= INPUTS=hyperrep,encoder_inputs RUNS=checkpoints/ideas/no_headings OUT=checkpoints/ideas/no_headings.json \
 #     runs/property_prediction.sh model_encoder.encoder.headings=0
 #
 # With representations that have learned from another zoo as well, without its labels; its images are split as those of the zoo:
@@ -57,4 +57,4 @@ if [ -n "$further" ]; then
       run="$pretrained/$seed" $further_settings "$@"
   done
 fi
-$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" pretrained="$pretrained" out="$out" inputs="[$inputs]"
+$queue $python -m wsl.property_prediction zoo="$zoo" runs="$runs" pretrained="$pretrained" out="$out" features="[$inputs]"

@@ -81,7 +81,7 @@ def measure(families: Sequence[Pairs]) -> dict[str, Any]:
     """What decoding has kept of all families together.
 
     Returns:
-        `kept` (median by model), `kept_q25`, `kept_q75`, `accuracy` and `accuracy_decoded` (means over all models), `models`,
+        `kept` (median by model), `accuracy_retained_q25`, `accuracy_retained_q75`, `accuracy` and `accuracy_decoded` (means over all models), `models`,
         `judged` (those above chance), `diversity_weights` and `diversity_behaviour` (None where no two models can be compared).
     """
     before, after = (np.concatenate(each) for each in zip(*(family.accuracies for family in families), strict=True))
@@ -90,9 +90,9 @@ def measure(families: Sequence[Pairs]) -> dict[str, Any]:
     kept = ((after - chance) / np.where(judged, before - chance, 1))[judged]
     quantiles = np.quantile(kept, [0.25, 0.5, 0.75]) if len(kept) else [None] * 3
     return {
-        "kept": quantiles[1],
-        "kept_q25": quantiles[0],
-        "kept_q75": quantiles[2],
+        "accuracy_retained": quantiles[1],
+        "accuracy_retained_q25": quantiles[0],
+        "accuracy_retained_q75": quantiles[2],
         "accuracy": before.mean(),
         "accuracy_decoded": after.mean(),
         "models": len(before),
@@ -166,7 +166,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "behaviour",
         "refined",
         "factor",
-        "kept (quartiles)",
+        "accuracy_retained (quartiles)",
         "accuracy decoded, before",
         "diversity of weights, of behaviour",
     )
@@ -176,7 +176,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             row["run"],
             *("yes" if row[key] else "no" for key in ("behaviour", "refined")),
             f"{row['factor']:.2f}",
-            f"{_number(row['kept'])} ({_number(row['kept_q25'])}, {_number(row['kept_q75'])})",
+            f"{_number(row['accuracy_retained'])} ({_number(row['accuracy_retained_q25'])}, {_number(row['accuracy_retained_q75'])})",
             f"{row['accuracy_decoded']:.3f}, {row['accuracy']:.3f}",
             f"{_number(row['diversity_weights'])}, {_number(row['diversity_behaviour'])}",
         )

@@ -20,9 +20,9 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from wsl.features.features import Features
-from wsl.probe import Settings, ask, cards, probed, survey_of, tables_of
+from wsl.probe import Settings, ask, cards, cross_validation_of, probed, tables_of
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.label_subsets import average, select
 from wsl.property_prediction import PropertyPredictionConfig, find_pretrained, find_runs, variants
 from wsl.reporting.label_curves import write_curves
@@ -59,7 +59,7 @@ def main(config: FewLabelsConfig) -> None:
     zoo = Zoo.open(zoo_folder(config.zoo))
     runs = runs_by_model(Path(config.runs), zoo)
     pretrained = {} if config.pretrained is None else find_pretrained(Path(config.pretrained), zoo)
-    rows = curves(probed(zoo), runs, cards("features", config.inputs), config, console, pretrained=pretrained)
+    rows = curves(probed(zoo), runs, cards("features", config.features), config, console, pretrained=pretrained)
     write_curves(rows, Path(config.out), title=f"Few labels on {zoo.name} seed={zoo.seed}", command="wsl.few_labels")
     console.print(f"wrote {config.out}", soft_wrap=True)
 
@@ -106,8 +106,8 @@ def curves(
         raise InputError(f"selections must be at least 1, not {config.selections}")
     probes = numeric(cards("probe", config.targets))
     folds = list(max(by_seed.values(), key=len))
-    survey = survey_of(children, {fold: children.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
-    surveys: dict[int | None, list[Survey]] = {
+    survey = cross_validation_of(children, {fold: children.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
+    surveys: dict[int | None, list[CrossValidation]] = {
         labelled: [select(survey, labelled, selection=i) for i in range(config.selections)] for labelled in config.labelled
     }
     surveys[None] = [survey]
@@ -119,7 +119,7 @@ def curves(
             progress.update(bar, description=name if seed is None else f"{name}, seed {seed}")
             tables = tables_of(extractor, by_fold, SCHEME, children)
 
-            def answers(some: Survey, tables: Sequence[Any] = tables) -> dict[str, list[Finding]]:
+            def answers(some: CrossValidation, tables: Sequence[Any] = tables) -> dict[str, list[Finding]]:
                 by_subset = defaultdict(list)
                 for subset, finding in ask(some, probes, tables):
                     by_subset[subset].append(finding)

@@ -1,6 +1,6 @@
 """Predicts properties of any checkpoint of the family: `python -m wsl.predict run=demo path=<checkpoint, folder or zoo>`.
 
-Answers come from the probes saved with the run (`wsl.probes.predictor`), with intervals or sets of labels, and a warning where a
+Targets come from the probes saved with the run (`wsl.probes.predictor`), with intervals or sets of labels, and a warning where a
 checkpoint lies outside the population that the run has seen: another shape, an unknown root, an embedding far from those of train
 models. Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
 """

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from wsl.data.leakage import refuse_leaks
 from wsl.features.features import Features
-from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.noise_ceiling import TestImages, sample_rows
 from wsl.probes.probe import Probe
 from wsl.reporting.probe_table import probe_table
@@ -37,9 +37,9 @@ class Settings(Protocol):
     """What a survey needs of a configuration."""
 
     penalties: list[float]
-    draws: int
-    shuffles: int
-    ceiling_checkpoints: int
+    n_bootstrap: int
+    n_permutations: int
+    noise_ceiling_checkpoints: int
     seed: int
 
 
@@ -50,11 +50,11 @@ class ProbeConfig:
     run: str
     zoo: str | None
     targets: list[str]
-    inputs: list[str]
+    features: list[str]
     penalties: list[float]
-    draws: int
-    shuffles: int
-    ceiling_checkpoints: int
+    n_bootstrap: int
+    n_permutations: int
+    noise_ceiling_checkpoints: int
     seed: int
 
 
@@ -75,10 +75,10 @@ def probe(run: Run, config: ProbeConfig) -> list[dict[str, Any]]:
     Raises:
         InputError: a card is unknown, or the run's split leaks.
     """
-    probes, extractors = cards("probe", config.targets), cards("features", config.inputs)
+    probes, extractors = cards("probe", config.targets), cards("features", config.features)
     scheme, fold = run.config["split"], run.config["fold"]
     children = probed(run.zoo)
-    survey = survey_of(children, {fold: run.split}, scheme, config)
+    survey = cross_validation_of(children, {fold: run.split}, scheme, config)
     rows = []
     with Progress(transient=True) as progress:
         bar = progress.add_task("probing", total=len(extractors))
@@ -98,7 +98,7 @@ def probed(zoo: Zoo) -> Zoo:
     return children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
 
 
-def survey_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, config: Settings) -> Survey:
+def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, config: Settings) -> CrossValidation:
     """Returns the circumstances of a cross-fit over some folds.
 
     Raises:
@@ -107,14 +107,14 @@ def survey_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, conf
     for train, val, test in splits.values():
         refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen=())
     frame = children.frame
-    return Survey(
+    return CrossValidation(
         frame=frame,
         splits=[rows_of(frame, split) for split in splits.values()],
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
-        measured=TestImages().measure(children, sample_rows(frame, config.ceiling_checkpoints)),
+        measured=TestImages().measure(children, sample_rows(frame, config.noise_ceiling_checkpoints)),
         penalties=config.penalties,
-        draws=config.draws,
-        shuffles=config.shuffles,
+        n_bootstrap=config.n_bootstrap,
+        n_permutations=config.n_permutations,
         seed=config.seed,
     )
 
@@ -136,7 +136,9 @@ def tables_of(extractor: Features, runs: Mapping[int, Run], scheme: str, childre
     return [extractor.extract(run, children).to_numpy(dtype=np.float64) for run in runs.values()]
 
 
-def ask(survey: Survey, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]) -> Iterator[tuple[str, Finding]]:
+def ask(
+    survey: CrossValidation, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]
+) -> Iterator[tuple[str, Finding]]:
     """Puts all questions to one kind of features, on all checkpoints and on final ones; yields the subset with each answer.
 
     Args:

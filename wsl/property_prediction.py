@@ -20,7 +20,7 @@ from rich.console import Console
 from wsl.data.leakage import refuse_seen_images
 from wsl.features.embedding import Embedding
 from wsl.features.features import Features
-from wsl.probe import ask, cards, probed, survey_of, tables_of
+from wsl.probe import ask, cards, cross_validation_of, probed, tables_of
 from wsl.probes.comparison import compare, marked
 from wsl.probes.cross_validation import Finding
 from wsl.reporting.benchmark_tables import tables, write_figures
@@ -44,11 +44,11 @@ class PropertyPredictionConfig:
     pretrained: str | None
     out: str
     targets: list[str]
-    inputs: list[str]
+    features: list[str]
     penalties: list[float]
-    draws: int
-    shuffles: int
-    ceiling_checkpoints: int
+    n_bootstrap: int
+    n_permutations: int
+    noise_ceiling_checkpoints: int
     seed: int
 
 
@@ -133,13 +133,13 @@ def benchmark(
     Raises:
         InputError: a card is unknown, or a split or the features of a fold leak.
     """
-    probes, extractors = cards("probe", config.targets), cards("features", config.inputs)
+    probes, extractors = cards("probe", config.targets), cards("features", config.features)
     children = probed(zoo)
     rows = []
     for scheme, by_seed in runs.items():
         folds = FOLDS if scheme == "by_model" else children.frame["root"].nunique()
         most = max(by_seed.values(), key=len)
-        survey = survey_of(children, {fold: children.split(scheme, fold=fold) for fold in most}, scheme, config)
+        survey = cross_validation_of(children, {fold: children.split(scheme, fold=fold) for fold in most}, scheme, config)
         about = {"split": scheme, "fold": None, "folds": len(most), "smoke_test": len(most) < folds}
         found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
         kinds = {}

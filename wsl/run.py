@@ -25,7 +25,7 @@ from wsl.data.sources import roots_of
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, TokenizedZoo, window_starts
 from wsl.layout.axis_table import ROLES
-from wsl.models.invariant_encoder import ModelEncoder
+from wsl.models.invariant_encoder import InvariantEncoder
 from wsl.run_files import check_config, read_config, read_model_encoder
 from wsl.tokenizers.fisher_basis import prepare
 from wsl.tokenizers.tokens import Tokens
@@ -47,13 +47,13 @@ class Run:
     Attributes:
         path: the folder.
         config: the resolved configuration of the training.
-        stranger: whether it has seen nothing of its zoo; see `transferred`.
+        unseen_zoo: whether it has seen nothing of its zoo; see `transferred`.
         tokenizer, standardizer, model: built from the folder; the model is in eval mode.
         model_encoder: None for a run without one.
     """
 
-    model_encoder: ModelEncoder | None = None
-    stranger: bool = False
+    model_encoder: InvariantEncoder | None = None
+    unseen_zoo: bool = False
 
     def __init__(self, path: Path, config: Mapping[str, Any], standardizer: Standardizer, *, zoo: str | Path | None = None):
         """Builds the parts of a run, the model with fresh weights; use `Run.open` for a trained one."""
@@ -126,7 +126,7 @@ class Run:
     def on(self, zoo: Path) -> "Run":
         """Returns this run, with the same model, on another of the zoos that it was trained on."""
         run = copy.copy(self)
-        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split", "groups", "stranger")} | {
+        run.__dict__ = {key: value for key, value in vars(self).items() if key not in ("zoo", "split", "groups", "unseen_zoo")} | {
             "_zoo_path": zoo
         }
         return run
@@ -139,7 +139,7 @@ class Run:
         for seen in self.zoos:
             refuse_shared(seen, zoo, advice="ask another zoo, or this one by the folds of runs on it")
         run = self.on(zoo.path)
-        run.zoo, run.stranger = zoo, True
+        run.zoo, run.unseen_zoo = zoo, True
         return run
 
     @cached_property

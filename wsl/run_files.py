@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from wsl.models.invariant_encoder import ModelEncoder
+from wsl.models.invariant_encoder import InvariantEncoder
 from zoo_gen import InputError
 from zoo_gen.files import write_atomically
 from zoo_gen.reader import read_text, read_weights, shortened
@@ -62,14 +62,14 @@ def check_config(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
             raise InputError(f"{wrong} (its weights are fewer than {shortened(str(key))} says); {again}")
 
 
-def write_model_encoder(folder: Path, encoder: ModelEncoder, measured: Mapping[str, float]) -> None:
+def write_model_encoder(folder: Path, encoder: InvariantEncoder, measured: Mapping[str, float]) -> None:
     """Writes the weights of a model encoder, with the columns that it reads and what was measured of it."""
     about = {"columns": json.dumps(encoder.columns), "measured": json.dumps(dict(measured))}
     data = save({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, about)
     write_atomically(folder / MODEL_ENCODER, lambda beside: _write(beside, data))
 
 
-def read_model_encoder(folder: Path, config: Mapping[str, Any], *, advice: str) -> ModelEncoder | None:
+def read_model_encoder(folder: Path, config: Mapping[str, Any], *, advice: str) -> InvariantEncoder | None:
     """Reads what `write_model_encoder` wrote; None for a run without a model encoder."""
     card = config.get("model_encoder")
     if card is None:
@@ -81,12 +81,12 @@ def read_model_encoder(folder: Path, config: Mapping[str, Any], *, advice: str) 
         raise ValueError(f"{folder / MODEL_ENCODER} does not say which columns it reads")
     try:
         with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in ModelEncoder(columns, **card["encoder"]).state_dict().items()}
+            shapes = {name: tensor.shape for name, tensor in InvariantEncoder(columns, **card["encoder"]).state_dict().items()}
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / 'config.yaml'} has no model encoder of this version ({error}); {advice}") from error
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ValueError(f"{folder / MODEL_ENCODER} is of another model encoder than the configuration says")
-    encoder = ModelEncoder(columns, **card["encoder"])
+    encoder = InvariantEncoder(columns, **card["encoder"])
     encoder.load_state_dict(tensors)
     return encoder.eval()
 

@@ -22,16 +22,16 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from wsl.data.leakage import refuse_shared
-from wsl.data.sources import Stored, pairs_of, roots_of, survey
+from wsl.data.sources import FileSource, pairs_of, roots_of, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Windows
 from wsl.run import Run, run_folder
 from wsl.run_files import MODEL_ENCODER, read_config, write_config, write_model_encoder
 from wsl.tokenizers.fisher_basis import prepare
-from wsl.training.data_dependent import Begins
+from wsl.training.data_dependent import DataDependent
 from wsl.training.metrics_log import Journal
 from wsl.training.objectives.objective import NeedsModels, Objective
-from wsl.training.pretraining import ModelLatents
+from wsl.training.pretraining import Pretraining
 from wsl.training.resume_state import STATE
 from wsl.training.strategies import Hardware
 from wsl.training.trainer import Trainer
@@ -42,11 +42,20 @@ from zoo_gen.files import locked, remove_leftovers
 from zoo_gen.zoo import zoo_folder
 
 AT_LEAST_ONE = (
-    *("steps", "batch_size", "accumulate", "window", "log_every", "validate_every", "validation_batches", "save_every"),
+    *(
+        "steps",
+        "batch_size",
+        "accumulate_grad_batches",
+        "window",
+        "log_every",
+        "validate_every",
+        "validation_batches",
+        "save_every",
+    ),
     *("devices", "threads"),
 )
 AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
-FREE = ("accelerator", "devices", "strategy", "accumulate", "logger", "workers", "cache_mb", "save_every")
+FREE = ("accelerator", "devices", "strategy", "accumulate_grad_batches", "logger", "workers", "cache_mb", "save_every")
 """Settings that may change between an interrupted run and its resumption; the first four change round-off."""
 
 
@@ -69,11 +78,11 @@ class TrainConfig:
     window: int
     steps: int
     batch_size: int
-    accumulate: int
+    accumulate_grad_batches: int
     learning_rate: float
     weight_decay: float
     warmup: int
-    clip: float
+    gradient_clip_val: float
     ema: float
     log_every: int
     validate_every: int
@@ -93,14 +102,14 @@ class TrainConfig:
             for name in names:
                 if not getattr(self, name) >= least:
                     raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
+        for name in ("learning_rate", "gradient_clip_val"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be more than 0 and finite, not {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise InputError(f"ema must be at least 0 and less than 1, not {self.ema}")
-        if self.batch_size % (self.devices * self.accumulate):
+        if self.batch_size % (self.devices * self.accumulate_grad_batches):
             raise InputError(
-                f"batch_size must be a multiple of devices x accumulate, {self.devices} x {self.accumulate}, not {self.batch_size}"
+                f"batch_size must be a multiple of devices x accumulate_grad_batches, {self.devices} x {self.accumulate_grad_batches}, not {self.batch_size}"
             )
         if self.seed >= 2**31:
             raise InputError(f"seed must be less than 2**31, not {self.seed}")
@@ -184,21 +193,21 @@ def _train(
     with console.status("reading checkpoints"):
         for one in zoos:
             prepare(tokenizer, roots_of(one))
-        train_models = survey(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
-        val_models = [survey(pairs_of(split.val), tokenizer) for split in splits]
+        train_models = scan(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
+        val_models = [scan(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit_sums((model.plan, model.sums) for model in train_models)
     run = Run(folder, resolved, standardizer, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(train_models, standardizer, cache=config.cache_mb * 10**6, **drawn)
     fresh = run.model
-    if isinstance(fresh, Begins) and not (folder / STATE).is_file():  # what a run resumes from has all weights
+    if isinstance(fresh, DataDependent) and not (folder / STATE).is_file():  # what a run resumes from has all weights
         with console.status("looking at the train checkpoints"):
-            fresh.begin(train_models, train_windows)
+            fresh.initialize(train_models, train_windows)
     if fabric.is_global_zero:
         standardizer.save(folder / "standardizer.json")
         write_config(folder, resolved)
         if config.model_encoder is not None and not (folder / MODEL_ENCODER).is_file():
-            card: ModelLatents = instantiate(config.model_encoder)
+            card: Pretraining = instantiate(config.model_encoder)
             encoder, measured = card.fit(
                 list(zip(zoos, splits, strict=True)), seed=config.seed, console=console, device=fabric.device
             )
@@ -223,7 +232,7 @@ def _train(
     Trainer(**settings).fit(fabric, folder, run.model, objective, train_windows, validation, console, journal)
 
 
-def _objective(config: TrainConfig, run: Run, models: Sequence[Stored]) -> Objective:
+def _objective(config: TrainConfig, run: Run, models: Sequence[FileSource]) -> Objective:
     """The objective of a run, told of the checkpoints whose windows it will see."""
     objective = instantiate(config.objective)
     if isinstance(objective, NeedsModels):

@@ -26,9 +26,9 @@ from wsl.data.invariants import invariants_of
 from wsl.features.embedding import Embedding
 from wsl.features.features import Features, Kind, train_models
 from wsl.few_labels import SCHEME, FewLabelsConfig, curves, runs_by_model
-from wsl.probe import ask, cards, probed, rows_of, survey_of
+from wsl.probe import ask, cards, cross_validation_of, probed, rows_of
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.inputs import Standardizer
 from wsl.probes.probe import Measured
 from wsl.property_prediction import find_pretrained, variants
@@ -75,7 +75,7 @@ def transfer(first: Zoo, other: Zoo, by_seed: Runs, config: TransferConfig, cons
             if run.model_encoder is None:
                 raise InputError(f"run {run.path} has no model encoder, which reads models of other shapes; train one that has")
     there = {seed: {fold: run.transferred(other) for fold, run in runs.items()} for seed, runs in by_seed.items()}
-    extractors = cards("features", config.inputs)
+    extractors = cards("features", config.features)
     for name in [name for name, extractor in extractors.items() if isinstance(extractor, Embedding)]:
         extractors[f"{name} rescaled"] = Rescaled()
     pretrained = {} if config.pretrained is None else find_pretrained(Path(config.pretrained), other)
@@ -134,12 +134,12 @@ def without_labels(
     return [about | row for row in compare(found, kinds)]
 
 
-def joint_survey(first: Zoo, other: Zoo, folds: list[int], config: TransferConfig) -> Survey:
+def joint_survey(first: Zoo, other: Zoo, folds: list[int], config: TransferConfig) -> CrossValidation:
     """Returns the survey of both zoos' checkpoints, one below the other: fitted on the first and tested on the other.
 
     Models of the two may have the same names, so those of the other get new ones.
     """
-    theirs = survey_of(other, {fold: other.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
+    theirs = cross_validation_of(other, {fold: other.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
     frame = pd.concat([first.frame, theirs.frame.assign(model="other " + theirs.frame["model"])], ignore_index=True)
     splits = []
     for fold, split in zip(folds, theirs.splits, strict=True):
@@ -148,14 +148,14 @@ def joint_survey(first: Zoo, other: Zoo, folds: list[int], config: TransferConfi
         splits.append(Split(train, val, np.concatenate([np.zeros_like(ours.test), split.test])))
     unknown = np.full((len(first), theirs.measured.loss.shape[1]), np.nan)
     measured = Measured(*(np.concatenate([unknown, part]) for part in (theirs.measured.loss, theirs.measured.accuracy)))
-    return Survey(
+    return CrossValidation(
         frame=frame,
         splits=splits,
         families=np.full(len(frame), "all"),
         measured=measured,
         penalties=config.penalties,
-        draws=config.draws,
-        shuffles=config.shuffles,
+        n_bootstrap=config.n_bootstrap,
+        n_permutations=config.n_permutations,
         seed=config.seed,
     )
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tests.commands import call
 from tests.wsl.conftest import TOKENS_ONLY
-from wsl.data.sources import Stored, pairs_of, survey
+from wsl.data.sources import FileSource, pairs_of, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows
 from wsl.run import Run
-from wsl.tokenizers.fisher_basis import Felt
+from wsl.tokenizers.fisher_basis import FisherBasis
 from wsl.train import main
 from wsl.training.objectives.behaviour import Behaviour
 from wsl.training.objectives.total import Total
@@ -36,19 +36,19 @@ class Decoder(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def sources(tiny_run: Run) -> list[Stored]:
+def sources(tiny_run: Run) -> list[FileSource]:
     finals = tiny_run.split.train.select(final=True)
     heads = [finals.select(head=head) for head in ("linear", "mlp")]
-    return [source for some in heads for source in survey(islice(pairs_of(some), 2), tiny_run.tokenizer)]
+    return [source for some in heads for source in scan(islice(pairs_of(some), 2), tiny_run.tokenizer)]
 
 
-def whole(run: Run, sources: Sequence[Stored]) -> Batch:
+def whole(run: Run, sources: Sequence[FileSource]) -> Batch:
     length = max(source.plan.n_tokens for source in sources)
     windows = Windows(sources, run.standardizer, length=length, seed=0, cache=0)
     return Batch(*map(torch.stack, zip(*(windows[n] for n in range(4)), strict=True)))
 
 
-def test_exact_tokens_answer_as_the_original_and_others_do_not(tiny_run: Run, sources: list[Stored]):
+def test_exact_tokens_answer_as_the_original_and_others_do_not(tiny_run: Run, sources: list[FileSource]):
     objective = Behaviour(images=64)
     objective.prepare(tiny_run, sources)
     batch = whole(tiny_run, sources)
@@ -67,7 +67,7 @@ def test_exact_tokens_answer_as_the_original_and_others_do_not(tiny_run: Run, so
     assert not reached[~real].any()
 
 
-def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list[Stored]):
+def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list[FileSource]):
     objective = Behaviour(images=1)
     objective.prepare(tiny_run, sources)
     for number, source in enumerate(sources):
@@ -81,10 +81,10 @@ def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list
         assert not torch.allclose(found, runner.flat(source.checkpoint.state_dict()))
 
 
-def test_decoded_weights_are_turned_out_of_the_frame_of_the_root(tiny_run: Run, sources: list[Stored]):
-    tokenizer = Felt(width=64, images=16, seed=0)
+def test_decoded_weights_are_turned_out_of_the_frame_of_the_root(tiny_run: Run, sources: list[FileSource]):
+    tokenizer = FisherBasis(width=64, images=16, seed=0)
     tokenizer.prepare(source.root for source in sources)
-    turned = survey([(source.checkpoint, source.root) for source in sources], tokenizer)
+    turned = scan([(source.checkpoint, source.root) for source in sources], tokenizer)
     run = copy.copy(tiny_run)
     run.tokenizer = tokenizer
     objective = Behaviour(images=1)
@@ -101,7 +101,7 @@ def test_decoded_weights_are_turned_out_of_the_frame_of_the_root(tiny_run: Run, 
         assert values.grad[source.plan.mask].ne(0).float().mean() > 0.9
 
 
-def test_queries_are_training_images_or_noise(tiny_run: Run, sources: list[Stored]):
+def test_queries_are_training_images_or_noise(tiny_run: Run, sources: list[FileSource]):
     for queries in ("train", "noise"):
         objective = Behaviour(images=5, queries=queries)
         objective.prepare(tiny_run, sources)
@@ -115,7 +115,7 @@ def test_queries_are_training_images_or_noise(tiny_run: Run, sources: list[Store
         Behaviour(images=5, queries="test")
 
 
-def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: list[Stored]):
+def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: list[FileSource]):
     class Term:
         def __init__(self, value: float):
             self.value = value
@@ -134,7 +134,7 @@ def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: 
         Total(terms={"a": Term(1.0)}, weights={})
 
 
-def test_windows_of_half_a_model_are_refused(tiny_run: Run, sources: list[Stored]):
+def test_windows_of_half_a_model_are_refused(tiny_run: Run, sources: list[FileSource]):
     objective = Behaviour(images=1)
     objective.prepare(tiny_run, sources)
     windows = Windows(sources, tiny_run.standardizer, length=20, seed=0, cache=0)

@@ -9,7 +9,7 @@ import torch
 from tests.wsl.conftest import train_small
 from tests.wsl.test_hyperrep import batch_of
 from tests.wsl.test_train_cli import events
-from wsl.data.sources import Held
+from wsl.data.sources import InMemory
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows
 from wsl.models.hyperrep import HyperRep
@@ -21,12 +21,12 @@ from wsl.training.initialization import second_moments
 def fresh(latent: int) -> HyperRep:
     torch.manual_seed(0)
     sizes = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
-    return HyperRep(token_width=17, latent=latent, blocks=4, roles=12, start="linear", **sizes)
+    return HyperRep(token_width=17, latent=latent, blocks=4, roles=12, initialization="linear", **sizes)
 
 
 @pytest.fixture(scope="module")
 def windows(family: list[Tokens]) -> Windows:
-    return Windows([Held.of(t) for t in family], Standardizer.fit(family), length=family[0].plan.n_tokens, seed=0, cache=0)
+    return Windows([InMemory.of(t) for t in family], Standardizer.fit(family), length=family[0].plan.n_tokens, seed=0, cache=0)
 
 
 def error(model: HyperRep, batch: Batch) -> float:
@@ -37,7 +37,7 @@ def error(model: HyperRep, batch: Batch) -> float:
 def test_a_linear_start_decodes_log_scales_and_the_principal_components_of_each_role(family: list[Tokens], windows: Windows):
     model, batch = fresh(latent=3), batch_of(family, count=len(family))
     at_random = error(model, batch)
-    model.begin_linear(second_moments(windows, roles=12))
+    model.initialize_linear(second_moments(windows, roles=12))
     decoded = model(*batch[:3])
     values = batch.values.masked_fill(~batch.mask, 0)
     for role in batch.positions[..., 1].unique():
@@ -53,13 +53,13 @@ def test_a_linear_start_with_a_number_for_each_entry_loses_nothing(family: list[
     batch = batch_of(family)
     for latent in (17, 20):  # the second has numbers to spare
         model = fresh(latent)
-        model.begin_linear(second_moments(windows, roles=12))
+        model.initialize_linear(second_moments(windows, roles=12))
         assert error(model, batch) < 1e-8
 
 
 def test_training_goes_on_from_a_linear_start_and_reaches_all_weights(family: list[Tokens], windows: Windows):
     model, batch = fresh(latent=2), batch_of(family)
-    model.begin_linear(second_moments(windows, roles=12))
+    model.initialize_linear(second_moments(windows, roles=12))
     first, before = error(model, batch), {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):
@@ -72,7 +72,9 @@ def test_training_goes_on_from_a_linear_start_and_reaches_all_weights(family: li
 
 
 def test_a_run_starts_linear_by_default_and_is_ahead_at_once(tiny_zoo: Path, tmp_path: Path):
-    linear, random = (train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", []), ("b", ["model.start=random"])))
+    linear, random = (
+        train_small(tiny_zoo, tmp_path / name, *extra) for name, extra in (("a", []), ("b", ["model.initialization=random"]))
+    )
     losses = [next(e["loss"] for e in events(run.path) if e["event"] == "validation") for run in (linear, random)]
     assert losses[0] < 0.8 * losses[1]
 
@@ -81,8 +83,8 @@ def test_an_unknown_start_is_refused_before_anything_is_written(
     tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", "model.start=pca", f"zoo={tiny_zoo}", "run=new"])
+    monkeypatch.setattr(sys, "argv", ["train", "model.initialization=pca", f"zoo={tiny_zoo}", "run=new"])
     with pytest.raises(SystemExit):
         main()
-    assert "model.start must be linear or random, not pca" in capsys.readouterr().err
+    assert "model.initialization must be linear or random, not pca" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints").exists()

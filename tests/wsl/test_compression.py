@@ -29,17 +29,17 @@ def pairs(seed: int, *, keep: float, collapse: bool = False) -> Pairs:
 
 def test_exact_decoding_keeps_all_and_random_answers_nothing():
     exact = measure([pairs(0, keep=1.0), pairs(1, keep=1.0)])
-    assert (exact["kept"], exact["diversity_weights"], exact["diversity_behaviour"]) == pytest.approx((1, 1, 1))
+    assert (exact["accuracy_retained"], exact["diversity_weights"], exact["diversity_behaviour"]) == pytest.approx((1, 1, 1))
     assert exact["models"] == exact["judged"] == 10
     nothing = measure([pairs(0, keep=0.0)])
-    assert abs(nothing["kept"]) < 0.1
+    assert abs(nothing["accuracy_retained"]) < 0.1
     half = measure([pairs(seed, keep=0.5) for seed in range(5)])
-    assert half["kept"] == pytest.approx(0.5, abs=0.05)
+    assert half["accuracy_retained"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_collapse_to_one_model_is_seen_though_accuracy_is_kept():
     found = measure([pairs(0, keep=1.0, collapse=True)])
-    assert found["kept"] > 0.9
+    assert found["accuracy_retained"] > 0.9
     assert found["diversity_weights"] == pytest.approx(0, abs=1e-6)
     assert found["diversity_behaviour"] == 0
 
@@ -49,9 +49,9 @@ def test_models_at_chance_are_counted_and_not_judged():
     wrong = np.tile((bad.labels + 1) % 5, (5, 1))
     bad = Pairs(bad.weights, (wrong, wrong), bad.labels, 0.2)
     both = measure([bad, pairs(1, keep=1.0)])
-    assert (both["models"], both["judged"], both["kept"]) == (10, 5, 1)
+    assert (both["models"], both["judged"], both["accuracy_retained"]) == (10, 5, 1)
     alone = measure([bad])
-    assert alone["kept"] is None
+    assert alone["accuracy_retained"] is None
     row = {**alone, "run": "a", "behaviour": False, "refined": False, "factor": 4.0}
     assert "–" in table([row])
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.wsl.conftest import TOKENIZER
-from wsl.data.sources import Held, Mapped, Source, Stored, pairs_of, survey
+from wsl.data.sources import FileSource, InMemory, MemoryMapped, Source, pairs_of, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows, ahead, window_starts
 from wsl.tokenizers.residual import Residual
@@ -21,8 +21,8 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.files import write_weights
 
 
-def held(family: Sequence[Tokens]) -> list[Held]:
-    return [Held.of(tokens) for tokens in family]
+def held(family: Sequence[Tokens]) -> list[InMemory]:
+    return [InMemory.of(tokens) for tokens in family]
 
 
 def windows(family: Sequence[Tokens], *, length: int = 20, seed: int = 0) -> Windows:
@@ -35,10 +35,10 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stored(tiny_zoo: Path) -> list[Stored]:
+def stored(tiny_zoo: Path) -> list[FileSource]:
     """Checkpoints of two shapes: linear and MLP heads."""
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", final=True, pretraining="supervised")
-    return survey(islice(pairs_of(zoo), 30), Residual(width=64, reference="root"))
+    return scan(islice(pairs_of(zoo), 30), Residual(width=64, reference="root"))
 
 
 def stream(sources: Sequence[Source], *, cache: int = 0, length: int = 100) -> Windows:
@@ -66,7 +66,7 @@ def test_batches_do_not_depend_on_workers_or_devices_or_where_training_began(fam
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_and_caches_change_no_bit_in_the_middle_of_an_epoch_or_across_its_end(stored: list[Stored], workers: int):
+def test_workers_and_caches_change_no_bit_in_the_middle_of_an_epoch_or_across_its_end(stored: list[FileSource], workers: int):
     one = stream(stored)
     assert one.per_epoch > 7 * 8
     steps = range(4, one.per_epoch // 8 + 5)
@@ -87,12 +87,12 @@ def test_every_epoch_draws_every_window_once_in_an_order_of_its_own(family: list
     assert not all(map(torch.equal, *epochs))
 
 
-def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: list[Stored]):
+def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: list[FileSource]):
     tokenizer, one = Residual(width=64, reference="root"), stream(stored)
     slices = []
     for source in stored:
         tokens = tokenizer.encode(source.checkpoint.state_dict(), root=source.root.state_dict())
-        assert torch.equal(source.sums, Held.of(tokens).sums)
+        assert torch.equal(source.sums, InMemory.of(tokens).sums)
         batch = Batch.of(tokens, one.standardizer)
         slices += [batch.crop(start, 100) for start in window_starts(tokens.plan.n_tokens, 100)]
     found = {tuple(batch.values[:, 0].tolist()): batch for batch in slices}
@@ -102,7 +102,7 @@ def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: 
         assert not equal(found[tuple(one[n].values[:, 0].tolist())], one[n + 1])
 
 
-def test_statistics_of_a_stream_are_those_of_tokens_in_memory_to_the_bit(stored: list[Stored]):
+def test_statistics_of_a_stream_are_those_of_tokens_in_memory_to_the_bit(stored: list[FileSource]):
     tokenizer = Residual(width=64, reference="root")
     tokens = [tokenizer.encode(source.checkpoint.state_dict(), root=source.root.state_dict()) for source in stored]
     streamed, whole = stream(stored).standardizer, Standardizer.fit(tokens)
@@ -116,15 +116,15 @@ def test_checkpoints_with_weights_that_are_not_finite_are_left_out(tiny_zoo: Pat
     weights["cls_token"][0, 0, 3] = torch.inf
     write_weights(tmp_path / "diverged.safetensors", weights)
     diverged = dataclasses.replace(second, path=tmp_path / "diverged.safetensors")
-    assert [one.checkpoint for one in survey([(first, root), (second, root)], TOKENIZER)] == [first, second]
-    assert [one.checkpoint for one in survey([(diverged, root), (second, root)], TOKENIZER)] == [second]
+    assert [one.checkpoint for one in scan([(first, root), (second, root)], TOKENIZER)] == [first, second]
+    assert [one.checkpoint for one in scan([(diverged, root), (second, root)], TOKENIZER)] == [second]
 
 
 def test_a_checkpoint_that_is_gone_or_damaged_is_named(tiny_zoo: Path, tmp_path: Path):
     (checkpoint, root) = next(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune")))
     copy = dataclasses.replace(checkpoint, path=tmp_path / "copy.safetensors")
     copy.path.write_bytes(checkpoint.path.read_bytes())
-    drawn = stream(survey([(copy, root)], TOKENIZER))
+    drawn = stream(scan([(copy, root)], TOKENIZER))
     assert drawn[0].values.isfinite().all()
     copy.path.write_bytes(checkpoint.path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"copy\.safetensors is damaged"):
@@ -134,20 +134,20 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_named(tiny_zoo: Path, tmp_path:
         drawn[0]
 
 
-def test_a_large_file_is_mapped_anew_and_reads_the_same(stored: list[Stored], monkeypatch: pytest.MonkeyPatch):
+def test_a_large_file_is_mapped_anew_and_reads_the_same(stored: list[FileSource], monkeypatch: pytest.MonkeyPatch):
     one = stored[0]
     monkeypatch.setattr("wsl.data.sources.MAPPED", 1000)
-    again = Stored.of(one.checkpoint, one.root, Residual(width=64, reference="root"))
+    again = FileSource.of(one.checkpoint, one.root, Residual(width=64, reference="root"))
     assert torch.equal(again.sums, one.sums)
-    mapped, whole = Mapped(one.checkpoint), one.checkpoint.state_dict()
+    mapped, whole = MemoryMapped(one.checkpoint), one.checkpoint.state_dict()
     assert set(mapped) == set(whole)
     assert len(mapped) == len(whole)
     assert all(torch.equal(mapped[name], whole[name]) for name in whole)
 
 
-def test_checkpoints_of_any_size_share_batches_and_the_short_are_padded(stored: list[Stored], family: list[Tokens]):
+def test_checkpoints_of_any_size_share_batches_and_the_short_are_padded(stored: list[FileSource], family: list[Tokens]):
     narrow = Residual(width=64, reference="none").encode({"cls_token": torch.randn(1, 1, 32), "norm.weight": torch.randn(32)})
-    mixed = stream([*stored[:3], Held.of(narrow)])
+    mixed = stream([*stored[:3], InMemory.of(narrow)])
     drawn = [mixed[n] for n in range(mixed.per_epoch)]
     short = [batch for batch in drawn if (batch.positions < 0).any()]
     assert len(short) == 1
@@ -169,7 +169,7 @@ def test_a_short_checkpoint_is_padded_and_says_so(family: list[Tokens]):
     assert not window.mask[n:].any()
 
 
-def test_windows_are_no_longer_than_the_longest_checkpoint_and_say_what_of_them_is_padding(stored: list[Stored]):
+def test_windows_are_no_longer_than_the_longest_checkpoint_and_say_what_of_them_is_padding(stored: list[FileSource]):
     lengths = [source.plan.n_tokens for source in stored]
     assert len(set(lengths)) == 2  # linear and MLP heads
     drawn = stream(stored, length=10_000)
@@ -189,7 +189,7 @@ def test_padding_within_tokens_is_masked_and_log_scales_never_are(family: list[T
 
 def test_rows_stream_as_well(tiny_zoo: Path):
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", final=True, head="linear")
-    sources = survey(islice(pairs_of(zoo), 3), Rows(reference="none"))
+    sources = scan(islice(pairs_of(zoo), 3), Rows(reference="none"))
     one = stream(sources)
     tokens = Rows(reference="none").encode(sources[0].checkpoint.state_dict())
     batch = Batch.of(tokens, one.standardizer)
@@ -231,7 +231,7 @@ class Absolute(Residual):
 
 def test_tokens_that_take_the_whole_model_are_windows_of_its_encoding(tiny_zoo: Path):
     pairs = list(islice(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune", final=True)), 3))
-    absolute, plain = (stream(survey(pairs, kind(width=64, reference="root"))) for kind in (Absolute, Residual))
+    absolute, plain = (stream(scan(pairs, kind(width=64, reference="root"))) for kind in (Absolute, Residual))
     tokens = Absolute(width=64, reference="root").encode(pairs[0][0].state_dict(), root=pairs[0][1].state_dict())
     batch = Batch.of(tokens, absolute.standardizer)
     assert sum(equal(absolute[n], batch.crop(0, 100)) for n in range(absolute.per_epoch)) == 1

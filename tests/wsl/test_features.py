@@ -11,7 +11,7 @@ from wsl.data import cache
 from wsl.data.invariants import invariants_of, spectrum
 from wsl.data.leakage import refuse_leaks
 from wsl.features.embedding import Embedding, Untrained
-from wsl.features.encoder_inputs import RawTokens
+from wsl.features.encoder_inputs import EncoderInputs
 from wsl.features.factors import Factors
 from wsl.features.features import Features
 from wsl.features.weight_pca import WeightPCA, project
@@ -164,13 +164,13 @@ def test_an_untrained_encoder_differs_from_the_trained_one_and_is_the_same_every
 
 
 def test_what_the_model_encoder_reads_are_its_raw_tokens(tiny_run: Run, some: Zoo):
-    pd.testing.assert_frame_equal(RawTokens().extract(tiny_run, some), invariants_of(some))
-    assert not RawTokens().seen(tiny_run)
+    pd.testing.assert_frame_equal(EncoderInputs().extract(tiny_run, some), invariants_of(some))
+    assert not EncoderInputs().seen(tiny_run)
 
 
 def test_raw_tokens_are_pooled_as_latents_are(tiny_run: Run, some: Zoo, monkeypatch):
     monkeypatch.setattr(tiny_run, "model_encoder", None)
-    table = RawTokens().extract(tiny_run, some)
+    table = EncoderInputs().extract(tiny_run, some)
     tokens, _ = next(iter(tiny_run.latents(some)))
     values = tiny_run.standardizer.standardize(tokens)
     expected = tiny_run.model.embed(values[None], tokens.positions, tiny_run.groups)[0]

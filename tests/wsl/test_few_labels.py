@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tests.wsl.test_probes import accuracy_probe, fold, numbers, population, survey
+from tests.wsl.test_probes import accuracy_probe, fold, numbers, population, scan
 from wsl import property_prediction, transfer
 from wsl.data import cache
 from wsl.data.leakage import refuse_shared
@@ -18,14 +18,21 @@ from wsl.features.features import Features
 from wsl.few_labels import FewLabelsConfig, curves, numeric
 from wsl.probe import cards, probed
 from wsl.probes.comparison import compare
-from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.label_subsets import average, select
 from wsl.reporting.label_curves import figure, tables, write_curves
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
-FAST = ("runs=nowhere", "draws=20", "shuffles=3", "ceiling_checkpoints=20", "selections=2", "targets=[test_accuracy,epoch]")
+FAST = (
+    "runs=nowhere",
+    "n_bootstrap=20",
+    "n_permutations=3",
+    "noise_ceiling_checkpoints=20",
+    "selections=2",
+    "targets=[test_accuracy,epoch]",
+)
 QUIET = Console(quiet=True)
 
 
@@ -36,11 +43,11 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def crossfit(frame: pd.DataFrame, **changes) -> Survey:
-    return survey(frame, splits=[fold(numbers(frame), test) for test in range(5)], shuffles=10, **changes)
+def crossfit(frame: pd.DataFrame, **changes) -> CrossValidation:
+    return scan(frame, splits=[fold(numbers(frame), test) for test in range(5)], n_permutations=10, **changes)
 
 
-def labelled_models(some: Survey) -> list[set[str]]:
+def labelled_models(some: CrossValidation) -> list[set[str]]:
     return [set(some.frame["model"][split.train | split.val]) for split in some.splits]
 
 
@@ -51,7 +58,7 @@ def score(frame: pd.DataFrame, features: np.ndarray, labelled: int, selections: 
         some = select(everything, labelled, selection=selection)
         found.append(some.ask(numeric({"a": accuracy_probe()}), [features] * 5, subset=np.full(len(frame), True)))
     real, control = average(found, seed=0)
-    assert control.row["control"] == "shuffled targets"
+    assert control.row["control"] == "permuted targets"
     return real
 
 
@@ -96,7 +103,7 @@ def test_more_labels_score_higher_and_shuffled_ones_nothing():
     frame = population()
     few, more = (score(frame, planted(frame), n) for n in (8, 32))
     assert 0.5 < few.row["value"] < more.row["value"]
-    assert more.row["above_shuffled"]
+    assert more.row["above_permuted"]
     models = frame["model"].unique()
     other = dict(zip(models, np.random.default_rng(2).permutation(models), strict=True))
     by_model = frame.set_index(["model", "epoch"])["test_accuracy"]
@@ -106,12 +113,12 @@ def test_more_labels_score_higher_and_shuffled_ones_nothing():
     for labelled in (8, 32):
         nothing = score(shuffled, planted(frame), labelled)
         assert nothing.row["value"] < 0.1
-        assert not nothing.row["above_shuffled"]
+        assert not nothing.row["above_permuted"]
 
 
 def test_intervals_cover_selections_and_differences_are_paired():
     rng = np.random.default_rng(0)
-    row = {"target": "t", "metric": "r2", "control": None, "given": False, "low": 0.0, "high": 1.0, "above_shuffled": None}
+    row = {"target": "t", "metric": "r2", "control": None, "given": False, "low": 0.0, "high": 1.0, "above_permuted": None}
     values = rng.normal(size=20)
 
     def findings(offset: float) -> list[list[Finding]]:
@@ -128,10 +135,10 @@ def test_intervals_cover_selections_and_differences_are_paired():
 
 
 def test_a_question_that_some_selection_cannot_be_asked_is_not_answered():
-    row = {"target": "t", "metric": "r2", "control": None, "low": 0.0, "high": 1.0, "above_shuffled": True}
+    row = {"target": "t", "metric": "r2", "control": None, "low": 0.0, "high": 1.0, "above_permuted": True}
     known, control = (
         Finding({**row, "value": 0.5}, np.full(5, 0.5)),
-        Finding({**row, "value": 0.0, "control": "shuffled targets"}, None),
+        Finding({**row, "value": 0.0, "control": "permuted targets"}, None),
     )
     (answer,) = average([[known, control], [Finding({**row, "value": None}, None)]], seed=0)
     assert answer.row["value"] is None
@@ -155,7 +162,7 @@ def real(rows: list[dict], **conditions) -> list[dict]:
 
 
 def test_with_all_labels_it_is_the_benchmark(few_rows: list[dict], tiny_zoo: Path, tiny_run: Run):
-    options = [*(one for one in FAST if "selections" not in one), "inputs=[hyperrep,statistics]"]
+    options = [*(one for one in FAST if "selections" not in one), "features=[hyperrep,statistics]"]
     config = property_prediction.PropertyPredictionConfig(**compose("property_prediction", options))
     rows = property_prediction.benchmark(Zoo.open(tiny_zoo), {"by_model": {0: {0: tiny_run}}}, config, QUIET)
     for row in real(rows, metric="r2"):
@@ -179,7 +186,7 @@ def test_each_number_of_labels_has_rows_of_all_features(few_rows: list[dict], tm
 
 
 def transfer_config(*overrides: str) -> transfer.TransferConfig:
-    options = ["zoo=other", "labelled=[]", "inputs=[hyperrep,statistics]", "carried=[hyperrep,statistics]", *overrides]
+    options = ["zoo=other", "labelled=[]", "features=[hyperrep,statistics]", "carried=[hyperrep,statistics]", *overrides]
     return transfer.TransferConfig(**compose("transfer", [*FAST, *options]))
 
 

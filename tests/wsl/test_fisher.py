@@ -1,4 +1,4 @@
-"""Felt weights move with the weights, count what outputs feel, and align copies."""
+"""FisherBasis weights move with the weights, count what outputs feel, and align copies."""
 
 import pytest
 import torch

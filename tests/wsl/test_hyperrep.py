@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from wsl.data.sources import Held
+from wsl.data.sources import InMemory
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows
 from wsl.layout.axis_table import ROLES
@@ -26,7 +26,7 @@ def small_model(*, latent: int = 4) -> HyperRep:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
-        model = HyperRep(token_width=17, latent=latent, blocks=4, roles=10, start="random", **sizes)
+        model = HyperRep(token_width=17, latent=latent, blocks=4, roles=10, initialization="random", **sizes)
         for parameter in model.parameters():  # blocks start as the identity, which would prove little
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
@@ -138,7 +138,7 @@ def test_the_loss_falls_on_planted_structure_and_not_on_noise(family: list[Token
     def error_after_training(tokens: list[Tokens]) -> float:
         model, objective = small_model(latent=3), Reconstruction(scale_weight=1)
         train, held_out = tokens[:8], tokens[8:]
-        windows = Windows([Held.of(one) for one in train], Standardizer.fit(train), length=60, seed=0, cache=0)
+        windows = Windows([InMemory.of(one) for one in train], Standardizer.fit(train), length=60, seed=0, cache=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for batch in windows.batches(range(120), 8, rank=0, world_size=1, workers=0):
             optimizer.zero_grad()

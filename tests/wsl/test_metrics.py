@@ -42,7 +42,7 @@ def test_metrics_agree_with_scipy_and_scikit_learn(metric, sample, reference, rn
 @pytest.mark.parametrize(("metric", "sample", "reference"), CASES)
 def test_a_model_drawn_twice_counts_as_if_its_checkpoints_were_there_twice(metric, sample, reference, rng):
     truth, prediction = sample(rng)
-    counts = bootstrap_counts(np.zeros(MODELS, dtype=int), draws=5, rng=rng)
+    counts = bootstrap_counts(np.zeros(MODELS, dtype=int), n_bootstrap=5, rng=rng)
     for drawn, found in zip(counts, metric(truth, prediction, GROUPS, counts), strict=True):
         rows = np.repeat(np.arange(len(GROUPS)), drawn[GROUPS])
         assert found == pytest.approx(reference(truth[rows], prediction[rows]))
@@ -65,14 +65,14 @@ def test_equal_predictions_order_nothing_and_equal_truths_cannot_be_scored(rng):
 
 
 def test_a_resample_draws_as_many_models_as_there_are():
-    counts = bootstrap_counts(np.zeros(MODELS, dtype=int), draws=50, rng=np.random.default_rng(0))
+    counts = bootstrap_counts(np.zeros(MODELS, dtype=int), n_bootstrap=50, rng=np.random.default_rng(0))
     assert (counts.sum(axis=1) == MODELS).all()
     assert (counts == 0).any()
 
 
 def test_a_resample_of_families_keeps_or_loses_them_whole():
     families = np.array([0, 1, 0, 1, 1, 2])
-    counts = bootstrap_counts(families, draws=200, rng=np.random.default_rng(0))
+    counts = bootstrap_counts(families, n_bootstrap=200, rng=np.random.default_rng(0))
     sizes = np.stack([counts[:, families == family].sum(axis=1) for family in range(3)], axis=1)
     assert (sizes % np.array([2, 3, 1]) == 0).all()
     assert ((sizes / np.array([2, 3, 1])).sum(axis=1) == 3).all()
@@ -84,7 +84,7 @@ def coverage(groups: np.ndarray, rng: np.random.Generator) -> float:
     for _ in range(200):
         truth = rng.normal(size=40).repeat(EPOCHS)
         prediction = truth + rng.normal(size=40).repeat(EPOCHS)
-        counts = bootstrap_counts(np.zeros(groups.max() + 1, dtype=int), draws=200, rng=rng)
+        counts = bootstrap_counts(np.zeros(groups.max() + 1, dtype=int), n_bootstrap=200, rng=rng)
         found = score(r2, truth, prediction, groups, counts)
         inside += found.low <= 0.0 <= found.high  # 1 - var(error) / var(truth) = 0
     return inside / 200

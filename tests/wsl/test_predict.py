@@ -16,7 +16,7 @@ from wsl.predict import PredictConfig, main, predict
 from wsl.probe import cards, probed
 from wsl.probes.inputs import Inputs
 from wsl.probes.predictor import FILE, Predictor
-from wsl.probes.probe import Answers
+from wsl.probes.probe import Targets
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import compose
@@ -39,7 +39,7 @@ def test_saved_probes_answer_as_fresh_ones(run: Run, tmp_path: Path):
     embedded = [np.asarray(run.embed(part), dtype=float) for part in (train, val, test)]
     probe = cards("probe", ["test_loss"])["test_loss"]
     models = [part.frame["model"].factorize()[0] for part in (train, val)]
-    answers = [Answers(part.frame["test_loss"].to_numpy(), some) for part, some in zip((train, val), models, strict=True)]
+    answers = [Targets(part.frame["test_loss"].to_numpy(), some) for part, some in zip((train, val), models, strict=True)]
     fresh = probe.predict(Inputs.of(*embedded), *answers, penalties=penalties)
     np.testing.assert_allclose(saved(embedded[2], coverage=0.9)["test_loss"], fresh, atol=1e-6)
 

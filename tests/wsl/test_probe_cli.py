@@ -17,11 +17,11 @@ from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, compose
 from zoo_gen.splits import Split
 
-FIELDS = {"split", "fold", "subset", "target", "features", "control", "metric", "value", "low", "high", "chance", "ceiling"}
+FIELDS = {"split", "fold", "subset", "target", "features", "control", "metric", "value", "low", "high", "chance", "noise_ceiling"}
 
 
 def config(*overrides: str) -> ProbeConfig:
-    return ProbeConfig(**compose("probe", ["draws=50", "shuffles=20", *overrides]))
+    return ProbeConfig(**compose("probe", ["n_bootstrap=50", "n_permutations=20", *overrides]))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def rows(tiny_run: Run) -> list[dict]:
 
 def test_every_target_is_asked_of_every_kind_of_features_on_all_and_final_checkpoints(rows: list[dict]):
     asked = {(row["subset"], row["target"], row["features"]) for row in rows if row["control"] is None}
-    targets, inputs = [path.stem for path in (CONFIGS / "probe").glob("*.yaml")], config().inputs
+    targets, inputs = [path.stem for path in (CONFIGS / "probe").glob("*.yaml")], config().features
     assert asked == {(subset, target, features) for subset in ("all", "final") for target in targets for features in inputs}
     assert all(row.keys() >= FIELDS for row in rows)
     assert len({(*(row[key] for key in ("subset", "target", "features", "metric")),) for row in rows}) == len(rows)
@@ -66,7 +66,7 @@ def test_the_table_says_that_it_is_a_smoke_test_and_fits_eighty_columns(rows: li
 
 
 def test_the_same_command_gives_the_same_rows(tiny_run: Run):
-    some = config("targets=[test_accuracy,root]", "inputs=[stat*]")
+    some = config("targets=[test_accuracy,root]", "features=[stat*]")
     assert probe(tiny_run, some) == probe(tiny_run, some)
 
 
@@ -89,14 +89,14 @@ def test_a_split_by_root_is_probed_too(tiny_run: Run):
     by_root = Run.open(tiny_run.path)
     by_root.config = {**tiny_run.config, "split": "leave_root_out"}
     by_root.__dict__["split"] = tiny_run.zoo.split("leave_root_out", fold=0)
-    rows = probe(by_root, config("targets=[root,test_loss]", "inputs=[statistics]"))
+    rows = probe(by_root, config("targets=[root,test_loss]", "features=[statistics]"))
     assert all(row["value"] is None for row in rows if row["target"] == "root")
     assert all(row["value"] is not None and row["n_models"] == 24 for row in rows if row["target"] == "test_loss")
 
 
 def test_the_command_writes_probe_json_and_prints_the_table(tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = shutil.copytree(tiny_run.path, tmp_path / "run")
-    options = ["draws=20", "shuffles=5", "targets=[epoch]", f"run={folder}"]
+    options = ["n_bootstrap=20", "n_permutations=5", "targets=[epoch]", f"run={folder}"]
     call(main, *options)
     printed = capsys.readouterr()
     rows = json.loads((folder / "probe.json").read_text())
@@ -105,7 +105,9 @@ def test_the_command_writes_probe_json_and_prints_the_table(tiny_run: Run, tmp_p
     assert not printed.err
 
 
-@pytest.mark.parametrize(("option", "complaint"), [("run=nowhere", "run 'nowhere' not found"), ("draws=abc", "draws=abc")])
+@pytest.mark.parametrize(
+    ("option", "complaint"), [("run=nowhere", "run 'nowhere' not found"), ("n_bootstrap=abc", "n_bootstrap=abc")]
+)
 def test_bad_input_ends_in_one_message(option: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert complaint in refused(main, option)

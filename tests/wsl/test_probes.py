@@ -5,11 +5,11 @@ import pytest
 from wsl.data.leakage import refuse_leaks
 from wsl.probe import cards
 from wsl.probes.classification import Classification, logistic
-from wsl.probes.cross_validation import Survey
+from wsl.probes.cross_validation import CrossValidation
 from wsl.probes.inputs import Inputs, Standardizer
 from wsl.probes.metrics import balanced_accuracy, kendall_tau, r2
-from wsl.probes.probe import Answers, Measured, Probe
-from wsl.probes.regression import Regression, shuffle_models
+from wsl.probes.probe import Measured, Probe, Targets
+from wsl.probes.regression import Regression, permute_models
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
@@ -52,7 +52,7 @@ def numbers(frame: pd.DataFrame) -> np.ndarray:
     return frame["model"].str[1:].astype(int).to_numpy()
 
 
-def survey(frame: pd.DataFrame, **changes) -> Survey:
+def scan(frame: pd.DataFrame, **changes) -> CrossValidation:
     number = numbers(frame)
     settings = {
         "splits": [fold(number, 0)],
@@ -60,15 +60,15 @@ def survey(frame: pd.DataFrame, **changes) -> Survey:
         "measured": measured(frame, 360),
         "penalties": PENALTIES,
         "draws": 200,
-        "shuffles": 100,
+        "n_permutations": 100,
         "seed": 0,
     }
-    return Survey(frame=frame, **(settings | changes))
+    return CrossValidation(frame=frame, **(settings | changes))
 
 
 def ask(probe, features, frame=None, **changes) -> dict[tuple, dict]:
     frame = population() if frame is None else frame
-    circumstances = survey(frame, **changes)
+    circumstances = scan(frame, **changes)
     tables = [features] * len(circumstances.splits)
     found = circumstances.ask({"probe": probe}, tables, subset=np.full(len(frame), True))
     return {(finding.row["control"], finding.row["metric"]): finding.row for finding in found}
@@ -107,7 +107,7 @@ def test_a_planted_feature_is_found_among_many_others():
     features = np.column_stack([clustered_noise(), population()["test_accuracy"]])
     row = ask(accuracy_probe(), features)[None, "r2"]
     assert row["value"] > 0.99
-    assert row["above_shuffled"]
+    assert row["above_permuted"]
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -115,9 +115,9 @@ def test_a_planted_feature_is_found_among_many_others():
 def test_shuffled_targets_score_zero(column, scale):
     features = np.column_stack([clustered_noise(), population()[["test_accuracy", "epoch"]]])
     rows = ask(accuracy_probe(column=column, scale=scale), features)
-    assert rows["shuffled targets", "r2"]["value"] < 0.05
-    assert rows["shuffled targets", "kendall_tau"]["value"] < 0.05
-    assert rows[None, "r2"]["value"] > rows["shuffled targets", "r2"]["high"]
+    assert rows["permuted targets", "r2"]["value"] < 0.05
+    assert rows["permuted targets", "kendall_tau"]["value"] < 0.05
+    assert rows[None, "r2"]["value"] > rows["permuted targets", "r2"]["high"]
 
 
 def test_a_probe_of_unrelated_features_answers_the_mean():
@@ -129,7 +129,7 @@ def test_a_probe_of_unrelated_features_answers_the_mean():
 def test_shuffling_keeps_targets_clustered_and_forgets_their_order():
     models = np.arange(50).repeat(EPOCHS)
     targets = models + np.tile(np.arange(EPOCHS), 50) / 100
-    first, shuffled = shuffle_models(targets, models, shuffles=2, rng=np.random.default_rng(0))
+    first, shuffled = permute_models(targets, models, n_permutations=2, rng=np.random.default_rng(0))
     assert (first != shuffled).any()
     np.testing.assert_array_equal(np.sort(shuffled), targets)
     blocks = shuffled.reshape(50, EPOCHS)
@@ -145,7 +145,7 @@ def test_ridge_predictions_are_those_of_scikit_learn():
     targets, models = features @ weights + 0.1 * rng.normal(size=90), np.arange(90)
     train, val, test = np.split(np.arange(90), 3)
     inputs = Inputs.of(features[train], features[val], features[test])
-    answers = (Answers(targets[rows], models[rows]) for rows in (train, val))
+    answers = (Targets(targets[rows], models[rows]) for rows in (train, val))
     found = accuracy_probe().predict(inputs, *answers, penalties=[0.1])
     standardize = Standardizer.fit(features[train])
     reference = Ridge(alpha=0.1 * len(train)).fit(standardize(features[train]), targets[train])
@@ -167,7 +167,7 @@ def test_test_features_do_not_change_the_standardisation():
     frame = population()
     test = frame["model"].to_numpy() == "m05"
     outlier[test] = 1e6 * rng.normal(size=(test.sum(), 6))
-    circumstances = survey(frame)
+    circumstances = scan(frame)
     probe, subset = {"accuracy": accuracy_probe()}, ~test
     one, other = ([f.row for f in circumstances.ask(probe, [table], subset=subset)] for table in (features, outlier))
     assert one == other
@@ -198,11 +198,13 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_other_intervals():
 
 def test_the_ceiling_falls_with_the_number_of_test_images():
     frame = population()
-    few, many = (ask(accuracy_probe(), clustered_noise(), measured=measured(frame, n))[None, "r2"]["ceiling"] for n in (10, 10_000))
+    few, many = (
+        ask(accuracy_probe(), clustered_noise(), measured=measured(frame, n))[None, "r2"]["noise_ceiling"] for n in (10, 10_000)
+    )
     assert few < 0.8 < 0.99 < many < 1
     nothing = Measured(*np.full((2, len(frame), 5), np.nan))
-    assert ask(accuracy_probe(), clustered_noise(), measured=nothing)[None, "r2"]["ceiling"] is None
-    assert ask(accuracy_probe(column="epoch", measured="none"), clustered_noise())[None, "r2"]["ceiling"] == 1
+    assert ask(accuracy_probe(), clustered_noise(), measured=nothing)[None, "r2"]["noise_ceiling"] is None
+    assert ask(accuracy_probe(column="epoch", measured="none"), clustered_noise())[None, "r2"]["noise_ceiling"] == 1
 
 
 def test_a_label_has_its_chance_beside_it():
@@ -263,11 +265,11 @@ def test_every_probe_card_keeps_the_protocol(name):
     assert set(probe.metrics.values()) <= {r2, kendall_tau, balanced_accuracy}
     assert probe.trivial == (name == "head")
     varies = name in {"test_accuracy", "epoch", "optimizer", "weight_decay", "root"}
-    assert probe.answerable(targets[known], targets[known]) == varies
+    assert probe.predictable(targets[known], targets[known]) == varies
 
 
-def crossfit(frame: pd.DataFrame, **changes) -> Survey:
-    return survey(frame, splits=[fold(numbers(frame), test) for test in range(5)], **changes)
+def crossfit(frame: pd.DataFrame, **changes) -> CrossValidation:
+    return scan(frame, splits=[fold(numbers(frame), test) for test in range(5)], **changes)
 
 
 def test_pooled_folds_test_every_model_once_and_score_once():
@@ -282,7 +284,7 @@ def test_pooled_folds_test_every_model_once_and_score_once():
     for split in crossfit(frame).splits:
         train, val, test = (np.flatnonzero(part) for part in split)
         models = numbers(frame)
-        answers = [Answers(truth[part], models[part]) for part in (train, val)]
+        answers = [Targets(truth[part], models[part]) for part in (train, val)]
         inputs = Inputs.of(features[train], features[val], features[test])
         predictions[test] = accuracy_probe().predict(inputs, *answers, penalties=PENALTIES)
     assert row["value"] == pytest.approx(1 - np.sum((predictions - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
@@ -291,7 +293,7 @@ def test_pooled_folds_test_every_model_once_and_score_once():
 def test_folds_that_test_a_model_twice_are_refused():
     frame = population()
     with pytest.raises(InputError, match="test some models twice"):
-        survey(frame, splits=[fold(numbers(frame), 0), fold(numbers(frame), 0)])
+        scan(frame, splits=[fold(numbers(frame), 0), fold(numbers(frame), 0)])
 
 
 def test_the_intercepts_of_the_folds_do_not_order_the_shuffled_control():

@@ -20,11 +20,11 @@ from wsl.run_files import read_config, write_config
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
-INPUTS = "inputs=[hyperrep,statistics,epoch,factors,noise_outputs]"
+INPUTS = "features=[hyperrep,statistics,epoch,factors,noise_outputs]"
 
 
 def config(*overrides: str) -> PropertyPredictionConfig:
-    options = ["runs=nowhere", "draws=50", "shuffles=10", "ceiling_checkpoints=30", INPUTS, *overrides]
+    options = ["runs=nowhere", "n_bootstrap=50", "n_permutations=10", "noise_ceiling_checkpoints=30", INPUTS, *overrides]
     return PropertyPredictionConfig(**compose("property_prediction", options))
 
 
@@ -85,7 +85,7 @@ def test_the_root_is_asked_by_model_only(rows: list[dict]):
 
 def test_losses_and_gaps_have_ceilings(rows: list[dict]):
     for target in ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap"):
-        ceilings = {row["ceiling"] for row in asked(rows, split="leave_root_out", subset="all", target=target, metric="r2")}
+        ceilings = {row["noise_ceiling"] for row in asked(rows, split="leave_root_out", subset="all", target=target, metric="r2")}
         assert len(ceilings) == 1
         assert 0 < (ceilings.pop() or 0) < 1 or target.endswith("gap")
 
@@ -100,7 +100,7 @@ def test_rows_are_plain_json_and_make_tables_and_figures(rows: list[dict]):
 
 def test_differences_are_paired_resample_by_resample():
     noise = np.random.default_rng(0).normal(size=1000)
-    row = {"target": "t", "metric": "r2", "control": None, "given": False, "above_shuffled": True}
+    row = {"target": "t", "metric": "r2", "control": None, "given": False, "above_permuted": True}
     found = {
         ("e", 0, "all"): [Finding({**row, "value": 0.6}, 0.6 + noise)],
         ("e", 1, "all"): [Finding({**row, "value": 0.4}, 0.4 + noise)],
@@ -120,7 +120,7 @@ def test_a_representation_trained_on_test_models_is_refused(runs: Path, tiny_zoo
     by_fold = found["by_model"][0]
     by_fold[0], by_fold[1] = by_fold[1], by_fold[0]
     with pytest.raises(InputError, match="fitted on test models"):
-        benchmark(zoo, {"by_model": {0: by_fold}}, config("inputs=[hyperrep]"), Console(quiet=True))
+        benchmark(zoo, {"by_model": {0: by_fold}}, config("features=[hyperrep]"), Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def elsewhere(wide_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_on_other_zoos_answer_for_all_folds(runs: Path, elsewhere: Path, tiny_zoo: Path):
     zoo = Zoo.open(tiny_zoo)
-    settings = config("inputs=[hyperrep,statistics]", "targets=[test_loss]")
+    settings = config("features=[hyperrep,statistics]", "targets=[test_loss]")
     pretrained = find_pretrained(elsewhere, zoo)
     rows = benchmark(zoo, find_runs(runs, zoo), settings, Console(quiet=True), pretrained=pretrained)
     for split, models in (("by_model", 30), ("leave_root_out", 72)):
@@ -183,7 +183,13 @@ def test_two_runs_of_one_fold_and_no_runs_are_refused(runs: Path, tiny_zoo: Path
 
 def test_the_command_writes_rows_tables_and_figures(runs: Path, tiny_zoo: Path, tmp_path: Path):
     out = tmp_path / "found.json"
-    options = ["draws=20", "shuffles=5", "targets=[test_accuracy]", "inputs=[hyperrep,statistics]", "ceiling_checkpoints=20"]
+    options = [
+        "n_bootstrap=20",
+        "n_permutations=5",
+        "targets=[test_accuracy]",
+        "features=[hyperrep,statistics]",
+        "noise_ceiling_checkpoints=20",
+    ]
     call(main, f"zoo={tiny_zoo}", f"runs={runs}", f"out={out}", *options)
     assert {path.name for path in tmp_path.iterdir()} == {
         "found.json", "found.md", "found_by_model.svg", "found_leave_root_out.svg",

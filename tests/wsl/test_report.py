@@ -59,7 +59,7 @@ def metrics() -> list[dict[str, Any]]:
 
 
 def probe_rows() -> list[dict[str, Any]]:
-    same = {"control": None, "chance": 0.0, "ceiling": 0.9, "n_models": 12, "smoke_test": True, "trivial": False}
+    same = {"control": None, "chance": 0.0, "noise_ceiling": 0.9, "n_models": 12, "smoke_test": True, "trivial": False}
     asked = [
         {**same, "subset": subset, "target": target, "features": name, "metric": metric, "value": value}
         for subset in ("all", "final")
@@ -68,8 +68,8 @@ def probe_rows() -> list[dict[str, Any]]:
         for metric in metrics_
     ]
     rows = [{**row, "low": row["value"] - 0.2, "high": row["value"] + 0.2} for row in asked]
-    nothing = {"target": "epoch", "metric": "r2", "value": None, "low": None, "high": None, "ceiling": None}
-    return [*rows, *({**row, **nothing} for row in rows[0:4:2]), {**rows[0], "control": "shuffled targets"}]
+    nothing = {"target": "epoch", "metric": "r2", "value": None, "low": None, "high": None, "noise_ceiling": None}
+    return [*rows, *({**row, **nothing} for row in rows[0:4:2]), {**rows[0], "control": "permuted targets"}]
 
 
 def generated_rows() -> list[dict[str, Any]]:

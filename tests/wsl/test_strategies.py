@@ -50,12 +50,12 @@ def alone(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def replicas(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same of two processes with the whole model each."""
-    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate=2")
+    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate_grad_batches=2")
 
 
 @pytest.mark.parametrize("card", ["ddp", "fsdp"])
 def test_two_processes_have_the_losses_of_one(card: str, alone: Run, replicas: Run, tiny_zoo: Path, tmp_path: Path):
-    sharded = ("strategy=fsdp", "devices=2", "accumulate=2")
+    sharded = ("strategy=fsdp", "devices=2", "accumulate_grad_batches=2")
     two = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "two", *COMPARED, *sharded)
     assert [event["step"] for event in events(two.path)] == [event["step"] for event in events(alone.path)]
     apart = max(abs(a - b) for a, b in zip(losses(two), losses(alone), strict=True))
@@ -85,7 +85,7 @@ def test_two_processes_find_the_models_that_behaviour_is_of(tiny_zoo: Path, tmp_
 
 @pytest.mark.parametrize("card", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, replicas: Run, tiny_zoo: Path, tmp_path: Path):
-    overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate=2"]
+    overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate_grad_batches=2"]
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_is_one_message(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_one_message_of_the_processes(tiny_zoo: Path, tmp_path: Path):
     with pytest.raises(InputError, match="smaller learning_rate"):
-        train_small(tiny_zoo, tmp_path / "run", "learning_rate=1e30", "clip=1e30", *TWO)
+        train_small(tiny_zoo, tmp_path / "run", "learning_rate=1e30", "gradient_clip_val=1e30", *TWO)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 

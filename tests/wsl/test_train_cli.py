@@ -165,8 +165,8 @@ def test_training_on_random_views_is_as_reproducible(tiny_run: Run, tiny_zoo: Pa
         (["weight_decay=nan"], "weight_decay must be at least 0"),
         (["devices=2"], "strategy=single is one device, not 2; choose strategy=ddp"),
         (["devices=0"], "devices must be at least 1"),
-        (["devices=3", "strategy=ddp"], "batch_size must be a multiple of devices x accumulate, 3 x 1, not 4"),
-        (["accumulate=3"], "1 x 3, not 4"),
+        (["devices=3", "strategy=ddp"], "batch_size must be a multiple of devices x accumulate_grad_batches, 3 x 1, not 4"),
+        (["accumulate_grad_batches=3"], "1 x 3, not 4"),
         (["ema=1"], "ema must be at least 0 and less than 1"),
         (["strategy=dp"], "choose one of ddp, fsdp, single"),
         (["logger=wandb"], "pip install wandb"),
@@ -222,6 +222,6 @@ def test_help_says_what_each_setting_is_and_which_cards_there_are(capsys: pytest
     call(main, "--help")
     printed = capsys.readouterr().out
     assert "trains a hyper-representation" in printed
-    assert "accumulate: 1         # parts of a device's share" in printed
+    assert "accumulate_grad_batches: 1         # parts of a device's share" in printed
     assert "strategy: single  # of ddp, fsdp, single" in printed
     assert "defaults" not in printed.partition("Settings")[2]

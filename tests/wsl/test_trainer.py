@@ -10,9 +10,9 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 
-from wsl.data.sources import Held
+from wsl.data.sources import InMemory
 from wsl.data.standardizer import Standardizer
-from wsl.data.windows import Part, Windows
+from wsl.data.windows import MicroBatch, Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
@@ -26,11 +26,11 @@ from zoo_gen import InputError
 SETTINGS: dict[str, Any] = {
     "steps": 8,
     "batch_size": 2,
-    "accumulate": 1,
+    "accumulate_grad_batches": 1,
     "learning_rate": 1e-2,
     "weight_decay": 0.1,
     "warmup": 2,
-    "clip": 1.0,
+    "gradient_clip_val": 1.0,
     "ema": 0.0,
     "log_every": 1,
     "validate_every": 2,
@@ -59,8 +59,8 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, precis
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
-        model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, start="random", **sizes)
-    windows = Windows([Held.of(tokens) for tokens in family], Standardizer.fit(family), length=16, seed=0, cache=0)
+        model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, initialization="random", **sizes)
+    windows = Windows([InMemory.of(tokens) for tokens in family], Standardizer.fit(family), length=16, seed=0, cache=0)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     trainer = Trainer(**{**SETTINGS, **changes})
     journal = Journal(folder / "metrics.jsonl", Nothing())
@@ -79,7 +79,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("die_at", "save_every", "changes"),
-    [(2, 1, {}), (6, 2, {}), (6, 1, {}), (6, 3, {}), (4, 2, {"ema": 0.9}), (4, 3, {"ema": 0.9, "accumulate": 2})],
+    [(2, 1, {}), (6, 2, {}), (6, 1, {}), (6, 3, {}), (4, 2, {"ema": 0.9}), (4, 3, {"ema": 0.9, "accumulate_grad_batches": 2})],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     family: list[Tokens], tmp_path: Path, die_at: int, save_every: int, changes: dict[str, Any]
@@ -111,7 +111,7 @@ def test_a_state_without_the_optimizer_is_refused(family: list[Tokens], tmp_path
 
 def test_a_loss_that_is_not_finite_stops_the_training(family: list[Tokens], tmp_path: Path):
     with pytest.raises(InputError, match="smaller learning_rate"):
-        fit(tmp_path, family, learning_rate=1e30, clip=1e30)
+        fit(tmp_path, family, learning_rate=1e30, gradient_clip_val=1e30)
     assert not (tmp_path / "model.safetensors").exists()
 
 
@@ -152,13 +152,13 @@ def test_accumulated_parts_train_what_the_undivided_batch_does(
     unequal: list[Tokens], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fit(tmp_path / "whole", unequal, batch_size=8)
-    fit(tmp_path / "parts", unequal, batch_size=8, accumulate=4)
+    fit(tmp_path / "parts", unequal, batch_size=8, accumulate_grad_batches=4)
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
     ends = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
     assert max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]) < 1e-4
 
-    monkeypatch.setattr(Part, "sharing", lambda batch, counts: batch)  # each part divides by its own counts
-    fit(tmp_path / "alone", unequal, batch_size=8, accumulate=4)
+    monkeypatch.setattr(MicroBatch, "sharing", lambda batch, counts: batch)  # each part divides by its own counts
+    fit(tmp_path / "alone", unequal, batch_size=8, accumulate_grad_batches=4)
     assert losses(tmp_path / "alone") != pytest.approx(losses(tmp_path / "whole"), abs=1e-3)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from wsl.compression import compress
-from wsl.data.sources import Stored, pairs_of, survey
+from wsl.data.sources import FileSource, pairs_of, scan
 from wsl.data.windows import Batch
 from wsl.models.bit_allocation import energy_of, levels_of
 from wsl.models.transform_code import TransformCode
@@ -25,20 +25,20 @@ PLACES = {"blocks": 5, "roles": 10, "tokens": 32}
 
 
 @pytest.fixture(scope="module")
-def sources(tiny_zoo: Path) -> list[Stored]:
+def sources(tiny_zoo: Path) -> list[FileSource]:
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", final=True, pretraining="supervised")
-    return survey(islice(pairs_of(zoo), 0, 40, 3), Residual(width=64, reference="root"))
+    return scan(islice(pairs_of(zoo), 0, 40, 3), Residual(width=64, reference="root"))
 
 
-def allocated(sources: list[Stored], *, rate: float) -> TransformCode:
+def allocated(sources: list[FileSource], *, compression_ratio: float) -> TransformCode:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = TransformCode(token_width=65, rate=rate, longest=448, **SIZES, **PLACES)
+        model = TransformCode(token_width=65, compression_ratio=compression_ratio, longest=448, **SIZES, **PLACES)
     model.allocate(*energy_of(sources, **PLACES))
     return model.eval()
 
 
-def drawn(plan_of: Stored) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(plan_of: FileSource) -> tuple[Tensor, Tensor, Tensor]:
     plan = plan_of.plan
     values = torch.randn(2, plan.n_tokens, 65, generator=torch.Generator().manual_seed(0))
     for group in plan.groups:  # a log-scale is that of its group
@@ -47,17 +47,17 @@ def drawn(plan_of: Stored) -> tuple[Tensor, Tensor, Tensor]:
     return values * mask, mask, plan.positions.expand(2, -1, -1)
 
 
-@pytest.mark.parametrize("rate", [2, 4, 16])
-def test_every_plan_has_its_own_share_of_numbers_and_no_more(sources: list[Stored], rate: int):
-    model = allocated(sources, rate=rate)
+@pytest.mark.parametrize("compression_ratio", [2, 4, 16])
+def test_every_plan_has_its_own_share_of_numbers_and_no_more(sources: list[FileSource], compression_ratio: int):
+    model = allocated(sources, compression_ratio=compression_ratio)
     plans = {source.plan for source in sources}
     assert len({plan.n_weights for plan in plans}) == 2
     for plan in plans:
-        assert 0.95 * plan.n_weights / rate < model.numbers(plan.positions) <= plan.n_weights / rate
+        assert 0.95 * plan.n_weights / compression_ratio < model.numbers(plan.positions) <= plan.n_weights / compression_ratio
 
 
-def test_untrained_it_keeps_the_kept_numbers_and_the_scales_and_nothing_else(sources: list[Stored]):
-    model = allocated(sources, rate=4)
+def test_untrained_it_keeps_the_kept_numbers_and_the_scales_and_nothing_else(sources: list[FileSource]):
+    model = allocated(sources, compression_ratio=4)
     values, mask, positions = drawn(sources[0])
     latents = model.encode(values, mask, positions)
     decoded = model.decode(latents, positions)
@@ -67,8 +67,8 @@ def test_untrained_it_keeps_the_kept_numbers_and_the_scales_and_nothing_else(sou
     assert int((latents[0] != 0).sum()) <= model.numbers(positions[0])
 
 
-def test_the_decoder_gets_no_number_that_is_not_counted(sources: list[Stored]):
-    model = allocated(sources, rate=4)
+def test_the_decoder_gets_no_number_that_is_not_counted(sources: list[FileSource]):
+    model = allocated(sources, compression_ratio=4)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     values, mask, positions = drawn(sources[0])
@@ -80,7 +80,7 @@ def test_the_decoder_gets_no_number_that_is_not_counted(sources: list[Stored]):
     assert not torch.equal(decoded[..., :-1], latents[..., :-1])  # the others are filled in
 
 
-def test_the_energies_are_those_of_the_tokens(sources: list[Stored]):
+def test_the_energies_are_those_of_the_tokens(sources: list[FileSource]):
     linear = [
         source for source in sources if source.plan == sources[0].plan and source.checkpoint.root == sources[0].checkpoint.root
     ]
@@ -92,25 +92,25 @@ def test_the_energies_are_those_of_the_tokens(sources: list[Stored]):
     torch.testing.assert_close(energy[block, role, index] * mean.max(), mean * plans[0].mask, atol=1e-7, rtol=1e-3)
 
 
-def test_what_does_not_fit_is_refused(sources: list[Stored]):
+def test_what_does_not_fit_is_refused(sources: list[FileSource]):
     with pytest.raises(InputError, match=r"model\.tokens to more"):
         energy_of(sources, blocks=5, roles=10, tokens=4)
     energy, plans = energy_of(sources, **PLACES)
     with pytest.raises(InputError, match="leaves nothing"):
-        levels_of(energy, plans, rate=1e6, longest=448)
-    model = allocated(sources, rate=4)
+        levels_of(energy, plans, compression_ratio=1e6, longest=448)
+    model = allocated(sources, compression_ratio=4)
     values, mask, positions = drawn(sources[0])
     with pytest.raises(InputError, match="codes whole models"):
         model.decode(model.encode(values, mask, positions)[:, 1:], positions[:, 1:])
-    short = TransformCode(token_width=65, rate=4, longest=100, **SIZES, **PLACES)
+    short = TransformCode(token_width=65, compression_ratio=4, longest=100, **SIZES, **PLACES)
     with pytest.raises(InputError, match=r"model\.longest"):
         short.allocate(energy, plans)
-    with pytest.raises(InputError, match=r"model\.rate"):
-        TransformCode(token_width=65, rate=0, longest=448, **SIZES, **PLACES)
+    with pytest.raises(InputError, match=r"model\.compression_ratio"):
+        TransformCode(token_width=65, compression_ratio=0, longest=448, **SIZES, **PLACES)
 
 
-def test_padded_tokens_change_nothing(sources: list[Stored]):
-    model = allocated(sources, rate=4)
+def test_padded_tokens_change_nothing(sources: list[FileSource]):
+    model = allocated(sources, compression_ratio=4)
     values, mask, positions = drawn(sources[0])
     batch = Batch(values, mask, positions, torch.tensor([0, 0]))
     padded = batch.crop(0, values.shape[1] + 7)
@@ -120,14 +120,14 @@ def test_padded_tokens_change_nothing(sources: list[Stored]):
 
 
 def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_lower_rate(tiny_zoo: Path, tmp_path: Path):
-    def trained(rate: int) -> Run:
-        overrides = ["model=transform_code", "tokenizer=felt", "objective=behaviour", f"model.rate={rate}", "window=448"]
+    def trained(compression_ratio: int) -> Run:
+        overrides = ["model=transform_code", "tokenizer=fisher_basis", "objective=behaviour", f"model.compression_ratio={compression_ratio}", "window=448"]
         overrides.append("objective.terms.behaviour.images=4")
-        return train_code(tiny_zoo, tmp_path / f"at_{rate}", *overrides)
+        return train_code(tiny_zoo, tmp_path / f"at_{compression_ratio}", *overrides)
 
-    rows = {rate: compress(trained(rate)) for rate in (2, 32)}
-    for rate, row in rows.items():
-        assert rate <= row["factor"] < 1.1 * rate
+    rows = {compression_ratio: compress(trained(compression_ratio)) for compression_ratio in (2, 32)}
+    for compression_ratio, row in rows.items():
+        assert compression_ratio <= row["factor"] < 1.1 * compression_ratio
         assert row["behaviour"]
         assert json.dumps(row)
     assert rows[2]["accuracy_decoded"] == pytest.approx(rows[2]["accuracy"], abs=0.05)

@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Held:
+class InMemory:
     """Tokens in memory."""
 
     plan: Plan
@@ -61,7 +61,7 @@ class Held:
     values: Float[Tensor, "T D"]
 
     @classmethod
-    def of(cls, tokens: Tokens) -> "Held":
+    def of(cls, tokens: Tokens) -> "InMemory":
         """Takes over the tokens of one checkpoint."""
         return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
 
@@ -71,7 +71,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class FileSource:
     """A checkpoint and the root that it descends from, each in its safetensors file."""
 
     checkpoint: Checkpoint
@@ -81,15 +81,15 @@ class Stored:
     sums: Sums
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "Stored":
+    def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "FileSource":
         """Reads a checkpoint once, part by part where tokens stream."""
-        weights, reference = Mapped(checkpoint), Mapped(root)
+        weights, reference = MemoryMapped(checkpoint), MemoryMapped(root)
         plan = tokenizer.plan(weights, root=reference)
         return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, weights, reference))
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""
-        return values_in(self.tokenizer, window, Mapped(self.checkpoint), Mapped(self.root))
+        return values_in(self.tokenizer, window, MemoryMapped(self.checkpoint), MemoryMapped(self.root))
 
 
 def values_in(
@@ -105,10 +105,10 @@ def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], roo
     """Sums of the parts of a checkpoint."""
     if tokenizer.local:
         return sums_of(parts_of(plan, weights, root))
-    return Held.of(tokenizer.encode(weights, root=root)).sums
+    return InMemory.of(tokenizer.encode(weights, root=root)).sums
 
 
-class Mapped(Mapping[str, Tensor]):
+class MemoryMapped(Mapping[str, Tensor]):
     """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory.
 
     They leave it with the mapping, which is made anew every now and then, so that a large file never is in memory as a whole.
@@ -155,7 +155,7 @@ def roots_of(zoo: Zoo) -> list[Checkpoint]:
     return [zoo.final(name) for name in sorted(set(zoo.select(stage="finetune").frame["root"]))]
 
 
-def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[Stored]:
+def scan(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[FileSource]:
     """Reads checkpoints (each with its root) once, in one pass, and returns those with finite weights.
 
     They may be of several zoos, shapes and families. Equal plans become one object.
@@ -163,7 +163,7 @@ def survey(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer)
     shared: dict[Plan, tuple[Plan, _Rows]] = {}
     found = []
     for checkpoint, root in pairs:
-        source = Stored.of(checkpoint, root, tokenizer)
+        source = FileSource.of(checkpoint, root, tokenizer)
         if torch.isfinite(source.sums).all():
             plan, rows = shared.setdefault(source.plan, (source.plan, _Rows()))
             found.append(replace(source, plan=plan, sums=rows.keep(source.sums)))

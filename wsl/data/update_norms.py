@@ -14,7 +14,7 @@ from zoo_gen import Checkpoint, Zoo
 _FLOOR = 1e-8  # what float32 leaves of a zero
 
 
-def paces_of(checkpoints: Zoo) -> pd.DataFrame:
+def update_norms_of(checkpoints: Zoo) -> pd.DataFrame:
     """Measures the way of every tensor to the checkpoint, and from there to the next one of the same model.
 
     Returns:
@@ -22,10 +22,10 @@ def paces_of(checkpoints: Zoo) -> pd.DataFrame:
         of the difference to the kept checkpoint before (to begin with the root, which has no head) and to the one after.
         NaN where there is none, or where weights are not finite.
     """
-    return cached(paces_of, checkpoints, lambda: _paces(checkpoints))
+    return cached(update_norms_of, checkpoints, lambda: _update_norms(checkpoints))
 
 
-def _paces(checkpoints: Zoo) -> pd.DataFrame:
+def _update_norms(checkpoints: Zoo) -> pd.DataFrame:
     pairs = sorted(pairs_of(checkpoints), key=lambda pair: (pair[0].model, pair[0].epoch))
     to = pd.DataFrame(_ways(pairs), index=[str(checkpoint.path) for checkpoint, _ in pairs])
     onward = to.groupby([checkpoint.model for checkpoint, _ in pairs]).shift(-1)
@@ -35,7 +35,7 @@ def _paces(checkpoints: Zoo) -> pd.DataFrame:
 
 
 def _ways(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[dict[str, float]]:
-    """Yields the ways to checkpoints that come model by model and epoch by epoch."""
+    """Yields the update_norms to checkpoints that come model by model and epoch by epoch."""
     model, before = None, dict[str, Tensor]()
     for checkpoint, root in with_roots(pairs):
         weights = in_float32(checkpoint.state_dict())

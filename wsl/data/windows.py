@@ -74,7 +74,7 @@ class Batch(NamedTuple):
         )
 
 
-class Part(Batch):
+class MicroBatch(Batch):
     """Some windows of a batch that is divided among devices, or run in parts one after the other.
 
     Its counts are the mean count of a part, not its own: means over parts are then the means of the batch, though some parts have
@@ -84,7 +84,7 @@ class Part(Batch):
     counts: Float[Tensor, "2"]
 
     @classmethod
-    def sharing(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "Part":
+    def sharing(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "MicroBatch":
         """Tells a part the mean counts (weights, tokens) of all parts."""
         part = cls(*batch)
         part.counts = counts

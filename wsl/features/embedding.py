@@ -47,8 +47,8 @@ class Untrained(Features):
 
 
 def seen_by(run: Run) -> frozenset[str]:
-    """Returns the ids of the models of its zoo that a run is trained or validated on; a stranger has seen none."""
-    if run.stranger:
+    """Returns the ids of the models of its zoo that a run is trained or validated on; a unseen_zoo has seen none."""
+    if run.unseen_zoo:
         return frozenset()
     return frozenset(run.split.train.frame["model"]) | frozenset(run.split.val.frame["model"])
 

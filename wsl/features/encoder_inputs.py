@@ -19,7 +19,7 @@ from zoo_gen import Zoo
 _NUMBERS_KEPT = 400_000_000  # of tokens in memory: 1.6 GB
 
 
-class RawTokens(Features):
+class EncoderInputs(Features):
     """The invariants that a model encoder reads; for a run without one, standardised tokens, pooled as if they were latents."""
 
     def seen(self, run: Run) -> Set[str]:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.sources import Stored
-from wsl.tokenizers.fisher_basis import Felt
+from wsl.data.sources import FileSource
+from wsl.tokenizers.fisher_basis import FisherBasis
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 
@@ -29,7 +29,7 @@ FAINT = 1e-30
 
 
 def energy_of(
-    sources: Sequence[Stored], *, blocks: int, roles: int, tokens: int
+    sources: Sequence[FileSource], *, blocks: int, roles: int, tokens: int
 ) -> tuple[Float[Tensor, "blocks roles tokens D"], list[Plan]]:
     """Energy of each number of the tokens by position, the largest 1, 0 where no checkpoint has such a token; and the plans.
 
@@ -44,7 +44,7 @@ def energy_of(
         squares = source.tokenizer.encode(weights, root=root).values.double().square()
         sums[family] = sums.get(family, 0) + squares
         counts[family] += 1
-        if family not in felt and isinstance(source.tokenizer, Felt):
+        if family not in felt and isinstance(source.tokenizer, FisherBasis):
             felt[family] = source.tokenizer.strength(source.plan, root=root).double().clamp(min=FAINT)
     width = next(iter(sums))[1].width
     logs = torch.zeros(blocks, roles, tokens, width, dtype=torch.float64)
@@ -65,20 +65,20 @@ def energy_of(
 
 
 def levels_of(
-    energy: Float[Tensor, "blocks roles tokens D"], plans: Iterable[Plan], *, rate: float, longest: int
+    energy: Float[Tensor, "blocks roles tokens D"], plans: Iterable[Plan], *, compression_ratio: float, longest: int
 ) -> Float[Tensor, " longest+1"]:
     """For each number of tokens of a checkpoint, the energy above which numbers are kept.
 
-    It is the lowest at which no plan of so many tokens keeps more numbers than its weights over `rate`, with the log-scales of its
+    It is the lowest at which no plan of so many tokens keeps more numbers than its weights over `compression_ratio`, with the log-scales of its
     groups. Other checkpoints, which none of the plans is of, have the highest of these levels.
     Raises `InputError` where not even the log-scales fit.
     """
     found: dict[int, float] = {}
     for plan in plans:
         block, role, index = plan.positions.unbind(-1)
-        budget = int(plan.n_weights / rate) - len(plan.groups)
+        budget = int(plan.n_weights / compression_ratio) - len(plan.groups)
         if budget < 1:
-            raise InputError(f"model.rate {rate} leaves nothing of {plan.n_weights} weights; choose a smaller one")
+            raise InputError(f"model.compression_ratio {compression_ratio} leaves nothing of {plan.n_weights} weights; choose a smaller one")
         energies = energy[block, role, index].flatten().sort(descending=True).values  # padding of one plan may be another's weight
         level = float(energies[budget]) if budget < len(energies) else 0.0
         found[plan.n_tokens] = max(level, found.get(plan.n_tokens, 0.0))

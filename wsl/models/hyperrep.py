@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Windows
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
 from wsl.training.initialization import second_moments
@@ -45,7 +45,7 @@ class HyperRep(nn.Module):
         mlp_ratio: hidden width of their MLPs, over M.
         blocks: largest block index a token may have, plus one.
         roles: largest role id a token may have, plus one.
-        start: what training begins at: `linear`, a linear code of each role (`begin_linear`), or `random` weights.
+        initialization: first weights: `linear`, a linear code of each role (`initialize_linear`), or `random`.
 
     Raises `InputError` for sizes of which no model can be built.
     """
@@ -62,7 +62,7 @@ class HyperRep(nn.Module):
         mlp_ratio: float,
         blocks: int,
         roles: int,
-        start: str,
+        initialization: str,
     ):
         super().__init__()
         sizes = {"latent": latent, "width": width, "heads": heads, "blocks": blocks, "roles": roles}
@@ -76,8 +76,8 @@ class HyperRep(nn.Module):
             )
         if width % heads:
             raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
-        if start not in ("linear", "random"):
-            raise InputError(f"model.start must be linear or random, not {start}")
+        if initialization not in ("linear", "random"):
+            raise InputError(f"model.initialization must be linear or random, not {initialization}")
         self.latent, self.blocks, self.roles, self.start = latent, blocks, roles, start
         self.project = RoleLinear(token_width, width, roles=roles)
         self.encoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
@@ -88,13 +88,13 @@ class HyperRep(nn.Module):
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
         self.unproject = RoleLinear(width, token_width, roles=roles)
 
-    def begin(self, sources: Sequence[Stored], windows: Windows) -> None:
-        """Begins at the linear code of these windows, unless the start is random."""
-        if self.start == "linear":
-            self.begin_linear(second_moments(windows, roles=self.roles))
+    def initialize(self, sources: Sequence[FileSource], windows: Windows) -> None:
+        """DataDependent at the linear code of these windows, unless the start is random."""
+        if self.initialization == "linear":
+            self.initialize_linear(second_moments(windows, roles=self.roles))
 
     @torch.no_grad()
-    def begin_linear(self, moments: Float[Tensor, "R D D"]) -> None:
+    def initialize_linear(self, moments: Float[Tensor, "R D D"]) -> None:
         """Makes the untrained model a linear code of each role (`wsl.training.initialization`), which training goes on from.
 
         One number of a latent is the log-scale, the others are the leading components of the direction: the log-scale is one entry

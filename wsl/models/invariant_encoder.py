@@ -24,14 +24,14 @@ _EXTREME = 10.0
 CHANGE = "change of "
 """How the columns begin that say what became of a tensor since the root."""
 
-HEADINGS = ("relative", "cosine", "along", "turn")
+DIRECTIONS = ("relative", "cosine", "along", "turn")
 """How the columns end that say where a tensor has moved to."""
 
-MOVES = ("l1", "l2", "max", *HEADINGS)
+UPDATES = ("l1", "l2", "max", *DIRECTIONS)
 """How the columns end that say how far a tensor has moved, and where to."""
 
 
-class Members(nn.Module):
+class EnsembleMembers(nn.Module):
     """Networks of one hidden layer that read the same columns: (N C) -> (E N latent), all E of them by one product."""
 
     def __init__(self, columns: int, members: int, *, hidden: int, latent: int):
@@ -44,8 +44,8 @@ class Members(nn.Module):
         hidden = functional.gelu(self.hidden(inputs))
         return self.latents(rearrange(hidden, "n (e h) -> e n h", e=len(self.latents.weight)))
 
-    def readings(self, outputs: int) -> "Linears":
-        """Returns fresh linear readings of each member's latents."""
+    def heads(self, outputs: int) -> "Linears":
+        """Returns fresh linear heads of each member's latents."""
         members, _, latent = self.latents.weight.shape
         return Linears(members, latent, outputs)
 
@@ -75,29 +75,29 @@ class Linears(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
 
-class ModelEncoder(nn.Module):
-    """Latent vectors of checkpoints (N Z), the shares of its members side by side.
+class InvariantEncoder(nn.Module):
+    """Latent vectors of checkpoints (N Z), the member_embeddings of its members side by side.
 
     Args:
         columns: of the invariants that are read.
         everything: members that read all columns.
-        moves: members that read how far tensors have moved, and where to (`MOVES`).
-        headings: members that read where tensors have moved to (`HEADINGS`), and all there is of heads.
+        updates: members that read how far tensors have moved, and where to (`UPDATES`).
+        directions: members that read where tensors have moved to (`DIRECTIONS`), and all there is of heads.
         hidden: width of each member.
         latent: numbers that each member gives.
         dropout: share of the inputs that all members do without at once in training.
 
-    Raises `InputError` for sizes of which nothing can be built, and for `moves` and `headings` where no tensor has moved.
+    Raises `InputError` for sizes of which nothing can be built, and for `updates` and `directions` where no tensor has moved.
     """
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(
-        self, columns: Sequence[str], *, everything: int, moves: int, headings: int, hidden: int, latent: int, dropout: float
+        self, columns: Sequence[str], *, everything: int, updates: int, directions: int, hidden: int, latent: int, dropout: float
     ):
         super().__init__()
-        counts = {"everything": everything, "moves": moves, "headings": headings}
+        counts = {"everything": everything, "updates": updates, "directions": directions}
         if min(counts.values()) < 0 or sum(counts.values()) < 1 or min(hidden, latent) < 1 or not 0 <= dropout < 1:
             sizes = ", ".join(f"{name}={size}" for name, size in {**counts, "hidden": hidden, "latent": latent}.items())
             raise InputError(
@@ -114,7 +114,7 @@ class ModelEncoder(nn.Module):
             )
         self.dropout = nn.Dropout(dropout)
         self.members = nn.ModuleDict(
-            {name: Members(len(reads), counts[name], hidden=hidden, latent=latent) for name, reads in self.reads.items()}
+            {name: EnsembleMembers(len(reads), counts[name], hidden=hidden, latent=latent) for name, reads in self.reads.items()}
         )
         self.register_buffer("mean", torch.zeros(len(columns)))
         self.register_buffer("deviation", torch.ones(len(columns)))
@@ -134,17 +134,17 @@ class ModelEncoder(nn.Module):
         scaled = ((invariants - self.mean) / self.deviation).clamp(-_EXTREME, _EXTREME).nan_to_num(nan=0.0)
         return scaled.float().masked_fill(nothing, torch.nan)
 
-    def shares(self, standardized: Float[Tensor, "N C"]) -> dict[str, Float[Tensor, "E N latent"]]:
-        """The shares of the members in the latent vector, by what they read."""
+    def member_embeddings(self, standardized: Float[Tensor, "N C"]) -> dict[str, Float[Tensor, "E N latent"]]:
+        """The member_embeddings of the members in the latent vector, by what they read."""
         inputs = self.dropout(standardized)
         return {name: members(inputs[:, self.reads[name]]) for name, members in self.members.items()}
 
     def forward(self, invariants: Float[Tensor, "N C"]) -> Float[Tensor, "N Z"]:
         """Latent vectors of checkpoints; NaN for one whose weights are not finite."""
-        shares = self.shares(self.standardize(invariants)).values()
-        return torch.cat([rearrange(share, "e n z -> n (e z)") for share in shares], dim=1)
+        member_embeddings = self.member_embeddings(self.standardize(invariants)).values()
+        return torch.cat([rearrange(share, "e n z -> n (e z)") for share in member_embeddings], dim=1)
 
-    def untrained(self) -> "ModelEncoder":
+    def untrained(self) -> "InvariantEncoder":
         """This encoder before training: the same scales, fresh weights."""
         fresh = copy.deepcopy(self)
         for members in fresh.members.values():
@@ -158,8 +158,8 @@ def _read_by(name: str, columns: Sequence[str]) -> Tensor:
     changed = {tensor.removeprefix(CHANGE) for tensor in tensors if tensor.startswith(CHANGE)}
     reads = {
         "everything": lambda tensor, what: True,
-        "moves": lambda tensor, what: tensor.startswith(CHANGE) and what in MOVES,
-        "headings": lambda tensor, what: what in HEADINGS if tensor.startswith(CHANGE) else tensor not in changed,
+        "updates": lambda tensor, what: tensor.startswith(CHANGE) and what in UPDATES,
+        "directions": lambda tensor, what: what in DIRECTIONS if tensor.startswith(CHANGE) else tensor not in changed,
     }[name]
     whats = [column.rpartition("/")[2] for column in columns]
     return torch.tensor([i for i, about in enumerate(zip(tensors, whats, strict=True)) if reads(*about)], dtype=torch.int64)

@@ -7,7 +7,7 @@ is kept,
 
 e and d are transformers over the tokens of a model that begin as zero, so training begins at the plain code and can only mend it.
 What is kept is chosen once, before training, by the energy of train checkpoints (`wsl.models.bit_allocation`): as many numbers
-per checkpoint as its weights over `rate`, spread unevenly, as reverse water-filling has it: a head keeps nearly all, a large
+per checkpoint as its weights over `compression_ratio`, spread unevenly, as reverse water-filling has it: a head keeps nearly all, a large
 matrix a few corners.
 """
 
@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Windows
 from wsl.models.bit_allocation import energy_of, levels_of
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
@@ -59,7 +59,7 @@ class TransformCode(nn.Module):
 
     Args:
         token_width: numbers per standardised token (D, the log-scale of its group among them).
-        rate: weights of a checkpoint per number that the decoder gets, at least.
+        compression_ratio: weights of a checkpoint per number that the decoder gets, at least.
         width, heads, mlp_ratio: of both transformers.
         encoder_depth, decoder_depth: their blocks.
         blocks: largest block index a token may have, plus one.
@@ -77,7 +77,7 @@ class TransformCode(nn.Module):
         self,
         *,
         token_width: int,
-        rate: float,
+        compression_ratio: float,
         width: int,
         heads: int,
         encoder_depth: int,
@@ -89,8 +89,8 @@ class TransformCode(nn.Module):
         longest: int,
     ):
         super().__init__()
-        if not rate >= 1:
-            raise InputError(f"model.rate must be at least 1, not {rate}")
+        if not compression_ratio >= 1:
+            raise InputError(f"model.compression_ratio must be at least 1, not {compression_ratio}")
         positive = {"width": width, "heads": heads, "blocks": blocks, "roles": roles, "tokens": tokens, "longest": longest}
         for name, size in positive.items():
             if size < 1:
@@ -100,23 +100,23 @@ class TransformCode(nn.Module):
                 "model.encoder_depth and model.decoder_depth must be at least 0, width a multiple of heads and width * mlp_ratio "
                 f"at least 1, not {encoder_depth}, {decoder_depth}, {width} and {heads}, {width} * {mlp_ratio}"
             )
-        self.rate, self.blocks, self.roles, self.tokens, self.longest = rate, blocks, roles, tokens, longest
+        self.compression_ratio, self.blocks, self.roles, self.tokens, self.longest = compression_ratio, blocks, roles, tokens, longest
         sizes = {"token_width": token_width, "width": width, "heads": heads, "mlp_ratio": mlp_ratio}
         self.encoder = Correction(**sizes, depth=encoder_depth, blocks=blocks, roles=roles)
         self.decoder = Correction(**sizes, depth=decoder_depth, blocks=blocks, roles=roles)
         self.register_buffer("energy", torch.zeros(blocks, roles, tokens, token_width - 1))
         self.register_buffer("levels", torch.zeros(longest + 1))
 
-    def begin(self, sources: Sequence[Stored], windows: Windows) -> None:
+    def initialize(self, sources: Sequence[FileSource], windows: Windows) -> None:
         """Chooses what is kept by the energy of the train checkpoints."""
         self.allocate(*energy_of(sources, blocks=self.blocks, roles=self.roles, tokens=self.tokens))
 
     def allocate(self, energy: Float[Tensor, "blocks roles tokens D-1"], plans: Sequence[Plan]) -> None:
-        """Chooses what is kept, so that no checkpoint of these plans has more numbers than its weights over `rate`."""
+        """Chooses what is kept, so that no checkpoint of these plans has more numbers than its weights over `compression_ratio`."""
         if (most := max(plan.n_tokens for plan in plans)) > self.longest:
             raise InputError(f"the longest checkpoint has {most} tokens; set model.longest to at least as many")
         self.energy.copy_(energy)
-        self.levels.copy_(levels_of(energy, plans, rate=self.rate, longest=self.longest))
+        self.levels.copy_(levels_of(energy, plans, compression_ratio=self.compression_ratio, longest=self.longest))
 
     def numbers(self, positions: Int[Tensor, "T P"]) -> int:
         """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""

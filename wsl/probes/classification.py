@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, balanced_accuracy, whole
-from wsl.probes.probe import Answers, Linear, Measured
+from wsl.probes.probe import Linear, Measured, Targets
 
 _STEPS = 60
 _CHANGE = 2e-3  # of the coefficients in one step, below which weak penalties need no last digit
@@ -39,7 +39,7 @@ class Classification:
         """Returns the labels as strings, and which are known."""
         return frame[self.column].astype(str).to_numpy(dtype=str), frame[self.column].notna().to_numpy()
 
-    def answerable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
+    def predictable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
         """Tells whether there is more than one class in train, and it has all that are asked for."""
         return len(np.unique(train)) > 1 and set(np.unique(test)) <= set(np.unique(train))
 
@@ -47,11 +47,11 @@ class Classification:
         """Returns 1 / classes."""
         return 1 / len(np.unique(truth))
 
-    def ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
+    def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns 1: a label does not depend on the test images."""
         return 1.0
 
-    def fit(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         classes, labels = np.unique(train.targets, return_inverse=True)
         if len(classes) == 1:
@@ -62,19 +62,19 @@ class Classification:
         best = int(np.argmax([whole(balanced_accuracy, val.targets, answer) for answer in answers]))
         return Linear(coefficients[best], intercepts[best], tuple(map(str, classes)))
 
-    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
+    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
         """Returns the labels for the test inputs; see `Probe.predict`."""
         found = self.fit(inputs, train, val, penalties=penalties)
         return np.array(found.classes)[_choices(inputs.test, found.coefficients, found.intercepts)]
 
-    def predict_shuffled(
+    def predict_permuted(
         self,
         inputs: Inputs,
-        train: Answers,
-        val: Answers,
+        train: Targets,
+        val: Targets,
         *,
         penalties: Sequence[float],
-        shuffles: int,
+        n_permutations: int,
         rng: np.random.Generator,
     ) -> Shaped[np.ndarray, "R N"]:
         """Returns no rows: a label has chance beside it instead of this control."""

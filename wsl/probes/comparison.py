@@ -73,6 +73,6 @@ def _mean(findings: Sequence[Finding]) -> Finding:
         return findings[0]
     resampled = np.mean([finding.resampled for finding in findings if finding.resampled is not None], axis=0)
     low, high = interval(resampled)
-    above = None if rows[0]["above_shuffled"] is None else all(row["above_shuffled"] for row in rows)
+    above = None if rows[0]["above_permuted"] is None else all(row["above_permuted"] for row in rows)
     value = float(np.mean([row["value"] for row in rows]))
-    return Finding({**rows[0], "value": value, "low": low, "high": high, "above_shuffled": above}, resampled)
+    return Finding({**rows[0], "value": value, "low": low, "high": high, "above_permuted": above}, resampled)

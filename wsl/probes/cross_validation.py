@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, bootstrap_counts, interval, whole
-from wsl.probes.probe import Answers, Measured, Probe
+from wsl.probes.probe import Measured, Probe, Targets
 from zoo_gen.errors import InputError
 from zoo_gen.splits import Split
 from zoo_gen.streams import stream
 
-_NOTHING = dict.fromkeys(("value", "low", "high", "chance", "ceiling", "above_shuffled"))
+_NOTHING = dict.fromkeys(("value", "low", "high", "chance", "noise_ceiling", "above_permuted"))
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class CrossValidation:
     """The circumstances under which probes are asked; equal for every kind of features, so their scores are paired.
 
     Attributes:
@@ -42,9 +42,9 @@ class Survey:
             `by_model`.
         measured: results image by image, for the ceilings.
         penalties: that val chooses from.
-        draws: bootstraps of the test models behind an interval.
-        shuffles: shuffled targets behind a control.
-        seed: of bootstraps and shuffles.
+        n_bootstrap: bootstraps of the test models behind an interval.
+        n_permutations: permuted targets behind a control.
+        seed: of bootstraps and n_permutations.
         unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
         kept: ceilings and resamples found so far: the same for all features, and for surveys by other train models (`replace`).
     """
@@ -54,8 +54,8 @@ class Survey:
     families: Shaped[np.ndarray, "N"]
     measured: Measured
     penalties: Sequence[float]
-    draws: int
-    shuffles: int
+    n_bootstrap: int
+    n_permutations: int
     seed: int
     unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
     kept: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -79,25 +79,28 @@ class Survey:
 
         Returns:
             For each probe and each of its metrics a row of the real score, `control: None`, and where the probe has one
-            a row of its control, `control: "shuffled targets"`. Where there is nothing to predict, the scores are None.
+            a row of its control, `control: "permuted targets"`. Where there is nothing to predict, the scores are None.
         """
         pooled = {target: _Pool(probe, self.frame, subset) for target, probe in probes.items()}
         for number, (split, table) in enumerate(zip(self.splits, features, strict=True)):
             prepared: dict[bytes, Inputs] = {}  # most questions are known for the same rows
             for pool in pooled.values():
                 rows = Split(*(np.flatnonzero(part & subset & pool.known) for part in split))
-                train, val, test = (Answers(pool.targets[part], self._models[part]) for part in rows)
+                train, val, test = (Targets(pool.targets[part], self._models[part]) for part in rows)
                 pool.rows.append(rows.test)
-                if not all(map(len, rows)) or not pool.probe.answerable(train.targets, test.targets):
-                    pool.answerable = False
+                if not all(map(len, rows)) or not pool.probe.predictable(train.targets, test.targets):
+                    pool.predictable = False
                     continue
                 key = pool.known.tobytes()
                 if key not in prepared:
                     scales = None if self.unlabelled is None else table[self.unlabelled[number] & subset]
                     prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test], unlabelled=scales)
-                options: dict[str, Any] = {"shuffles": self.shuffles, "rng": stream(self.seed, "probe", "shuffle", number)}
+                options: dict[str, Any] = {
+                    "n_permutations": self.n_permutations,
+                    "rng": stream(self.seed, "probe", "shuffle", number),
+                }
                 pool.answers.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
-                shuffled = pool.probe.predict_shuffled(prepared[key], train, val, penalties=self.penalties, **options)
+                shuffled = pool.probe.predict_permuted(prepared[key], train, val, penalties=self.penalties, **options)
                 pool.shuffled.append(shuffled)
         return [finding for target, pool in pooled.items() for finding in self._judge(target, pool)]
 
@@ -107,7 +110,7 @@ class Survey:
         for target, probe in probes.items():
             values, known = probe.targets(self.frame)
             column = (values[:, None] == np.unique(values[known])) if values.dtype.kind == "U" else values[:, None]
-            bare = replace(self, shuffles=0)
+            bare = replace(self, n_permutations=0)
             for finding in bare.ask({target: probe}, [np.asarray(column, dtype=float)] * len(self.splits), subset=subset):
                 found.append(Finding({**finding.row, "control": "planted feature"}, None))
         return found
@@ -122,31 +125,31 @@ class Survey:
         truth, models = pool.targets[rows], self._models[rows]
         about = {"target": target, "trivial": pool.probe.trivial}
         about |= {"n_models": len(np.unique(models)), "n_checkpoints": len(models)}
-        if not pool.answerable or len(np.unique(truth)) < 2:
+        if not pool.predictable or len(np.unique(truth)) < 2:
             return [Finding(about | {"control": None, "metric": metric} | _NOTHING, None) for metric in pool.probe.metrics]
         answers, shuffled = np.concatenate(pool.answers), np.concatenate(pool.shuffled, axis=1)
         _, first, groups = np.unique(models, return_index=True, return_inverse=True)
         families = np.unique(self.families[rows][first], return_inverse=True)[1]
-        counts = self.kept.get(resamples := ("resamples", self.draws, self.seed, families.tobytes()))
+        counts = self.kept.get(resamples := ("resamples", self.n_bootstrap, self.seed, families.tobytes()))
         if counts is None:
-            counts = bootstrap_counts(families, draws=self.draws, rng=stream(self.seed, "probe", "bootstrap"))
+            counts = bootstrap_counts(families, n_bootstrap=self.n_bootstrap, rng=stream(self.seed, "probe", "bootstrap"))
             self.kept[resamples] = counts
         measured = Measured(self.measured.loss[rows], self.measured.accuracy[rows])
         found = []
         for name, metric in pool.probe.metrics.items():
             key = (target, name, rows.tobytes())
             if key not in self.kept:
-                rng = stream(self.seed, "probe", "ceiling")
-                self.kept[key] = pool.probe.ceiling(name, self.frame.iloc[rows], measured, rng=rng)
-            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "ceiling": _known(self.kept[key])}
+                rng = stream(self.seed, "probe", "noise_ceiling")
+                self.kept[key] = pool.probe.noise_ceiling(name, self.frame.iloc[rows], measured, rng=rng)
+            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "noise_ceiling": _known(self.kept[key])}
             value, resampled = whole(metric, truth, answers), metric(truth, answers, groups, counts)
             low, high = interval(resampled)
             scores = {"value": _known(value), "low": _known(low), "high": _known(high)}
             control = _control(name, metric, truth, shuffled)
             above = None if control is None else bool(value > control["high"])
-            found.append(Finding(about | {"control": None} | limits | scores | {"above_shuffled": above}, resampled))
+            found.append(Finding(about | {"control": None} | limits | scores | {"above_permuted": above}, resampled))
             if control is not None:
-                about_control = about | {"control": "shuffled targets"} | limits | control | {"above_shuffled": None}
+                about_control = about | {"control": "permuted targets"} | limits | control | {"above_permuted": None}
                 found.append(Finding(about_control, None))
         return found
 
@@ -158,7 +161,7 @@ class _Pool:
         self.probe = probe
         self.targets, known = probe.targets(frame)
         self.known = known & subset
-        self.answerable = True
+        self.predictable = True
         self.rows: list[Int[np.ndarray, "T"]] = []
         self.answers: list[Shaped[np.ndarray, "T"]] = []
         self.shuffled: list[Shaped[np.ndarray, "R T"]] = []

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wsl.probes.cross_validation import Finding, Survey
+from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.metrics import interval
 from zoo_gen.errors import InputError
 from zoo_gen.splits import Split
@@ -22,7 +22,7 @@ FEWEST = 8
 """Labelled models of which every fourth are two: one would have no standard error."""
 
 
-def select(survey: Survey, labelled: int, *, selection: int) -> Survey:
+def select(survey: CrossValidation, labelled: int, *, selection: int) -> CrossValidation:
     """Returns the survey by so many of the train and val models of each fold.
 
     Args:
@@ -50,7 +50,7 @@ def average(selections: Sequence[Sequence[Finding]], *, seed: int) -> list[Findi
     """Returns the mean of each score over selections, with an interval over selections and test models.
 
     Each resample of the test models is the mean over as many selections, drawn with replacement; the same ones for all features, so
-    that differences are paired. Of a control, the median and percentiles over shuffles are averaged. `spread` is the standard
+    that differences are paired. Of a control, the median and percentiles over n_permutations are averaged. `spread` is the standard
     deviation between selections. A question that cannot be asked in each of them is not answered.
     """
     found: dict[tuple[str, str, str | None], list[Finding]] = {}
@@ -59,13 +59,13 @@ def average(selections: Sequence[Sequence[Finding]], *, seed: int) -> list[Findi
     answered = {key: all(finding.row["value"] is not None for finding in alike) for key, alike in found.items()}
     means = {key: _mean(alike, seed=seed) for key, alike in found.items() if answered[*key[:2], None]}
     for (target, metric, control), mean in means.items():
-        if control is None and (shuffled := means.get((target, metric, "shuffled targets"))):
-            mean.row["above_shuffled"] = bool(mean.row["value"] > shuffled.row["high"])
+        if control is None and (shuffled := means.get((target, metric, "permuted targets"))):
+            mean.row["above_permuted"] = bool(mean.row["value"] > shuffled.row["high"])
     unanswered = [Finding({**found[key][0].row, **_NOTHING}, None) for key in found if key[2] is None and not answered[key]]
     return [*means.values(), *unanswered]
 
 
-_NOTHING = dict.fromkeys(("value", "low", "high", "above_shuffled", "spread"))
+_NOTHING = dict.fromkeys(("value", "low", "high", "above_permuted", "spread"))
 
 
 def _mean(findings: Sequence[Finding], *, seed: int) -> Finding:

@@ -108,7 +108,7 @@ def balanced_accuracy(
     return np.nanmean(recalls, axis=1)  # a class that a resample has lost does not count in it
 
 
-def bootstrap_counts(families: Int[np.ndarray, "G"], *, draws: int, rng: np.random.Generator) -> Int[np.ndarray, "R G"]:
+def bootstrap_counts(families: Int[np.ndarray, "G"], *, n_bootstrap: int, rng: np.random.Generator) -> Int[np.ndarray, "R G"]:
     """Draws models with replacement: first as many families as there are, then models within each.
 
     With one family for all this is the plain bootstrap over models; with the root of each model it is that of
@@ -118,8 +118,8 @@ def bootstrap_counts(families: Int[np.ndarray, "G"], *, draws: int, rng: np.rand
         How often each model was drawn, one row per resample.
     """
     codes, sizes = np.unique(families, return_counts=True)
-    chosen = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=draws)
-    counts = np.zeros((draws, len(families)), dtype=np.int64)
+    chosen = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=n_bootstrap)
+    counts = np.zeros((n_bootstrap, len(families)), dtype=np.int64)
     for i, (code, size) in enumerate(zip(codes, sizes, strict=True)):
         counts[:, families == code] = rng.multinomial(chosen[:, i] * size, np.full(size, 1 / size))
     return counts

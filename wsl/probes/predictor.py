@@ -20,7 +20,7 @@ from safetensors import safe_open
 from wsl.data.stacks import in_float32
 from wsl.probe import cards, probed
 from wsl.probes.inputs import Inputs
-from wsl.probes.probe import Answers, Linear
+from wsl.probes.probe import Linear, Targets
 from wsl.probes.regression import Regression
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER
@@ -59,11 +59,11 @@ class Predictor:
         for target, probe in cards("probe", ["*"]).items():
             (truth, known), (val_truth, val_known) = probe.targets(train.frame), probe.targets(val.frame)
             truth, val_truth = truth[known], val_truth[val_known]
-            if not len(truth) or not len(val_truth) or not probe.answerable(truth, val_truth):
+            if not len(truth) or not len(val_truth) or not probe.predictable(truth, val_truth):
                 continue
             inputs = Inputs.of(of_train[known], of_val[val_known], of_val[:0])
             models = [pd.factorize(part.frame["model"])[0] for part in (train, val)]
-            answers = Answers(truth, models[0][known]), Answers(val_truth, models[1][val_known])
+            answers = Targets(truth, models[0][known]), Targets(val_truth, models[1][val_known])
             turned = probe.fit(inputs, *answers, penalties=penalties)
             coefficients = (inputs.basis @ turned.coefficients) / inputs.standardize.scale[:, None]
             linear = Linear(coefficients, turned.intercepts - inputs.standardize.mean @ coefficients, turned.classes)

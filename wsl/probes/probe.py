@@ -13,7 +13,7 @@ from wsl.probes.metrics import Metric
 
 
 @dataclass(frozen=True)
-class Answers:
+class Targets:
     """What a probe is to say about some checkpoints, and the model of each."""
 
     targets: Shaped[np.ndarray, "N"]
@@ -61,7 +61,7 @@ class Probe(Protocol):
         """Returns the answer for each row of `zoo.frame`, and whether it is known."""
         ...
 
-    def answerable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
+    def predictable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
         """Tells whether the answers of test can be predicted from those of train: they differ there, and none is new."""
         ...
 
@@ -69,7 +69,7 @@ class Probe(Protocol):
         """Returns the score of a probe that knows nothing."""
         ...
 
-    def ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
+    def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns the score of the truth against itself remeasured on a bootstrap of the test images; NaN if unknown.
 
         Args:
@@ -80,23 +80,23 @@ class Probe(Protocol):
         """
         ...
 
-    def fit(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
         """Returns the probe in the basis of `inputs`, by the penalty that is best on val."""
         ...
 
-    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
+    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
         """Returns the answers for the test inputs, by the penalty that is best on val."""
         ...
 
-    def predict_shuffled(
+    def predict_permuted(
         self,
         inputs: Inputs,
-        train: Answers,
-        val: Answers,
+        train: Targets,
+        val: Targets,
         *,
         penalties: Sequence[float],
-        shuffles: int,
+        n_permutations: int,
         rng: np.random.Generator,
     ) -> Shaped[np.ndarray, "R N"]:
-        """Returns answers, less the mean of train, after fitting shuffled targets, one row per shuffle; no rows without that."""
+        """Returns answers, less the mean of train, after fitting permuted targets, one row per shuffle; no rows without that."""
         ...

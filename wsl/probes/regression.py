@@ -4,12 +4,12 @@ With standardised features X = U S V', targets y, their mean ȳ, and penalty λ 
 
     ŷ = ȳ + X_test V (S² + λN)⁻¹ S U'(y - ȳ),
 
-for every penalty and any number of shuffled targets at once. The penalty with the smallest squared error
+for every penalty and any number of permuted targets at once. The penalty with the smallest squared error
 on val wins, and it has to beat ȳ, the infinite penalty, by one standard error over the val models: a probe that cannot
 be told from the mean answers the mean. So a target that has nothing to do with the features scores about 0, not a noisy
 negative number.
 
-The control shuffles the targets of train and val between models *and* within each model. Whole models alone would not
+The control n_permutations the targets of train and val between models *and* within each model. Whole models alone would not
 do: the epochs of a model come in the same order in all of them, and the order would give the epoch away. Its predictions are
 taken relative to ȳ: where the folds of a cross-fit are pooled, ȳ is low in the fold whose test models are good, because they are
 not in it, and ȳ alone would order the folds upside down (a tau of -.1 to -.3 for roots that differ).
@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, kendall_tau, r2, whole
-from wsl.probes.probe import Answers, Linear, Measured
+from wsl.probes.probe import Linear, Measured, Targets
 
 _REMEASURED = 100  # bootstraps of the test images behind a ceiling
 
@@ -72,7 +72,7 @@ class Regression:
         low, high = self.bounds
         return np.clip(_INVERSES[self.scale](values), low, high)
 
-    def answerable(self, train: Float[np.ndarray, "N"], test: Float[np.ndarray, "M"]) -> bool:
+    def predictable(self, train: Float[np.ndarray, "N"], test: Float[np.ndarray, "M"]) -> bool:
         """Tells whether the numbers vary within train."""
         return len(np.unique(train)) > 1
 
@@ -80,7 +80,7 @@ class Regression:
         """Returns 0, the score of the mean, for both metrics."""
         return 0.0
 
-    def ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
+    def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns the mean score of the truth against itself remeasured; see `Probe.ceiling`."""
         if self.measured == "none":
             return 1.0
@@ -95,38 +95,38 @@ class Regression:
         changes = self.sign * (counts @ by_image.T / images - by_image.mean(axis=1))
         return float(np.mean([whole(self.metrics[metric], truth + change, truth) for change in changes]))
 
-    def fit(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         coefficients = _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)
         return Linear(coefficients.T, np.array([train.targets.mean()]))
 
-    def predict(self, inputs: Inputs, train: Answers, val: Answers, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
+    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
         """Returns the predictions for the test inputs; see `Probe.predict`."""
         return self.fit(inputs, train, val, penalties=penalties)(inputs.test)[:, 0]
 
-    def predict_shuffled(
+    def predict_permuted(
         self,
         inputs: Inputs,
-        train: Answers,
-        val: Answers,
+        train: Targets,
+        val: Targets,
         *,
         penalties: Sequence[float],
-        shuffles: int,
+        n_permutations: int,
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "R N"]:
-        """Returns predictions for the test inputs after fitting shuffled targets; see `Probe.predict_shuffled`."""
-        of_train = shuffle_models(train.targets, train.models, shuffles=shuffles, rng=rng)
-        of_val = shuffle_models(val.targets, val.models, shuffles=shuffles, rng=rng)
+        """Returns predictions for the test inputs after fitting permuted targets; see `Probe.predict_permuted`."""
+        of_train = permute_models(train.targets, train.models, n_permutations=n_permutations, rng=rng)
+        of_val = permute_models(val.targets, val.models, n_permutations=n_permutations, rng=rng)
         return _ridge(inputs, of_train, of_val, val.models, penalties) @ inputs.test.T
 
 
-def shuffle_models(
-    targets: Float[np.ndarray, "N"], models: Int[np.ndarray, "N"], *, shuffles: int, rng: np.random.Generator
+def permute_models(
+    targets: Float[np.ndarray, "N"], models: Int[np.ndarray, "N"], *, n_permutations: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "R N"]:
     """Gives every model the targets of another one, in random order: as clustered as the truth, and unrelated to it."""
     _, codes = np.unique(models, return_inverse=True)
-    places = rng.permuted(np.tile(np.arange(codes.max() + 1), (shuffles, 1)), axis=1)
-    shuffled = np.empty((shuffles, len(targets)), dtype=targets.dtype)
+    places = rng.permuted(np.tile(np.arange(codes.max() + 1), (n_permutations, 1)), axis=1)
+    shuffled = np.empty((n_permutations, len(targets)), dtype=targets.dtype)
     shuffled[:, np.argsort(codes, kind="stable")] = targets[np.argsort(places[:, codes] + rng.random(shuffled.shape), axis=1)]
     return shuffled
 

@@ -46,7 +46,7 @@ def table(rows: Rows) -> str:
     targets, cells = _values(rows, "target"), {(name_of(row), row["target"]): row for row in rows}
     first = {row["target"]: row for row in rows}
     best = {row["target"]: row["best_baseline"].replace("_", " ") for row in rows if row.get("best_baseline")}
-    limits = [f"{_number(first[t]['chance'])}…{_number(first[t]['ceiling'])}" for t in targets]
+    limits = [f"{_number(first[t]['chance'])}…{_number(first[t]['noise_ceiling'])}" for t in targets]
     lines = [_line(["features", *(_heading(first[t]) for t in targets)]), _line(["---"] * (len(targets) + 1))]
     lines.append(_line(["*chance…ceiling*", *limits]))
     for label in sorted(dict.fromkeys(map(name_of, rows)), key=_order(rows)):
@@ -62,9 +62,9 @@ def controls(rows: Rows) -> str:
     """Returns what the controls say, in one paragraph."""
     found = []
     for metric, name in (("r2", "R²"), ("kendall_tau", "|τ|")):
-        medians = [row["value"] for row in rows if row["metric"] == metric and row["control"] == "shuffled targets"]
+        medians = [row["value"] for row in rows if row["metric"] == metric and row["control"] == "permuted targets"]
         if medians:
-            found.append(f"median {name} of shuffled targets at most {max(medians):.3f} in {len(medians)} controls")
+            found.append(f"median {name} of permuted targets at most {max(medians):.3f} in {len(medians)} controls")
     planted = [row["value"] for row in rows if row["control"] == "planted feature" and row["value"] is not None]
     if planted:
         found.append(f"planted features score at least {min(planted):.4f} in {len(planted)} controls")
@@ -103,7 +103,7 @@ def figure(rows: Rows) -> str:
             parts.append(_stroke(x(tick), x(tick), y0 + top - 8, bottom, "#ddd"))
             parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 14}" text-anchor="middle" fill="#666">{tick:g}</text>')
         found = {name_of(row): row for row in rows if (row["target"], row["subset"]) == (target, subset)}
-        ceiling = next(iter(found.values()))["ceiling"]
+        ceiling = next(iter(found.values()))["noise_ceiling"]
         if ceiling is not None:
             parts.append(_stroke(x(ceiling), x(ceiling), y0 + top - 8, bottom, "#555"))
         for i, label in enumerate(labels):
@@ -136,7 +136,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 def _heading(row: Mapping[str, Any]) -> str:
     name = row["target"].replace("_", " ")
-    return f"*{name}*" if row["trivial"] or (row["ceiling"] is not None and row["ceiling"] < LOW_CEILING) else name
+    return f"*{name}*" if row["trivial"] or (row["noise_ceiling"] is not None and row["noise_ceiling"] < LOW_CEILING) else name
 
 
 def _cell(row: Mapping[str, Any] | None, *, bold: bool) -> str:
@@ -144,7 +144,7 @@ def _cell(row: Mapping[str, Any] | None, *, bold: bool) -> str:
         return "-"
     if row["given"]:
         return "(given)"
-    star = "†" if row["above_shuffled"] is False else ""
+    star = "†" if row["above_permuted"] is False else ""
     text = f"{star}{_number(row['value'])} [{_number(row['low'])}, {_number(row['high'])}]"
     return f"**{text}**" if bold else text
 

@@ -182,7 +182,7 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
         part = [row for row in rows if row["subset"] == subset and row["value"] is not None]
         by_name = [[row for row in part if row["features"] == name] for name in features]
         dots = [scores(*each) for each in zip(features, kinds(len(features)), by_name, strict=True)]
-        views[f"{heading(subset)} checkpoints"] = [ticks("chance", FAINT, part), ticks("ceiling", INK, part), *dots]
+        views[f"{heading(subset)} checkpoints"] = [ticks("chance", FAINT, part), ticks("noise_ceiling", INK, part), *dots]
     layout = axes("R² of numbers, balanced accuracy of kinds", "", xaxis_range=[floor - 0.03, 1.03], showlegend=True)
     layout |= {"yaxis_tickvals": list(height.values()), "yaxis_ticktext": [heading(target) for target in targets]}
     layout |= {"yaxis_showgrid": False, "yaxis_range": [0.6 - len(targets), 0.6], "height": 110 + 46 * len(targets)}

@@ -34,7 +34,7 @@ def probe_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(f"[bold]{subset.upper()}")
         for target, metric in dict.fromkeys((row["target"], row["metric"]) for row in asked):
             found = [cells[subset, target, metric, name] for name in features]
-            chance, ceiling, trivial = (found[0][key] for key in ("chance", "ceiling", "trivial"))
+            chance, ceiling, trivial = (found[0][key] for key in ("chance", "noise_ceiling", "trivial"))
             shown_only = trivial or (ceiling is not None and ceiling < LOW_CEILING)
             limits = f"{_number(chance)}…{_number(ceiling)}"
             table.add_row(target, _METRICS[metric], limits, *map(_cell, found), style="dim" if shown_only else None)
@@ -56,18 +56,18 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
     for metric, name in (("r2", "R2"), ("kendall_tau", "|tau|")):
         medians = [row["value"] for row in controls if row["metric"] == metric]
         if medians:
-            lines.append(f"fitted to shuffled targets: median {name} at most {max(medians):.2f} in {len(medians)} controls")
+            lines.append(f"fitted to permuted targets: median {name} at most {max(medians):.2f} in {len(medians)} controls")
     lines.append("acc: balanced accuracy   -: nothing to predict, or unknown")
-    lines.append("*: not above the 99th percentile of shuffled targets")
+    lines.append("*: not above the 99th percentile of permuted targets")
     lines.append(f"dim: readable from the shapes, or a ceiling under {LOW_CEILING}; shown, not counted")
     return "\n".join(lines)
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    """Returns value and interval, starred where shuffled targets reach as far."""
+    """Returns value and interval, starred where permuted targets reach as far."""
     if row["value"] is None:
         return "-"
-    star = "*" if row["above_shuffled"] is False else ""
+    star = "*" if row["above_permuted"] is False else ""
     return f"{star}{_number(row['value'])} {_number(row['low'])}…{_number(row['high'])}"
 
 

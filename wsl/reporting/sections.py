@@ -96,11 +96,11 @@ def probe_section(rows: Rows) -> Section:
             scores = [cells[target, metric, name] for name in features]
             if all(row["value"] is None for row in scores):
                 continue
-            limits = [number(scores[0][key]) for key in ("chance", "ceiling")]
+            limits = [number(scores[0][key]) for key in ("chance", "noise_ceiling")]
             values = [interval(row["value"], row["low"], row["high"]) for row in scores]
             body.append([f"{heading(target)} <small>{METRICS.get(metric, heading(metric))}</small>", *limits, *values])
             aside.append(_not_counted(scores[0]))
-        head = ["target", "chance", "ceiling", *map(heading, features)]
+        head = ["target", "chance", "noise_ceiling", *map(heading, features)]
         tables.append(table(f"{subset.capitalize()} checkpoints", head, body, aside))
     lead = (
         "Linear probes on the embedding and on hand-made features of the weights: the bar is the best of the latter. "
@@ -117,7 +117,7 @@ def probe_section(rows: Rows) -> Section:
 
 
 def _not_counted(row: Mapping[str, Any]) -> bool:
-    return row["trivial"] or (row["ceiling"] is not None and row["ceiling"] < LOW_CEILING)
+    return row["trivial"] or (row["noise_ceiling"] is not None and row["noise_ceiling"] < LOW_CEILING)
 
 
 def generation_section(rows: Rows, *, chance: float) -> Section:

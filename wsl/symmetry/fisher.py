@@ -1,4 +1,4 @@
-r"""Felt weights: a checkpoint measured by how much its outputs feel each direction, for matching.
+r"""FisherBasis weights: a checkpoint measured by how much its outputs feel each direction, for matching.
 
 The distance of two checkpoints counts every weight the same, and the outputs do not: they feel :math:`d^T F d` of a change d of a
 tensor, with F the sum of :math:`g g^T` over gradients g of the outputs (Gauss-Newton). Along each dimension of the tensor the

@@ -1,4 +1,4 @@
-r"""The residual tokenizer in the frame of the root: differences along the directions that the root's outputs feel most.
+r"""The residual tokenizer in the basis of the root: differences along the directions that the root's outputs feel most.
 
 Gradient descent moves a weight along what its layer reads and what its outputs feel, which are few directions of many. Along each
 dimension of a tensor of the root the gradients of its outputs have a second moment (`wsl.symmetry.fisher`), whose eigenvectors,
@@ -7,7 +7,7 @@ strongest first, are a basis; in it
     coded = U_1^T (w - root) U_2,    w = root + U_1 coded U_2^T
 
 has most of a change in few numbers, and in the same ones for every root, though no two roots have directions in common. The outputs
-are those on fixed noise: the frame is a function of the root's weights alone, known to whoever knows the root, of any zoo. Heads
+are those on fixed noise: the basis is a function of the root's weights alone, known to whoever knows the root, of any zoo. Heads
 and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix: George et al., 1806.03884.
 """
 
@@ -39,7 +39,7 @@ NEW = 0.9
 
 
 @dataclass(frozen=True)
-class Frame:
+class RootBasis:
     """Orthogonal bases of the tensors of a root, and how strongly each number in them is felt, in the shapes of the table."""
 
     slots: Mapping[str, Slot]
@@ -47,7 +47,7 @@ class Frame:
     strength: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, root: Checkpoint, *, images: int, seed: int) -> "Frame":
+    def of(cls, root: Checkpoint, *, images: int, seed: int) -> "RootBasis":
         """Runs a root on noise. Raises `InputError` if its architecture does not say how large its images are."""
         weights = {name: tensor.detach().float() for name, tensor in root.state_dict().items()}
         body = [slot for slot in layout_of(weights).slots if all(part.role != "head" for part in slot.parts)]
@@ -66,7 +66,7 @@ class Frame:
         return cls(slots, bases, strength)
 
     def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turns tensors (... *shape) into the frame; those of other shapes than the root's stay as they are."""
+        """Turns tensors (... *shape) into the basis; those of other shapes than the root's stay as they are."""
         return {name: self._turned(name, tensor, back=False) for name, tensor in weights.items()}
 
     def backward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,8 +106,8 @@ def _strength(part: Sequence[Tensor], *, turned: bool) -> Tensor:
     return product.float()
 
 
-class Felt(Residual):
-    """Tokenizer of differences to the root in the root's frame; `prepare` tells it the roots.
+class FisherBasis(Residual):
+    """Tokenizer of differences to the root in the root's basis; `prepare` tells it the roots.
 
     Args:
         width: weights per token D.
@@ -120,7 +120,7 @@ class Felt(Residual):
         if images < 1:
             raise InputError(f"images {images} of the tokenizer is not positive; 128 serve")
         self.images, self.seed = images, seed
-        self._frames: dict[str, Frame] = {}
+        self._bases: dict[str, RootBasis] = {}
 
     @property
     def local(self) -> bool:
@@ -133,33 +133,33 @@ class Felt(Residual):
         return True
 
     def prepare(self, roots: Iterable[Checkpoint]) -> None:
-        """Finds the frames of roots, once."""
+        """Finds the bases of roots, once."""
         for root in roots:
-            if (key := _key(root.state_dict())) not in self._frames:
-                self._frames[key] = Frame.of(root, images=self.images, seed=self.seed)
+            if (key := _key(root.state_dict())) not in self._bases:
+                self._bases[key] = RootBasis.of(root, images=self.images, seed=self.seed)
 
-    def frame(self, root: Mapping[str, Tensor] | None) -> Frame:
-        """The frame of a root by its weights. Raises `InputError` for one that the tokenizer has not been told of."""
+    def basis(self, root: Mapping[str, Tensor] | None) -> RootBasis:
+        """The basis of a root by its weights. Raises `InputError` for one that the tokenizer has not been told of."""
         if root is None:
             raise InputError("the tokenizer codes differences to a root; pass root=<state dict of the root>")
-        found = self._frames.get(_key(root))
+        found = self._bases.get(_key(root))
         if found is None:
             raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
         return found
 
     def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
         """Returns the tokens of a checkpoint, with the bits of all weights: no rounded turn leads back to them."""
-        frame, plan = self.frame(root), self.plan(state_dict, root=root)
+        basis, plan = self.basis(root), self.plan(state_dict, root=root)
         assert root is not None
-        tokens = pack(plan, frame.forward(state_dict), frame.forward(root))
+        tokens = pack(plan, basis.forward(state_dict), basis.forward(root))
         return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
 
     def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens; those of other values (`Tokens.with_values`) are turned back."""
-        frame = self.frame(root)
+        basis = self.basis(root)
         assert root is not None
-        weights = unpack(tokens, frame.forward(root))
-        return weights if tokens.corrections else frame.backward(weights)
+        weights = unpack(tokens, basis.forward(root))
+        return weights if tokens.corrections else basis.backward(weights)
 
     def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns what `decode` does; turning takes memory of its own."""
@@ -167,7 +167,7 @@ class Felt(Residual):
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
         """How strongly the root's outputs feel each number of the tokens of a plan, in mean squares of gradients."""
-        found = self.frame(root).strength
+        found = self.basis(root).strength
         values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
         for (_, slot), segments in zip(plan.tensors, plan.segments, strict=True):
             if slot.name in found and found[slot.name].shape == slot.shape:
@@ -176,8 +176,8 @@ class Felt(Residual):
         return values
 
     def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turns what tokens hold of each tensor out of the root's frame."""
-        return self.frame(root).backward(coded)
+        """Turns what tokens hold of each tensor out of the root's basis."""
+        return self.basis(root).backward(coded)
 
 
 def _key(weights: Mapping[str, Tensor]) -> str:
@@ -191,5 +191,5 @@ def _key(weights: Mapping[str, Tensor]) -> str:
 
 def prepare(tokenizer: Codec, roots: Iterable[Checkpoint]) -> None:
     """Tells a tokenizer the roots, if it is one that needs to know."""
-    if isinstance(tokenizer, Felt):
+    if isinstance(tokenizer, FisherBasis):
         tokenizer.prepare(roots)

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Windows
 
 
 @runtime_checkable
-class Begins(Protocol):
+class DataDependent(Protocol):
     """A model whose first weights, or whose choices, follow from the train checkpoints."""
 
-    def begin(self, sources: Sequence[Stored], windows: Windows) -> None:
+    def initialize(self, sources: Sequence[FileSource], windows: Windows) -> None:
         """Is told once, before training, what comes. Draws no random numbers.
 
         Args:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.training.objectives.behaviour import Behaviour
@@ -45,7 +45,7 @@ class Refinement:
         self, run: Run, checkpoints: Sequence[Checkpoint], latents: Sequence[Float[Tensor, "T Z"]]
     ) -> list[Float[Tensor, "T Z"]]:
         """Returns better latents of checkpoints. Raises as `Behaviour` does."""
-        sources = [Stored.of(checkpoint, run.zoo.root(checkpoint), run.tokenizer) for checkpoint in checkpoints]
+        sources = [FileSource.of(checkpoint, run.zoo.root(checkpoint), run.tokenizer) for checkpoint in checkpoints]
         objective = Behaviour(images=self.images)
         objective.prepare(run, sources)
         found: list[Tensor] = []
@@ -55,7 +55,7 @@ class Refinement:
         return found
 
     def _refined(
-        self, run: Run, objective: Behaviour, sources: Sequence[Stored], latents: Sequence[Tensor], first: int
+        self, run: Run, objective: Behaviour, sources: Sequence[FileSource], latents: Sequence[Tensor], first: int
     ) -> list[Tensor]:
         longest = max(map(len, latents))
         padded = torch.stack([functional.pad(one, (0, 0, 0, longest - len(one))) for one in latents])

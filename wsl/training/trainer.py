@@ -5,8 +5,8 @@ the windows of a step follow from (seed, step), and so do its learning rate and 
 atomically every so many steps (`wsl.training.resume_state`); on resume the lines of metrics.jsonl that are younger are cut, and
 training continues to the same bits.
 
-A step's windows are dealt out to the devices, and on each to `accumulate` parts that are run one after the other. Each part draws
-from the same random state, and divides by the mean count of a part (`wsl.data.windows.Part`), so losses, gradients and logged
+A step's windows are dealt out to the devices, and on each to `accumulate_grad_batches` parts that are run one after the other. Each part draws
+from the same random state, and divides by the mean count of a part (`wsl.data.windows.MicroBatch`), so losses, gradients and logged
 scalars are those of the undivided batch.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
-from wsl.data.windows import Batch, Part, Windows
+from wsl.data.windows import Batch, MicroBatch, Windows
 from wsl.training.ema import Average
 from wsl.training.meter import Meter
 from wsl.training.metrics_log import Journal
@@ -44,7 +44,7 @@ class Trainer:
     Attributes:
         steps: optimizer steps.
         batch_size: windows per step, over all devices.
-        accumulate: parts of a device's share of them that are run one after the other; memory is that of one.
+        accumulate_grad_batches: parts of a device's share of them that are run one after the other; memory is that of one.
         learning_rate: peak of the schedule, reached after `warmup` steps and followed by a cosine down to zero.
         weight_decay: of matrices; biases, norms and position embeddings have none.
         clip: largest norm of the gradient.
@@ -57,11 +57,11 @@ class Trainer:
 
     steps: int
     batch_size: int
-    accumulate: int
+    accumulate_grad_batches: int
     learning_rate: float
     weight_decay: float
     warmup: int
-    clip: float
+    gradient_clip_val: float
     ema: float
     log_every: int
     validate_every: int
@@ -94,8 +94,8 @@ class Trainer:
         fabric.barrier()
         if writes:
             journal.resume(done)
-        shares = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-        batches = windows.batches(range(done, self.steps), self.batch_size, **shares, workers=self.workers)
+        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        batches = windows.batches(range(done, self.steps), self.batch_size, **ranks, workers=self.workers)
 
         with closing(batches), shown(console, done=done, total=self.steps) as progress:
             meter = Meter(fabric, since_log)
@@ -151,7 +151,7 @@ class Trainer:
             group["lr"] = self._learning_rate(step)
         optimizer.zero_grad()
         found = self._backward(fabric, wrapped, objective, batch, step)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=self.clip, error_if_nonfinite=False)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=self.gradient_clip_val, error_if_nonfinite=False)
         optimizer.step()
         return found
 
@@ -166,14 +166,14 @@ class Trainer:
         self, fabric: Fabric, wrapped: nn.Module, objective: Objective, batch: Batch, step: int
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
-        parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate)
+        parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate_grad_batches)
         counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
         counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
         found = []
         for number, part in enumerate(parts, start=1):
             torch.manual_seed(self.seed * self.steps + step)
             with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
-                scalars = objective(wrapped, Part.sharing(part, counts))
+                scalars = objective(wrapped, MicroBatch.sharing(part, counts))
                 fabric.backward(scalars["loss"] / len(parts))
             found.append({name: value.detach() for name, value in scalars.items()})
         return found, counts[0] * len(parts) * fabric.world_size

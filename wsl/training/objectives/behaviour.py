@@ -19,14 +19,14 @@ from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from zoo_gen.reader import read_weights
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.tokenizers.plan import Plan
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
-from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
 
 ROOTS_KEPT = 16
@@ -46,7 +46,7 @@ class Runner:
     differs: Float[Tensor, "W"]
 
     @classmethod
-    def of(cls, source: Stored) -> "Runner":
+    def of(cls, source: FileSource) -> "Runner":
         """Finds where each weight of the model lies in the tokens of its plan."""
         stack = ModelStack(build(source.checkpoint.architecture), 1)
         plan = source.plan
@@ -84,7 +84,7 @@ class Behaviour:
             raise InputError(f"queries {queries!r} of objective Behaviour are neither 'train' nor 'noise'; choose one of them")
         self.images, self.queries = images, queries
 
-    def prepare(self, run: Run, sources: Sequence[Stored]) -> None:
+    def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Takes over the checkpoints. Raises `InputError` where tokens are no weights."""
         if not run.tokenizer.linear:
             raise InputError("objective Behaviour runs decoded weights: it needs tokenizer.form=raw and tokenizer.scale=within")

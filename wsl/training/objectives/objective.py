@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 
@@ -22,7 +22,7 @@ class Objective(Protocol):
 class NeedsModels(Objective, Protocol):
     """An objective that needs more than tokens: the checkpoints themselves."""
 
-    def prepare(self, run: Run, sources: Sequence[Stored]) -> None:
+    def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Is told once, before training, whose windows come.
 
         Args:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from wsl.data.sources import Stored
+from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.training.objectives.objective import NeedsModels, Objective
@@ -24,7 +24,7 @@ class Total:
             raise InputError(f"terms ({', '.join(terms)}) and weights ({', '.join(weights)}) of an objective need the same names")
         self.terms, self.weights = terms, weights
 
-    def prepare(self, run: Run, sources: Sequence[Stored]) -> None:
+    def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Tells the terms that need models."""
         for term in self.terms.values():
             if isinstance(term, NeedsModels):

@@ -10,17 +10,17 @@ from rich.console import Console
 from torch.nn.functional import gelu
 
 from tests.wsl.conftest import train_small
-from wsl.models.invariant_encoder import Members, ModelEncoder
+from wsl.models.invariant_encoder import EnsembleMembers, InvariantEncoder
 from wsl.run import Run
 from wsl.run_files import MODEL_ENCODER
-from wsl.training.pretraining import ModelLatents
-from wsl.training.targets import SUMMARIES, Known, summaries_of
+from wsl.training.pretraining import Pretraining
+from wsl.training.targets import SUMMARIES, PretrainingTargets, summaries_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
 COLUMNS = ["a/l2", "a/present", "change of a/l2", "change of a/s0"]
-SIZES = {"everything": 1, "moves": 1, "headings": 0, "hidden": 8, "latent": 3, "dropout": 0.0}
-CARD = ModelLatents(
+SIZES = {"everything": 1, "updates": 1, "directions": 0, "hidden": 8, "latent": 3, "dropout": 0.0}
+CARD = Pretraining(
     encoder={**SIZES, "hidden": 32, "latent": 16},
     behaviour=1.0,
     summary=0.0,
@@ -35,9 +35,9 @@ CARD = ModelLatents(
 )
 
 
-def fitted(table: torch.Tensor) -> ModelEncoder:
+def fitted(table: torch.Tensor) -> InvariantEncoder:
     torch.manual_seed(0)
-    encoder = ModelEncoder(COLUMNS, **SIZES).eval()
+    encoder = InvariantEncoder(COLUMNS, **SIZES).eval()
     encoder.fit_scales(table)
     return encoder
 
@@ -56,7 +56,7 @@ def test_members_for_moves_read_nothing_else():
 
 def test_members_for_headings_read_where_tensors_went_and_the_head_alone():
     columns = ["a/l2", "change of a/l2", "change of a/turn", "head/l2"]
-    encoder = ModelEncoder(columns, **{**SIZES, "everything": 0, "moves": 0, "headings": 2}).eval()
+    encoder = InvariantEncoder(columns, **{**SIZES, "everything": 0, "updates": 0, "directions": 2}).eval()
     for column, felt in zip(columns, (False, False, True, True), strict=True):
         other = TABLE.clone()
         other[:, columns.index(column)] += 1
@@ -64,7 +64,7 @@ def test_members_for_headings_read_where_tensors_went_and_the_head_alone():
 
 
 def test_members_are_networks_of_their_own():
-    members, inputs = Members(4, 2, hidden=8, latent=3), torch.randn(5, 4)
+    members, inputs = EnsembleMembers(4, 2, hidden=8, latent=3), torch.randn(5, 4)
     for found, layer in zip(members(inputs), range(2), strict=True):
         rows = slice(8 * layer, 8 * layer + 8)
         hidden = gelu(inputs @ members.hidden.weight[rows].T + members.hidden.bias[rows])
@@ -96,16 +96,17 @@ def test_an_encoder_before_training_has_the_scales_and_other_weights():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"everything": 0, "moves": 0, "headings": 0}, {"latent": 0}, {"dropout": 1.0}, {"moves": -1}, {"headings": -1}]
+    "wrong",
+    [{"everything": 0, "updates": 0, "directions": 0}, {"latent": 0}, {"dropout": 1.0}, {"updates": -1}, {"directions": -1}],
 )
 def test_sizes_of_which_nothing_can_be_built_are_refused(wrong: dict):
     with pytest.raises(InputError, match="at least one member"):
-        ModelEncoder(COLUMNS, **{**SIZES, **wrong})
+        InvariantEncoder(COLUMNS, **{**SIZES, **wrong})
 
 
 def test_members_that_read_changes_are_refused_where_there_are_none():
-    with pytest.raises(InputError, match="set moves and headings to 0"):
-        ModelEncoder(["a/l2"], **{**SIZES, "headings": 1})
+    with pytest.raises(InputError, match="set updates and directions to 0"):
+        InvariantEncoder(["a/l2"], **{**SIZES, "directions": 1})
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def split(zoo: Zoo) -> Split[Zoo]:
     return zoo.split("by_model", fold=0)
 
 
-def fit(card: ModelLatents, zoo: Zoo, split: Split[Zoo], seed: int = 0) -> tuple[ModelEncoder, dict[str, float]]:
+def fit(card: Pretraining, zoo: Zoo, split: Split[Zoo], seed: int = 0) -> tuple[InvariantEncoder, dict[str, float]]:
     return card.fit([(zoo, split)], seed=seed, console=Console(quiet=True), device=torch.device("cpu"))
 
 
@@ -157,14 +158,16 @@ def test_the_summary_is_learned_from_answers_alone(zoo: Zoo, split: Split[Zoo]):
 
 def test_models_of_other_images_are_learned_from_without_answers(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
     wide = Zoo.open(wide_zoo)
-    unknown = Known.of(wide, zoo.images("finetune"), CARD.images, card=zoo.image_card("finetune"))
+    unknown = PretrainingTargets.of(wide, zoo.images("finetune"), CARD.images, card=zoo.image_card("finetune"))
     assert not unknown.answers.isfinite().any()
     card, quiet = replace(CARD, summary=1.0, steps=5), Console(quiet=True)
     parts = [(zoo, split), (wide, wide.split("by_model", fold=0))]
     encoder, found = card.fit(parts, seed=0, console=quiet, device=torch.device("cpu"))
     assert all(np.isfinite(list(found.values())))
     assert any(column.startswith("blocks.3.") for column in encoder.columns)
-    joined = Known.joined([Known.of(one, zoo.images("finetune"), 4, card=zoo.image_card("finetune")) for one in (zoo, wide)])
+    joined = PretrainingTargets.joined(
+        [PretrainingTargets.of(one, zoo.images("finetune"), 4, card=zoo.image_card("finetune")) for one in (zoo, wide)]
+    )
     assert set(joined.invariants["blocks.3.norm1.weight/present"]) == {0.0, 1.0}
 
 
@@ -175,8 +178,8 @@ def test_the_forecast_learns_how_fast_models_move_that_it_has_not_seen(zoo: Zoo,
 
 
 def test_a_forecast_that_nobody_makes_is_refused():
-    with pytest.raises(InputError, match=r"encoder\.moves"):
-        replace(CARD, encoder={**CARD.encoder, "moves": 0})
+    with pytest.raises(InputError, match=r"encoder\.updates"):
+        replace(CARD, encoder={**CARD.encoder, "updates": 0})
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(zoo: Zoo, split: Split[Zoo]):
@@ -220,7 +223,7 @@ def test_a_damaged_model_encoder_is_named(tiny_run: Run, tmp_path: Path, damage:
         Run.open(folder)
 
 
-@pytest.mark.parametrize("missing", ["start", "headings"])
+@pytest.mark.parametrize("missing", ["start", "directions"])
 def test_a_run_of_an_older_version_is_named(tiny_run: Run, tmp_path: Path, missing: str):
     folder = tmp_path / "run"
     folder.mkdir()

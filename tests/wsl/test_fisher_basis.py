@@ -1,4 +1,4 @@
-"""Tokens in the frame of the root come back to the bit, and hold most of a change in few numbers; a random frame does not."""
+"""Tokens in the basis of the root come back to the bit, and hold most of a change in few numbers; a random basis does not."""
 
 from dataclasses import replace
 from itertools import islice
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsl.data.sources import pairs_of, survey
-from wsl.tokenizers.fisher_basis import Felt, Frame
+from wsl.data.sources import pairs_of, scan
+from wsl.tokenizers.fisher_basis import FisherBasis, RootBasis
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Checkpoint, InputError, Zoo
 
@@ -21,13 +21,13 @@ def pair(tiny_zoo: Path) -> tuple[Checkpoint, Checkpoint]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(pair: tuple[Checkpoint, Checkpoint]) -> Felt:
-    tokenizer = Felt(width=64, images=64, seed=0)
+def tokenizer(pair: tuple[Checkpoint, Checkpoint]) -> FisherBasis:
+    tokenizer = FisherBasis(width=64, images=64, seed=0)
     tokenizer.prepare([pair[1]])
     return tokenizer
 
 
-def test_every_bit_comes_back_and_other_values_up_to_rounding(pair: tuple[Checkpoint, Checkpoint], tokenizer: Felt):
+def test_every_bit_comes_back_and_other_values_up_to_rounding(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis):
     weights, root = (checkpoint.state_dict() for checkpoint in pair)
     tokens = tokenizer.encode(weights, root=root)
     exact = tokenizer.decode(tokens, root=root)
@@ -40,7 +40,7 @@ def test_every_bit_comes_back_and_other_values_up_to_rounding(pair: tuple[Checkp
         torch.testing.assert_close(turned[name], weight, atol=1e-5, rtol=1e-4)
 
 
-def test_what_is_not_finite_comes_back_too(pair: tuple[Checkpoint, Checkpoint], tokenizer: Felt):
+def test_what_is_not_finite_comes_back_too(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis):
     weights, root = (checkpoint.state_dict() for checkpoint in pair)
     broken = {name: weight.clone() for name, weight in weights.items()}
     broken["blocks.0.mlp.fc1.weight"][0, 0] = torch.nan
@@ -55,42 +55,42 @@ def error(values: Tensor) -> float:
     return float(test[dropped].sum() / test.sum())
 
 
-def test_a_quarter_of_the_numbers_has_more_of_a_change_than_in_a_random_frame(tiny_zoo: Path, tokenizer: Felt):
+def test_a_quarter_of_the_numbers_has_more_of_a_change_than_in_a_random_frame(tiny_zoo: Path, tokenizer: FisherBasis):
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", root="supervised_0", head="linear")
     pairs = list(pairs_of(zoo))
     root = pairs[0][1].state_dict()
 
-    def encoded(by: Felt) -> Tensor:
+    def encoded(by: FisherBasis) -> Tensor:
         return torch.stack([by.encode(checkpoint.state_dict(), root=root).values for checkpoint, _ in pairs])
 
     generator = torch.Generator().manual_seed(0)
-    turned = Felt(width=64, images=64, seed=0)
-    (key, frame), *_ = tokenizer._frames.items()
+    turned = FisherBasis(width=64, images=64, seed=0)
+    (key, basis), *_ = tokenizer._bases.items()
     tokenizer.prepare([pairs[0][1]])
 
     def shuffled(basis: Tensor | None) -> Tensor | None:
         return None if basis is None else torch.linalg.qr(torch.randn(basis.shape, generator=generator)).Q
 
-    turned._frames[key] = replace(frame, bases={n: tuple(tuple(map(shuffled, p)) for p in b) for n, b in frame.bases.items()})
+    turned._bases[key] = replace(basis, bases={n: tuple(tuple(map(shuffled, p)) for p in b) for n, b in basis.bases.items()})
     assert error(encoded(tokenizer)) < 0.8 * error(encoded(turned))
 
 
-def test_bases_are_orthogonal_and_strengths_are_those_of_the_gradients(pair: tuple[Checkpoint, Checkpoint], tokenizer: Felt):
+def test_bases_are_orthogonal_and_strengths_are_those_of_the_gradients(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis):
     root = pair[1].state_dict()
-    frame = tokenizer.frame(root)
-    assert isinstance(frame, Frame)
-    for bases in frame.bases.values():
-        for basis in (one for part in bases for one in part if one is not None):
-            torch.testing.assert_close(basis @ basis.mT, torch.eye(len(basis)), atol=1e-5, rtol=0)
-    assert not any(name.startswith("head") for name in frame.bases)
-    strength = frame.strength["blocks.0.mlp.fc1.weight"]
+    basis = tokenizer.basis(root)
+    assert isinstance(basis, RootBasis)
+    for bases in basis.bases.values():
+        for matrix in (one for part in bases for one in part if one is not None):
+            torch.testing.assert_close(matrix @ matrix.mT, torch.eye(len(matrix)), atol=1e-5, rtol=0)
+    assert not any(name.startswith("head") for name in basis.bases)
+    strength = basis.strength["blocks.0.mlp.fc1.weight"]
     assert strength[0, 0] == strength.max()
     assert strength[-1, -1] == strength.min()
     plan = tokenizer.plan(pair[0].state_dict(), root=root)
     assert tokenizer.strength(plan, root=root).shape == (plan.n_tokens, plan.width)
 
 
-def test_roots_that_it_has_not_been_told_of_are_refused(pair: tuple[Checkpoint, Checkpoint], tokenizer: Felt):
+def test_roots_that_it_has_not_been_told_of_are_refused(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis):
     weights, root = (checkpoint.state_dict() for checkpoint in pair)
     moved = {name: weight + 1e-3 for name, weight in root.items()}
     with pytest.raises(InputError, match="not been told"):
@@ -98,13 +98,13 @@ def test_roots_that_it_has_not_been_told_of_are_refused(pair: tuple[Checkpoint, 
     with pytest.raises(InputError, match="pass root="):
         tokenizer.encode(weights)
     with pytest.raises(InputError, match="images"):
-        Felt(width=64, images=0, seed=0)
+        FisherBasis(width=64, images=0, seed=0)
 
 
-def test_a_survey_has_the_sums_of_turned_tokens(pair: tuple[Checkpoint, Checkpoint], tokenizer: Felt, tiny_zoo: Path):
+def test_a_survey_has_the_sums_of_turned_tokens(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis, tiny_zoo: Path):
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", root=pair[1].model)
-    plain = survey(islice(pairs_of(zoo), 1), Residual(width=64, reference="root"))[0]
+    plain = scan(islice(pairs_of(zoo), 1), Residual(width=64, reference="root"))[0]
     tokenizer.prepare([plain.root])
-    turned = survey([(plain.checkpoint, plain.root)], tokenizer)[0]
+    turned = scan([(plain.checkpoint, plain.root)], tokenizer)[0]
     torch.testing.assert_close(turned.sums[:, 1].sum(), plain.sums[:, 1].sum(), rtol=1e-4, atol=1e-6)  # turning keeps squares
     assert not torch.allclose(turned.sums[:, 0], plain.sums[:, 0])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsl.data.update_norms import paces_of
+from wsl.data.update_norms import update_norms_of
 from zoo_gen import Zoo
 
 
@@ -16,7 +16,7 @@ def zoo(tiny_zoo: Path) -> Zoo:
 
 
 def test_ways_lead_from_one_checkpoint_of_a_model_to_the_next(zoo: Zoo):
-    table = paces_of(zoo)
+    table = update_norms_of(zoo)
     name = "norm.weight"
     onward, there_by = table[f"from {name}"].to_numpy(), table[f"to {name}"].to_numpy()
     for row, (here, there) in enumerate(zip(list(zoo), list(zoo)[1:], strict=False)):
@@ -28,7 +28,7 @@ def test_ways_lead_from_one_checkpoint_of_a_model_to_the_next(zoo: Zoo):
 
 
 def test_the_first_way_begins_at_the_root_and_a_head_has_none(zoo: Zoo):
-    table, first = paces_of(zoo), zoo[0]
+    table, first = update_norms_of(zoo), zoo[0]
     way = float((first.state_dict()["norm.weight"] - zoo.root(first).state_dict()["norm.weight"]).norm().log())
     assert table["to norm.weight"].iloc[0] == pytest.approx(way, rel=1e-5)
     assert table.filter(regex="^to head").iloc[0].isna().all()
@@ -37,4 +37,4 @@ def test_the_first_way_begins_at_the_root_and_a_head_has_none(zoo: Zoo):
 
 def test_the_order_of_the_rows_does_not_matter(zoo: Zoo):
     backwards = Zoo(zoo.path, zoo.config, zoo.frame.iloc[::-1].reset_index(drop=True), zoo._everything)
-    assert np.array_equal(paces_of(backwards).iloc[::-1].to_numpy(), paces_of(zoo).to_numpy(), equal_nan=True)
+    assert np.array_equal(update_norms_of(backwards).iloc[::-1].to_numpy(), update_norms_of(zoo).to_numpy(), equal_nan=True)

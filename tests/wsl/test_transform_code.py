@@ -93,7 +93,7 @@ def test_the_energies_are_those_of_the_tokens(sources: list[FileSource]):
     linear = [
         source for source in sources if source.plan == sources[0].plan and source.checkpoint.root == sources[0].checkpoint.root
     ]
-    energy, plans = energy_of(linear, **PLACES)
+    energy, plans = statistics_of(linear).energy(**PLACES)
     assert plans == [sources[0].plan]
     tokens = [one.tokenizer.encode(one.checkpoint.state_dict(), root=one.root.state_dict()).values for one in linear]
     mean = torch.stack(tokens).square().mean(0)

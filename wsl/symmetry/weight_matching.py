@@ -32,46 +32,45 @@ RIDGE = 1e-3
 """Weight of no rotation at all in the first step, over that of the vectors it matches."""
 
 
-def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, moves: Collection[str]) -> Maps:
+def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, moves: Collection[str]) -> Maps:
     """Climbs from each checkpoint of a stack to that of another; where one ends does not depend on those beside it.
 
     Args:
-        a: the stack (K, *shape) that moves: weights, or activations that carry their axes.
+        a: the stack (K, *shape) that moves.
         b: the stack (K, *shape) that it moves to.
-        evidence: layout of both.
-        layout: of the weights; says which streams may be rotated.
+        layout: of both.
         moves: which of `wsl.symmetry.group.MOVES`; null directions are ignored.
 
     Returns:
         The maps that were taken.
     """
     maps: Maps = {}
-    streams = [name for name in axes_of(evidence, ("resid",)) if {"resid", "rotation"} & set(moves)]
-    neurons = list(axes_of(evidence, {"mlp"} & set(moves)))
-    heads = list(axes_of(evidence, ("head",))) if {"head", *MAPPED} & set(moves) else []
+    streams = [name for name in axes_of(layout, ("resid",)) if {"resid", "rotation"} & set(moves)]
+    neurons = list(axes_of(layout, {"mlp"} & set(moves)))
+    heads = list(axes_of(layout, ("head",))) if {"head", *MAPPED} & set(moves) else []
 
     def take(steps: Maps) -> None:
         nonlocal a
-        a = transform(a, steps, evidence)
+        a = transform(a, steps, layout)
         for name, step in steps.items():
             maps[name] = compose(step, maps[name]) if name in maps else step
 
     before = _similarity(a, b)
     start: Maps = {}
     for name in streams:
-        start |= _stream_step(a, b, evidence, layout, name, moves, anchored)
-    better = _similarity(transform(a, start, evidence), b) > before
+        start |= _stream_step(a, b, layout, name, moves, anchored)
+    better = _similarity(transform(a, start, layout), b) > before
     take({name: _where(better, step) for name, step in start.items()})
     best = _similarity(a, b)
     climbing = torch.arange(len(best), device=best.device)
     ended: list[tuple[Int[Tensor, " k"], Maps]] = []
     for sweep in range(SWEEPS):
         for name in heads:
-            take(_head_step(a, b, evidence, name, moves, maps))
+            take(_head_step(a, b, layout, name, moves, maps))
         for name in neurons:
-            take({name: _assign(_products(a, b, evidence, name, lambda *_: True))})
+            take({name: _assign(_products(a, b, layout, name, lambda *_: True))})
         for name in streams:
-            take(_stream_step(a, b, evidence, layout, name, moves, lambda *_: True))
+            take(_stream_step(a, b, layout, name, moves, lambda *_: True))
         reached = _similarity(a, b)
         climbs = (reached - best > GAIN * _similarity(b, b)) & (sweep + 1 < SWEEPS)
         ended.append((climbing[~climbs], {name: _pick(step, ~climbs) for name, step in maps.items()}))
@@ -95,9 +94,9 @@ def _products(
 
 
 def _stream_step(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, name: str, moves: Collection[str], where
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, name: str, moves: Collection[str], where
 ) -> Maps:
-    products = _products(a, b, evidence, name, where)
+    products = _products(a, b, layout, name, where)
     if "rotation" in moves and rotatable(layout, name):
         frame = frame_of(products.shape[-1], products.dtype, products.device)
         products = frame.T @ products @ frame

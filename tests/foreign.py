@@ -105,7 +105,7 @@ def write_run(folder: Path) -> None:
     """Writes the folder of a run on the zoo beside it, with fresh weights."""
     folder.mkdir()
     sizes = {"token_width": 5, "latent": 2, "width": 4, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 1.0}
-    model = {**sizes, "blocks": 4, "roles": 10, "start": "random"}
+    model = {**sizes, "blocks": 4, "roles": 10, "initialization": "random"}
     save_file(HyperRep(**model).state_dict(), folder / "model.safetensors")  # type: ignore[arg-type]
     Standardizer(parts={"head.bias": (0.0, 1.0)}, roles={"head": (0.0, 1.0)}).save(folder / "standardizer.json")
     config = {

@@ -97,12 +97,14 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
     """
     check_stack(weights, layout)
     finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in weights.values()]).all(0)
-    rows = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
+    vectors = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
     if finite.any():
-        a = canonicalize({name: tensor[finite] for name, tensor in weights.items()}, layout)
-        aligned = transform(a, match(a, _expand(canonicalize(to, layout), a), layout, _COMPACT), layout)
-        rows[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
-    return rows
+        stacked = {name: torch.cat([to[name].double(), tensor[finite].double()]) for name, tensor in weights.items()}
+        forms = canonicalize(stacked, layout)
+        b, a = ({name: tensor[rows] for name, tensor in forms.items()} for rows in (slice(1), slice(1, None)))
+        aligned = transform(a, match(a, b, layout, _COMPACT), layout)
+        vectors[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
+    return vectors
 
 
 _COMPACT = (*PERMUTED, *MAPPED, "rotation")

@@ -170,9 +170,10 @@ def _lexical(keys: Float[np.ndarray, "n F"], members: np.ndarray, column: int) -
     values = keys[members, column]
     members = members[np.argsort(-values, kind="stable")]
     values = keys[members, column]
-    ties = np.split(members, 1 + np.flatnonzero(values[:-1] - values[1:] > TIE * np.abs(keys[:, 0]).max()))
-    if column + 1 == keys.shape[1] or len(ties) == len(members):
+    apart = values[:-1] - values[1:] > TIE * np.abs(keys[:, 0]).max()
+    if column + 1 == keys.shape[1] or apart.all():
         return members
+    ties = np.split(members, 1 + np.flatnonzero(apart))
     return np.concatenate([_lexical(keys, tie, column + 1) if len(tie) > 1 else tie for tie in ties])
 
 

@@ -24,9 +24,9 @@ from zoo_gen.errors import InputError
 
 @dataclass(frozen=True)
 class Alignment:
-    """A stack of K checkpoints as like another as symmetries allow, and their distances to it.
+    """A stack of K checkpoints aligned to another, and their distances to it.
 
-    Distances are of the weights as they are, or of standard forms where null directions are among the moves.
+    Distances are between weights, or between standard forms where null directions are among the moves.
     """
 
     weights: dict[str, Tensor]
@@ -40,8 +40,8 @@ def align(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Ten
         weights: the stack that moves.
         layout: of both stacks, with the number of heads.
         to: a stack of K checkpoints, or of one that serves all.
-        moves: which of `wsl.symmetry.group.MOVES`. With all `NULLS` among them both are compared in standard form, and the result
-            takes the null directions and head maps of `to`; without, weights are compared as they are.
+        moves: which of `wsl.symmetry.group.MOVES`. With all `NULLS` among them both stacks are compared in standard form, and the
+            result takes the null directions and head maps of `to`. Otherwise weights are compared as they are.
 
     Returns:
         The aligned stack in float64, of the function of `weights`.
@@ -82,8 +82,8 @@ def align_by_loss(
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K"]:
     """Distance modulo symmetry between the checkpoints of two stacks (K, *shape), one by one; `b` may hold one for all.
 
-    It is the Euclidean distance of the standard forms after alignment, 0 between copies, whatever symmetry is between
-    them: an upper bound of the distance of the orbits, as alignment finds a local optimum.
+    The distance is that of the standard forms after alignment: 0 between copies, whatever symmetry is between them. It is an upper
+    bound of the distance of the orbits, as alignment finds a local optimum.
     """
     a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
     return _distance(transform(a, match(a, b, layout, _COMPACT), layout), b)

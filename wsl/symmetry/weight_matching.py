@@ -85,7 +85,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
         moving, target = moving.chosen(climbs), target.chosen(climbs)
         maps = {name: _pick(step, climbs) for name, step in maps.items()}
         climbing, best, least = climbing[climbs], reached[climbs], least[climbs]
-    order = torch.cat([members for members, _ in ended]).argsort()
+    order = torch.cat([places for places, _ in ended]).argsort()
     return {name: _pick(_join([found[name] for _, found in ended]), order) for name in maps}
 
 
@@ -204,7 +204,7 @@ def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collectio
     for name, products in turned.items():
         turn = _polar(products[rows, torch.arange(size, device=scores.device), order])
         steps[name] = Matrix(turn, turn)
-        if name in maps:  # what was there belongs to the heads of the old order
+        if name in maps:  # earlier maps belong to the heads of the old order
             maps[name] = Matrix(*(pair[rows, order] for pair in maps[name]))
     return steps
 

@@ -228,6 +228,19 @@ def test_distance_is_that_of_orbits(trained) -> None:
     torch.testing.assert_close(distance(b, a, layout), found, rtol=0.05, atol=0)
 
 
+def test_aligned_vectors_are_as_far_from_their_reference_as_the_distance_says(trained) -> None:
+    weights, layout, _, _ = trained
+    weights = moved(weights, layout, MOVES)
+    one = {name: tensor[:1] for name, tensor in weights.items()}
+    copies = {name: tensor.expand_as(weights[name]) for name, tensor in one.items()}
+    vectors = aligned_vectors(weights, layout, to=one)
+    found = torch.from_numpy(np.linalg.norm(vectors - vectors[0], axis=1))
+    for reference in (one, copies):
+        torch.testing.assert_close(found, distance(weights, reference, layout), rtol=1e-6, atol=1e-6)
+    forms = canonicalize(weights, layout)
+    assert (found[1:] < norm(minus(forms, {name: tensor[:1] for name, tensor in forms.items()}))[1:]).all()
+
+
 class MadeUp(nn.Module):
     """A transformer of nobody's: one norm per block, one head, squared ReLU, a head without bias."""
 

@@ -87,7 +87,7 @@ def recovery(weights: Weights, layout: Layout, rng: torch.Generator) -> dict[str
         name: tensor + 0.01 * tensor.square().mean().sqrt() * torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype)
         for name, tensor in moved.items()
     }
-    found = match(noisy, weights, layout, layout, COMPACT)
+    found = match(noisy, weights, layout, COMPACT)
     hits: dict[str, list[Tensor]] = {}
     for name, order in element.maps.items():
         step = found[name]

@@ -27,7 +27,7 @@ from zoo_gen.errors import InputError
 PERMUTED = ("resid", "mlp", "head")
 MAPPED = ("qk", "vo")
 MOVES = (*PERMUTED, *MAPPED, "rotation", *NULLS)
-"""What an element may move: kinds of axes, rotations of the residual stream, kinds of null directions."""
+"""The kinds of moves of an element: kinds of axes, rotations of the residual stream, kinds of null directions."""
 
 
 class Matrix(NamedTuple):

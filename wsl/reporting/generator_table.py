@@ -35,7 +35,7 @@ def generator_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         show_edge=False,
         pad_edge=False,
     )
-    table.add_column("generator", width=NAME_WIDTH)
+    table.add_column("generator", width=NAME_WIDTH, overflow="fold")
     for heading in ("n", "test accuracy", "novelty"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)

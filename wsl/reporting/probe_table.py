@@ -5,13 +5,13 @@ Features that do not fit beside one another follow in further tables.
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted
 from wsl.reporting.numbers import compact, number
 
 WIDTH = 80
@@ -19,10 +19,6 @@ GAP = 1
 NOTHING = "–"
 LIMITS = "chance…\nnoise\nceiling"
 METRICS = {"r2": "R²", "kendall_tau": "τ", "balanced_accuracy": "acc"}
-LOW_CEILING = 0.5
-"""Targets with a lower noise ceiling are shown and not counted (docs/protocol.md)."""
-
-Row = Mapping[str, Any]
 Question = tuple[str, str]
 """Target and metric."""
 
@@ -51,7 +47,7 @@ def _table(title: str, limits: Mapping[Question, Row], features: Sequence[str], 
         table.add_column(heading, justify="right", no_wrap=True)
     for (target, metric), row in limits.items():
         found = [cells.get((target, metric, name), NOTHING) for name in features]
-        table.add_row(escape(target), METRICS[metric], _limits(row), *found, style=_style(row))
+        table.add_row(escape(target), METRICS[metric], _limits(row), *found, style=None if is_counted(row) else "dim")
     return table
 
 
@@ -103,11 +99,6 @@ def _caption(rows: Sequence[Row]) -> str:
         if medians:
             lines.append(f"control: median {name} of permuted targets at most {number(max(medians))} in {len(medians)} probes.")
     return "\n".join(lines)
-
-
-def _style(row: Row) -> str | None:
-    ceiling = row["noise_ceiling"]
-    return "dim" if row["trivial"] or (ceiling is not None and ceiling < LOW_CEILING) else None
 
 
 def _limits(row: Row) -> str:

@@ -7,9 +7,9 @@ import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
+from wsl.reporting.benchmark_rows import LOW_CEILING, is_counted
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
-from wsl.reporting.probe_table import LOW_CEILING
 from wsl.reporting.style import Figure, heading
 from wsl.run import Run
 
@@ -97,7 +97,7 @@ def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explai
 
 def probe_section(rows: Rows) -> Section:
     """Returns the section about linear probes of the embedding and of the baselines; `rows` are those of probe.json."""
-    counted_first = sorted((row for row in rows if not row["control"]), key=_not_counted)
+    counted_first = sorted((row for row in rows if not row["control"]), key=is_counted, reverse=True)
     features = list(dict.fromkeys(row["features"] for row in counted_first))
     tables = []
     for subset in dict.fromkeys(row["subset"] for row in counted_first):
@@ -110,7 +110,7 @@ def probe_section(rows: Rows) -> Section:
             limits = [number(scores[0][key]) for key in ("chance", "noise_ceiling")]
             values = [interval(row["value"], row["low"], row["high"]) for row in scores]
             body.append([f"{heading(target)} <small>{METRICS.get(metric, heading(metric))}</small>", *limits, *values])
-            aside.append(_not_counted(scores[0]))
+            aside.append(not is_counted(scores[0]))
         head = ["target", "chance", "noise ceiling", *map(heading, features)]
         tables.append(table(f"{subset.capitalize()} checkpoints", head, body, aside))
     lead = (
@@ -126,10 +126,6 @@ def probe_section(rows: Rows) -> Section:
     caveats = [paragraph(caution, "caution")] if counted_first[0]["smoke_test"] else []
     figure = figures.probe_scores([row for row in counted_first if row["metric"] != "kendall_tau"])
     return Section("probes", "Probes", [paragraph(lead), *caveats, figure_row(figure), *tables])
-
-
-def _not_counted(row: Mapping[str, Any]) -> bool:
-    return row["trivial"] or (row["noise_ceiling"] is not None and row["noise_ceiling"] < LOW_CEILING)
 
 
 def generation_section(rows: Rows, *, chance: float) -> Section:

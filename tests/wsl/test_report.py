@@ -208,9 +208,12 @@ def test_the_same_tables_give_the_same_page():
     assert whole_page() == whole_page()
 
 
-def test_a_model_that_decodes_nothing_has_its_losses_drawn_alone():
-    losses = [{key: row[key] for key in ("event", "step", "loss")} for row in metrics()]
-    assert promised("".join(training_section(losses).body)) == {"losses"}
+def test_a_model_that_decodes_nothing_has_its_losses_drawn_and_its_measurements_told():
+    losses = [{key: row[key] for key in ("event", "step", "loss")} for row in metrics() if row["event"] == "train"]
+    section = "".join(training_section([*losses, {"event": "validation", "step": 60, "forecast_error": 0.125}]).body)
+    assert promised(section) == {"losses"}
+    assert "forecast error" in section
+    assert "0.125" in section
     assert promised("".join(training_section(metrics()).body)) == {"losses", "decoded-accuracy", "role-errors"}
 
 

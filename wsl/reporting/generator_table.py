@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,13 +24,9 @@ models, the smaller of weights (modulo symmetry) and behaviour (predictions).
 {COPIED}: novelty below {number(THRESHOLD)}. {COLLAPSED}: diversity below {number(THRESHOLD)}."""
 
 
-def generator_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def generator_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """Returns the rows of `generate.json` as a table of at most 80 columns."""
     table = Table(
-        title="Generated models",
-        caption=CAPTION,
-        title_justify="left",
-        caption_justify="left",
         box=SIMPLE,
         padding=0,
         show_edge=False,
@@ -49,7 +46,7 @@ def generator_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             if i == 0:
                 table.add_row(escape(name))
             table.add_row(f"[dim]{escape(_settings(row))}[/]", *_cells(row))
-    return table
+    return Group("Generated models\n", table, f"\n{CAPTION}")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.benchmark_rows import LOW_CEILING, is_counted
+from wsl.reporting.benchmark_rows import LOW_CEILING, is_counted, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import Figure, heading
@@ -26,8 +26,8 @@ def introduction(run: Run, metrics: Rows) -> str:
     accuracy = pd.Series([checkpoint.results["test_accuracy"] for checkpoint in children], dtype=float).dropna()
     low, median, high = (float(accuracy.quantile(q)) for q in (0.05, 0.5, 0.95))
     about = (
-        f"A representation of the zoo <strong>{text(zoo.name)}</strong> (seed {zoo.seed}, content hash "
-        f"<code>{zoo.content_hash[:12]}</code>), trained with seed {config['seed']} on the split "
+        f"The model <strong>{text(run.model_name)}</strong> of the zoo <strong>{text(zoo.name)}</strong> (seed {zoo.seed}, content "
+        f"hash <code>{zoo.content_hash[:12]}</code>), trained with seed {config['seed']} on the split "
         f"<code>{text(config['split'])}</code>, fold {config['fold']}."
     )
     numbers = [
@@ -66,8 +66,11 @@ def training_section(metrics: Rows) -> Section:
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("error/"))
     errors = {key.removeprefix("error/"): points for key in keys if (points := line("validation", key))}
     if not accuracy["decoded"]:
-        lead = "The model is fitted on train models; its validation loss is that of val models."
-        return Section("training", "Training", [paragraph(lead), figure_row(_losses(losses, "loss"))])
+        scalars = [(key, value) for row in metrics[-1:] for key, value in row.items() if key not in ("event", "step", "time")]
+        measured = headline([(words(key), number(value, 3), "val models") for key, value in scalars])
+        lead = "The model is fitted on train models, and measured on val models at the end. It decodes nothing."
+        known = {name: points for name, points in losses.items() if points}
+        return Section("training", "Training", [paragraph(lead), measured, figure_row(_losses(known, "loss"))])
     error = "normalised squared error"
     lead = (
         "An autoencoder learns to reconstruct the weights of train models. Validation models are never fitted; "

@@ -56,7 +56,7 @@ def test_a_copy_in_disguise_is_flagged_and_would_not_be_by_its_raw_weights(bench
     scored = bench.score([(family, copy) for copy in copies])
     row = bench.measure("copier", {}, scored)
     assert row["aligned"] is True
-    assert row["flags"] == ["copied"], row
+    assert "copied" in row["flags"], row
     assert row["novelty_by_space"]["weights"] < 1e-6
     to_train = euclidean(scored[0].vectors, bench.train[0].vectors)
     assert to_train.argmin(1).tolist() == [1, 4, 7]

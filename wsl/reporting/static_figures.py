@@ -165,8 +165,8 @@ def _ceiling_key() -> Line2D:
 @contextmanager
 def _figure(rows: Rows, *, height: float) -> Iterator[tuple[Figure, list[tuple[Axes, list[Row]]]]]:
     """Yields a figure with a panel per target (across) and subset (down) of the rows, and each panel with its rows."""
-    asked = questions(rows)
-    targets, subsets = ([*dict.fromkeys(question[i] for question in asked)] for i in (0, 1))
+    found = questions(rows)
+    targets, subsets = ([*dict.fromkeys(question[i] for question in found)] for i in (0, 1))
     with mpl.rc_context(STYLE):
         size = (WIDTH, max(len(subsets), 1) * height + LEGEND)
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(rect=(0, LEGEND / size[1], 1, 1 - LEGEND / size[1])))

@@ -199,7 +199,7 @@ def test_a_copy_in_disguise_is_flagged(trained, disguise: str) -> None:
     own = np.sort(distances.train + np.diag(np.full(len(train), np.inf)), axis=1)[:, 0]
     assert (distances.to_train[[0, 1, 2], [2, 5, 7]] < 1e-6 * np.median(own)).all()
     spaces = {"weights": distances, "behaviour": distances}
-    assert pool({"family": judge(spaces, np.random.default_rng(0))}).flags == ("memorization",)
+    assert "copied" in pool({"family": judge(spaces, np.random.default_rng(0))}).flags
 
 
 def test_real_models_are_not_flagged(trained) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from wsl.generate import families_of
+from wsl.generators.families import families_of
 from wsl.generators.family import Generator
 from wsl.run import Run
 from zoo_gen.config import compose

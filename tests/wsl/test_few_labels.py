@@ -20,7 +20,8 @@ from wsl.probe import cards, probed
 from wsl.probes.comparison import compare
 from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.label_subsets import average, select
-from wsl.reporting.label_curves import figure, tables, write_curves
+from wsl.reporting.label_curves import tables, write_curves
+from wsl.reporting.static_figures import curve_figure
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
@@ -201,7 +202,7 @@ def test_a_run_is_asked_on_a_wider_and_deeper_zoo(tiny_zoo: Path, tiny_run: Run,
     assert {row["n_models"] for row in every + none} == {asked}
     assert len({row["value"] for row in real(rows, labelled=0, target="epoch", subset="all", metric="r2")}) == 4
     assert "## No labels: R²" in tables(rows, title="t", command="wsl.transfer")
-    ElementTree.fromstring(figure(rows))
+    ElementTree.fromstring(curve_figure(rows))
 
 
 def test_zoos_that_share_models_are_refused(tiny_zoo: Path, tiny_run: Run, wide_zoo: Path):

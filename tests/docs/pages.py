@@ -31,5 +31,6 @@ def sentences(text: str) -> list[str]:
     ['One.', 'Two goes on.', 'three', 'four']
     """
     kept = (line for line in without_code(text).splitlines() if not line.lstrip().startswith(("|", "#", "<")))
-    pieces = re.split(r"(?<=[.!?:])\s+|\n\s*\n|(?:\A|\n)\s*(?:[-*]|\d+\.)\s", "\n".join(kept))
+    items = re.sub(r"(?m)^\s*(?:[-*]|\d+\.)\s", "\n\n", "\n".join(kept))
+    pieces = re.split(r"(?<=[.!?:])\s+|\n\s*\n", items)
     return [" ".join(piece.split()) for piece in pieces if piece.strip()]

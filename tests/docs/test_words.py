@@ -19,7 +19,7 @@ WORDS = {
     r"raw[_ ]tokens": "encoder_inputs",
     r"model[_ ]encoder": "invariant encoder (model=invariant_encoder)",
     r"\b[Ss]trangers?\b": "unseen zoo, out of distribution",
-    r"\b(readings?|readers?)\b": "pre-training targets, heads",
+    r"\breadings\b": "pre-training targets, heads",
     r"\bpaces?\b": "update norms",
     r"\bheadings\b": "update directions",
     r"\bremeasured\b": "bootstrap re-evaluation",
@@ -40,7 +40,6 @@ WORDS = {
 
 ALLOWED = (
     r"executor\.compile=\S+",  # zoo_gen compiles stacks
-    r"RowReader|parquet reader",
 )
 """Contexts in which a word of the left column is right."""
 

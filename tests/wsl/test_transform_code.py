@@ -121,7 +121,13 @@ def test_padded_tokens_change_nothing(sources: list[FileSource]):
 
 def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_lower_rate(tiny_zoo: Path, tmp_path: Path):
     def trained(compression_ratio: int) -> Run:
-        overrides = ["model=transform_code", "tokenizer=fisher_basis", "objective=behaviour", f"model.compression_ratio={compression_ratio}", "window=448"]
+        overrides = [
+            "model=transform_code",
+            "tokenizer=fisher_basis",
+            "objective=behaviour",
+            f"model.compression_ratio={compression_ratio}",
+            "window=448",
+        ]
         overrides.append("objective.terms.behaviour.images=4")
         return train_code(tiny_zoo, tmp_path / f"at_{compression_ratio}", *overrides)
 

@@ -15,12 +15,13 @@ from benchmarks.race import Contestant, Holdout, Scales, Settings, now
 from wsl.data.sources import InMemory
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, TokenizedZoo, Windows
-from wsl.layout.axis_table import ROLES
+from wsl.layout.slots import ROLES
+from wsl.models.initialization import DataDependent
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.tokenizers.window import Window
-from wsl.training.data_dependent import DataDependent
+from wsl.training.initialization import TokenStatistics
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate
 
@@ -144,7 +145,7 @@ class Field:
         }
         began = now(self.fabric.device)
         if isinstance(model, DataDependent):
-            model.initialize((), windows)
+            model.initialize(TokenStatistics((), windows))
         seconds = now(self.fabric.device) - began
         holdout = Holdout(val, windows, self.changes, self.scales)
         return Contestant(

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.standardizer import Moments, Sums
+from wsl.data.standardizer import Moments
+from wsl.data.sums import Sums
 from wsl.data.windows import Batch
 from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.plan import Plan

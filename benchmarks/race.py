@@ -24,9 +24,10 @@ from torch.optim import AdamW
 
 from benchmarks.padded_rows import FAINT, counts_of, keys_of
 from wsl.data.sources import InMemory
-from wsl.data.standardizer import Moments, sums_of
-from wsl.data.windows import Batch, Windows, window_starts
-from wsl.tokenizers.window import Window, parts_in
+from wsl.data.standardizer import Moments
+from wsl.data.sums import sums_of
+from wsl.data.windows import Batch, Windows
+from wsl.tokenizers.window import Window, parts_in, window_starts
 from wsl.training.ema import Average
 from wsl.training.trainer import parameter_groups
 

@@ -81,8 +81,9 @@ def measure(families: Sequence[Pairs]) -> dict[str, Any]:
     """What decoding has kept of all families together.
 
     Returns:
-        `kept` (median by model), `accuracy_retained_q25`, `accuracy_retained_q75`, `accuracy` and `accuracy_decoded` (means over all models), `models`,
-        `judged` (those above chance), `diversity_weights` and `diversity_behaviour` (None where no two models can be compared).
+        `kept` (median by model), `accuracy_retained_q25`, `accuracy_retained_q75`, `accuracy` and `accuracy_decoded` (means over
+        all models), `models`, `judged` (those above chance), `diversity_weights` and `diversity_behaviour` (None where no two
+        models can be compared).
     """
     before, after = (np.concatenate(each) for each in zip(*(family.accuracies for family in families), strict=True))
     chance = np.concatenate([np.full(len(family.classes[0]), family.chance) for family in families])

@@ -1,24 +1,20 @@
-"""The files of a run's folder that are not simply tensors: its configuration, and its model encoder."""
+"""The configuration of a run on disk, and the check that two configurations are of the same run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from wsl.models.invariant_encoder import InvariantEncoder
 from zoo_gen import InputError
 from zoo_gen.files import write_atomically
-from zoo_gen.reader import read_text, read_weights, shortened
+from zoo_gen.reader import read_text, shortened
 
-MODEL_ENCODER = "model_encoder.safetensors"
+FORMAT = 2
+"""Version of the files of a run. Runs of other versions are refused: they are trained again in minutes."""
 
 CONFIG_LIMIT, CONFIG_DEPTH = 2**18, 32
 """Bytes of a run's configuration, and how deep it may be nested."""
@@ -42,6 +38,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); {again}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is damaged (not a mapping); {again}")
+    if config.get("format", 1) != FORMAT:
+        found = shortened(config.get("format", 1))
+        raise InputError(
+            f"{folder} is a run of format {found}, and this version of the package reads format {FORMAT} alone; {again}"
+        )
     return {str(key): value for key, value in config.items()}
 
 
@@ -49,46 +50,18 @@ def check_config(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
     """Raises `InputError` for a configuration that is no trained run's, or whose model cannot be that of the weights."""
     wrong = f"{folder / 'config.yaml'} is not the configuration of this run"
     again = f"delete {folder} and train the run again"
-    kinds = {"window": int, "split": str, "seed": int, "fold": int, "zoo": dict, "tokenizer": dict, "model": dict}
-    for key, kind in kinds.items():
+    kinds: dict[str, type] = {"split": str, "seed": int, "fold": int, "model_name": str, "zoo": dict, "model": dict}
+    tokens = {"window": int, "tokenizer": dict}
+    for key, kind in {**kinds, **{key: kind for key, kind in tokens.items() if key in config}}.items():
         value = config.get(key)
         is_card = kind is not dict or key == "zoo" or (isinstance(value, dict) and "_target_" in value)
         if not isinstance(value, kind) or not is_card or (isinstance(value, int) and not 0 <= value < 2**31):
             raise InputError(f"{wrong} ({key} is missing or wrong); {again}")
     largest = sum(weight.numel() for weight in weights.values())
-    for key, value in (*config["model"].items(), *config["tokenizer"].items()):
+    for key, value in (*config["model"].items(), *config.get("tokenizer", {}).items()):
         limit = len(weights) if "depth" in str(key) else largest
         if isinstance(value, int | float) and not abs(value) <= limit:
             raise InputError(f"{wrong} (its weights are fewer than {shortened(str(key))} says); {again}")
-
-
-def write_model_encoder(folder: Path, encoder: InvariantEncoder, measured: Mapping[str, float]) -> None:
-    """Writes the weights of a model encoder, with the columns that it reads and what was measured of it."""
-    about = {"columns": json.dumps(encoder.columns), "measured": json.dumps(dict(measured))}
-    data = save({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, about)
-    write_atomically(folder / MODEL_ENCODER, lambda beside: _write(beside, data))
-
-
-def read_model_encoder(folder: Path, config: Mapping[str, Any], *, advice: str) -> InvariantEncoder | None:
-    """Reads what `write_model_encoder` wrote; None for a run without a model encoder."""
-    card = config.get("model_encoder")
-    if card is None:
-        return None
-    tensors = read_weights(folder / MODEL_ENCODER, advice=advice)
-    with safe_open(folder / MODEL_ENCODER, framework="pt") as file:
-        columns = json.loads((file.metadata() or {}).get("columns", "null"))
-    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-        raise ValueError(f"{folder / MODEL_ENCODER} does not say which columns it reads")
-    try:
-        with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in InvariantEncoder(columns, **card["encoder"]).state_dict().items()}
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.yaml'} has no model encoder of this version ({error}); {advice}") from error
-    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise ValueError(f"{folder / MODEL_ENCODER} is of another model encoder than the configuration says")
-    encoder = InvariantEncoder(columns, **card["encoder"])
-    encoder.load_state_dict(tensors)
-    return encoder.eval()
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -99,3 +72,31 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+FREE = ("accelerator", "devices", "strategy", "accumulate_grad_batches", "logger", "workers", "cache_mb", "save_every")
+"""Settings that may change between an interrupted run and its resumption; the first four change round-off."""
+
+
+def refuse_other(folder: Path, resolved: Mapping[str, Any]) -> None:
+    """Raises `InputError` if a folder holds a run of another configuration than this one."""
+    if not (folder / "config.yaml").is_file():
+        return
+    old, new = _flat(read_config(folder)), _flat(resolved)
+    fixed = [key for key in old.keys() | new.keys() if key.partition(".")[0] not in FREE]
+    changed = sorted(key for key in fixed if (old.get(key) or None) != (new.get(key) or None))  # not known and off are the same
+    keys = [key for key in changed if not ("zoo" in key.partition(".")[0] and key.endswith((".path", ".relative")))]
+    if keys:
+        changes = "; ".join(f"{key} is {old.get(key)} there and {new.get(key)} here" for key in keys)
+        raise InputError(
+            f"{folder} holds a run of another configuration ({changes}); choose run=<another name>, or delete the folder"
+        )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested mappings and lists as one mapping, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        value = {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

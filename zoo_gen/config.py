@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,24 @@ def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = N
     if isinstance(card, list | tuple):
         return [instantiate(value, trusted, group=group) for value in card]
     return card
+
+
+def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
+    """Builds the cards of a group by name or pattern, in the order of their names.
+
+    Raises:
+        InputError: nothing is wanted, or a name or pattern fits no card; the message lists them.
+    """
+    from omegaconf import OmegaConf
+
+    files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
+    if not wanted:
+        raise InputError(f"no card of {CONFIGS / group} was asked for; name some, or '*' for all: {', '.join(files)}")
+    for pattern in wanted:
+        if not any(fnmatch(name, pattern) for name in files):
+            raise InputError(f"no card '{pattern}' in {CONFIGS / group}; there is {', '.join(files)}")
+    chosen = [name for name in files if any(fnmatch(name, pattern) for pattern in wanted)]
+    return {name: instantiate(OmegaConf.to_container(OmegaConf.load(files[name]))) for name in chosen}
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

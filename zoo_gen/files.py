@@ -36,22 +36,27 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically; NaN is refused, since JSON has none."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda beside: _write_text(beside, text))
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8, atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes atomically."""
+    write_atomically(path, lambda beside: _fill(beside, content))
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically. A full disk raises `OSError`, as it does for every other file."""
     content = safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
-    write_atomically(path, lambda beside: _write_bytes(beside, content))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_bytes(path, content)
 
 
 def sha256_of(path: Path) -> str:

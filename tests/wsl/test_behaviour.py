@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tests.commands import call
 from tests.wsl.conftest import TOKENS_ONLY
-from wsl.data.sources import FileSource, pairs_of, scan
+from wsl.data.pairs import pairs_of
+from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows
 from wsl.run import Run

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from tests.wsl.conftest import TOKENIZER
-from wsl.data.sources import FileSource, InMemory, MemoryMapped, Source, pairs_of, scan
+from wsl.data.pairs import pairs_of
+from wsl.data.sources import FileSource, InMemory, MemoryMapped, Source, scan
 from wsl.data.standardizer import Standardizer
-from wsl.data.windows import Batch, Windows, ahead, window_starts
+from wsl.data.windows import Batch, Windows, ahead
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokens
+from wsl.tokenizers.window import window_starts
 from zoo_gen import InputError, Zoo
 from zoo_gen.files import write_weights
 

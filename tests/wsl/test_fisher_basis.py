@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsl.data.sources import pairs_of, scan
+from wsl.data.pairs import pairs_of
+from wsl.data.sources import scan
 from wsl.tokenizers.fisher_basis import FisherBasis, RootBasis
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Checkpoint, InputError, Zoo

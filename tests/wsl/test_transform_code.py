@@ -10,7 +10,8 @@ from rich.console import Console
 from torch import Tensor
 
 from wsl.compression import compress
-from wsl.data.sources import FileSource, pairs_of, scan
+from wsl.data.pairs import pairs_of
+from wsl.data.sources import FileSource, scan
 from wsl.data.windows import Batch
 from wsl.models.bit_allocation import energy_of, levels_of
 from wsl.models.transform_code import TransformCode

@@ -13,10 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.data.cache import cached
-from wsl.data.sources import pairs_of
+from wsl.data.pairs import pairs_of
 from wsl.data.stacks import changes, in_float32, stacked, with_roots
-from wsl.models.invariant_encoder import CHANGE
 from zoo_gen import Zoo
+
+CHANGE = "change of "
+"""How the columns begin that describe the change of a tensor since the root."""
+
+DIRECTIONS = ("relative", "cosine", "along", "turn")
+"""How the columns end that say where a tensor has moved to, as its root sees it."""
+
+UPDATES = ("l1", "l2", "max", *DIRECTIONS)
+"""How the columns end that say how far a tensor has moved, and where to."""
 
 _FLOOR = 1e-8  # what float32 leaves of a zero
 _VALUES, _QUANTILES = 32, (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -32,7 +40,7 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
     Returns:
         One row per checkpoint (N C). Columns are `<tensor>/<what>` of the weights and `change of <tensor>/<what>` of what differs
         from the root, which heads do not have: norms and singular values (logarithms), mean, variance and quantiles; of changes
-        also those of `heading`; and `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor; where one is not finite,
+        also those of `direction`; and `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor; where one is not finite,
         all of its row is.
 
     Raises:
@@ -47,7 +55,7 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
             singular = [f"s{i}" for i in range(spectra.shape[1] - len(_NORMS))]
             found |= {f"{name}/{what}": column for what, column in zip((*_NORMS, *singular, *_STATISTICS), values.T, strict=True)}
             if name.startswith(CHANGE):
-                found |= {f"{name}/{what}": column for what, column in heading(tensor, stack[name.removeprefix(CHANGE)]).items()}
+                found |= {f"{name}/{what}": column for what, column in direction(tensor, stack[name.removeprefix(CHANGE)]).items()}
             else:
                 found[f"{name}/present"] = np.ones(len(values))
         table = pd.DataFrame(found, index=rows)
@@ -67,13 +75,32 @@ def invariants_of(checkpoints: Zoo) -> pd.DataFrame:
     return cached(invariants, checkpoints, compute)
 
 
+def columns_by_kind(columns: Sequence[str]) -> dict[str, list[int]]:
+    """Sorts columns by what they say of a checkpoint.
+
+    Returns:
+        The numbers of the columns: `everything`; `updates`, how far tensors moved and where to; `directions`, where tensors moved
+        to, and all about tensors that the root does not have in this shape: heads are new in every model.
+    """
+    tensors = [column.rpartition("/")[0] for column in columns]
+    changed = {tensor.removeprefix(CHANGE) for tensor in tensors if tensor.startswith(CHANGE)}
+    found: dict[str, list[int]] = {"everything": list(range(len(columns))), "updates": [], "directions": []}
+    for number, (tensor, column) in enumerate(zip(tensors, columns, strict=True)):
+        of_change, what = tensor.startswith(CHANGE), column.rpartition("/")[2]
+        if of_change and what in UPDATES:
+            found["updates"].append(number)
+        if what in DIRECTIONS if of_change else tensor not in changed:
+            found["directions"].append(number)
+    return found
+
+
 def _with_changes(pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of a checkpoint, and their changes by names of their own."""
     weights, root = map(in_float32, pair)
     return weights | {f"{CHANGE}{name}": tensor for name, tensor in changes(weights, root).items()}
 
 
-def heading(change: Float[Tensor, "K *shape"], weights: Float[Tensor, "K *shape"]) -> dict[str, Float[np.ndarray, "K"]]:
+def direction(change: Float[Tensor, "K *shape"], weights: Float[Tensor, "K *shape"]) -> dict[str, Float[np.ndarray, "K"]]:
     """Where a tensor went, as its root sees it; 0 or as good as that for a change of nothing or since nothing.
 
     Returns:

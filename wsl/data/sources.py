@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.standardizer import Sums, sums_of
+from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import Window, parts_in, parts_of
-from zoo_gen import Checkpoint, Zoo
+from zoo_gen import Checkpoint
 from zoo_gen.reader import tensors_in
 
 MAPPED = 2**26
@@ -139,20 +139,6 @@ class MemoryMapped(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
-    """Each checkpoint of a zoo with the root that it descends from."""
-    roots: dict[str, Checkpoint] = {}
-    for checkpoint in zoo:
-        if checkpoint.root not in roots:
-            roots[checkpoint.root] = zoo.root(checkpoint)
-        yield checkpoint, roots[checkpoint.root]
-
-
-def roots_of(zoo: Zoo) -> list[Checkpoint]:
-    """The roots that checkpoints of a zoo descend from, in the order of their names."""
-    return [zoo.final(name) for name in sorted(set(zoo.select(stage="finetune").frame["root"]))]
 
 
 def scan(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[FileSource]:

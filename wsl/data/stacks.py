@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.sources import pairs_of
-from wsl.layout import layout_of
+from wsl.data.pairs import pairs_of
+from wsl.layout.lookup import layout_of
 from zoo_gen import Checkpoint, Zoo
 
 WEIGHTS_AT_ONCE = 8_000_000

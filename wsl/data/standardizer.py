@@ -19,11 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan, Segment
 from wsl.tokenizers.tokens import Tokens
 from wsl.tokenizers.window import Window, parts_in
@@ -38,9 +38,6 @@ CLIP = 5.0
 
 Moments = tuple[float, float]
 """Mean and deviation."""
-
-Sums = Float[Tensor, "parts 2"]
-"""Sum and sum of squares of each part of a checkpoint, in double precision; the plan has the counts."""
 
 
 @dataclass(frozen=True)
@@ -235,23 +232,6 @@ def _lay_out(entries: _Entries, plan: Plan) -> _Table:
         log_mean=entries.log_mean,
         log_deviation=entries.log_deviation,
     )
-
-
-def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
-    """Sums of a checkpoint from the flat pieces of its parts (`wsl.tokenizers.window`).
-
-    NumPy adds contiguous numbers up in an order that depends on their count alone, so the bits do not depend on where the values
-    lie, nor on threads (as those of PyTorch's sums do).
-    """
-    rows = []
-    with np.errstate(over="ignore", invalid="ignore"):
-        for pieces in parts:
-            row = np.zeros(2)
-            for piece in pieces:
-                values = piece.double().numpy()
-                row += values.sum(), np.square(values).sum()
-            rows.append(row)
-    return torch.from_numpy(np.stack(rows))
 
 
 def _columns(rows: Sequence[Sums], counts: Mapping[int, int]) -> list[tuple[int, Tensor, Tensor]]:

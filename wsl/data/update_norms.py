@@ -7,7 +7,7 @@ import pandas as pd
 from torch import Tensor
 
 from wsl.data.cache import cached
-from wsl.data.sources import pairs_of
+from wsl.data.pairs import pairs_of
 from wsl.data.stacks import changes, in_float32, with_roots
 from zoo_gen import Checkpoint, Zoo
 

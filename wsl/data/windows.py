@@ -21,7 +21,7 @@ from wsl.data.permutation import Shuffle
 from wsl.data.sources import Source
 from wsl.data.standardizer import Standardizer
 from wsl.tokenizers.tokens import Tokenizer, Tokens
-from wsl.tokenizers.window import Window
+from wsl.tokenizers.window import Window, window_starts
 from zoo_gen import Checkpoint, InputError, Zoo
 
 AHEAD = 4
@@ -99,11 +99,6 @@ class MicroBatch(Batch):
     def tokens(self) -> Float[Tensor, ""]:
         """Mean number of tokens."""
         return self.counts[1]
-
-
-def window_starts(tokens: int, length: int) -> list[int]:
-    """Starts of windows that cover `tokens` tokens; the last one is moved back to be full rather than padded."""
-    return [*range(0, tokens - length, length), max(0, tokens - length)]
 
 
 class TokenizedZoo:

@@ -1,64 +1,88 @@
-"""The embedding of a run: the latents of its encoder. And what an encoder gives that has learned nothing."""
+"""The embedding of checkpoints by the model of a run, and by the same model before its training."""
 
 import json
 from collections.abc import Set
-from pathlib import Path
 
 import pandas as pd
 
 from wsl.data.cache import EVERYTHING, cached
 from wsl.features.features import Features, Kind
 from wsl.run import Run
-from wsl.run_files import MODEL_ENCODER
 from zoo_gen import Zoo
 from zoo_gen.files import sha256_of
 
 
 class Embedding(Features):
-    """The latents of a checkpoint, and nothing else."""
+    """The embedding of a checkpoint by the model of a run, and nothing else. Rows are named after the model."""
 
     kind: Kind = "embedding"
+    of_model = True
+
+    def row_name(self, card: str, model: str) -> str:
+        """Returns the name of the model; see `Features.row_name`."""
+        return model
 
     def seen(self, run: Run) -> Set[str]:
         """Returns the run's train and val models."""
-        return seen_by(run)
+        return run.seen
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
-        weights = ["model.safetensors"] if run.model_encoder is None else [MODEL_ENCODER]
-        state = [*before_training(run), *(sha256_of(Path(run.path, name)) for name in weights)]
-        return cached(self, checkpoints, lambda: _table(run, checkpoints), state=state, modules=EVERYTHING)
+        return cached(self, checkpoints, lambda: run.embeddings(checkpoints), state=state_of(run), modules=EVERYTHING)
+
+
+class Rescaled(Embedding):
+    """The embedding by a model whose inputs have been standardised by the train models of the zoo in question, without labels."""
+
+    def row_name(self, card: str, model: str) -> str:
+        """Returns the name of the model with a word beside it; see `Features.row_name`."""
+        return f"{model} rescaled"
+
+    def seen(self, run: Run) -> Set[str]:
+        """Returns the train models, whose scales are taken."""
+        return run.seen | frozenset(run.split.train.frame["model"])
+
+    def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
+        """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
+        return run.rescaled().embeddings(checkpoints)
 
 
 class Untrained(Features):
-    """The latents of the run's encoder before its training."""
+    """The embedding by the model of a run before its training."""
+
+    of_model = True
 
     def seen(self, run: Run) -> Set[str]:
-        """Returns the run's train and val models: tokens are standardised as in the run."""
-        return seen_by(run)
+        """Returns the run's train and val models: inputs are standardised as in the run."""
+        return run.seen
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
-        """Returns the latents of each checkpoint (N F); see `Features.extract`."""
+        """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
 
         def compute() -> pd.DataFrame:
-            return _table(run.untrained(), checkpoints)
+            return run.untrained().embeddings(checkpoints)
 
-        return cached(self, checkpoints, compute, state=before_training(run), modules=EVERYTHING)
-
-
-def seen_by(run: Run) -> frozenset[str]:
-    """Returns the ids of the models of its zoo that a run is trained or validated on; a unseen_zoo has seen none."""
-    if run.unseen_zoo:
-        return frozenset()
-    return frozenset(run.split.train.frame["model"]) | frozenset(run.split.val.frame["model"])
+        return cached(self, checkpoints, compute, state=state_of(run), modules=EVERYTHING)
 
 
-def before_training(run: Run) -> list[str]:
-    """Returns what tells a run from another before its model is trained: its statistics, its cards, its seed."""
-    cards = {key: run.config.get(key) for key in ("tokenizer", "model", "model_encoder", "window", "seed")}
-    return [sha256_of(Path(run.path, "standardizer.json")), json.dumps(cards, sort_keys=True)]
+class EncoderInputs(Features):
+    """What the model of a run reads: invariants, or standardised tokens, pooled as if they were latents."""
+
+    of_model = True
+
+    def seen(self, run: Run) -> Set[str]:
+        """Returns the run's train and val models where inputs are fitted to them: tokens are, invariants are not."""
+        return run.seen if run.inputs.fitted else frozenset()
+
+    def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
+        """Returns the inputs of each checkpoint (N F); see `Features.extract`."""
+        if not run.inputs.fitted:  # the same in all runs, and in the cache already
+            return run.encoder_inputs(checkpoints)
+        return cached(self, checkpoints, lambda: run.encoder_inputs(checkpoints), state=state_of(run), modules=EVERYTHING)
 
 
-def _table(run: Run, checkpoints: Zoo) -> pd.DataFrame:
-    latents = run.embed(checkpoints)
-    return pd.DataFrame(latents, columns=[f"latent/{i}" for i in range(latents.shape[1])])
+def state_of(run: Run) -> list[str]:
+    """Returns what tells a run from another: its weights, the statistics of its inputs, its cards, its seed."""
+    cards = {key: run.config.get(key) for key in ("tokenizer", "model", "window", "seed")}
+    files = [sha256_of(run.path / name) for name in ("model.safetensors", run.inputs.file)]
+    return [*files, json.dumps(cards, sort_keys=True)]

@@ -22,6 +22,13 @@ class Features(Protocol):
     reads: tuple[str, ...] = ()
     """The columns of `zoo.frame` that are read: such a target is no question to these features."""
 
+    of_model: bool = False
+    """Whether the features are made by the model of a run, or from the inputs of that model: then each model has its own."""
+
+    def row_name(self, card: str, model: str) -> str:
+        """Returns how rows of tables are called, given the names of the features' card and of the model's."""
+        return card
+
     def seen(self, run: Run) -> Set[str]:
         """Returns the ids of the models that the features were fitted on: none, or at most the run's train and val models."""
         return frozenset()

@@ -19,7 +19,12 @@ class Joined(Features):
 
     def __init__(self, parts: Sequence[Features], *, kind: Kind) -> None:
         self.parts, self.kind = parts, kind
+        self.of_model = any(part.of_model for part in parts)
         self.reads = tuple({column: None for part in parts for column in part.reads})
+
+    def row_name(self, card: str, model: str) -> str:
+        """Returns the name of the card with that of the model in place of `embedding`."""
+        return card.replace("embedding", model)
 
     def seen(self, run: Run) -> Set[str]:
         """Returns what any part has seen."""

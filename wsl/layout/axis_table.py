@@ -4,8 +4,7 @@ import functools
 import re
 from typing import NamedTuple
 
-ROLES = ("patch", "embed", "q", "k", "v", "o", "fc1", "fc2", "vectors", "head")
-"""What a part is for. A role's id is its place in this tuple, for every architecture."""
+from wsl.layout.slots import ROLES
 
 VERBS = ("norm", "scale", "bias", "sum", "mean")
 """What a rule may say."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from wsl.layout.axis_table import ROLES
+ROLES = ("patch", "embed", "q", "k", "v", "o", "fc1", "fc2", "vectors", "head")
+"""What a part is for. A role's id is its place in this tuple, for every architecture."""
 
 
 class Axis(NamedTuple):

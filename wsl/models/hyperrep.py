@@ -13,6 +13,7 @@ Sequential autoencoders of weights: Schürholt et al., "Towards Scalable and Ver
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -20,10 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.sources import FileSource
-from wsl.data.windows import Windows
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
-from wsl.training.initialization import second_moments
+from wsl.models.initialization import TrainStatistics
 from zoo_gen.errors import InputError
 
 FAINT = 1e-4
@@ -49,6 +48,8 @@ class HyperRep(nn.Module):
 
     Raises `InputError` for sizes of which no model can be built.
     """
+
+    reads: ClassVar[Literal["tokens"]] = "tokens"
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class HyperRep(nn.Module):
             raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
         if initialization not in ("linear", "random"):
             raise InputError(f"model.initialization must be linear or random, not {initialization}")
-        self.latent, self.blocks, self.roles, self.start = latent, blocks, roles, start
+        self.latent, self.blocks, self.roles, self.initialization = latent, blocks, roles, initialization
         self.project = RoleLinear(token_width, width, roles=roles)
         self.encoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
         self.encoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(encoder_depth))
@@ -88,10 +89,10 @@ class HyperRep(nn.Module):
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
         self.unproject = RoleLinear(width, token_width, roles=roles)
 
-    def initialize(self, sources: Sequence[FileSource], windows: Windows) -> None:
-        """DataDependent at the linear code of these windows, unless the start is random."""
+    def initialize(self, statistics: TrainStatistics) -> None:
+        """Makes the model the best linear code of the train checkpoints, unless its initialization is random."""
         if self.initialization == "linear":
-            self.initialize_linear(second_moments(windows, roles=self.roles))
+            self.initialize_linear(statistics.second_moments(roles=self.roles))
 
     @torch.no_grad()
     def initialize_linear(self, moments: Float[Tensor, "R D D"]) -> None:

@@ -7,22 +7,22 @@ is kept,
 
 e and d are transformers over the tokens of a model that begin as zero, so training begins at the plain code and can only mend it.
 What is kept is chosen once, before training, by the energy of train checkpoints (`wsl.models.bit_allocation`): as many numbers
-per checkpoint as its weights over `compression_ratio`, spread unevenly, as reverse water-filling has it: a head keeps nearly all, a large
-matrix a few corners.
+per checkpoint as its weights over `compression_ratio`, spread unevenly, as reverse water-filling has it: a head keeps nearly all,
+a large matrix a few corners.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wsl.data.sources import FileSource
-from wsl.data.windows import Windows
-from wsl.models.bit_allocation import energy_of, levels_of
+from wsl.models.bit_allocation import levels_of
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
 from wsl.models.hyperrep import pooled
+from wsl.models.initialization import TrainStatistics
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 
@@ -70,6 +70,8 @@ class TransformCode(nn.Module):
     Raises `InputError` for sizes of which no model can be built.
     """
 
+    reads: ClassVar[Literal["tokens"]] = "tokens"
+
     energy: Tensor
     levels: Tensor
 
@@ -100,16 +102,22 @@ class TransformCode(nn.Module):
                 "model.encoder_depth and model.decoder_depth must be at least 0, width a multiple of heads and width * mlp_ratio "
                 f"at least 1, not {encoder_depth}, {decoder_depth}, {width} and {heads}, {width} * {mlp_ratio}"
             )
-        self.compression_ratio, self.blocks, self.roles, self.tokens, self.longest = compression_ratio, blocks, roles, tokens, longest
+        self.compression_ratio, self.blocks, self.roles, self.tokens, self.longest = (
+            compression_ratio,
+            blocks,
+            roles,
+            tokens,
+            longest,
+        )
         sizes = {"token_width": token_width, "width": width, "heads": heads, "mlp_ratio": mlp_ratio}
         self.encoder = Correction(**sizes, depth=encoder_depth, blocks=blocks, roles=roles)
         self.decoder = Correction(**sizes, depth=decoder_depth, blocks=blocks, roles=roles)
         self.register_buffer("energy", torch.zeros(blocks, roles, tokens, token_width - 1))
         self.register_buffer("levels", torch.zeros(longest + 1))
 
-    def initialize(self, sources: Sequence[FileSource], windows: Windows) -> None:
+    def initialize(self, statistics: TrainStatistics) -> None:
         """Chooses what is kept by the energy of the train checkpoints."""
-        self.allocate(*energy_of(sources, blocks=self.blocks, roles=self.roles, tokens=self.tokens))
+        self.allocate(*statistics.energy(blocks=self.blocks, roles=self.roles, tokens=self.tokens))
 
     def allocate(self, energy: Float[Tensor, "blocks roles tokens D-1"], plans: Sequence[Plan]) -> None:
         """Chooses what is kept, so that no checkpoint of these plans has more numbers than its weights over `compression_ratio`."""

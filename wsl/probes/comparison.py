@@ -33,8 +33,30 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
                 low, high = interval(finding.resampled - baseline.resampled)
                 about |= {"best_baseline": name, "difference": row["value"] - baseline.row["value"]}
                 about |= {"difference_low": low, "difference_high": high}
+                about["difference_to"] = _to_others(features, seed, subset, finding, everything, kinds)
             rows.append({**about, **row})
     return rows
+
+
+def _to_others(
+    features: str,
+    seed: int | str | None,
+    subset: str,
+    finding: Finding,
+    found: Mapping[Any, Sequence[Finding]],
+    kinds: Mapping[str, str],
+) -> dict[str, dict[str, float]]:
+    """Returns the paired differences of an embedding to those of other models, of the same seed."""
+    about = [finding.row[key] for key in ("target", "metric", "control")]
+    differences = {}
+    for (other, other_seed, other_subset), findings in found.items():
+        if kinds[other] != "embedding" or other == features or (other_seed, other_subset) != (seed, subset):
+            continue
+        for beside in findings:
+            if [beside.row[key] for key in ("target", "metric", "control")] == about and beside.resampled is not None:
+                low, high = interval(finding.resampled - beside.resampled)
+                differences[other] = {"difference": finding.row["value"] - beside.row["value"], "low": low, "high": high}
+    return differences
 
 
 def marked(finding: Finding, reads: Sequence[str], probes: Mapping[str, Probe]) -> Finding:

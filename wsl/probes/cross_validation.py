@@ -67,7 +67,7 @@ class CrossValidation:
         if twice:
             raise InputError(f"the folds of a cross-fit test some models twice ({', '.join(twice[:5])}); name each fold once")
 
-    def ask(
+    def evaluate(
         self, probes: Mapping[str, Probe], features: Iterable[Float[np.ndarray, "N F"]], *, subset: Bool[np.ndarray, "N"]
     ) -> list[Finding]:
         """Puts questions to one kind of features.
@@ -111,7 +111,7 @@ class CrossValidation:
             values, known = probe.targets(self.frame)
             column = (values[:, None] == np.unique(values[known])) if values.dtype.kind == "U" else values[:, None]
             bare = replace(self, n_permutations=0)
-            for finding in bare.ask({target: probe}, [np.asarray(column, dtype=float)] * len(self.splits), subset=subset):
+            for finding in bare.evaluate({target: probe}, [np.asarray(column, dtype=float)] * len(self.splits), subset=subset):
                 found.append(Finding({**finding.row, "control": "planted feature"}, None))
         return found
 

@@ -1,7 +1,8 @@
-"""The probes of a run, saved with it: answers with intervals for any embedding, and whether it lies outside the run's population.
+"""The probes of a run, saved with it: predictions with intervals for any embedding, and its distance from the train models.
 
-Intervals and sets of labels are split-conformal, by model: the misses of the val models, each model with the same weight, and one
-more model that missed by any amount. A distance is Mahalanobis', in the principal directions of the train embeddings.
+Intervals and sets of labels are split-conformal, by model (Angelopoulos and Bates, 2107.07511): nonconformity scores of the val
+models, each model with the same weight, and one more model with an infinite score. A distance is Mahalanobis', in the principal
+directions of the train embeddings.
 """
 
 import json
@@ -18,30 +19,30 @@ from jaxtyping import Float
 from safetensors import safe_open
 
 from wsl.data.stacks import in_float32
-from wsl.probe import cards, probed
+from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
 from wsl.probes.probe import Linear, Targets
 from wsl.probes.regression import Regression
 from wsl.run import Run
-from wsl.run_files import MODEL_ENCODER
 from zoo_gen import InputError
-from zoo_gen.config import CONFIGS
+from zoo_gen.config import CONFIGS, cards
 from zoo_gen.files import sha256_of, weights_sha256, write_atomically
 from zoo_gen.reader import read_weights, shortened
 
 FILE = "probes.safetensors"
-_FORMAT = 2
+_FORMAT = 3
 _AGAIN = "delete it: the next wsl.predict makes it again"
 _FEWEST = 1e-4  # of the largest variance: directions below it count as this wide
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """What answers about embeddings.
+    """Linear probes of embeddings, with conformal intervals.
 
     Attributes:
-        tensors: in float64; per target `<target>/coefficients` (F K), `/intercepts` (K), `/misses` (of val checkpoints; of a
-            label, 1 less the probability of the true one) and `/shares` (their weights); and `population/mean` (F),
+        tensors: in float64; per target `<target>/coefficients` (F K), `/intercepts` (K), `/nonconformity` (scores of val
+        checkpoints: absolute
+            errors; of a label, 1 less the probability of the true one) and `/weights` (of these scores); and `population/mean` (F),
             `/directions` (F F, scaled to unit variance), `/limit` (1: 99th percentile of val distances).
         about: `state` (format of the file, sha256 of the encoder), `classes` by target, `roots` (sha256 of weights) and `shapes`
             of train models.
@@ -53,7 +54,7 @@ class Predictor:
     @classmethod
     def fit(cls, run: Run, *, penalties: Sequence[float]) -> "Predictor":
         """Fits every card of `configs/probe` on the run's train models; the val models choose penalties and widths."""
-        train, val = (probed(part) for part in run.split[:2])
+        train, val = (probed_checkpoints(part) for part in run.split[:2])
         of_train, of_val = (np.asarray(run.embed(part), dtype=np.float64) for part in (train, val))
         tensors, classes = {}, {}
         for target, probe in cards("probe", ["*"]).items():
@@ -68,8 +69,8 @@ class Predictor:
             coefficients = (inputs.basis @ turned.coefficients) / inputs.standardize.scale[:, None]
             linear = Linear(coefficients, turned.intercepts - inputs.standardize.mean @ coefficients, turned.classes)
             tensors[f"{target}/coefficients"], tensors[f"{target}/intercepts"] = linear.coefficients, linear.intercepts
-            tensors[f"{target}/misses"] = _misses(linear, of_val[val_known], val_truth)
-            tensors[f"{target}/shares"] = _shares(models[1][val_known])
+            tensors[f"{target}/nonconformity"] = _nonconformity(linear, of_val[val_known], val_truth)
+            tensors[f"{target}/weights"] = _weights(models[1][val_known])
             classes[target] = list(turned.classes)
         variances, vectors = np.linalg.eigh(np.cov(of_train.T))
         scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))
@@ -124,7 +125,7 @@ class Predictor:
             classes = tuple(self.about["classes"][target])
             linear = Linear(self.tensors[f"{target}/coefficients"], self.tensors[f"{target}/intercepts"], classes)
             scores = linear(np.nan_to_num(embeddings))
-            reach = _quantile(self.tensors[f"{target}/misses"], self.tensors[f"{target}/shares"], coverage)
+            reach = _quantile(self.tensors[f"{target}/nonconformity"], self.tensors[f"{target}/weights"], coverage)
             if isinstance(probe, Regression):
                 for name, change in {"": 0.0, "_low": -reach, "_high": reach}.items():
                     columns[f"{target}{name}"] = probe.restore(scores[:, 0] + change)
@@ -138,7 +139,7 @@ class Predictor:
         known = np.isfinite(embeddings).all(axis=1)
         return found if known.all() else found.where(pd.DataFrame(dict.fromkeys(found, known)))
 
-    def strange_shapes(self, weights: Mapping[str, Any]) -> bool:
+    def has_unseen_shapes(self, weights: Mapping[str, Any]) -> bool:
         """Tells whether no train model has tensors of these names and shapes."""
         return _shapes(weights) not in self.about["shapes"]
 
@@ -164,13 +165,13 @@ def _check(tensors: Mapping[str, np.ndarray], about: Any) -> None:
         if isinstance(probe, Regression) != (not classes) or len(set(classes)) < len(classes):
             raise ValueError(f"the classes of {target} are not those of its card")
         columns = len(classes) if len(classes) > 2 else 1
-        misses = tensors.get(f"{target}/misses", mean).size
+        scores = tensors.get(f"{target}/nonconformity", mean).size
         shapes |= {f"{target}/coefficients": (size, columns), f"{target}/intercepts": (columns,)}
-        shapes |= {f"{target}/misses": (misses,), f"{target}/shares": (misses,)}
+        shapes |= {f"{target}/nonconformity": (scores,), f"{target}/weights": (scores,)}
     if odd := {name: tensor.shape for name, tensor in tensors.items()}.items() ^ shapes.items():
         raise ValueError(f"tensor {shortened(min(name for name, _ in odd))} is missing, unknown, or of a wrong shape")
     for name, tensor in tensors.items():
-        least = {"limit": np.finfo(float).tiny, "misses": 0.0, "shares": 0.0}.get(name.rpartition("/")[2], -np.inf)
+        least = {"limit": np.finfo(float).tiny, "nonconformity": 0.0, "weights": 0.0}.get(name.rpartition("/")[2], -np.inf)
         if tensor.dtype != np.float64 or not tensor.size or not np.isfinite(tensor).all() or tensor.min() < least:
             raise ValueError(f"tensor {shortened(name)} has values that it cannot have")
 
@@ -188,7 +189,7 @@ def _likely(probabilities: Float[np.ndarray, "classes"], classes: Sequence[str],
     return " or ".join(classes[i] for place, i in enumerate(order) if place == 0 or 1 - probabilities[i] <= reach)
 
 
-def _misses(linear: Linear, features: Float[np.ndarray, "N F"], truth: np.ndarray) -> Float[np.ndarray, "N"]:
+def _nonconformity(linear: Linear, features: Float[np.ndarray, "N F"], truth: np.ndarray) -> Float[np.ndarray, "N"]:
     """Returns how far answers are off; of labels, 1 less the probability of the true one."""
     if linear.classes:
         true = np.array(linear.classes) == truth[:, None]
@@ -196,16 +197,16 @@ def _misses(linear: Linear, features: Float[np.ndarray, "N F"], truth: np.ndarra
     return np.abs(linear(features)[:, 0] - truth)
 
 
-def _shares(models: np.ndarray) -> Float[np.ndarray, "N"]:
+def _weights(models: np.ndarray) -> Float[np.ndarray, "N"]:
     """Returns the weight of each checkpoint: every model has the same, and so has one that is not there."""
     _, codes, counts = np.unique(models, return_inverse=True, return_counts=True)
     return 1 / (counts[codes] * (len(counts) + 1))
 
 
-def _quantile(misses: Float[np.ndarray, "N"], shares: Float[np.ndarray, "N"], coverage: float) -> float:
-    order = np.argsort(misses)
-    reached = np.cumsum(shares[order]) >= coverage
-    return float(misses[order][reached.argmax()]) if reached.any() else np.inf
+def _quantile(scores: Float[np.ndarray, "N"], weights: Float[np.ndarray, "N"], coverage: float) -> float:
+    order = np.argsort(scores)
+    reached = np.cumsum(weights[order]) >= coverage
+    return float(scores[order][reached.argmax()]) if reached.any() else np.inf
 
 
 def _distances(tensors: Mapping[str, np.ndarray], embeddings: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N"]:
@@ -218,7 +219,7 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def _state(run: Run) -> str:
-    return f"{_FORMAT} {sha256_of(run.path / ('model.safetensors' if run.model_encoder is None else MODEL_ENCODER))}"
+    return f"{_FORMAT} {sha256_of(run.path / 'model.safetensors')}"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,10 +12,11 @@ carry the bits; a checkpoint in canonical form carries all of its own, as no rou
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from wsl.layout import layout_of
@@ -24,6 +25,7 @@ from wsl.symmetry.canonical import canonicalize
 from wsl.tokenizers.coding import pack, unpack, unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
+from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError
 
 _OPTIONS = {"reference": ("none", "root"), "form": ("raw", "canonical"), "scale": ("within", "apart")}
@@ -57,6 +59,13 @@ class Codec(ABC):
     def linear(self) -> bool:
         """Whether decoded weights are those of the root plus what `turn_back` makes of the values, so that gradients flow."""
         return self.form == "raw" and self.scale == "within"
+
+    def prepare(self, roots: Iterable[Checkpoint]) -> None:  # noqa: B027 (most tokenizers need not know)
+        """Does nothing: roots are given where they are needed."""
+
+    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
+        """Returns a single one: how strongly outputs depend on a number is not known."""
+        return torch.ones(1, 1)
 
     def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Makes differences of weights (where they are coded as such, else weights) of what tokens hold of each tensor."""

@@ -22,7 +22,6 @@ from torch import Tensor
 from wsl.layout import layout_of
 from wsl.layout.slots import Slot
 from wsl.symmetry.fisher import moments
-from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.coding import pack, unpack
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
@@ -187,9 +186,3 @@ def _key(weights: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weights[name].detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def prepare(tokenizer: Codec, roots: Iterable[Checkpoint]) -> None:
-    """Tells a tokenizer the roots, if it is one that needs to know."""
-    if isinstance(tokenizer, FisherBasis):
-        tokenizer.prepare(roots)

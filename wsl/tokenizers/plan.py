@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from wsl.layout.axis_table import ROLES
-from wsl.layout.slots import Axis, Layout, Slot
+from wsl.layout.slots import ROLES, Axis, Layout, Slot
 
 SCALE = ((Axis("scale", False),),)
 """The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""

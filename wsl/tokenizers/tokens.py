@@ -1,6 +1,6 @@
 """Tokens of a checkpoint, and what makes a tokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan
+from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -75,6 +76,24 @@ class Tokenizer(Protocol):
     @property
     def local(self) -> bool:
         """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether decoded weights are those of the root plus `turn_back` of the values, so that gradients flow."""
+        ...
+
+    def prepare(self, roots: Iterable[Checkpoint]) -> None:
+        """Is told the roots of the checkpoints that it will encode, before it does."""
+        ...
+
+    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns differences of weights (where they are coded as such, else weights) from what tokens hold of each tensor."""
+        ...
+
+    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
+        """Returns how strongly outputs depend on each number of the tokens of a plan, up to a factor; ones where it is not
+        known."""
         ...
 
     def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.layout.axis_table import ROLES
-from wsl.layout.slots import Slot
+from wsl.layout.slots import ROLES, Slot
 from wsl.tokenizers.plan import Plan, Segment
 
 PIECE = 2**13
@@ -144,3 +143,8 @@ def _in_file(slot: Slot, source: Tensor) -> Tensor:
     rows, columns = slot.shape[-2:]
     matrix, row, column = source // (rows * columns), source // columns % rows, source % columns
     return (matrix * columns + column) * rows + row
+
+
+def window_starts(tokens: int, length: int) -> list[int]:
+    """Starts of windows that cover `tokens` tokens; the last one is moved back to be full rather than padded."""
+    return [*range(0, tokens - length, length), max(0, tokens - length)]

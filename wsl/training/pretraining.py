@@ -1,19 +1,20 @@
-"""Training of the model encoder: what a model does is read off what it is.
+"""Pre-training of an invariant encoder: its latents learn the function of a model from its weights, without any label.
 
-A latent vector has to say some things about its checkpoint: its invariants (reconstruction); what it answers to training images
-(behaviour): the divergence KL(answers of the model || answers read off the latent vector); what these answers come to in all
-(summary): how often and how surely they are those that the train models give on average; and how fast each tensor is moving
-(forecast): the way from the checkpoint before and to the one after (`wsl.data.update_norms`), as a video model is asked for the
-frames beside the one it sees. Neighbours and answers are needed in training alone: a checkpoint is embedded by its weights and
-its root's. No label, epoch number, factor or metric is read. All heads are linear, so that linear probes find what they found.
+Four losses, each by linear heads so that linear probes find the same things in the latents:
 
-None of this needs labels or results, so models of further zoos may be learned from beside those of the zoo in question: from
-many roots an encoder learns what it need not be told about the next one.
+- reconstruction: squared error of the invariants themselves;
+- behaviour: KL divergence of predicted class probabilities on training images from those of the model;
+- summary: how often and how surely a model predicts the class that the train models predict on average;
+- forecast: the norm of the update of each tensor from the checkpoint before, and to the one after (`wsl.data.update_norms`).
+
+The neighbours of a checkpoint and its logits are needed in training alone: a trained encoder reads the weights of a checkpoint
+and of its root. No loss reads a label, an epoch number, a factor or a metric, so models of further zoos may be learned from as
+well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,110 +22,149 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from wsl.models.invariant_encoder import CHANGE, DIRECTIONS, InvariantEncoder
+from wsl.data.invariant_inputs import InvariantInputs
+from wsl.models.invariant_encoder import InvariantEncoder
 from wsl.training.heads import Heads, classes_first, divergence_of
-from wsl.training.targets import PretrainingTargets, complete, scaled_summaries
+from wsl.training.targets import PretrainingTargets, known_rows, scaled_summaries
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
+
+Log = Callable[[str, int, Mapping[str, float]], None]
+"""Writes an event of a step with its scalars."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A model encoder and how it is trained.
+    """The objective of an invariant encoder: weights of the four losses, 0 leaves one out.
 
     Attributes:
-        encoder: sizes of `InvariantEncoder`.
-        behaviour, summary, reconstruction, forecast: weights of the losses; 0 leaves one out. The forecast is asked of members that
-            read updates alone: the others would learn it by heart.
-        images: training images that answers are asked to.
+        behaviour, summary, reconstruction, forecast: the weights. The forecast is made by members that read updates alone: other
+            members would memorise it.
+        images: training images that models are evaluated on.
         noise: deviation of the noise on standardised invariants.
-        steps, batch_size, learning_rate, weight_decay: of AdamW, with one cycle of the learning rate.
     """
 
-    encoder: dict[str, Any]
+    reads: ClassVar[Literal["invariants"]] = "invariants"
+
     behaviour: float
     summary: float
     reconstruction: float
     forecast: float
     images: int
     noise: float
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for numbers that nothing can be trained with."""
+        if self.images < 1:
+            raise InputError(f"objective.images must be at least 1, not {self.images}")
+        weights = (self.behaviour, self.summary, self.reconstruction, self.forecast)
+        if min(weights) < 0 or sum(weights) == 0:
+            raise InputError(
+                "objective.behaviour, summary, reconstruction and forecast must be at least 0, and one of them more than 0"
+            )
+
+    def check(self, model: Mapping[str, Any]) -> None:
+        """Raises `InputError` for a model card whose members cannot learn the objective."""
+        if self.forecast and not model["updates"]:
+            raise InputError(
+                "members that read updates make the forecast; set model.updates to at least 1, or objective.forecast=0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrainer:
+    """AdamW with one cycle of the learning rate.
+
+    Attributes:
+        steps, batch_size, learning_rate, weight_decay: of AdamW; a batch is of checkpoints.
+        log_every: steps between the logged losses.
+        seed: of the encoder's first weights and of all random numbers.
+    """
+
     steps: int
     batch_size: int
     learning_rate: float
     weight_decay: float
-
-    def __post_init__(self) -> None:
-        """Raises `InputError` for numbers that nothing can be trained with."""
-        InvariantEncoder([f"{CHANGE}a/{DIRECTIONS[0]}"], **self.encoder)
-        if min(self.images, self.steps, self.batch_size) < 1 or not self.learning_rate > 0:
-            raise InputError("images, steps, batch_size and learning_rate of a model encoder must be more than 0")
-        weights = (self.behaviour, self.summary, self.reconstruction, self.forecast)
-        if min(weights) < 0 or sum(weights) == 0:
-            raise InputError(
-                "behaviour, summary, reconstruction and forecast of a model encoder must be at least 0, and one of them more"
-            )
-        if self.forecast and not self.encoder["updates"]:
-            raise InputError("forecast is asked of members that read updates; set encoder.updates to at least 1, or forecast to 0")
+    log_every: int
+    seed: int
 
     def fit(
-        self, zoos: Sequence[tuple[Zoo, Split[Zoo]]], *, seed: int, console: Console, device: torch.device
-    ) -> tuple[InvariantEncoder, dict[str, float]]:
+        self,
+        objective: Pretraining,
+        zoos: Sequence[tuple[Zoo, Split[Zoo]]],
+        build: Callable[[InvariantInputs], InvariantEncoder],
+        *,
+        log: Log,
+        console: Console,
+        device: torch.device,
+    ) -> tuple[InvariantEncoder, InvariantInputs]:
         """Trains an encoder on the train models of one zoo, or of several.
 
         Args:
-            zoos: each with the split whose train models are learned from. All models are asked the training images of the first
-                zoo; those of a zoo of other images are learned from without answers.
-            seed: of the encoder's weights and of all draws.
-            console: that shows the progress.
+            objective: the losses.
+            zoos: each with the split whose train models are learned from. All models are evaluated on training images of the first
+                zoo; models of other images are learned from without their logits.
+            build: makes the encoder with fresh weights, given the columns that there are.
+            log: takes the losses, and at the end measurements on the first zoo's val models: `divergence` (nats per image),
+                `divergence_of_mean` (of the mean prediction of the train models), `error` of standardised invariants,
+                `forecast_error` of standardised update norms (1: the mean) and `summary_error`, if that is learned.
+            console: shows the progress.
             device: to train on.
 
         Returns:
-            The encoder, in eval mode on the CPU, and what it reaches on the first zoo's val models: `divergence` (nats per image),
-            `divergence_of_mean` (of the mean answer of the train models), `error` of standardised invariants,
-            `forecast_error` of standardised update_norms (1: the mean) and `summary_error` of standardised summaries, if they are asked.
+            The encoder, in eval mode on the CPU, and its inputs.
 
         Raises:
             InputError: no train checkpoint has finite weights, or the training diverged.
         """
         first = zoos[0][0]
-        images = first.images("finetune")
-        described = [PretrainingTargets.of(zoo, images, self.images, card=first.image_card("finetune")) for zoo, _ in zoos]
-        train = PretrainingTargets.joined(
-            [known.part(split.train.frame["path"]) for known, (_, split) in zip(described, zoos, strict=True)]
-        )
-        val = described[0].part(zoos[0][1].val.frame["path"])
+        images, card = first.images("finetune"), first.image_card("finetune")
+        with console.status("describing checkpoints"):
+            described = [PretrainingTargets.of(zoo, images, objective.images, card=card) for zoo, _ in zoos]
+        parts = [targets.of_paths(split.train.frame["path"]) for targets, (_, split) in zip(described, zoos, strict=True)]
+        train, val = PretrainingTargets.joined(parts), described[0].of_paths(zoos[0][1].val.frame["path"])
         if not len(train.invariants):
             raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
-        average = train.answers[complete(train.answers)].exp().mean(0)
+        average = train.log_probabilities[known_rows(train.log_probabilities)].exp().mean(0)
         val, train = val.scaled(train), train.scaled(train)
-        summaries, val_summaries = scaled_summaries(train.answers, val.answers, average=average)
+        summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
+        inputs = InvariantInputs(list(train.invariants.columns))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder = InvariantEncoder(list(train.invariants.columns), **self.encoder)
-            encoder.fit_scales(train.values(encoder))
-            asked = summaries.shape[1] if self.summary else 0
-            heads = Heads(encoder, answers=train.answers[0].numel(), update_norms=train.update_norms.shape[1], summaries=asked)
-            self._train(encoder.to(device), heads.to(device), train, summaries, console, device)
+            torch.manual_seed(self.seed)
+            encoder = build(inputs)
+            encoder.fit_scales(train.values(inputs.columns))
+            heads = Heads(
+                encoder,
+                log_probabilities=train.log_probabilities[0].numel(),
+                update_norms=train.update_norms.shape[1],
+                summaries=summaries.shape[1] if objective.summary else 0,
+            )
+            values = train.values(inputs.columns)
+            self._train(objective, encoder.to(device), heads.to(device), train, values, summaries, log, console, device)
         encoder, heads = encoder.cpu().eval(), heads.cpu().eval()
         with torch.no_grad():
-            member_embeddings = encoder.member_embeddings(inputs := encoder.standardize(val.values(encoder)))
-            mean = average.log()
+            embeddings = encoder.member_embeddings(standardized := encoder.standardize(val.values(inputs.columns)))
+            mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
             found = {
-                "divergence": heads.divergence(member_embeddings, val.answers).item(),
-                "divergence_of_mean": divergence_of(classes_first(mean.expand_as(val.answers)), classes_first(val.answers)).item(),
-                "error": heads.error(member_embeddings, inputs).item(),
-                "forecast_error": heads.forecast_error(member_embeddings, val.update_norms).item(),
+                "divergence": heads.divergence(embeddings, val.log_probabilities).item(),
+                "divergence_of_mean": divergence_of(classes_first(mean), true).item(),
+                "error": heads.error(embeddings, standardized).item(),
+                "forecast_error": heads.forecast_error(embeddings, val.update_norm_values()).item(),
             }
-            if self.summary:
-                found["summary_error"] = heads.summary_error(member_embeddings, val_summaries).item()
-        return encoder, found
+            if objective.summary:
+                found["summary_error"] = heads.summary_error(embeddings, val_summaries).item()
+        log("validation", self.steps, found)
+        return encoder, inputs
 
     def _train(
         self,
+        objective: Pretraining,
         encoder: InvariantEncoder,
         heads: Heads,
         train: PretrainingTargets,
+        values: Float[Tensor, "N C"],
         summaries: Float[Tensor, "N S"],
+        log: Log,
         console: Console,
         device: torch.device,
     ) -> None:
@@ -132,22 +172,25 @@ class Pretraining:
             [*encoder.parameters(), *heads.parameters()], lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
-        inputs = encoder.standardize(train.values(encoder).to(device))
-        answers, update_norms, summaries = train.answers.to(device), train.update_norms.to(device), summaries.to(device)
-        for _ in track(range(self.steps), "model encoder", console=console, transient=True, disable=not console.is_terminal):
+        inputs = encoder.standardize(values.to(device))
+        log_probabilities, update_norms = train.log_probabilities.to(device), train.update_norm_values().to(device)
+        summaries = summaries.to(device)
+        steps = range(1, self.steps + 1)
+        for step in track(steps, "invariant encoder", console=console, transient=True, disable=not console.is_terminal):
             rows = torch.randint(len(inputs), (self.batch_size,)).to(device)
             seen = inputs[rows]
-            member_embeddings = encoder.member_embeddings(seen + self.noise * torch.randn_like(seen))
-            loss = self.behaviour * heads.divergence(member_embeddings, answers[rows]) + self.reconstruction * heads.error(
-                member_embeddings, seen
-            )
-            if self.forecast:
-                loss = loss + self.forecast * heads.forecast_error(member_embeddings, update_norms[rows])
-            if self.summary:
-                loss = loss + self.summary * heads.summary_error(member_embeddings, summaries[rows])
+            embeddings = encoder.member_embeddings(seen + objective.noise * torch.randn_like(seen))
+            loss = objective.behaviour * heads.divergence(embeddings, log_probabilities[rows])
+            loss = loss + objective.reconstruction * heads.error(embeddings, seen)
+            if objective.forecast:
+                loss = loss + objective.forecast * heads.forecast_error(embeddings, update_norms[rows])
+            if objective.summary:
+                loss = loss + objective.summary * heads.summary_error(embeddings, summaries[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+            if step % self.log_every == 0 or step == self.steps:
+                log("train", step, {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])})
         if not all(parameter.isfinite().all() for parameter in encoder.parameters()):
-            raise InputError(f"the model encoder diverged; use a smaller learning_rate (now {self.learning_rate:g})")
+            raise InputError(f"the invariant encoder diverged; use a smaller learning_rate (now {self.learning_rate:g})")

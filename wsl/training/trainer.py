@@ -5,9 +5,9 @@ the windows of a step follow from (seed, step), and so do its learning rate and 
 atomically every so many steps (`wsl.training.resume_state`); on resume the lines of metrics.jsonl that are younger are cut, and
 training continues to the same bits.
 
-A step's windows are dealt out to the devices, and on each to `accumulate_grad_batches` parts that are run one after the other. Each part draws
-from the same random state, and divides by the mean count of a part (`wsl.data.windows.MicroBatch`), so losses, gradients and logged
-scalars are those of the undivided batch.
+A step's windows are dealt out to the devices, and on each to `accumulate_grad_batches` parts that are run one after the other.
+Each part draws from the same random state, and divides by the mean count of a part (`wsl.data.windows.MicroBatch`), so losses,
+gradients and logged scalars are those of the undivided batch.
 """
 
 import math
@@ -29,12 +29,14 @@ from wsl.data.windows import Batch, MicroBatch, Windows
 from wsl.training.ema import Average
 from wsl.training.meter import Meter
 from wsl.training.metrics_log import Journal
-from wsl.training.objectives.objective import Objective
 from wsl.training.progress import shown
 from wsl.training.resume_state import STATE, load_state, save_state, tensors_of, whole
 from wsl.training.strategies import METHODS
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_weights
+
+Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]
+"""An objective (`wsl.training.objectives`): the loss of a model on a batch of windows, and other scalars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class Trainer:
         fabric: Fabric,
         folder: Path,
         model: nn.Module,
-        objective: Objective,
+        objective: Loss,
         windows: Windows,
         validate: Callable[[], dict[str, float]],
         console: Console,
@@ -144,7 +146,7 @@ class Trainer:
         return wrapped, optimizer, fabric.setup_optimizers(optimizer)
 
     def _update(
-        self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Objective, batch: Batch, step: int
+        self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Loss, batch: Batch, step: int
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Takes one step of the optimizer; returns what `_backward` does."""
         for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
@@ -163,7 +165,7 @@ class Trainer:
         return means
 
     def _backward(
-        self, fabric: Fabric, wrapped: nn.Module, objective: Objective, batch: Batch, step: int
+        self, fabric: Fabric, wrapped: nn.Module, objective: Loss, batch: Batch, step: int
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
         parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate_grad_batches)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from wsl.data.token_inputs import WEIGHTS_AT_ONCE
 from wsl.data.windows import Batch, Windows
-from wsl.run import WEIGHTS_AT_ONCE, Run
+from wsl.run import Run
 from zoo_gen import Checkpoint
 from zoo_gen.evaluate import score
 

@@ -19,14 +19,15 @@ from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from zoo_gen.reader import read_weights
 
 from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.tokenizers.plan import Plan
+from wsl.training.objectives.objective import Objective
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
+from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
 
 ROOTS_KEPT = 16
@@ -71,7 +72,7 @@ class Runner:
         return self.flat(turn_back(named)) + self.differs * root
 
 
-class Behaviour:
+class Behaviour(Objective):
     """Divergence between the answers of decoded and original weights, in nats.
 
     Args:

@@ -1,7 +1,7 @@
 """What objectives are: a loss of a model on a batch of windows, and scalars to log beside it."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -11,16 +11,12 @@ from wsl.run import Run
 
 
 class Objective(Protocol):
-    """A loss on windows of tokens."""
+    """A loss on windows of tokens. A class that needs to be told nothing before training inherits methods that do nothing."""
 
-    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Returns `loss` and other scalars."""
-        ...
+    reads: ClassVar[str] = "tokens"
 
-
-@runtime_checkable
-class NeedsModels(Objective, Protocol):
-    """An objective that needs more than tokens: the checkpoints themselves."""
+    def check(self, model: Mapping[str, Any]) -> None:
+        """Raises `InputError` for a model card that the objective cannot train."""
 
     def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Is told once, before training, whose windows come.
@@ -29,4 +25,7 @@ class NeedsModels(Objective, Protocol):
             run: in training: its zoo, tokenizer and statistics.
             sources: the checkpoints that `Batch.source` numbers.
         """
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Returns `loss` and other scalars."""
         ...

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.data.windows import Batch
-from wsl.layout.axis_table import ROLES
+from wsl.layout.slots import ROLES
+from wsl.training.objectives.objective import Objective
 
 
-class Reconstruction:
+class Reconstruction(Objective):
     """Masked mean squared error of directions, plus that of log-scales times `scale_weight`; the errors of each role beside it.
 
     Args:

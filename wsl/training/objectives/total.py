@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
-from wsl.training.objectives.objective import NeedsModels, Objective
+from wsl.training.objectives.objective import Objective
 from zoo_gen.errors import InputError
 
 
-class Total:
+class Total(Objective):
     """A weighted sum of objectives.
 
     Args:
@@ -25,10 +25,9 @@ class Total:
         self.terms, self.weights = terms, weights
 
     def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
-        """Tells the terms that need models."""
+        """Tells the terms."""
         for term in self.terms.values():
-            if isinstance(term, NeedsModels):
-                term.prepare(run, sources)
+            term.prepare(run, sources)
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss`, the sum; the loss of each term by its name; and the terms' other scalars."""

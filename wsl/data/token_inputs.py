@@ -1,0 +1,177 @@
+"""Inputs of a hyper-representation: the tokens of checkpoints, standardised, and how they pass through a model window by window."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby, islice, pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsl.data.pairs import pairs_of, roots_of
+from wsl.data.sources import scan
+from wsl.data.standardizer import Standardizer
+from wsl.layout.slots import ROLES
+from wsl.tokenizers.tokens import Tokenizer, Tokens
+from wsl.tokenizers.window import window_starts
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import instantiate
+from zoo_gen.reader import read_json
+
+FILE = "standardizer.json"
+
+CHECKPOINTS_AT_ONCE = 32
+"""Checkpoints of one plan that are encoded together, at most."""
+
+WEIGHTS_AT_ONCE = 2**24
+"""Weights of checkpoints that are encoded, or decoded and evaluated, together, at most; a larger checkpoint is alone."""
+
+Pairs = Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+"""Weights of checkpoints, each with those of its root."""
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """Standardised tokens of checkpoints.
+
+    Attributes:
+        reads, fitted, file: what they are, whether they are fitted to train models, and their file in the folder of a run.
+        tokenizer: of all checkpoints.
+        standardizer: of their tokens, fitted on train models.
+        window: tokens that the model sees at once.
+    """
+
+    reads: ClassVar[Literal["tokens"]] = "tokens"
+    fitted: ClassVar[bool] = True
+    file: ClassVar[str] = FILE
+
+    tokenizer: Tokenizer
+    standardizer: Standardizer
+    window: int
+
+    @classmethod
+    def read(cls, folder: Path, config: Mapping[str, Any], *, advice: str) -> Self:
+        """Reads what `save` wrote into a run's folder. Raises `InputError` for a file that is missing or damaged."""
+        read_json(folder / FILE, advice=advice)
+        try:
+            standardizer = Standardizer.load(folder / FILE)
+        except OverflowError as error:
+            raise InputError(f"{folder / FILE} is damaged ({error}); {advice}") from error
+        return cls(instantiate(config["tokenizer"], group="tokenizer"), standardizer, config["window"])
+
+    def save(self, folder: Path) -> None:
+        """Writes the statistics into a run's folder."""
+        self.standardizer.save(folder / FILE)
+
+    @property
+    def model_values(self) -> dict[str, Any]:
+        """The keyword values of a model that follow from its inputs: none that the configuration does not have."""
+        return {}
+
+    @property
+    def tokens(self) -> Self:
+        """These inputs: they are of tokens."""
+        return self
+
+    def prepare(self, zoo: Zoo) -> None:
+        """Tells the tokenizer the roots of a zoo."""
+        self.tokenizer.prepare(roots_of(zoo))
+
+    def table(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
+        """Returns the inputs of checkpoints as features (N F): standardised tokens, pooled as latents are."""
+        pairs = ((c.state_dict(), root) for c, root in _with_roots(checkpoints))
+        encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
+        return self._pooled(model, ((tokens, self.standardizer.standardize(tokens)) for tokens in encoded), within)
+
+    def embed(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
+        """Returns the pooled latents of checkpoints of a zoo (N F); NaN for a model that diverged.
+
+        Args:
+            model: encodes and pools.
+            checkpoints: a selection of a zoo.
+            within: the zoo of the run, whose groups (block, role) are pooled.
+        """
+        pairs = ((c.state_dict(), root) for c, root in _with_roots(checkpoints))
+        return self._pooled(model, self.latents(model, pairs), within)
+
+    def embed_weights(self, model: Any, pairs: Pairs, *, within: Zoo) -> pd.DataFrame:
+        """Returns the pooled latents (N F) of weights, each with those of its root; see `embed`."""
+        return self._pooled(model, self.latents(model, pairs), within)
+
+    def latents(self, model: Any, pairs: Pairs) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:
+        """Yields tokens and latents of weights, in order; latents of a model that diverged are not finite."""
+        encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
+        for _, alike in groupby(encoded, key=lambda tokens: tokens.plan):
+            for some in _pieces(alike):
+                values = torch.stack([self.standardizer.standardize(tokens) for tokens in some])
+                mask = torch.stack([functional.pad(tokens.mask, (0, 1), value=True) for tokens in some])
+                positions = torch.stack([tokens.positions for tokens in some])
+                yield from zip(some, self._by_window(model, model.encode, values, mask, positions), strict=True)
+
+    def decode(
+        self, model: Any, tokens: Tokens, latents: Float[Tensor, "T Z"], *, root: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Returns weights from latents, laid out as in `tokens` (of any model of the same shape; its values do not matter)."""
+        values = self._by_window(model, model.decode, latents[None], tokens.positions[None])[0]
+        return self.tokenizer.decode(tokens.with_values(self.standardizer.restore(values, tokens.plan)), root=root)
+
+    def rescaled(self, model: Any, train: Zoo) -> tuple[Any, "TokenInputs"]:
+        """Returns the model, and inputs that are standardised by other checkpoints."""
+        self.prepare(train)
+        sources = scan(pairs_of(train), self.tokenizer)
+        standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+        return model, TokenInputs(self.tokenizer, standardizer, self.window)
+
+    def _pooled(self, model: Any, latents: Iterable[tuple[Tokens, Tensor]], within: Zoo) -> pd.DataFrame:
+        groups = _groups(self.tokenizer, within)
+        rows = torch.stack([model.embed(z[None], tokens.positions, groups)[0] for tokens, z in latents])
+        each = rows.shape[1] // len(groups)
+        names = [f"{block}.{ROLES[role]}/{i}" for block, role in groups for i in range(each)]
+        return pd.DataFrame(rows.numpy(), columns=names)
+
+    @torch.no_grad()
+    def _by_window(self, model: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """Applies a function to (B T ...) window by window, on the model's device; where windows overlap, the later one counts."""
+        device, total = next(model.parameters()).device, tensors[0].shape[1]
+        starts = window_starts(total, self.window)
+        pieces = []
+        for start, following in pairwise([*starts, total]):
+            window = (_padded(tensor[:, start : start + self.window], self.window).to(device) for tensor in tensors)
+            pieces.append(function(*window)[..., : following - start, :].float().cpu())
+        return torch.cat(pieces, dim=-2)
+
+
+def _padded(tensor: Tensor, length: int) -> Tensor:
+    """Returns (B T ...) as (B length ...): what is missing is 0, and negative in positions."""
+    missing = length - tensor.shape[1]
+    return functional.pad(tensor, (0, 0, 0, missing), value=-1 if tensor.dtype == torch.int64 else 0) if missing else tensor
+
+
+def _with_roots(checkpoints: Zoo) -> Iterator[tuple[Any, Mapping[str, Tensor]]]:
+    """Yields checkpoints with the weights of their roots, each root read once."""
+    read = lru_cache(None)(lambda name: checkpoints.final(name).state_dict())
+    return ((checkpoint, read(checkpoint.root)) for checkpoint in checkpoints)
+
+
+@lru_cache(16)
+def _groups(tokenizer: Tokenizer, zoo: Zoo) -> tuple[tuple[int, int], ...]:
+    """Returns the (block, role) that tokens of a zoo have, whatever the shape of the model."""
+    found: set[tuple[int, int]] = set()
+    shapes = {json.dumps(c.architecture, sort_keys=True): c for c in zoo.select(stage="finetune", final=True)}
+    for checkpoint in shapes.values():
+        plan = tokenizer.plan(checkpoint.state_dict(), root=zoo.root(checkpoint).state_dict())
+        found |= {(group.block, ROLES.index(group.role)) for group in plan.groups}
+    return tuple(sorted(found))
+
+
+def _pieces(alike: Iterator[Tokens]) -> Iterator[list[Tokens]]:
+    """Yields tokens of one plan, as many at once as memory is meant for."""
+    for first in alike:
+        fitting = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // first.plan.n_weights))
+        yield [first, *islice(alike, fitting - 1)]

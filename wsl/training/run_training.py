@@ -1,0 +1,134 @@
+"""The training of a run: its settings, their check, and what lies in its folder when it is done."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from wsl.data.leakage import refuse_shared
+from wsl.data.pairs import pairs_of
+from wsl.run import build_model, inputs_of
+from wsl.run_files import FORMAT, refuse_other, write_config
+from wsl.training.metrics_log import Journal
+from wsl.training.pretraining import Pretrainer
+from wsl.training.resume_state import STATE
+from wsl.training.settings import TrainConfig
+from wsl.training.token_training import train_on_tokens
+from zoo_gen import InputError, Zoo
+from zoo_gen.config import instantiate
+from zoo_gen.files import write_weights
+
+OF_TOKENS = ("tokenizer", "window", "accumulate_grad_batches", "warmup", "gradient_clip_val", "ema", "validate_every")
+OF_TOKENS += ("validation_batches", "save_every", "cache_mb", "workers", "strategy", "devices", "precision")
+"""Settings that mean something to models of tokens alone."""
+
+
+def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
+    """Raises `InputError` for cards and choices that cannot be trained with, before anything is written."""
+    reads = inputs_of(config.model).reads
+    objective = instantiate(config.objective)
+    if objective.reads != reads:
+        raise InputError(
+            f"objective={config.objective['_target_']} is of {objective.reads}, and model={config.model_name} reads {reads}"
+        )
+    objective.check(config.model)
+    instantiate(config.logger)
+    if config.reads_tokens:
+        instantiate(config.tokenizer)
+        with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
+            instantiate({**config.model, "token_width": 1})
+    else:
+        given = {setting.partition("=")[0].partition(".")[0] for setting in config.given}
+        if unused := sorted(given & set(OF_TOKENS)):
+            raise InputError(f"{', '.join(unused)} means nothing to model={config.model_name}, which reads no tokens; leave it out")
+        with torch.device("meta"):
+            instantiate({**config.model, "columns": {"everything": [0], "updates": [0], "directions": [0]}})
+    instantiate(config.strategy).fabric(config.hardware)
+    first, *others = zoos
+    names = [one.path.name for one in zoos]
+    if len(set(names)) != len(names):
+        raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
+    for one in zoos:
+        one.split(config.split, fold=config.fold)
+    for one in others:
+        refuse_shared(one, first, advice="models that are kept for testing would be learned from: train on one of the two")
+
+
+def run_name(config: TrainConfig, zoo: Zoo) -> str:
+    """Returns the name or path of the run; in a sweep, with what varies."""
+    name = Path(config.run or f"{zoo.path.name}_{config.model_name}")
+    return str(name.with_name(f"{name.name}_{named(config.swept)}") if config.swept else name)
+
+
+def named(swept: str) -> str:
+    """Returns what a sweep varies as part of a run's name, which needs no quotes on a command line.
+
+    >>> named("seed=0,model.latent=8")
+    'seed-0_model.latent-8'
+    """
+    return re.sub(r"[^A-Za-z0-9_.]", "-", swept.replace(",", "_"))
+
+
+def train(config: TrainConfig, zoos: Sequence[Zoo], folder: Path, console: Console) -> None:
+    """Trains the run in `folder`, or what is left of it, on the first of some zoos and on others with it."""
+    resolved = _resolve(config, zoos, folder)
+    refuse_other(folder, resolved)
+    if (folder / "model.safetensors").is_file():
+        (folder / STATE).unlink(missing_ok=True)  # by a training that was killed after its last word
+        console.print(
+            f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
+        )
+        return
+    work = train_on_tokens if config.reads_tokens else _train_on_invariants
+    places = [zoo.path for zoo in zoos]
+    settings = {"config": config, "places": places, "folder": folder, "resolved": resolved, "quiet": console.quiet}
+    instantiate(config.strategy).run(config.hardware, partial(work, **settings))
+    console.print(f"run {folder} is finished", soft_wrap=True)
+
+
+def _train_on_invariants(
+    fabric: Fabric, *, config: TrainConfig, places: Sequence[Path], folder: Path, resolved: dict[str, Any], quiet: bool
+) -> None:
+    """Trains an encoder of invariants."""
+    write_config(folder, resolved)
+    journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
+    journal.resume(0)
+    zoos = [Zoo.open(place) for place in places]
+    splits = [zoo.split(config.split, fold=config.fold) for zoo in zoos]
+    trainer = Pretrainer(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Pretrainer)})
+    encoder, inputs = trainer.fit(
+        instantiate(config.objective),
+        list(zip(zoos, splits, strict=True)),
+        partial(build_model, resolved),
+        log=journal.write,
+        console=Console(quiet=quiet),
+        device=fabric.device,
+    )
+    journal.close()
+    inputs.save(folder)
+    write_weights(folder / "model.safetensors", encoder.state_dict())
+
+
+def _resolve(config: TrainConfig, zoos: Sequence[Zoo], folder: Path) -> dict[str, Any]:
+    """Returns what config.yaml says: the command's values, the model card completed, and the zoos by place and content."""
+
+    def entry(one: Zoo) -> dict[str, str]:
+        path = one.path.resolve()
+        return {"path": str(path), "relative": os.path.relpath(path, folder.resolve()), "content_hash": one.content_hash}
+
+    zoo, *others = zoos
+    left_out = {"run", "swept", "given", *(() if config.reads_tokens else OF_TOKENS)}
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in left_out}
+    if config.reads_tokens:
+        first, root = next(pairs_of(zoo.split(config.split, fold=config.fold).train))
+        tokenizer = instantiate(config.tokenizer)
+        token_width = tokenizer.plan(first.state_dict(), root=root.state_dict()).width + 1  # and the log-scale
+        values["model"] = {**config.model, "token_width": token_width}
+    return {"format": FORMAT, **values, "zoo": entry(zoo), **({"other_zoos": [entry(one) for one in others]} if others else {})}

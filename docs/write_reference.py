@@ -56,12 +56,28 @@ def settings(path: Path) -> list[str]:
     shown = {key: value for key, value in values.items() if key != "swept" and not str(value).startswith("${")}  # no filled-in ones
     rows = [f"| `{key}` | {cell(value)} | {escaped(comments.get(key, ''))} |" for key, value in shown.items()]
     lines = ["| setting | default | meaning |", "|---|---|---|", *rows, ""]
-    chosen = [
-        f"| `{group}=` | `{card or 'null'}` | {', '.join(f'`{path.stem}`' for path in sorted((CONFIGS / group).glob('*.yaml')))} |"
-        for group, card in groups.items()
+    rows = [
+        f"| `{group}=` | {default} | {', '.join(f'`{card.stem}`' for card in sorted((CONFIGS / group).glob('*.yaml')))} |"
+        for group, default in {**{group: f"`{card}`" for group, card in groups.items()}, **followed(groups)}.items()
         if (CONFIGS / group).is_dir()
     ]
-    return lines + (["| cards | default | choices ([values](cards.md)) |", "|---|---|---|", *chosen] if chosen else [])
+    return lines + (["| cards | default | choices ([values](cards.md)) |", "|---|---|---|", *rows] if rows else [])
+
+
+def followed(groups: dict[str, str]) -> dict[str, str]:
+    """Groups whose card follows from that of another group, and what it is: `training: ${model}`, and what its cards choose."""
+    found: dict[str, str] = {}
+    for group, card in groups.items():
+        if not str(card).startswith("${"):
+            continue
+        found[group] = f"follows `{card[2:-1]}=`"
+        for path in sorted((CONFIGS / group).glob("*.yaml")):
+            entries = yaml.safe_load(path.read_text(encoding="utf-8")).get("defaults", [])
+            for inner, name in (pair for entry in entries if isinstance(entry, dict) for pair in entry.items()):
+                key = inner.lstrip("/")
+                found[key] = f"{found[key]}, " if key in found else ""
+                found[key] += f"`{name}` ({path.stem})"
+    return found
 
 
 def cards() -> str:
@@ -93,7 +109,7 @@ def cards() -> str:
 def docstring(path: Path) -> str:
     """A module's docstring; indented lines (commands) as code."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return re.sub(r"(?m)^(?=python )", "    ", text)
+    return re.sub(r"(?m)^\.\. math::$", "", re.sub(r"(?m)^(?=python )", "    ", text))
 
 
 def cell(value: Any) -> str:

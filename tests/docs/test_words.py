@@ -27,7 +27,7 @@ WORDS = {
     r"\banswers of (the )?models?\b|\bmodels?'s? answers?\b": "logits, predictions",
     r"\bsurvey": "scan, cross-validation",
     r"\basked\b": "evaluated",
-    r"(?<![Nn]oise )(?<![Nn]oise_)\bceilings?\b(?! under)": "noise ceiling",
+    r"(?<![Nn]oise[ _-])\bceilings?\b(?! under)": "noise ceiling",
     r"[Mm]emoriz(ed|es|ation)": "copied (a flag of generators)",
     r"\b(spectra|statistics|weight_pca)_difference\b": "..._task_vector",
     r"\balign_by_(felt|activations)\b": "align, align_by_loss",

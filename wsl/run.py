@@ -262,7 +262,12 @@ def build_model(config: Mapping[str, Any], inputs: Inputs) -> Any:
     fit."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
-        return instantiate({**config["model"], **inputs.model_values}, group="model")
+        return fresh_model(config, inputs)
+
+
+def fresh_model(config: Mapping[str, Any], inputs: Inputs) -> Any:
+    """Returns the model of a configuration with fresh weights, drawn by torch's random state. Raises `InputError` as `instantiate`."""
+    return instantiate({**config["model"], **inputs.model_values}, group="model")
 
 
 def run_folder(path: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """A tokenized family of small ViTs, which differ from their root by low-rank updates of all sizes, and a tiny run."""
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from wsl.data import cache
 from wsl.run import Run
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
-from wsl.train import TrainConfig, train
+from wsl.training.run_training import train
+from wsl.training.settings import TrainConfig
 from zoo_gen import Zoo
 from zoo_gen.architecture import build
 from zoo_gen.config import compose
@@ -68,31 +70,39 @@ def noisy_family() -> list[Tokens]:
     return make_family(12, noise)
 
 
+OF_BOTH = ("accelerator=cpu", "log_every=1", "steps=4")
 SMALL = [
+    *OF_BOTH,
     *("model.width=32", "model.heads=2", "model.latent=8", "model.encoder_depth=1", "model.decoder_depth=1"),
-    *("window=64", "batch_size=4", "steps=4", "warmup=2", "log_every=1", "validate_every=2", "validation_batches=1"),
-    *(
-        "model_name=hyperrep",
-        "accelerator=cpu",
-        "model_encoder.steps=4",
-        "model_encoder.images=4",
-        "model_encoder.encoder.latent=8",
-    ),
+    *("window=64", "batch_size=4", "warmup=2", "validate_every=2", "validation_batches=1", "model_name=hyperrep"),
 ]
-"""Overrides of the train command that make it take seconds."""
+"""Overrides of the train command that train a hyper-representation in seconds."""
 
-TOKENS_ONLY = [*(one for one in SMALL if not one.startswith("model_encoder.")), "model_encoder=none"]
-"""The same without a model encoder."""
+SMALL_ENCODER = [*OF_BOTH, "model=invariant_encoder", "model_name=invariant_encoder", "model.latent=8", "objective.images=4"]
+"""Overrides of the train command that train an invariant encoder in seconds."""
 
 
 def train_small(zoo: Path, folder: Path, *overrides: str) -> Run:
-    small = TOKENS_ONLY if "model_encoder=none" in overrides else SMALL
+    small = SMALL_ENCODER if "model=invariant_encoder" in overrides else SMALL
     config = TrainConfig(**compose("train", [*small, *overrides, f"zoo={zoo}"]))
-    train(config, Zoo.open(zoo), folder, Console(quiet=True))
+    train(config, [Zoo.open(zoo)], folder, Console(quiet=True))
     return Run.open(folder)
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run on the tiny zoo, hardly trained; copy its folder before changing anything in it."""
-    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "tiny")
+def tiny_run(tiny_zoo: Path, shared: Path) -> Run:
+    """A finished hyper-representation of the tiny zoo, hardly trained; copy its folder before changing anything in it."""
+    return shared_run(tiny_zoo, shared / "tiny_run")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_zoo: Path, shared: Path) -> Run:
+    """A finished invariant encoder on the tiny zoo, hardly trained; copy its folder before changing anything in it."""
+    return shared_run(tiny_zoo, shared / "tiny_encoder", "model=invariant_encoder")
+
+
+def shared_run(zoo: Path, folder: Path, *overrides: str) -> Run:
+    """A run that the workers of pytest-xdist share: the first one trains it."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return train_small(zoo, folder, *overrides)

@@ -91,8 +91,8 @@ class TokenStatistics:
             block, role, index = places = plan.positions.unbind(-1)
             if any(int(place.max()) >= size for place, size in zip(places, (blocks, roles, tokens), strict=True)):
                 raise InputError(
-                    f"tokens have positions up to block {block.max()}, role {role.max()} and index {index.max()}; set model.blocks, "
-                    "model.roles and model.tokens to more"
+                    f"tokens have positions up to block {block.max()}, role {role.max()} and index {index.max()}; "
+                    "set model.blocks, model.roles and model.tokens to more"
                 )
             mean = (total / counts[root, plan]).clamp(min=FAINT)
             logs[block, role, index] += (mean.log() + POWER * strength[root, plan].log()) * plan.mask

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import pairs_of
-from wsl.run import build_model, inputs_of
+from wsl.run import fresh_model, inputs_of
 from wsl.run_files import FORMAT, refuse_other, write_config
 from wsl.training.metrics_log import Journal
 from wsl.training.pretraining import Pretrainer
@@ -106,7 +106,7 @@ def _train_on_invariants(
     encoder, inputs = trainer.fit(
         instantiate(config.objective),
         list(zip(zoos, splits, strict=True)),
-        partial(build_model, resolved),
+        partial(fresh_model, resolved),
         log=journal.write,
         console=Console(quiet=quiet),
         device=fabric.device,

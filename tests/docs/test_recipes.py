@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.checkpoints import fine_tuned, identical, shapes, weights
 from tests.docs.pages import ROOT, name_of, pages
 from wsl.features.features import Features
 from wsl.layout import architectures, lookup
+from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 from zoo_gen.config import CONFIGS, compose
 from zoo_gen.sources.folder import folder
@@ -32,9 +34,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def run(code: str) -> dict[str, object]:
-    """The names that a block of code defines."""
-    names: dict[str, object] = {"__name__": "recipe"}
+def run(code: str, **given: object) -> dict[str, object]:
+    """The names that a block of code defines, with those that it is given."""
+    names: dict[str, object] = {"__name__": "recipe", **given}
     exec(code, names)
     return names
 
@@ -79,6 +81,12 @@ def test_the_cards_of_a_zoo_have_the_keys_that_they_need() -> None:
     assert images.keys() == inspect.signature(folder).parameters.keys()
     known = yaml.safe_load((CONFIGS / "zoo" / "digits.yaml").read_text(encoding="utf-8"))
     assert zoo.keys() - {"architecture"} == known.keys()
+
+
+def test_windows_are_drawn_as_the_page_says(tiny_zoo: Path) -> None:
+    (code,) = blocks(ROOT / "docs" / "training.md", "python")
+    names = run(code, zoo=Zoo.open(tiny_zoo), tokenizer=Residual(width=64, reference="root"))
+    assert len(names["sources"]) > 0  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -154,3 +162,21 @@ def test_the_start_page_runs(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     names = run(code)
     assert set(names["again"]) == set(names["best"].state_dict())  # type: ignore[call-overload, attr-defined]
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one, or of a class in one."""
+    try:
+        return bool(pkgutil.resolve_name(name))
+    except (ImportError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=name_of(page)) for page in pages() if page.name != "README.md"])
+def test_modules_and_classes_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    dotted = set(re.findall(r"(?<![\w./-])(?:wsl|zoo_gen)(?:\.\w+)+", text))
+    files = set(re.findall(r"(?<![\w./])(?:wsl|zoo_gen|configs|runs|benchmarks|tests)/[\w./]+\w", text))
+    made = r"\b(columns|interpolation|norms|torchvision_vit|train_loss|mine|__main__)\b"  # by the recipes
+    assert [name for name in sorted(dotted) if not re.search(made, name) and not exists(name)] == []
+    assert [name for name in sorted(files) if not re.search(made, name) and not (ROOT / name).exists()] == []

@@ -25,7 +25,7 @@ from wsl.layout import layout_of
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import align, align_by_loss
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED
-from wsl.symmetry.null_directions import stack, unstack
+from wsl.symmetry.stacks import stack, unstack
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.images import ImageSplit

@@ -24,7 +24,8 @@ from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import align
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, apply, random_view, sample
-from wsl.symmetry.null_directions import NULLS, stack, unstack
+from wsl.symmetry.null_directions import NULLS
+from wsl.symmetry.stacks import stack, unstack
 from wsl.symmetry.weight_matching import match
 from zoo_gen import Checkpoint, Zoo
 

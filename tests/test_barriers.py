@@ -11,7 +11,7 @@ from benchmarks.barriers import ROWS, Pairs, bootstrap_weights, excess
 from tests.architectures import outputs, small
 from wsl.layout import layout_of
 from wsl.symmetry.group import MOVES, random_view
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from zoo_gen.images import ImageSplit
 
 

@@ -19,7 +19,8 @@ from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import align, align_by_loss, aligned_vectors, distance
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, random_view
-from wsl.symmetry.null_directions import NULLS, stack, unstack
+from wsl.symmetry.null_directions import NULLS
+from wsl.symmetry.stacks import stack, unstack
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 from zoo_gen.errors import InputError
@@ -69,7 +70,7 @@ def test_what_is_no_stack_of_the_layout_is_refused() -> None:
     layout, state_dict = layout_of(model, heads=heads), model.state_dict()
     weights = stack([state_dict])
     wrong = {
-        r"wsl\.symmetry\.null_directions\.stack": state_dict,
+        r"wsl\.symmetry\.stacks\.stack": state_dict,
         r"has shape \(1, 8\), not \(K, 16\)": weights | {"norm.weight": torch.ones(1, 8)},
         r"has shape \(2, 16\), not \(K, 16\) with one K": weights | {"norm.weight": torch.ones(2, 16)},
         r"lacks tensor 'norm\.bias'": {name: tensor for name, tensor in weights.items() if name != "norm.bias"},

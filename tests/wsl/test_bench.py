@@ -12,7 +12,8 @@ from wsl.generators.family import Family, flatten
 from wsl.generators.novelty import THRESHOLD, Distances, euclidean, judge, pool
 from wsl.layout import layout_of
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, random_view
-from wsl.symmetry.null_directions import NULLS, stack, unstack
+from wsl.symmetry.null_directions import NULLS
+from wsl.symmetry.stacks import stack, unstack
 from zoo_gen import Zoo
 
 DISGUISES = {

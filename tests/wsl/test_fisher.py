@@ -12,7 +12,7 @@ from wsl.layout.slots import Axis, Layout, Part, Slot
 from wsl.symmetry.canonical import standardize
 from wsl.symmetry.fisher import moments
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, sample, transform
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 
 Moments = Mapping[str, list[list[Tensor]]]

@@ -31,11 +31,11 @@ def test_every_model_card_is_trained_with_its_own_settings_and_embeds(name: str,
     small = {"hyperrep": SMALL, "invariant_encoder": SMALL_ENCODER}.get(name, SMALLER.get(name, []))
     run = train_steps(tiny_zoo, tmp_path / name, f"model={name}", *small, f"model_name={name}")
     some = run.split.test.select(final=True)
-    before, after = run.untrained().embed(some), run.embed(some)
-    assert np.isfinite(after).all()
-    assert len(after) == len(some)
-    assert before.shape == after.shape
-    assert not np.array_equal(before, after)
+    embedding, fresh = run.embed(some), run.untrained()
+    assert np.isfinite(embedding).all()
+    assert len(embedding) == len(some)
+    assert fresh.embed(some).shape == embedding.shape
+    assert not all(torch.equal(*pair) for pair in zip(run.model.parameters(), fresh.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -16,7 +16,7 @@ from wsl.generators.family import Family, Sample, flatten
 from wsl.generators.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
 from wsl.layout import layout_of
 from wsl.symmetry.alignment import aligned_vectors
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from zoo_gen.architecture import skeleton
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images

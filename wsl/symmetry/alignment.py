@@ -17,7 +17,8 @@ from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import balance, canonicalize, choose
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
-from wsl.symmetry.null_directions import NULLS, check_stack, fold, unfold
+from wsl.symmetry.null_directions import NULLS, fold, unfold
+from wsl.symmetry.stacks import check_stack
 from wsl.symmetry.weight_matching import compose, match
 from zoo_gen.errors import InputError
 

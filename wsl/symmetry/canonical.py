@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from wsl.layout.slots import Axis, Layout
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
-from wsl.symmetry.null_directions import check_stack, fold, rotatable
+from wsl.symmetry.null_directions import fold, rotatable
+from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
 TIE = 1e-9

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.null_directions import NULLS, Gauge, check_stack, fold, random_gauge, rotatable, unfold
+from wsl.symmetry.null_directions import NULLS, Gauge, fold, random_gauge, rotatable, unfold
+from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
 PERMUTED = ("resid", "mlp", "head")

@@ -22,7 +22,7 @@ from tests.zoos import compose
 from wsl.data.standardizer import Standardizer
 from wsl.models.hyperrep import HyperRep
 from wsl.probes.predictor import Predictor
-from wsl.run_files import write_config
+from wsl.run_files import FORMAT, write_config
 from zoo_gen.blueprint import Blueprint
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.record import RESULTS
@@ -105,10 +105,12 @@ def write_run(folder: Path) -> None:
     """Writes the folder of a run on the zoo beside it, with fresh weights."""
     folder.mkdir()
     sizes = {"token_width": 5, "latent": 2, "width": 4, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 1.0}
-    model = {**sizes, "blocks": 4, "roles": 10, "start": "random"}
+    model = {**sizes, "blocks": 4, "roles": 10, "initialization": "random"}
     save_file(HyperRep(**model).state_dict(), folder / "model.safetensors")  # type: ignore[arg-type]
     Standardizer(parts={"head.bias": (0.0, 1.0)}, roles={"head": (0.0, 1.0)}).save(folder / "standardizer.json")
     config = {
+        "format": FORMAT,
+        "model_name": "hyperrep",
         "zoo": {
             "path": str(folder.parent / "zoo"),
             "relative": "../zoo",
@@ -133,8 +135,8 @@ def write_probes(folder: Path) -> None:
     for target, labels in classes.items():
         columns = len(labels) if len(labels) > 2 else 1
         tensors |= {f"{target}/coefficients": rng.normal(size=(3, columns)), f"{target}/intercepts": rng.normal(size=columns)}
-        tensors |= {f"{target}/misses": rng.random(4), f"{target}/shares": np.full(4, 0.2)}
-    about = {"state": "2 x", "classes": classes, "roots": {"a": "x"}, "shapes": [{"head.bias": [3]}]}
+        tensors |= {f"{target}/nonconformity": rng.random(4), f"{target}/weights": np.full(4, 0.2)}
+    about = {"state": "3 x", "classes": classes, "roots": {"a": "x"}, "shapes": [{"head.bias": [3]}]}
     Predictor(tensors, about).save(folder)
 
 

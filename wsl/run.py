@@ -266,7 +266,7 @@ def build_model(config: Mapping[str, Any], inputs: Inputs) -> Any:
 
 
 def fresh_model(config: Mapping[str, Any], inputs: Inputs) -> Any:
-    """Returns the model of a configuration with fresh weights, drawn by torch's random state. Raises `InputError` as `instantiate`."""
+    """Returns the model of a configuration with fresh weights, drawn by the random state of torch."""
     return instantiate({**config["model"], **inputs.model_values}, group="model")
 
 

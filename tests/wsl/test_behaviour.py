@@ -1,6 +1,5 @@
 """The behavioural objective runs decoded weights as timm would, and its gradient reaches the decoder."""
 
-import copy
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from tests.commands import call
-from tests.wsl.conftest import TOKENS_ONLY
+from tests.wsl.conftest import SMALL
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
+from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch, Windows
 from wsl.run import Run
 from wsl.tokenizers.fisher_basis import FisherBasis
 from wsl.train import main
 from wsl.training.objectives.behaviour import Behaviour
+from wsl.training.objectives.objective import Objective
 from wsl.training.objectives.total import Total
 from zoo_gen import InputError
 
@@ -74,29 +75,29 @@ def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list
     for number, source in enumerate(sources):
         root = source.root.state_dict()
         tokens = tiny_run.tokenizer.encode(source.checkpoint.state_dict(), root=root)
-        runner = objective._runner(objective.architectures[number], source.plan)
+        runner = objective.runner_of(objective.architectures[number], source.plan)
         values = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(0))
         expected = tiny_run.tokenizer.decode(tokens.with_values(values), root=root)
-        found = runner.decoded(values, objective._root(number), objective._turn(number))
+        found = runner.decoded(values, objective.root_weights(number), objective.turn_of(number))
         torch.testing.assert_close(found, runner.flat(expected))
         assert not torch.allclose(found, runner.flat(source.checkpoint.state_dict()))
 
 
-def test_decoded_weights_are_turned_out_of_the_frame_of_the_root(tiny_run: Run, sources: list[FileSource]):
+def test_decoded_weights_are_turned_out_of_the_basis_of_the_root(tiny_run: Run, sources: list[FileSource]):
     tokenizer = FisherBasis(width=64, images=16, seed=0)
     tokenizer.prepare(source.root for source in sources)
     turned = scan([(source.checkpoint, source.root) for source in sources], tokenizer)
-    run = copy.copy(tiny_run)
-    run.tokenizer = tokenizer
+    inputs = TokenInputs(tokenizer, tiny_run.standardizer, tiny_run.inputs.tokens.window)
+    run = Run(tiny_run.path, tiny_run.config, tiny_run.model, inputs)
     objective = Behaviour(images=1)
     objective.prepare(run, turned)
     for number, source in enumerate(turned):
         weights, root = source.checkpoint.state_dict(), source.root.state_dict()
-        runner = objective._runner(objective.architectures[number], source.plan)
+        runner = objective.runner_of(objective.architectures[number], source.plan)
         values = tokenizer.encode(weights, root=root).values.requires_grad_()
-        found = runner.decoded(values, objective._root(number), objective._turn(number))
+        found = runner.decoded(values, objective.root_weights(number), objective.turn_of(number))
         torch.testing.assert_close(found, runner.flat(weights), atol=1e-5, rtol=1e-4)
-        assert not torch.allclose(runner.decoded(values, objective._root(number), dict), runner.flat(weights), atol=1e-3)
+        assert not torch.allclose(runner.decoded(values, objective.root_weights(number), dict), runner.flat(weights), atol=1e-3)
         found.square().sum().backward()
         assert values.grad is not None
         assert values.grad[source.plan.mask].ne(0).float().mean() > 0.9
@@ -106,7 +107,7 @@ def test_queries_are_training_images_or_noise(tiny_run: Run, sources: list[FileS
     for queries in ("train", "noise"):
         objective = Behaviour(images=5, queries=queries)
         objective.prepare(tiny_run, sources)
-        drawn = objective._drawn()
+        drawn = objective.drawn()
         known = (objective.pixels[None] == drawn[:, None]).flatten(2).all(-1).any(-1)
         assert known.tolist() == [queries == "train"] * 5
         batch = whole(tiny_run, sources)
@@ -117,7 +118,7 @@ def test_queries_are_training_images_or_noise(tiny_run: Run, sources: list[FileS
 
 
 def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: list[FileSource]):
-    class Term:
+    class Term(Objective):
         def __init__(self, value: float):
             self.value = value
 
@@ -146,7 +147,7 @@ def test_windows_of_half_a_model_are_refused(tiny_run: Run, sources: list[FileSo
 
 def test_a_run_trains_on_behaviour(tiny_zoo: Path, tmp_path: Path):
     run = tmp_path / "run"
-    call(main, *TOKENS_ONLY, "objective=behaviour", "window=448", "batch_size=2", "steps=2", f"zoo={tiny_zoo}", f"run={run}")
+    call(main, *SMALL, "objective=behaviour", "window=448", "batch_size=2", "steps=2", f"zoo={tiny_zoo}", f"run={run}")
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3  # two steps, a validation
     assert all('"behaviour"' in line and '"agreement"' in line for line in lines)

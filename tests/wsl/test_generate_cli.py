@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.commands import call, refused
-from tests.wsl.conftest import TOKENS_ONLY
+from tests.wsl.conftest import SMALL
 from wsl.generate import families_of
 from wsl.generate import main as generate
 from wsl.generators.evaluation import score_models
@@ -26,7 +26,7 @@ def folder(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        call(train, "run=demo", *TOKENS_ONLY)
+        call(train, "run=demo", *SMALL)
         call(generate, "n=6", *ONE_ROW_EACH)
     return folder / "checkpoints" / "runs" / "demo"
 

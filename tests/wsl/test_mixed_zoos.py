@@ -4,16 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
 from tests.commands import refused
-from tests.wsl.conftest import SMALL, train_small
+from tests.wsl.conftest import SMALL, SMALL_ENCODER
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
-from wsl.train import TrainConfig, main, train
+from wsl.train import main
+from wsl.training.run_training import check, train
+from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -27,7 +30,7 @@ def wide(wide_zoo: Path) -> Path:
 def mixed(tiny_zoo: Path, wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo},{wide}"]))
     folder = tmp_path_factory.mktemp("runs") / "mixed"
-    train(config, Zoo.open(tiny_zoo), folder, Console(quiet=True), others=[Zoo.open(wide)])
+    train(config, [Zoo.open(tiny_zoo), Zoo.open(wide)], folder, Console(quiet=True))
     return folder
 
 
@@ -49,7 +52,7 @@ def test_both_zoos_are_trained_on_and_validated(mixed: Path, tiny_zoo: Path, wid
     assert {"accuracy_decoded", "accuracy_decoded/wide", "loss", "loss/wide"} <= last.keys()
     both = Run.open(mixed).standardizer
     config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo}"]))
-    train(config, Zoo.open(tiny_zoo), tmp_path / "one", Console(quiet=True))
+    train(config, [Zoo.open(tiny_zoo)], tmp_path / "one", Console(quiet=True))
     assert Run.open(tmp_path / "one").standardizer.parts != both.parts
     with pytest.raises(InputError, match="is not the one that run"):
         _ = Run.open(tmp_path / "one", zoo=wide).zoo
@@ -65,7 +68,7 @@ def test_a_run_goes_on_with_the_same_zoos_in_the_same_order_only(mixed: Path, ti
     config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo},{wide}"]))
 
     def train_on(*others: Path) -> None:
-        train(config, Zoo.open(tiny_zoo), folder, Console(quiet=True), others=[Zoo.open(zoo) for zoo in others])
+        train(config, [Zoo.open(zoo) for zoo in (tiny_zoo, *others)], folder, Console(quiet=True))
 
     train_on(wide, third)
     for others in ((third, wide), (wide,), ()):
@@ -79,13 +82,16 @@ def test_all_zoos_of_a_run_are_found_whichever_it_is_seen_on(mixed: Path, tiny_z
         assert [one.path.name for one in Run.open(mixed, zoo=zoo).zoos] == [Path(first).name, "wide"]
 
 
-def test_the_model_encoder_learns_from_both_zoos(mixed: Path, tiny_zoo: Path, tmp_path: Path):
-    alone = train_small(tiny_zoo, tmp_path / "alone")
-    both = Run.open(mixed)
-    assert alone.model_encoder is not None
-    assert both.model_encoder is not None
-    assert set(alone.model_encoder.columns) < set(both.model_encoder.columns)  # those of the fourth block are new
-    assert all(weight.isfinite().all() for weight in both.model_encoder.parameters())
+def test_an_invariant_encoder_learns_from_both_zoos(tiny_zoo: Path, wide: Path, tiny_encoder: Run, tmp_path: Path):
+    config = TrainConfig(**compose("train", [*SMALL_ENCODER, f"zoo={tiny_zoo},{wide}"]))
+    train(config, [Zoo.open(tiny_zoo), Zoo.open(wide)], tmp_path / "both", Console(quiet=True))
+    both = Run.open(tmp_path / "both")
+    columns = [
+        run.encoder_inputs(run.split.val.select(final=True)).shape[1] for run in (tiny_encoder, Run.open(both.path, zoo=wide))
+    ]
+    assert columns[0] < columns[1]  # the other zoo has a fourth block
+    assert all(weight.isfinite().all() for weight in both.model.parameters())
+    assert np.isfinite(Run.open(both.path, zoo=wide).embed(Zoo.open(wide).select(stage="finetune", final=True))).all()
 
 
 def test_a_zoo_that_holds_models_of_the_first_is_refused(tiny_zoo: Path, tmp_path: Path):
@@ -93,7 +99,7 @@ def test_a_zoo_that_holds_models_of_the_first_is_refused(tiny_zoo: Path, tmp_pat
     assert "shares 75 models" in refused(main, *SMALL, f"zoo={tiny_zoo},{other}", f"run={tmp_path / 'run'}")
 
 
-def test_zoos_of_one_name_are_refused(tiny_zoo: Path, tmp_path: Path):
+def test_zoos_of_one_name_are_refused(tiny_zoo: Path):
     config = TrainConfig(**compose("train", [*SMALL, f"zoo={tiny_zoo},{tiny_zoo}"]))
     with pytest.raises(InputError, match="have one name"):
-        train(config, Zoo.open(tiny_zoo), tmp_path / "twice", Console(quiet=True), others=[Zoo.open(tiny_zoo)])
+        check(config, [Zoo.open(tiny_zoo)] * 2)

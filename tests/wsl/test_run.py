@@ -28,7 +28,7 @@ def test_a_run_opened_by_path_has_the_weights_that_were_trained(tiny_run: Run, f
     again = Run.open(folder)
     for name, tensor in tiny_run.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name])
-    untrained = Run(folder, again.config, again.standardizer).model.state_dict()
+    untrained = again.untrained().model.state_dict()
     assert any(not torch.equal(tensor, again.model.state_dict()[name]) for name, tensor in untrained.items())
 
 
@@ -40,9 +40,10 @@ def test_a_run_is_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_latents_and_embedding_follow_the_order_of_the_checkpoints(tiny_run: Run):
-    checkpoints = list(tiny_run.split.test)
+    checkpoints = tiny_run.split.test
     some = [checkpoints[i] for i in (5, 23, 0)]
-    embedding, picked = tiny_run.embed(checkpoints), tiny_run.embed(some)
+    embedding = tiny_run.embed(checkpoints)
+    picked = tiny_run.embed_weights((one.state_dict(), tiny_run.zoo.root(one).state_dict()) for one in some)
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(picked, embedding[[5, 23, 0]], rtol=1e-4, atol=1e-5)
     assert not np.allclose(embedding[5], embedding[0])

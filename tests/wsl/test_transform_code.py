@@ -12,12 +12,15 @@ from torch import Tensor
 from wsl.compression import compress
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, scan
-from wsl.data.windows import Batch
-from wsl.models.bit_allocation import energy_of, levels_of
+from wsl.data.standardizer import Standardizer
+from wsl.data.windows import Batch, Windows
+from wsl.models.bit_allocation import levels_of
 from wsl.models.transform_code import TransformCode
 from wsl.run import Run
 from wsl.tokenizers.residual import Residual
-from wsl.train import TrainConfig, train
+from wsl.training.initialization import TokenStatistics
+from wsl.training.run_training import train
+from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -31,11 +34,16 @@ def sources(tiny_zoo: Path) -> list[FileSource]:
     return scan(islice(pairs_of(zoo), 0, 40, 3), Residual(width=64, reference="root"))
 
 
+def statistics_of(sources: list[FileSource]) -> TokenStatistics:
+    standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+    return TokenStatistics(sources, Windows(sources, standardizer, length=448, seed=0, cache=0))
+
+
 def allocated(sources: list[FileSource], *, compression_ratio: float) -> TransformCode:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TransformCode(token_width=65, compression_ratio=compression_ratio, longest=448, **SIZES, **PLACES)
-    model.allocate(*energy_of(sources, **PLACES))
+    model.allocate(*statistics_of(sources).energy(**PLACES))
     return model.eval()
 
 
@@ -85,7 +93,7 @@ def test_the_energies_are_those_of_the_tokens(sources: list[FileSource]):
     linear = [
         source for source in sources if source.plan == sources[0].plan and source.checkpoint.root == sources[0].checkpoint.root
     ]
-    energy, plans = energy_of(linear, **PLACES)
+    energy, plans = statistics_of(linear).energy(**PLACES)
     assert plans == [sources[0].plan]
     tokens = [one.tokenizer.encode(one.checkpoint.state_dict(), root=one.root.state_dict()).values for one in linear]
     mean = torch.stack(tokens).square().mean(0)
@@ -95,8 +103,8 @@ def test_the_energies_are_those_of_the_tokens(sources: list[FileSource]):
 
 def test_what_does_not_fit_is_refused(sources: list[FileSource]):
     with pytest.raises(InputError, match=r"model\.tokens to more"):
-        energy_of(sources, blocks=5, roles=10, tokens=4)
-    energy, plans = energy_of(sources, **PLACES)
+        statistics_of(sources).energy(blocks=5, roles=10, tokens=4)
+    energy, plans = statistics_of(sources).energy(**PLACES)
     with pytest.raises(InputError, match="leaves nothing"):
         levels_of(energy, plans, compression_ratio=1e6, longest=448)
     model = allocated(sources, compression_ratio=4)
@@ -124,10 +132,8 @@ def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_low
     def trained(compression_ratio: int) -> Run:
         overrides = [
             "model=transform_code",
-            "tokenizer=fisher_basis",
             "objective=behaviour",
             f"model.compression_ratio={compression_ratio}",
-            "window=448",
         ]
         overrides.append("objective.terms.behaviour.images=4")
         return train_code(tiny_zoo, tmp_path / f"at_{compression_ratio}", *overrides)
@@ -144,7 +150,6 @@ def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_low
 
 def train_code(zoo: Path, folder: Path, *overrides: str) -> Run:
     small = [
-        "model_encoder=none",
         "model_name=transform_code",
         "model.width=32",
         "model.heads=2",
@@ -153,5 +158,5 @@ def train_code(zoo: Path, folder: Path, *overrides: str) -> Run:
     ]
     steps = ["steps=2", "warmup=1", "validate_every=2", "log_every=1", "validation_batches=1"]
     config = TrainConfig(**compose("train", [*small, *steps, *overrides, f"zoo={zoo}"]))
-    train(config, Zoo.open(zoo), folder, Console(quiet=True))
+    train(config, [Zoo.open(zoo)], folder, Console(quiet=True))
     return Run.open(folder)

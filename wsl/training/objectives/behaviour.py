@@ -94,8 +94,8 @@ class Behaviour(Objective):
         self.run, self.sources = run, sources
         self.architectures = [described[source.checkpoint.model] for source in sources]
         self.pixels = run.zoo.images("finetune").train.pixels
-        self._runner = functools.cache(self._made)
-        self._root = functools.lru_cache(256)(self._read)
+        self.runner_of = functools.cache(self._made)
+        self.root_weights = functools.lru_cache(256)(self._read)
         self._states = functools.lru_cache(ROOTS_KEPT)(read_weights)
 
     def _made(self, architecture: str, plan: Plan) -> Runner:
@@ -106,29 +106,29 @@ class Behaviour(Objective):
     def _read(self, number: int) -> Float[Tensor, "W"]:
         """The weights of the root of a checkpoint; zeros where it has none of that shape."""
         source = self.sources[number]
-        root, runner = source.root.state_dict(), self._runner(self.architectures[number], source.plan)
+        root, runner = source.root.state_dict(), self.runner_of(self.architectures[number], source.plan)
         shapes = {name: shape for name, (_, shape) in runner.stack.slots.items()}
         fitting = {n: root[n] if n in root and root[n].shape == shape else torch.zeros(shape) for n, shape in shapes.items()}
         return runner.flat(fitting)
 
-    def _turn(self, number: int) -> Turn:
+    def turn_of(self, number: int) -> Turn:
         """Turns what tokens of a checkpoint hold into its differences to the root."""
         return partial(self.run.tokenizer.turn_back, root=self._states(self.sources[number].root.path))
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""
         decoded = model(batch.values, batch.mask, batch.positions).float()
-        pixels = self._drawn().to(decoded.device)
+        pixels = self.drawn().to(decoded.device)
         losses, agreements = [], []
         for (architecture, plan), rows in self._groups(batch.source.tolist()).items():
-            runner = self._runner(architecture, plan)
+            runner = self.runner_of(architecture, plan)
             if plan.n_tokens > decoded.shape[1]:
                 raise InputError(
                     f"objective Behaviour decodes whole models: set window to at least {plan.n_tokens}, the tokens of such a model"
                 )
-            roots = [self._root(int(batch.source[row])) for row in rows]
+            roots = [self.root_weights(int(batch.source[row])) for row in rows]
             weights = [self.run.standardizer.restore(decoded[row, : plan.n_tokens], plan) for row in rows]
-            turns = [self._turn(int(batch.source[row])) for row in rows]
+            turns = [self.turn_of(int(batch.source[row])) for row in rows]
             made = torch.stack([runner.decoded(*each) for each in zip(weights, roots, turns, strict=True)])
             true = torch.stack([runner.flat(self.sources[int(batch.source[row])].checkpoint.state_dict()) for row in rows])
             queries = repeat(pixels, "n c h w -> k n c h w", k=len(rows))
@@ -139,7 +139,7 @@ class Behaviour(Objective):
             agreements.append((expected.argmax(-1) == answers.argmax(-1)).float().mean(1))
         return {"loss": torch.cat(losses).mean(), "agreement": torch.cat(agreements).mean().detach()}
 
-    def _drawn(self) -> Float[Tensor, "N C H W"]:
+    def drawn(self) -> Float[Tensor, "N C H W"]:
         """Query images of a step."""
         if self.queries == "noise":
             return torch.randn(self.images, *self.pixels.shape[1:])

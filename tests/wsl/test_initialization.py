@@ -15,7 +15,7 @@ from wsl.data.windows import Batch, Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.tokenizers.tokens import Tokens
 from wsl.train import main
-from wsl.training.initialization import second_moments
+from wsl.training.initialization import TokenStatistics
 
 
 def fresh(latent: int) -> HyperRep:
@@ -37,7 +37,7 @@ def error(model: HyperRep, batch: Batch) -> float:
 def test_a_linear_start_decodes_log_scales_and_the_principal_components_of_each_role(family: list[Tokens], windows: Windows):
     model, batch = fresh(latent=3), batch_of(family, count=len(family))
     at_random = error(model, batch)
-    model.initialize_linear(second_moments(windows, roles=12))
+    model.initialize_linear(TokenStatistics((), windows).second_moments(roles=12))
     decoded = model(*batch[:3])
     values = batch.values.masked_fill(~batch.mask, 0)
     for role in batch.positions[..., 1].unique():
@@ -53,13 +53,13 @@ def test_a_linear_start_with_a_number_for_each_entry_loses_nothing(family: list[
     batch = batch_of(family)
     for latent in (17, 20):  # the second has numbers to spare
         model = fresh(latent)
-        model.initialize_linear(second_moments(windows, roles=12))
+        model.initialize_linear(TokenStatistics((), windows).second_moments(roles=12))
         assert error(model, batch) < 1e-8
 
 
 def test_training_goes_on_from_a_linear_start_and_reaches_all_weights(family: list[Tokens], windows: Windows):
     model, batch = fresh(latent=2), batch_of(family)
-    model.initialize_linear(second_moments(windows, roles=12))
+    model.initialize_linear(TokenStatistics((), windows).second_moments(roles=12))
     first, before = error(model, batch), {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):

@@ -135,7 +135,9 @@ class Run:
     def untrained(self) -> "Run":
         """Returns this run with random weights: fitted to nothing but the scales of its inputs."""
         model = build_model(self.config, self.inputs)
-        model.load_state_dict({**model.state_dict(), **dict(self.model.named_buffers())})
+        fresh = model.state_dict()
+        scales = {name: buffer for name, buffer in self.model.named_buffers() if name in fresh}
+        model.load_state_dict({**fresh, **scales})
         return Run(self.path, self.config, model, self.inputs, zoo=self._place, unseen=self._unseen)
 
     def rescaled(self) -> "Run":

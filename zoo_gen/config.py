@@ -156,9 +156,9 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
-            sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
-            values.update(found)
             with one_clear_error(), _raised(), _sweep_folder():
+                sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
+                values.update(found)
                 start()
 
         return command_line
@@ -245,15 +245,22 @@ def _in_our_words(error: Exception) -> str:
 _SCHEMAS: dict[str, type] = {}
 
 
-def _set_apart(config_name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def _set_apart(config_name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Takes overrides of plain values out of the command line whose key is also the name of a group of cards.
 
     `zoo=digits_mini` chooses a card in `python -m zoo_gen`, and is the name or path of a zoo everywhere else; Hydra would look for
-    a card there, too.
+    a card there, too. Texts are taken as they stand, lists (`features=[embedding,statistics]`) as Hydra reads them.
     """
-    fields = dataclasses.fields(_SCHEMAS[config_name])
-    plain = {field.name for field in fields if not str(field.type).startswith("dict") and (CONFIGS / field.name).is_dir()}
-    values = dict(text.split("=", 1) for text in overrides if text.partition("=")[0] in plain)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    types = {field.name: str(field.type) for field in dataclasses.fields(_SCHEMAS[config_name])}
+    plain = {name for name, kind in types.items() if not kind.startswith("dict") and (CONFIGS / name).is_dir()}
+    values: dict[str, Any] = dict(text.split("=", 1) for text in overrides if text.partition("=")[0] in plain)
+    for key in (name for name in values if types[name].startswith("list")):
+        found = OverridesParser.create().parse_override(f"{key}={values[key]}").value()
+        if not isinstance(found, list):
+            raise InputError(f"{key} is a list: {key}=[{values[key]}]")
+        values[key] = found
     return [text for text in overrides if text.partition("=")[0] not in plain], values
 
 

@@ -91,3 +91,14 @@ def test_a_key_can_be_a_plain_value_of_one_command_and_a_group_of_another() -> N
 
     assert wsl.train.TrainConfig(**compose("train", ["zoo=/some/where else"])).zoo == "/some/where else"
     assert compose("zoo_gen", ["zoo=digits_mini"])["zoo"]["name"] == "digits_mini"
+
+
+def test_a_list_can_be_given_where_a_group_of_cards_has_its_name() -> None:
+    import wsl.probe  # registers its schema
+
+    assert wsl.probe.ProbeConfig(**compose("probe", ["features=[embedding,'statistics*']"])).features == [
+        "embedding",
+        "statistics*",
+    ]
+    with pytest.raises(InputError, match=r"features=\[statistics\]"):
+        compose("probe", ["features=statistics"])

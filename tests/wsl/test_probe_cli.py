@@ -83,19 +83,27 @@ def names_of(rows: list[dict]) -> list[str]:
     return list(dict.fromkeys(row["features"] for row in rows if row["control"] is None))
 
 
+def scores_of(rows: list[dict]) -> dict[str, list[tuple]]:
+    found: dict[str, list[tuple]] = {}
+    for row in rows:
+        found.setdefault(row["features"], []).append((row["metric"], row["subset"], row["value"]))
+    return found
+
+
 def test_models_are_probed_beside_each_other_and_name_their_rows(tiny_run: Run, tiny_encoder: Run):
-    settings = config("targets=[test_loss]", "features=[embedding,encoder_inputs,untrained,epoch]")
+    settings = config("targets=[learning_rate]", "features=[embedding,encoder_inputs,untrained,epoch]")
     both = probe(settings, tiny_encoder, tiny_run)
     assert names_of(both) == [
         *("invariant_encoder", "hyperrep", "encoder_inputs", "encoder_inputs_hyperrep"),
-        *("untrained", "untrained_hyperrep", "epoch"),
+        *("epoch", "untrained", "untrained_hyperrep"),
     ]
-    values = {row["features"]: row["value"] for row in both if (row["metric"], row["subset"]) == ("r2", "all")}
-    assert values["invariant_encoder"] != values["hyperrep"]
-    assert values["encoder_inputs"] != values["encoder_inputs_hyperrep"]
+    scores = scores_of(both)
+    assert scores["invariant_encoder"] != scores["hyperrep"]
+    assert scores["encoder_inputs"] != scores["encoder_inputs_hyperrep"]
     alone = probe(settings, tiny_run)
-    assert names_of(alone) == ["hyperrep", "encoder_inputs", "untrained", "epoch"]
-    assert values["hyperrep"] == next(row["value"] for row in alone if (row["metric"], row["subset"]) == ("r2", "all"))
+    assert names_of(alone) == ["hyperrep", "encoder_inputs", "epoch", "untrained"]
+    assert scores_of(alone)["hyperrep"] == scores["hyperrep"]
+    assert scores_of(alone)["encoder_inputs"] == scores["encoder_inputs_hyperrep"]
 
 
 def test_two_runs_of_one_model_or_of_different_splits_are_refused(tiny_run: Run, tiny_encoder: Run):

@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import wsl.few_labels
+import wsl.property_prediction
+import wsl.transfer  # noqa: F401 all three register the schemas of their commands
 from tests.wsl.populations import accuracy_probe, five_folds, population
 from wsl.data import cache
 from wsl.data.leakage import refuse_shared
@@ -200,6 +203,7 @@ def transfer_config(*overrides: str) -> TransferConfig:
     return TransferConfig(**compose("transfer", [*FAST, *options]))
 
 
+OF_A_BLOCK = ("q", "k", "v", "o", "fc1", "fc2", "vectors")
 MODELS = ("hyperrep", "invariant_encoder")
 INPUTS = ("encoder_inputs", "encoder_inputs_invariant_encoder")
 
@@ -212,6 +216,7 @@ def test_probes_of_one_zoo_are_carried_to_a_wider_and_deeper_one(tiny_zoo: Path,
     names = (*MODELS, *INPUTS, "statistics")
     assert {row["features"] for row in found} == {*names, *(f"{name} rescaled" for name in names)}
     assert {row["n_models"] for row in found} == {wide.split("by_model", fold=0).test.frame["model"].nunique()}
+    assert len({row["value"] for row in real(rows, labelled=0, target="epoch", subset="all", metric="r2")}) == 2 * len(names)
     assert "## No labels: R²" in tables(rows, title="t", command="wsl.transfer")
     ElementTree.fromstring(figure(rows))
 
@@ -234,6 +239,8 @@ def test_features_of_a_hyper_representation_are_carried_by_the_blocks_that_both_
     there = tiny_run.transferred(Zoo.open(wide_zoo))
     ours, theirs = extractor.extract(tiny_run, first), extractor.extract(there, wide)
     assert set(ours.columns) < set(theirs.columns)
+    assert {"3.q/0", "tail.head/0"} <= set(ours.columns)
+    assert {name.partition("/")[0] for name in set(theirs.columns) - set(ours.columns)} == {f"4.{role}" for role in OF_A_BLOCK}
     carried, _ = carry(extractor, tiny_run, there, first, wide)
     np.testing.assert_array_equal(carried[: len(first)], ours)
     np.testing.assert_array_equal(carried[len(first) :], theirs[ours.columns])

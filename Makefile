@@ -1,29 +1,39 @@
-# make demo: the whole road on the embedded digits data.  make test: the test suite.  make check: what CI runs.
+# make demo: the whole road on the embedded digits data.  make test: the test suite.  make docs: the site.  make check: what CI runs.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test docs check format clean
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	bash runs/demo.sh
 
-test: .venv/installed
+test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
-check: .venv/installed
+check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(MAKE) docs
 	$(MAKE) test
 
-format: .venv/installed
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/write_reference.py
+	$(BIN)/zensical build --strict --clean
+
+format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv dist build
+	rm -rf $(VENV) dist build site docs/reference

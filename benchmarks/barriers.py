@@ -1,31 +1,100 @@
-"""Interpolation barriers between independently trained roots of a zoo, after each kind of alignment.
+"""Loss barriers between independently trained roots of a zoo, after each kind of alignment.
 
-The barrier of a pair is the largest excess of the loss along the straight line between two models over the line between their
-losses (Frankle et al., 1912.05671); in accuracy, the largest shortfall. Measured on the test images of the roots' own task, for all
-pairs, each aligned one way; intervals are 95 % bootstraps over roots, paired between alignments.
+The barrier of a pair is the largest excess of the loss on the straight line between two models over the line between their
+losses (Frankle et al., 1912.05671); the barrier in accuracy is the largest shortfall. The benchmark aligns the first model of each
+pair of roots to the second and evaluates the line on the test images of their own task. Intervals are 95 % bootstraps over roots,
+paired between alignments.
 """
 
 import argparse
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
 
-from benchmarks.alignments import IDEAS, ROWS, Pairs
 from wsl.layout import layout_of
-from wsl.symmetry.null_directions import stack, unstack
+from wsl.layout.slots import Layout
+from wsl.symmetry.alignment import align, align_by_loss
+from wsl.symmetry.group import MAPPED, MOVES, PERMUTED
+from wsl.symmetry.stacks import stack, unstack
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.images import ImageSplit
 
+Stack = dict[str, Tensor]
+ORTHOGONAL = (*PERMUTED, *MAPPED)
 POINTS = 11
-DRAWS = 2000
+N_BOOTSTRAP = 2000
+
+IMAGES = 128
+"""Number of labelled train images in the loss that `align_by_loss` lowers."""
+
+STEPS, RATE = 60, 0.02
+"""Steps and learning rate of `align_by_loss`."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two stacks of K roots, the model that runs them, and train images of their task."""
+
+    a: Stack
+    b: Stack
+    layout: Layout
+    model: nn.Module
+    train: ImageSplit
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: an alignment, which returns the first stack aligned to the second, and the rows to compare it with."""
+
+    previous: str
+    align: Callable[[Pairs], Stack]
+    beside: tuple[str, ...] = ()
+
+
+def by_weights(*moves: str) -> Callable[[Pairs], Stack]:
+    """Returns an alignment by weight matching."""
+    return lambda pairs: align(pairs.a, pairs.layout, to=pairs.b, moves=moves).weights
+
+
+def by_loss(*moves: str) -> Callable[[Pairs], Stack]:
+    """Returns an alignment by weight matching, then by the cross-entropy of labelled train images half way between the models."""
+
+    def run(pairs: Pairs) -> Stack:
+        for module in pairs.model.modules():
+            if hasattr(module, "fused_attn"):
+                cast(Any, module).fused_attn = False  # has no rule for stacks
+        inputs, labels = pairs.train.pixels[:IMAGES], pairs.train.labels[:IMAGES]
+        logits = vmap(lambda weights: functional_call(pairs.model, weights, (inputs,)))
+
+        def loss(weights: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
+            outputs = logits({name: tensor.float() for name, tensor in weights.items()})
+            return cross_entropy(outputs.mT, labels.expand(len(outputs), -1), reduction="none").mean(1)
+
+        return align_by_loss(pairs.a, pairs.layout, to=pairs.b, moves=moves, loss=loss, steps=STEPS, rate=RATE).weights
+
+    return run
+
+
+ROWS = {
+    "naive": Row("naive", lambda pairs: pairs.a),
+    "permutation": Row("naive", by_weights(*PERMUTED)),
+    "permutation + orthogonal": Row("permutation", by_weights(*ORTHOGONAL)),
+    "full": Row("permutation + orthogonal", by_weights(*MOVES)),
+    "loss: permutation + orthogonal": Row("permutation", by_loss(*ORTHOGONAL)),
+    "loss: full": Row("loss: permutation + orthogonal", by_loss(*MOVES), ("full",)),
+}
+"""The rows of the table. Descent moves no permutations, which are discrete: its first row is one step from matched permutations."""
 
 
 def main() -> None:
@@ -33,51 +102,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoos", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    known = [*ROWS, *IDEAS]
-    about = f"and the rows they are compared to: {', '.join(map(repr, known))}"
-    parser.add_argument("--alignments", nargs="+", choices=known, metavar="NAME", default=list(ROWS), help=about)
     args = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for path in args.zoos:
-        results[path.name] = measure(Zoo.open(path), args.alignments)
+        results[path.name] = measure(Zoo.open(path))
         args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def measure(zoo: Zoo, alignments: Sequence[str]) -> dict[str, Any]:
-    """Barriers of all pairs of supervised roots of a zoo, by some alignments and those that they are a step from."""
-    ways = ROWS | IDEAS
-    chosen = {"naive", *alignments}
-    while more := {other for name in chosen for other in (ways[name].previous, *ways[name].beside)} - chosen:
-        chosen |= more
+def measure(zoo: Zoo) -> dict[str, Any]:
+    """Measures the barriers of all pairs of supervised roots of a zoo."""
     roots = [one for one in zoo.select(stage="pretrain", final=True, status="ok") if one.factors["objective"] == "supervised"]
     images = zoo.images("pretrain")
     index = list(itertools.combinations(range(len(roots)), 2))
     weights = stack([{name: tensor.double() for name, tensor in root.state_dict().items()} for root in roots])
     a, b = ({name: tensor[torch.tensor([pair[side] for pair in index])] for name, tensor in weights.items()} for side in (0, 1))
     pairs = Pairs(a, b, layout_of(roots[0].build()), roots[0].build(), images.train)
-    shares = _shares(len(roots), index)
+    resamples = bootstrap_weights(len(roots), index)
     barriers: dict[str, np.ndarray] = {}
     rows: dict[str, Any] = {}
-    for name in (name for name in ways if name in chosen):
-        barriers[name], accuracy, distance = _barriers(roots[0], *ways[name].align(pairs), images.test)
+    for name, row in ROWS.items():
+        barriers[name], accuracy, distance = _barriers(roots[0], row.align(pairs), pairs.b, images.test)
         naive = barriers["naive"]
         rows[name] = {
             "loss": _quartiles(barriers[name]),
             "accuracy": _quartiles(accuracy),
             "distance": _quartiles(distance),
             "ratio_to_naive": round(float(barriers[name].mean() / naive.mean()), 3),
-            "ratio_interval": _interval((shares @ barriers[name]) / (shares @ naive)),
+            "ratio_interval": _interval((resamples @ barriers[name]) / (resamples @ naive)),
         }
-        for step, other in {"previous": ways[name].previous, "naive": "naive", **{one: one for one in ways[name].beside}}.items():
+        for step, other in {"previous": row.previous, "naive": "naive", **{one: one for one in row.beside}}.items():
             change = barriers[name] - barriers[other]
             rows[name][f"change_from_{step}"] = {
                 "from": other,
                 "mean": round(float(change.mean()), 4),
-                "interval": _interval(shares @ change),
+                "interval": _interval(resamples @ change),
                 "ratio": round(float(change.mean() / naive.mean()), 4),
-                "ratio_interval": _interval((shares @ change) / (shares @ naive)),
+                "ratio_interval": _interval((resamples @ change) / (resamples @ naive)),
             }
         _print(zoo.path.name, name, rows[name])
     accuracy = score(roots[0].architecture, unstack({n: t.float() for n, t in weights.items()}), images.test).accuracy
@@ -97,20 +159,20 @@ def _print(zoo: str, name: str, row: Mapping[str, Any]) -> None:
     print(f"{zoo:16} {name:36} {ratio:24} {step['ratio']:+.3f} {step['ratio_interval']} from {step['from']}", flush=True)
 
 
-def _shares(roots: int, index: Sequence[tuple[int, int]]) -> Float[np.ndarray, "draws pairs"]:
-    """Bootstraps the roots; returns the share of each pair of distinct roots in the mean of each draw."""
-    counts = np.random.default_rng(0).multinomial(roots, np.full(roots, 1 / roots), size=DRAWS)
-    shares = np.stack([counts[:, i] * counts[:, j] for i, j in index], axis=1).astype(float)
-    shares = shares[shares.sum(1) > 0]
-    return shares / shares.sum(1, keepdims=True)
+def bootstrap_weights(roots: int, index: Sequence[tuple[int, int]]) -> Float[np.ndarray, "samples pairs"]:
+    """Resamples the roots; returns the weight of each pair of distinct roots in the mean of each bootstrap sample."""
+    counts = np.random.default_rng(0).multinomial(roots, np.full(roots, 1 / roots), size=N_BOOTSTRAP)
+    weights = np.stack([counts[:, i] * counts[:, j] for i, j in index], axis=1).astype(float)
+    weights = weights[weights.sum(1) > 0]
+    return weights / weights.sum(1, keepdims=True)
 
 
-def _interval(draws: np.ndarray) -> list[float]:
-    return [round(float(q), 4) for q in np.quantile(draws, [0.025, 0.975])]
+def _interval(samples: np.ndarray) -> list[float]:
+    return [round(float(q), 4) for q in np.quantile(samples, [0.025, 0.975])]
 
 
 def _barriers(root: Checkpoint, a: Mapping[str, Tensor], b: Mapping[str, Tensor], images: ImageSplit) -> tuple[np.ndarray, ...]:
-    """Loss and accuracy barriers, and the Euclidean distance, of K pairs."""
+    """Returns the loss barriers, the accuracy barriers and the Euclidean distances of K pairs."""
     losses, accuracies = [], []
     for t in torch.linspace(0, 1, POINTS).tolist():
         between = unstack({name: torch.lerp(a[name], b[name], t).float() for name in a})
@@ -118,10 +180,11 @@ def _barriers(root: Checkpoint, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
         losses.append(scores.loss)
         accuracies.append(scores.accuracy)
     distance = sum((a[name] - b[name]).flatten(1).square().sum(1) for name in a) ** 0.5
-    return _excess(losses), _excess([-accuracy for accuracy in accuracies]), np.asarray(distance)
+    return excess(losses), excess([-accuracy for accuracy in accuracies]), np.asarray(distance)
 
 
-def _excess(values: Sequence[Tensor]) -> np.ndarray:
+def excess(values: Sequence[Tensor]) -> Float[np.ndarray, "K"]:
+    """Returns how far values (K,) at equal steps along a line rise above the straight line between the first and the last."""
     along = torch.stack(list(values)).double()
     t = torch.linspace(0, 1, len(along), dtype=torch.float64).unsqueeze(1)
     return (along - (1 - t) * along[0] - t * along[-1]).amax(0).numpy()

@@ -19,7 +19,7 @@ from wsl.models.hyperrep import HyperRep
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MAPPED, PERMUTED, random_view
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 

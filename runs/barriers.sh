@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Loss barriers between independently trained roots, width 32 and 64, after each kind of alignment: docs/results/barriers.json.
-# About 9 minutes of one core, more on a busy machine. Ideas that were tried beside these rows are in benchmarks/alignments.py, by name:
-#   python -m benchmarks.barriers checkpoints/zoos/digits_roots_{32,64} --out ideas.json --alignments "outputs: full" "full: common centre"
+# About 9 minutes of one core, more on a busy machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

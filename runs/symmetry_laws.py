@@ -24,7 +24,8 @@ from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import align
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, apply, random_view, sample
-from wsl.symmetry.null_directions import NULLS, stack, unstack
+from wsl.symmetry.null_directions import NULLS
+from wsl.symmetry.stacks import stack, unstack
 from wsl.symmetry.weight_matching import match
 from zoo_gen import Checkpoint, Zoo
 
@@ -87,7 +88,7 @@ def recovery(weights: Weights, layout: Layout, rng: torch.Generator) -> dict[str
         name: tensor + 0.01 * tensor.square().mean().sqrt() * torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype)
         for name, tensor in moved.items()
     }
-    found = match(noisy, weights, layout, layout, COMPACT)
+    found = match(noisy, weights, layout, COMPACT)
     hits: dict[str, list[Tensor]] = {}
     for name, order in element.maps.items():
         step = found[name]

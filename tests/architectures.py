@@ -13,7 +13,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsB
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wsl.symmetry.null_directions import unstack
+from wsl.symmetry.stacks import unstack
 
 small = partial(VisionTransformer, img_size=8, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4, num_classes=3)
 

@@ -1,21 +1,88 @@
 """Weight-space learning on Vision Transformers: weights in, tokens, embeddings, properties and new weights out.
 
+    from zoo_gen import Zoo
+    from wsl import Run
+
+    run = Run.open("demo")  # a trained model, by the name or path of its folder
+    features = run.embed(run.split.test)  # (checkpoints, features), from weights alone
+
 Shapes, in every signature of this package:
 
     B  batch              T  tokens                D  weights per token     P  position coordinates
     Z  latent             M  width of the model    H  heads                 K  models in a stack
-    L  blocks             N  checkpoints           F  features              E  members side by side
+    L  blocks             N  checkpoints           F  features              E  ensemble members
     C  columns
 
-Glossary:
+The rooms, from the ground up; each imports only those above it in this list. docs/concepts.md explains the words.
 
-    zoo                   a folder of checkpoints of one population (`zoo_gen`)
-    root                  a pre-trained model; its children are fine-tuned from it
-    layout                where the weights of an architecture live and how each axis transforms (`wsl.layout.lookup`)
-    part, role            an equal share of a tensor's first axis (q of qkv), and what it is for (`q`, `fc1`, ...)
-    group                 the parts of one role in one block; tokens never cross groups
-    tokens, plan          a checkpoint as vectors of one width, and where in them each weight lies (`wsl.tokenizers`)
-    task vector           the difference of a model to its root
-    hyper-representation  the latents of tokens under a trained autoencoder
-    probe, generator      reads the embedding; samples new latents, hence new weights
+    formats       whatever people have on disk becomes a state dict
+    layout        where the weights of an architecture lie, and how each axis transforms
+    symmetry      other weights, the same function: random views, canonical forms, alignment, distance
+    tokenizers    a checkpoint becomes tokens and comes back, bit for bit
+    data          what models are given: windows of tokens, invariants, statistics
+    models        networks that embed checkpoints
+    run           a trained model in its folder
+    training      from first weights to a trained model
+    features      what probes read: embeddings and hand-made baselines
+    generators    samplers of new models, and how samples are judged
+    analyses      questions that are neither probes nor samples
+    probes        properties of models, read off features
+    reporting     tables, figures, the HTML page
+
+The other files at the top are the commands.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsl.formats.checkpoint import read_checkpoint
+    from wsl.layout.lookup import layout_of
+    from wsl.run import Run
+    from wsl.symmetry.alignment import align, distance
+    from wsl.symmetry.canonical import canonicalize
+    from wsl.symmetry.group import MOVES, random_view
+    from wsl.symmetry.stacks import stack, unstack
+    from wsl.tokenizers.chunks import Chunks
+    from wsl.tokenizers.fisher_basis import FisherBasis
+    from wsl.tokenizers.residual import Residual
+    from wsl.tokenizers.rows import Rows
+
+_HOMES = {
+    "formats.checkpoint": ["read_checkpoint"],
+    "layout.lookup": ["layout_of"],
+    "run": ["Run"],
+    "symmetry.alignment": ["align", "distance"],
+    "symmetry.canonical": ["canonicalize"],
+    "symmetry.group": ["MOVES", "random_view"],
+    "symmetry.stacks": ["stack", "unstack"],
+    "tokenizers.chunks": ["Chunks"],
+    "tokenizers.fisher_basis": ["FisherBasis"],
+    "tokenizers.residual": ["Residual"],
+    "tokenizers.rows": ["Rows"],
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "MOVES",
+    "Chunks",
+    "FisherBasis",
+    "Residual",
+    "Rows",
+    "Run",
+    "align",
+    "canonicalize",
+    "distance",
+    "layout_of",
+    "random_view",
+    "read_checkpoint",
+    "stack",
+    "unstack",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: `import wsl` alone takes no time."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'wsl' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"wsl.{_HOME[name]}"), name)

@@ -136,8 +136,7 @@ class Run:
         """Returns this run with random weights: fitted to nothing but the scales of its inputs."""
         model = build_model(self.config, self.inputs)
         fresh = model.state_dict()
-        scales = {name: buffer for name, buffer in self.model.named_buffers() if name in fresh}
-        model.load_state_dict({**fresh, **scales})
+        model.load_state_dict({**fresh, **{name: buffer for name, buffer in self.model.named_buffers() if name in fresh}})
         return Run(self.path, self.config, model, self.inputs, zoo=self._place, unseen=self._unseen)
 
     def rescaled(self) -> "Run":

@@ -38,11 +38,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); {again}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is damaged (not a mapping); {again}")
-    if config.get("format", 1) != FORMAT:
-        found = shortened(config.get("format", 1))
-        raise InputError(
-            f"{folder} is a run of format {found}, and this version of the package reads format {FORMAT} alone; {again}"
-        )
+    if (found := config.get("format", 1)) != FORMAT:
+        known = f"this version of the package reads format {FORMAT} alone"
+        raise InputError(f"{path} is of format {found if isinstance(found, int) else shortened(found)}, and {known}; {again}")
     return {str(key): value for key, value in config.items()}
 
 

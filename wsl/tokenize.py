@@ -16,16 +16,15 @@ from collections.abc import Mapping, Sequence
 from fnmatch import filter as matching
 from pathlib import Path
 
-import pandas as pd
 import timm
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from wsl.formats.checkpoint import INDEX, TORCH_SUFFIXES, read_checkpoint
 from wsl.layout import layout_of
+from wsl.reporting.coverage_table import coverage_table
 from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.coverage import coverage
 from wsl.tokenizers.plan import Plan
@@ -73,16 +72,6 @@ def without(tensors: Mapping[str, Tensor], patterns: Sequence[str]) -> dict[str,
     return {name: tensor for name, tensor in tensors.items() if name not in gone}
 
 
-def table_of(frame: pd.DataFrame) -> Table:
-    """Returns a coverage frame as a table for the terminal."""
-    table = Table("role")
-    for column in frame.columns:
-        table.add_column(str(column), justify="right")
-    for role, (weights, tokens, padding) in zip(frame.index, frame.to_numpy(), strict=True):
-        table.add_row(str(role), f"{weights:,.0f}", f"{tokens:,.0f}", f"{padding:.1%}")
-    return table
-
-
 def _plan(tokenizer: Codec, tensors: Mapping[str, Tensor], opaque: Sequence[str]) -> Plan:
     """Returns the plan of a checkpoint, with tensors that no layout knows if they are named."""
     if not opaque:
@@ -118,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
             soft_wrap=True,
             markup=False,
         )
-        console.print(table_of(frame))
+        console.print(coverage_table(frame))
         if (shard := SHARD.search(options.source)) and int(shard[2]) > 1:
             advice = "name their folder or index for the whole model"
             console.print(f"This is file {shard[1]} of {shard[2]} alone; {advice}.", soft_wrap=True, markup=False)

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import wsl.train  # noqa: F401 registers the schema of the command
+import wsl.train  # noqa: F401 (its settings, for `compose`)
 from wsl.data import cache
 from wsl.run import Run
 from wsl.tokenizers.residual import Residual

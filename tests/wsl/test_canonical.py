@@ -9,7 +9,7 @@ from wsl.layout import layout_of
 from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MOVES, apply, random_view, sample
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from zoo_gen import Zoo
 from zoo_gen.errors import InputError
 

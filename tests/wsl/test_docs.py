@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from wsl.generate import families_of
+from wsl.generators.families import families_of
 from wsl.generators.family import Generator
 from wsl.run import Run
 from zoo_gen.config import compose
 
 ROOT = Path(__file__).parent.parent.parent
 README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
+HOW_TO = ROOT / "docs" / "how_to"
 COMMANDS = {"zoo_gen": "zoo_gen.__main__", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
 COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report", "wsl.predict": "wsl.predict"}
 COMMANDS |= {"wsl.few_labels": "wsl.few_labels", "wsl.transfer": "wsl.transfer"}
@@ -54,7 +55,8 @@ def test_the_folders_of_the_map_exist() -> None:
 
 
 def test_the_recipe_makes_a_generator(tiny_run: Run) -> None:
-    (code,), (card,) = blocks(CONTRIBUTING, "python"), blocks(CONTRIBUTING, "yaml")
+    page = HOW_TO / "add_a_generator.md"
+    (code,), (card,) = blocks(page, "python"), blocks(page, "yaml")
     names: dict[str, type] = {"__name__": "recipe"}  # type: ignore[dict-item]
     exec(code, names)
     values = yaml.safe_load(card)

@@ -28,7 +28,8 @@ from wsl.probes.label_efficiency import curves, numeric, runs_by_model
 from wsl.probes.label_subsets import average, select
 from wsl.probes.settings import BenchmarkConfig, LabelEfficiencyConfig, TransferConfig
 from wsl.probes.transfer import carry, transferred, without_labels
-from wsl.reporting.label_curves import figure, tables, write_curves
+from wsl.reporting.label_curves import tables, write_curves
+from wsl.reporting.static_figures import curve_figure
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
 from zoo_gen import InputError, Zoo
@@ -218,7 +219,7 @@ def test_probes_of_one_zoo_are_carried_to_a_wider_and_deeper_one(tiny_zoo: Path,
     assert {row["n_models"] for row in found} == {wide.split("by_model", fold=0).test.frame["model"].nunique()}
     assert len({row["value"] for row in real(rows, labelled=0, target="epoch", subset="all", metric="r2")}) == 2 * len(names)
     assert "## No labels: R²" in tables(rows, title="t", command="wsl.transfer")
-    ElementTree.fromstring(figure(rows))
+    ElementTree.fromstring(curve_figure(rows))
 
 
 def test_runs_are_probed_on_a_wider_and_deeper_zoo(tiny_run: Run, tiny_encoder: Run, wide_zoo: Path):

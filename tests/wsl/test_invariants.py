@@ -8,7 +8,7 @@ from tests.wsl.conftest import ARCHITECTURE
 from wsl.data.invariants import invariants
 from wsl.layout import layout_of
 from wsl.symmetry.group import apply, sample
-from wsl.symmetry.null_directions import stack, unstack
+from wsl.symmetry.stacks import stack, unstack
 from zoo_gen.architecture import build
 
 MODEL = build(ARCHITECTURE)

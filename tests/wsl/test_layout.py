@@ -16,7 +16,7 @@ from wsl.layout import architectures, layout_of
 from wsl.layout.axis_table import ROLES, parse
 from wsl.layout.slots import Layout
 from wsl.symmetry.group import random_view
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 
 

@@ -19,7 +19,8 @@ from wsl.probes.cross_validation import Finding
 from wsl.probes.fold_runs import find_pretrained, find_runs
 from wsl.probes.settings import BenchmarkConfig
 from wsl.property_prediction import main
-from wsl.reporting.benchmark_tables import figure, tables
+from wsl.reporting.benchmark_tables import tables
+from wsl.reporting.static_figures import score_figure
 from wsl.run_files import read_config, write_config
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
@@ -145,7 +146,7 @@ def test_rows_are_plain_json_and_make_tables_and_figures(rows: list[dict]):
     text = tables(rows, zoo="tiny")
     assert "hyperrep, mean of seeds − best baseline" in text
     assert "planted features score at least" in text
-    ElementTree.fromstring(figure([row for row in real(rows, metric="r2") if row["value"] is not None]))
+    ElementTree.fromstring(score_figure(rows))
 
 
 def test_differences_are_paired_resample_by_resample():

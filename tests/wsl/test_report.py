@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from tests.commands import call, refused
-from wsl.report import main, project, read_rows
+from wsl.report import main
 from wsl.reporting import figures
 from wsl.reporting.page import page
+from wsl.reporting.projection import project
+from wsl.reporting.results import read_rows
 from wsl.reporting.sections import (
     embedding_section,
     generation_section,
@@ -64,7 +66,7 @@ def probe_rows() -> list[dict[str, Any]]:
         {**same, "subset": subset, "target": target, "features": name, "metric": metric, "value": value}
         for subset in ("all", "final")
         for target, metrics_ in {HOSTILE: ["r2", "kendall_tau"], "optimizer": ["balanced_accuracy"]}.items()
-        for name, value in {"hyperrep": 0.7, "statistics": -40.0}.items()
+        for name, value in {"embedding": 0.7, "statistics": -40.0}.items()
         for metric in metrics_
     ]
     rows = [{**row, "low": row["value"] - 0.2, "high": row["value"] + 0.2} for row in asked]
@@ -78,7 +80,7 @@ def generated_rows() -> list[dict[str, Any]]:
     spaces = {"novelty_by_space": {"weights": 2.0, "behaviour": None}}
     return [
         {**row, **spaces, "generator": "kde", "settings": {"bandwidth": 0.5, "anchors": None}, "novelty": 0.8},
-        {**row, **spaces, "generator": HOSTILE, "settings": {}, "novelty": 0.0, "flags": ["memorization"]},
+        {**row, **spaces, "generator": HOSTILE, "settings": {}, "novelty": 0.0, "flags": ["copied"]},
         {**row, **spaces, "generator": "lonely", "settings": {}, "novelty": None},
     ]
 
@@ -206,6 +208,15 @@ def test_the_same_tables_give_the_same_page():
     assert whole_page() == whole_page()
 
 
+def test_a_model_that_decodes_nothing_has_its_losses_drawn_and_its_measurements_told():
+    losses = [{key: row[key] for key in ("event", "step", "loss")} for row in metrics() if row["event"] == "train"]
+    section = "".join(training_section([*losses, {"event": "validation", "step": 60, "forecast_error": 0.125}]).body)
+    assert promised(section) == {"losses"}
+    assert "forecast error" in section
+    assert "0.125" in section
+    assert promised("".join(training_section(metrics()).body)) == {"losses", "decoded-accuracy", "role-errors"}
+
+
 def test_a_page_names_the_command_for_a_part_that_is_missing():
     section = missing_section("Probes", f"python -m wsl.probe run={HOSTILE}")
     content = page("run", over="", lead="", sections=[section], footer="")
@@ -234,7 +245,7 @@ def test_scores_below_the_axis_are_drawn_at_its_edge_and_told_in_full():
     figure = figures.probe_scores([row for row in probe_rows() if row["metric"] != "kendall_tau"])
     statistics = next(trace for _, trace in figure.traces if cast(Any, trace).name == "statistics")
     assert min(cast(Any, statistics).x) == pytest.approx(-0.25)
-    assert "-40.00 (-40.20 to -39.80)" in cast(Any, statistics).text
+    assert "−40.00 (−40.20 to −39.80)" in cast(Any, statistics).text
 
 
 def test_models_without_novelty_are_left_out_and_only_flagged_ones_are_ringed():
@@ -246,7 +257,7 @@ def test_models_without_novelty_are_left_out_and_only_flagged_ones_are_ringed():
 
 def test_controls_and_empty_questions_stay_out_of_the_probe_table():
     body = "".join(probe_section(probe_rows()).body)
-    assert "shuffled" not in body
+    assert "permuted" not in body
     assert "<td>epoch" not in body
     assert "smoke test" in body
     quotable = "".join(probe_section([{**row, "smoke_test": False} for row in probe_rows()]).body)

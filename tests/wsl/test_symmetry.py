@@ -11,7 +11,8 @@ from tests.architectures import MODELS, build, outputs
 from wsl.layout import layout_of
 from wsl.layout.slots import Axis, Layout
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, apply, random_view, sample
-from wsl.symmetry.null_directions import NULLS, fold, stack, unfold
+from wsl.symmetry.null_directions import NULLS, fold, unfold
+from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 
 K = 2

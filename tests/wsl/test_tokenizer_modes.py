@@ -14,7 +14,7 @@ from wsl.layout import layout_of
 from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MAPPED, PERMUTED, random_view
-from wsl.symmetry.null_directions import stack, unstack
+from wsl.symmetry.stacks import stack, unstack
 from wsl.tokenizers import codec
 from wsl.tokenizers.residual import Residual
 from zoo_gen.errors import InputError

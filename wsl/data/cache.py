@@ -101,9 +101,10 @@ def _files(name: str) -> list[tuple[str, Path]]:
 
 @cache
 def _imports(code: str) -> frozenset[str]:
-    """Returns the modules of `PACKAGES` that a module imports."""
-    found = set()
-    for node in ast.walk(ast.parse(code)):
+    """Returns the modules of `PACKAGES` that a module imports when it runs."""
+    tree, found = ast.parse(code), set()
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

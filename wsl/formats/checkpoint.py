@@ -20,14 +20,14 @@ ADVICE = "write or fetch it again"
 
 
 def read_checkpoint(path: str | Path, *, base: str | Path | None = None) -> dict[str, Tensor]:
-    """Reads the weights of a checkpoint, whatever it is.
+    """Reads the weights of a checkpoint of any known kind.
 
     Args:
         path: a `.safetensors` file; a `.pt`, `.pth`, `.bin` or `.ckpt` file of `torch.save`; the index (`*.index.json`) of a
             sharded checkpoint; a folder that holds `model.safetensors` or `pytorch_model.bin`, or their index; or the
             folder of a LoRA adapter (`adapter_config.json`).
-        base: the checkpoint that an adapter is merged into, of any of these kinds. An adapter names its base too, but a name in a
-            foreign file is not followed.
+        base: the checkpoint that an adapter is merged into, of any of these kinds. The name of a base in the adapter is never
+            followed.
 
     Raises:
         InputError: there is no such file; it is damaged, or of an unknown kind; a shard lies outside the folder; an adapter has no
@@ -88,7 +88,7 @@ def _read_file(path: Path, *, name: str | None = None) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """Reads the shards that an index names; each must hold what the index says, and nothing else."""
+    """Reads the shards that an index names; each must hold exactly the tensors that the index says."""
     places = read_json(index, advice=ADVICE).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
         raise InputError(f"{index} has no object 'weight_map' from tensors to files; {ADVICE}")

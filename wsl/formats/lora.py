@@ -1,8 +1,8 @@
 """LoRA adapters in the format of `peft`, merged into the weights that they adapt.
 
 A layer W of the base becomes W + s B A, with A (r, in) and B (out, r) from the adapter and s = alpha / r, or alpha / sqrt(r) for
-rank-stabilised ones (LoRA: Hu et al., arXiv 2106.09685; rank-stabilised: Kalajdzievski, arXiv 2312.03732). What was trained as a
-whole (`modules_to_save`, biases) takes the place of what was there.
+rank-stabilised ones (LoRA: Hu et al., arXiv 2106.09685; rank-stabilised: Kalajdzievski, arXiv 2312.03732). Tensors trained as a
+whole (`modules_to_save`, biases) replace those of the base.
 """
 
 import math
@@ -21,10 +21,10 @@ UNSUPPORTED = (
     "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "target_parameters",
     "trainable_token_indices", "megatron_config", "arrow_config", "velora_config", "kasa_config", "monteclora_config", "lora_bias",
 )  # fmt: skip
-"""Settings of `peft.LoraConfig` that make an adapter something else than W + s B A."""
+"""Settings of `peft.LoraConfig` with which an adapter is no longer W + s B A."""
 
 CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-"""Initialisations that subtract something from the base, so that the adapter does not belong to the original one."""
+"""Initialisations that change the base, so that the adapter does not fit the original one."""
 
 _PAIR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 _HARMLESS = re.compile(r"[\w.^$\\-]*")
@@ -73,9 +73,11 @@ def _check(config: Mapping[str, Any]) -> None:
         raise InputError(f"the adapter is of the kind {shortened(config.get('peft_type'))}, not 'LORA'; merge it with peft first")
     if odd := [name for name in UNSUPPORTED if config.get(name)]:
         raise InputError(f"the adapter sets {', '.join(odd)}, which is not supported; merge it with peft first")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
-        raise InputError(f"the adapter was initialised by {shortened(start)}, which changes its base; merge it with peft first")
+    initialization = config.get("init_lora_weights")
+    if isinstance(initialization, str) and initialization.lower().startswith(CHANGES_THE_BASE):
+        raise InputError(
+            f"the adapter was initialised by {shortened(initialization)}, which changes its base; merge it with peft first"
+        )
     for name in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict) or not all(_HARMLESS.fullmatch(pattern) for pattern in patterns):

@@ -1,10 +1,12 @@
-"""Pickles followed on paper: what a file of `torch.save` describes, found out without running it.
+"""Pickles followed on paper: the content of a file of `torch.save`, found out without running it.
 
-A pickle is a program that builds objects, and unpickling runs it: any program, or with `torch.load(weights_only=True)` one of few
-functions, which is enough to ask for any amount of memory and to crash the interpreter (a key nested a million deep). Here nothing
-is run. The few instructions that describe dicts, lists and tensors build plain values, and every other one is an error. What a file
-makes of any other class or function, as the arguments of a training script, is a stone (`Opaque`): it has a name, and whatever the
-file would do with it leaves it as it is. Those who read weights refuse them where one lies.
+A pickle is a program that builds objects, and unpickling runs it. `torch.load(weights_only=True)` restricts the program to few
+functions. These are enough to ask for any amount of memory and to crash the interpreter (a key nested a million deep), and files
+with anything else beside the weights are refused.
+
+Nothing runs here. The few instructions that describe dicts, lists and tensors build plain values; every other instruction is an
+error. Objects of other classes or functions, such as the arguments of a training script, become an `Opaque` value: a name that no
+later instruction changes. A reader of weights passes over opaque values beside the weights and refuses them among the weights.
 """
 
 import io
@@ -57,7 +59,7 @@ class Call(NamedTuple):
 
 
 class Opaque(NamedTuple):
-    """An unknown class or function, or what a pickle would have made with it; neither is ever looked up or made."""
+    """An unknown class or function, or a result of it; neither is ever looked up or made."""
 
     text: str
 
@@ -82,11 +84,11 @@ class Described:
 
 
 class Refused(ValueError):
-    """What a pickle describes is not weights, and why."""
+    """The reason why a pickle does not describe weights."""
 
 
 def follow(stream: io.BytesIO, *, programs: int, storages: dict[str, Storage]) -> Iterator[Any]:
-    """Follows pickles on paper and yields what each would make; `storages` is filled with those that they name."""
+    """Follows pickles on paper, yields the result of each, and adds the storages that they name to `storages`."""
     steps = 0
     for _ in range(programs):
         paper = _Paper(storages)
@@ -104,7 +106,7 @@ def follow(stream: io.BytesIO, *, programs: int, storages: dict[str, Storage]) -
 
 
 class _Paper:
-    """What unpickling would have on its stack."""
+    """The stack of an unpickler, on paper."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
         self.storages = storages
@@ -134,7 +136,7 @@ class _Paper:
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             items = [stack.pop() for _ in range(int(name[-1]))]
             stack.append(tuple(reversed(items)))
-        elif name in ("APPEND", "APPENDS", "ADDITEMS"):  # what items are added to is opaque: a set
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):  # ADDITEMS adds to a set, which is opaque
             items = [stack.pop()] if name == "APPEND" else self.since_mark()
             self.top(list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
@@ -171,7 +173,7 @@ class _Paper:
         return items[::-1]
 
     def top(self, kind: type) -> Any:
-        """Returns what is on top of the stack, which must be a dict or a list, or opaque: nothing comes of what is put there."""
+        """Returns the top of the stack: a dict, a list, or an empty one in place of an opaque value, which stays as it is."""
         if isinstance(self.stack[-1], Opaque):
             return kind()
         if type(self.stack[-1]) is not kind:
@@ -191,7 +193,7 @@ def _known(name: str) -> Name | Opaque:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """Returns what a call would make, without making it; one by or of something opaque makes something opaque."""
+    """Returns the result of a call on paper; a call of or with an opaque value is opaque."""
     if isinstance(function, Opaque):
         return function
     if not isinstance(function, Name) or type(arguments) is not tuple or len(arguments) > _ARGUMENTS:
@@ -225,7 +227,7 @@ def _storage(described: Any) -> Storage | Opaque:
 
 
 def _whole(number: Any) -> int:
-    """Returns a size or place. Raises `Refused` for what is none."""
+    """Returns a size or place. Raises `Refused` for any other value."""
     if type(number) is not int or not 0 <= number < 2**62:
         raise Refused("it describes a tensor whose sizes are no whole numbers")
     return number

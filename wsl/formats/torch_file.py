@@ -21,10 +21,10 @@ WRAPPERS = (
 """Keys under which training scripts keep the weights, beside the optimizer and the like; the first that holds tensors is taken."""
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What `DistributedDataParallel` and `torch.compile` put before the names of all tensors."""
+"""Prefixes that `DistributedDataParallel` and `torch.compile` put before the names of all tensors."""
 
 LIGHTNING = ("pytorch-lightning_version", "model.")
-"""What tells a file of PyTorch Lightning, and the usual name of the model in it; elsewhere that is a part of the model's names."""
+"""A key that only files of PyTorch Lightning have, and the usual prefix in them; in other files the prefix belongs to the names."""
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -32,12 +32,11 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 def read_torch_file(path: Path) -> dict[str, Tensor]:
     """Reads the weights in a file of `torch.save`, in today's format (a zip file) or the older one. Nothing is executed.
 
-    The weights are the tensors under one of `WRAPPERS`, or else those of the whole, without what else is there. Names are freed
-    from `PREFIXES` where all have them.
+    The weights are the tensors under one of `WRAPPERS`, or else the tensors of the whole file. A prefix among `PREFIXES` that all
+    names have is taken off. Values of unknown classes beside the weights, as the arguments of a training script, are passed over.
 
     Raises:
-        InputError: the file is missing, damaged or compressed, has no weights, or has among them what is neither a plain value nor
-            a tensor. Such things beside the weights, as the arguments of a training script, are passed over.
+        InputError: the file is missing, damaged or compressed, has no weights, or has a value of an unknown class among them.
     """
     size = size_of(path, advice="name a file of weights")
     try:
@@ -75,7 +74,7 @@ def unprefixed(weights: dict[str, Tensor], prefixes: tuple[str, ...] = PREFIXES)
 
 
 def _state_dict(tree: Any, seen: set[int], *, depth: int) -> dict[Any, Any] | None:
-    """Finds the dict of tensors in what a file describes: under a wrapper, of which `depth` may be around it, or else the whole."""
+    """Finds the dict of tensors in the content of a file: under up to `depth` nested wrappers, or else the whole."""
     if not isinstance(tree, dict) or id(tree) in seen:
         return None
     seen.add(id(tree))
@@ -109,7 +108,7 @@ def _opaque(tree: Any) -> Opaque | None:
 
 
 def _explain(tree: Any) -> NoReturn:
-    """Raises `Refused`: there are no tensors, but what?"""
+    """Raises `Refused` with a list of the keys of a file without tensors."""
     if not isinstance(tree, dict):
         raise Refused(f"it holds a {type(tree).__name__.lower()} where a dict of tensors should be")
     there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"

@@ -1,17 +1,16 @@
-"""A train model copied, with or without noise: what every sampler must beat at equal novelty."""
+"""Copies of train models, with or without noise: the baseline that every sampler must beat at equal novelty."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wsl.generators.family import Family, Sample, draw_families
+from wsl.generators.family import FamilySampler, Sample, draw_families
 
 
-class CopyModel:
-    """A copier: a train model's weights plus white noise.
+class CopyModel(FamilySampler):
+    """A train model's weights plus white noise.
 
     Args:
         noise: standard deviation of the noise, in units of the root-mean-square of each tensor; 0 copies exactly.
@@ -21,27 +20,21 @@ class CopyModel:
     def __init__(self, *, noise: float, anchors: int | None):
         self.noise = noise
         self.anchors = anchors
-        self.families: Sequence[Family] = ()
-
-    def fit(self, families: Sequence[Family]) -> Self:
-        """Keeps the train models."""
-        self.families = families
-        return self
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n train models with replacement and adds the noise."""
         drawn = draw_families(self.families, n, rng)
         return [(family, self._noisy(family.states[rng.choice(family.anchors(self.anchors))], rng)) for family in drawn]
 
-    def _noisy(self, state, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _noisy(self, state: Mapping[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
         return {name: tensor + self.noise * rms(tensor) * white(tensor, rng) for name, tensor in state.items()}
 
 
 def rms(tensor: Tensor) -> Tensor:
-    """Root of the mean square, in float32: the size of a tensor's typical weight."""
+    """Returns the root of the mean square of a tensor, in float32."""
     return tensor.float().square().mean().sqrt()
 
 
 def white(tensor: Tensor, rng: np.random.Generator) -> Tensor:
-    """Standard normal noise of a tensor's shape."""
+    """Returns standard normal noise of a tensor's shape."""
     return torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))

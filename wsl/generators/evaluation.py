@@ -1,4 +1,4 @@
-"""The bench that generated models are measured on: zero-shot accuracy, novelty and diversity.
+"""Bench: measures generated models by their accuracy without training, their novelty and their diversity.
 
 Weights are compared modulo symmetry (`wsl.symmetry.alignment`): all models of a family are aligned to its first train model.
 """
@@ -16,7 +16,7 @@ from wsl.generators.family import Family, Sample, flatten
 from wsl.generators.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
 from wsl.layout import layout_of
 from wsl.symmetry.alignment import aligned_vectors
-from wsl.symmetry.null_directions import stack
+from wsl.symmetry.stacks import stack
 from zoo_gen.architecture import skeleton
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
@@ -27,9 +27,9 @@ MODELS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Scored:
-    """S models of one family and what they do: accuracy on the test images, classes predicted on the val images.
+    """S models of one family: weights modulo symmetry, accuracies on the test images, predicted classes of the val images.
 
-    `vectors` are their weights modulo symmetry, whose Euclidean distances count.
+    Distances of weights are the Euclidean distances of `vectors`.
     """
 
     vectors: Float[np.ndarray, "S F"]
@@ -37,12 +37,26 @@ class Scored:
     predictions: Int[np.ndarray, "S images"]
 
 
-def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images) -> Scored:
-    """Scores models of one family as they are and aligns them, a stack of them at a time; equal models are run once."""
+def silent(done: int) -> None:
+    """Shows no progress."""
+
+
+def score_models(
+    states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images, advance: Callable[[int], None] = silent
+) -> Scored:
+    """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
+
+    Args:
+        states: the models.
+        family: that they belong to.
+        images: test images give the accuracies, val images the predicted classes.
+        advance: is called with the number of models that each stack stands for.
+    """
     _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
     pixels = torch.cat([images.test.pixels, images.val.pixels])
     layout = layout_of(skeleton(family.architecture))
     reference = stack([family.states[0]])
+    copies = np.bincount(which)
     vectors, accuracy, predictions = [], [], []
     for start in range(0, len(first), MODELS_AT_ONCE):
         chosen = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
@@ -50,6 +64,7 @@ def score_models(states: Sequence[Mapping[str, Tensor]], *, family: Family, imag
         vectors.append(aligned_vectors(stack(chosen), layout, to=reference))
         accuracy.append(score_logits(test, images.test.labels).accuracy)
         predictions.append(val.argmax(-1))
+        advance(int(copies[start : start + MODELS_AT_ONCE].sum()))
     return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
 
 
@@ -60,29 +75,29 @@ class Bench:
         families: the train models.
         images: test images give the accuracies, val images the behaviour.
         seed: of the random subsets that diversity is computed on.
+        advance: is called with the number of models scored.
     """
 
-    def __init__(self, families: Sequence[Family], images: Images, *, seed: int):
+    def __init__(self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = silent):
         self.families = families
         self.images = images
         self.seed = seed
-        self.train = [score_models(family.states, family=family, images=images) for family in families]
+        self.train = [score_models(family.states, family=family, images=images, advance=advance) for family in families]
 
-    def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None]) -> dict[int, Scored]:
-        """Scores samples by the place of their family, calling `advance` with the number of models done."""
+    def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None] = silent) -> dict[int, Scored]:
+        """Scores samples; the keys are the places of their families, and `advance` is called with the number of models scored."""
         scored: dict[int, Scored] = {}
         for i, family in enumerate(self.families):
             if states := [state for owner, state in samples if owner is family]:
-                scored[i] = score_models(states, family=family, images=self.images)
-                advance(len(states))
+                scored[i] = score_models(states, family=family, images=self.images, advance=advance)
         return scored
 
     def measure_train(self) -> dict[str, Any]:
-        """Judges each train model against the others: what a novelty and diversity of 1 look like."""
+        """Judges each train model against the others: the row that shows what real models score."""
         return self.measure("train models", {}, dict(enumerate(self.train)))
 
     def measure_nearest(self, scored: Mapping[int, Scored]) -> dict[str, Any]:
-        """Measures the train model nearest to each sample: a generator no better has only learned to retrieve."""
+        """Measures the train model nearest to each sample; a generator that is no better has only learned to retrieve."""
         retrieved: dict[int, Scored] = {}
         for i, models in scored.items():
             train, nearest = self.train[i], euclidean(models.vectors, self.train[i].vectors).argmin(axis=1)

@@ -1,9 +1,7 @@
-"""What a generator may look at, and what it gives back.
+"""Family: the fine-tuned train models of one root with one head type, which a generator is fitted on.
 
-Models are generated within a family: the fine-tuned train models of one root with one head type. They share a shape
-and a starting point, so their weights (N W) and latents (N T Z) are clouds of points in one space, and a sample
-inherits root and head type. A generator samples in whichever of the two spaces it likes; the family makes state dicts
-of either's points.
+Models of a family share a shape and their root, so their weights (N W) and latents (N T Z) are points of one space. A sample
+inherits root and head type. A generator samples weights or latents; the family turns either into a state dict.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +56,7 @@ class Family:
 
 
 def flatten(state: Mapping[str, Tensor]) -> Float[np.ndarray, " W"]:
-    """All weights of a state dict, one after the other, as float32."""
+    """Returns all weights of a state dict, one after the other, as float32."""
     return pack([tensor.float() for tensor in state.values()], "*")[0].numpy()
 
 
@@ -77,6 +75,17 @@ class Generator(Protocol):
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models; equal states of `rng` give equal models. A generator that knows fewer than n gives those."""
         ...
+
+
+class FamilySampler:
+    """A generator that learns nothing beforehand: it keeps the families and samples from their train models."""
+
+    families: Sequence[Family] = ()
+
+    def fit(self, families: Sequence[Family]) -> Self:
+        """Keeps the families."""
+        self.families = families
+        return self
 
 
 def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) -> list[Family]:

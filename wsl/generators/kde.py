@@ -5,15 +5,12 @@ In each family a sample is the latents :math:`z_a` of a train model (its anchor)
 latent. Bandwidth :math:`h = 0` gives the decoded anchors themselves, and a large one forgets the anchor.
 """
 
-from collections.abc import Sequence
-from typing import Self
-
 import numpy as np
 
-from wsl.generators.family import Family, Sample, draw_families
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families
 
 
-class KDE:
+class KDE(FamilySampler):
     """A Gaussian around each anchor, in latent space, per family.
 
     Args:
@@ -24,12 +21,6 @@ class KDE:
     def __init__(self, *, bandwidth: float, anchors: int | None):
         self.bandwidth = bandwidth
         self.anchors = anchors
-        self.families: Sequence[Family] = ()
-
-    def fit(self, families: Sequence[Family]) -> Self:
-        """Keeps the families: their latents are the estimate."""
-        self.families = families
-        return self
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models: anchor, noise, decoder."""

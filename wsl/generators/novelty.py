@@ -1,21 +1,20 @@
-r"""Novelty and diversity: are generated models new, or train models in disguise?
+r"""Novelty and diversity: how far generated models are from the train models, and from one another.
 
-Everything is judged within one family (one root, one shape), from distances in two spaces: the weights themselves,
-and behaviour (the share of images on which two models predict different classes). With :math:`d` a distance,
-:math:`x` a sample and :math:`t` the train models of its family,
+Models are compared within one family (one root, one shape), by distances in two spaces: weights, and behaviour (the fraction of
+images on which two models predict different classes). With :math:`d` a distance, :math:`x` a sample and :math:`t` the train models
+of its family,
 
 .. math::
     \mathrm{novelty}(x) = \frac{\min_t d(x, t)}{\mathrm{median}_t \min_{t' \ne t} d(t, t')}
     \qquad
     \mathrm{diversity} = \mathrm{median}_x \frac{\min_{x' \ne x} d(x, x')}{\mathrm{median}_t \min_{t' \ne t} d(t, t')},
 
-so that both are about 1 for a fresh draw of the population and 0 for a copy. The nearest of many is nearer than the
-nearest of few, so diversity compares as many samples as train models. In each figure the smaller of the two spaces
-counts, sample by sample. The effective-rank ratio (exponential of the entropy of the normalised singular values, Roy
-& Vetterli 2007) stands beside it.
+so that both are about 1 for new models of the population. Copies of train models have novelty 0; equal samples have diversity 0.
+The nearest of many is nearer than the nearest of few, so diversity compares as many samples as train models. In both, the smaller
+of the two spaces counts, sample by sample. The effective-rank ratio (exponential of the entropy of the normalised singular values,
+Roy & Vetterli 2007) stands beside them.
 
-A figure that cannot be computed (a family with one train model, or whose train models coincide) is null; a note says
-why.
+A novelty or diversity without a scale is null, and a note says why: the family has one train model, or its train models coincide.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +25,18 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 THRESHOLD = 0.25
-"""Novelty or diversity below this raises the memorization flag."""
+"""Samples of a lower median novelty are flagged `copied`, samples of a lower median diversity `collapsed`."""
 
-DRAWS = 32
+COPIED, COLLAPSED = "copied", "collapsed"
+
+SUBSETS = 32
 """Random subsets over which nearest neighbours among equally many samples and train models are averaged."""
 
 Distance = Callable[[Shaped[np.ndarray, "A F"], Shaped[np.ndarray, "B F"]], Float[np.ndarray, "A B"]]
 
 
 def euclidean(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:
-    """Distance between weights; infinite where either has weights that are not finite.
+    """Returns distances between weights; infinite where either has weights that are not finite.
 
     Computed from differences and not from inner products, which would put a copy at the square root of the round-off.
     """
@@ -45,7 +46,7 @@ def euclidean(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Flo
 
 
 def disagreement(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:
-    """Share of images, in 0..1, on which two models predict different classes."""
+    """Returns the fraction of images on which two models predict different classes."""
     return np.stack([(a != row).mean(axis=1) for row in b], axis=1)
 
 
@@ -70,12 +71,12 @@ class Distances:
 
 
 def nearest_other(distances: Float[np.ndarray, "N N"]) -> Float[np.ndarray, " N"]:
-    """Distance of each of N models to its nearest other model; infinite for a single one."""
+    """Returns the distance of each of N models to its nearest other model; infinite for a single one."""
     return (distances + np.diag(np.full(len(distances), np.inf))).min(axis=1)
 
 
 def effective_rank(distances: Float[np.ndarray, "N N"]) -> float:
-    """Number of dimensions, up to N - 1, that N points at these Euclidean distances fill: 0 if they coincide.
+    """Returns the number of dimensions, up to N - 1, that N points at these Euclidean distances fill: 0 if they coincide.
 
     NaN if a distance is not finite.
     """
@@ -92,7 +93,7 @@ def effective_rank(distances: Float[np.ndarray, "N N"]) -> float:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the samples of one family scored: ratios per space, NaN where they are undefined, and notes that say why."""
+    """Novelty and diversity of the samples of one family by space, NaN where they are undefined, and notes that say why."""
 
     novelty: dict[str, Float[np.ndarray, " S"]]
     diversity: dict[str, Float[np.ndarray, " X"]]
@@ -105,20 +106,20 @@ def judge(spaces: Mapping[str, Distances], rng: np.random.Generator) -> Judgemen
 
     Args:
         spaces: "weights" and "behaviour" with their distances.
-        rng: draws the subsets among which diversity is measured.
+        rng: chooses the subsets that diversity is measured on.
     """
     n_samples, n_train = spaces["weights"].to_train.shape
     size = min(n_samples, n_train)
-    draws = [(rng.permutation(n_samples)[:size], rng.permutation(n_train)[:size]) for _ in range(DRAWS)]
+    subsets = [(rng.permutation(n_samples)[:size], rng.permutation(n_train)[:size]) for _ in range(SUBSETS)]
     novelty, diversity = {}, {}
     for name, space in spaces.items():
         novelty[name] = _over_median(space.to_train.min(axis=1), nearest_other(space.train))
-        among_samples = [nearest_other(_within(space.samples, drawn)) for drawn, _ in draws]
-        among_train = [nearest_other(_within(space.train, drawn)) for _, drawn in draws]
+        among_samples = [nearest_other(_within(space.samples, chosen)) for chosen, _ in subsets]
+        among_train = [nearest_other(_within(space.train, chosen)) for _, chosen in subsets]
         diversity[name] = _over_median(np.concatenate(among_samples), np.concatenate(among_train))
     weights = spaces["weights"]
-    train_rank = np.mean([effective_rank(_within(weights.train, drawn)) for _, drawn in draws])
-    sample_rank = np.mean([effective_rank(_within(weights.samples, drawn)) for drawn, _ in draws])
+    train_rank = np.mean([effective_rank(_within(weights.train, chosen)) for _, chosen in subsets])
+    sample_rank = np.mean([effective_rank(_within(weights.samples, chosen)) for chosen, _ in subsets])
     ratio = float(sample_rank / train_rank) if train_rank > 0 else float("nan")
     notes = []
     if n_train == 1:
@@ -131,8 +132,8 @@ def judge(spaces: Mapping[str, Distances], rng: np.random.Generator) -> Judgemen
     return Judgement(novelty, diversity, ratio, tuple(notes))
 
 
-def _within(distances: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    return distances[np.ix_(drawn, drawn)]
+def _within(distances: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return distances[np.ix_(chosen, chosen)]
 
 
 def _over_median(distances: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -142,7 +143,7 @@ def _over_median(distances: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The figures of one generator over the samples of all its families. NaN: undefined."""
+    """Medians of one generator over the samples of all its families. NaN: undefined."""
 
     novelties: Float[np.ndarray, " S"]
     novelty: float
@@ -155,30 +156,37 @@ class Verdict:
 
 
 def pool(judgements: Mapping[str, Judgement]) -> Verdict:
-    """Medians over the samples of all families (whose names are the keys), and the memorization flag."""
+    """Returns medians over the samples of all families (whose names are the keys), and the flags.
+
+    One space suffices for a flag, also where the other is undefined.
+    """
     each = list(judgements.values())
     spaces = list(each[0].novelty)
     novelty = {space: np.concatenate([one.novelty[space] for one in each]) for space in spaces}
     diversity = {space: np.concatenate([one.diversity[space] for one in each]) for space in spaces}
-    novelties = smaller(novelty)
-    medians = _median(novelties), _median(smaller(diversity))
-    by_space = [{space: _median(values) for space, values in ratios.items()} for ratios in (novelty, diversity)]
-    low = [median < THRESHOLD for median in (*medians, *by_space[0].values(), *by_space[1].values())]
+    novelty_median, novelty_by_space = _medians(novelty)
+    diversity_median, diversity_by_space = _medians(diversity)
+    judged = {COPIED: (novelty_median, *novelty_by_space.values()), COLLAPSED: (diversity_median, *diversity_by_space.values())}
     return Verdict(
-        novelties=novelties,
-        novelty=medians[0],
-        novelty_by_space=by_space[0],
-        diversity=medians[1],
-        diversity_by_space=by_space[1],
+        novelties=smaller(novelty),
+        novelty=novelty_median,
+        novelty_by_space=novelty_by_space,
+        diversity=diversity_median,
+        diversity_by_space=diversity_by_space,
         effective_rank_ratio=_median(np.array([one.effective_rank_ratio for one in each])),
-        flags=("memorization",) if any(low) else (),  # one space is enough, where the other is undefined
+        flags=tuple(flag for flag, medians in judged.items() if any(median < THRESHOLD for median in medians)),
         notes=tuple(f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes),
     )
 
 
 def smaller(ratios: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The smaller of all spaces, sample by sample; NaN where one is undefined, as it might have been the smaller."""
+    """Returns the smaller ratio of each sample; NaN where one is undefined, as it might have been the smaller."""
     return np.minimum.reduce(list(ratios.values()))
+
+
+def _medians(ratios: Mapping[str, np.ndarray]) -> tuple[float, dict[str, float]]:
+    """Returns the median of the smaller ratio of each sample, and the median of each space."""
+    return _median(smaller(ratios)), {space: _median(values) for space, values in ratios.items()}
 
 
 def _median(values: np.ndarray) -> float:
@@ -187,7 +195,7 @@ def _median(values: np.ndarray) -> float:
 
 
 def null_if_undefined(value: Any) -> Any:
-    """Makes NaN and infinities JSON's null, in nested lists, tuples, mappings and arrays too."""
+    """Returns a value with None, JSON's null, for NaN and infinities, in nested lists, tuples, mappings and arrays too."""
     if isinstance(value, Mapping):
         return {key: null_if_undefined(item) for key, item in value.items()}
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):

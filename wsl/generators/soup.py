@@ -1,14 +1,11 @@
 """Uniform soup: the average of a family's train models (Wortsman et al., arXiv 2203.05482)."""
 
-from collections.abc import Sequence
-from typing import Self
-
 import numpy as np
 
-from wsl.generators.family import Family, Sample
+from wsl.generators.family import FamilySampler, Sample
 
 
-class UniformSoup:
+class UniformSoup(FamilySampler):
     """The mean of the weights, one model per family.
 
     Args:
@@ -17,12 +14,6 @@ class UniformSoup:
 
     def __init__(self, *, anchors: int | None):
         self.anchors = anchors
-        self.families: Sequence[Family] = ()
-
-    def fit(self, families: Sequence[Family]) -> Self:
-        """Keeps the train models."""
-        self.families = families
-        return self
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Gives the soup of each family, n at most; nothing is drawn at random."""

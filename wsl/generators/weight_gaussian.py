@@ -1,15 +1,12 @@
 """A Gaussian in weight space, per family: fine-tuned weights mixed without any learned representation."""
 
-from collections.abc import Sequence
-from typing import Self
-
 import numpy as np
 from einops import einsum
 
-from wsl.generators.family import Family, Sample, draw_families
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families
 
 
-class WeightGaussian:
+class WeightGaussian(FamilySampler):
     """A Gaussian with the mean and the covariance of the anchors' weights.
 
     Args:
@@ -20,12 +17,6 @@ class WeightGaussian:
     def __init__(self, *, spread: float, anchors: int | None):
         self.spread = spread
         self.anchors = anchors
-        self.families: Sequence[Family] = ()
-
-    def fit(self, families: Sequence[Family]) -> Self:
-        """Keeps the train models."""
-        self.families = families
-        return self
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models."""

@@ -7,21 +7,21 @@ from typing import NamedTuple
 from wsl.layout.slots import ROLES
 
 VERBS = ("norm", "scale", "bias", "sum", "mean")
-"""What a rule may say."""
+"""The kinds of rules."""
 
 
 class Row(NamedTuple):
-    """One row: a pattern of names, the axes of its tensors part by part, and where among the blocks it stands.
+    """One row: a pattern of names, the axes of its tensors part by part, and its place among the blocks.
 
-    `parts` are pairs of a role and the names of the axes of each dimension; `shares` counts the parts, which are equal, of each
-    share of the first axis. `stage` counts, from 0 for the stem, the
-    runs of blocks (`layers.0.blocks.{b}`, `layers.1.blocks.{b}`) that begin up to here; in the `tail`, none follows.
+    `parts` are pairs of a role and the names of the axes of each dimension; `sections` has the number of equal parts in each
+    section of the first axis. `stage` is the number of runs of blocks (`layers.0.blocks.{b}`, `layers.1.blocks.{b}`) up to this
+    row, 0 in the stem; no run follows the `tail`.
     """
 
     name: str
     pattern: re.Pattern[str]
     parts: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
-    shares: tuple[int, ...]
+    sections: tuple[int, ...]
     transposed: bool
     stage: int
     tail: bool
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 @functools.cache
 def parse(text: str) -> Table:
-    """Reads a table; a malformed one is a bug of its module (ValueError), not bad input."""
+    """Reads a table. Raises `ValueError` for a malformed one: a bug of its module, not bad input."""
     lines = [
         line
         for line in map(str.strip, re.sub(r"\n\s*[|/]|->\s*\n", lambda joint: joint[0].replace("\n", " "), text).splitlines())
@@ -60,9 +60,9 @@ def parse(text: str) -> Table:
             stage = 1 + runs.index(name.partition("{b}")[0])
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[0-9]{1,6})", re.escape(name))
         tail = stage == len(runs) > 0 and "{b}" not in name
-        shares = [_parts(line, share) for share in axes.split("/")]
-        parts = tuple(part for share in shares for part in share)
-        rows.append(Row(name, re.compile(pattern), parts, tuple(map(len, shares)), transposed, stage, tail))
+        sections = [_parts(line, section) for section in axes.split("/")]
+        parts = tuple(part for section in sections for part in section)
+        rows.append(Row(name, re.compile(pattern), parts, tuple(map(len, sections)), transposed, stage, tail))
     return Table(tuple(rows), tuple(rules))
 
 

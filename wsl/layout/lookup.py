@@ -1,4 +1,4 @@
-"""Layouts: where the weights of an architecture live, what they are for, and how each axis transforms.
+"""Layouts: the place of each weight of an architecture, its role, and the transformation of each of its axes.
 
 A layout is read off a table of axis names (`wsl.layout.architectures`), one row per tensor:
 
@@ -6,36 +6,41 @@ A layout is read off a table of axis names (`wsl.layout.architectures`), one row
     blocks.{b}.attn.proj.weight  o: resid (head.{b} vo.{b}*)
     head.bias                    head: class
 
-`|` splits the first axis into equal parts, each `role: axes`; `/` before that into shares of any size, each of which may have
-equal parts. Parentheses make one axis of several (the first varies slowest); a row may go on in a line that begins with `|` or
-`/`, a rule after `->`; `{b}` is the index of the block. Rows before the first `{b}` are the stem, rows after the last one the tail.
+The signs of a row:
 
-A name that ends in `^T` is of a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
-Other placeholders than `{b}` (`{i}` of parallel branches) may stand in names too.
+- `|` splits the first axis into equal parts, each written `role: axes`.
+- `/` binds less tightly and splits the first axis into sections of any size; a section may have equal parts.
+- Parentheses make one axis of several; the first varies slowest.
+- `{b}` is the index of the block. Other placeholders (`{i}` of parallel branches) may stand in names too.
+- `^T` after a name marks a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
+- A line that begins with `|` or `/` continues a row; a line after `->` continues a rule.
 
-Equal names mean the same group element, hence the same size. An element g acts on an axis by g, on one
-marked `*` by its dual g^-T. What is before the first dot of a name is its kind:
+Rows before the first `{b}` are the stem, rows after the last one the tail.
+
+Equal names mean the same group element, hence the same size. An element g acts on an axis by g, and on an axis marked `*` by its
+dual g^-T. The kind of an axis is the part of its name before the first dot:
 
     resid  residual stream, permuted       mlp     hidden neurons, permuted       head  attention heads, permuted
     qk     features of queries and keys of a head, any invertible map             vo    the same of values and outputs
 
 Every other kind (`class`, `position`, `dim`, ...) carries no symmetry, and `1` is an axis of size one.
 
-What the model cannot feel, though no axis says so, stands in rules, lines with an arrow (`wsl.symmetry.null_directions` acts on
-them):
+Rules, lines with an arrow, name the null directions that no axis shows: changes of weights without any effect on the outputs
+(`wsl.symmetry.null_directions` folds them away):
 
     norm   blocks.{b}.norm1 -> blocks.{b}.attn.qkv              scale and shift of a norm pass into the layers that read it
     bias   blocks.{b}.attn.qkv.bias[2] -> blocks.{b}.attn.proj  a constant passes through a layer into its bias (part 2: values)
-    bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes what all keys share
+    bias   blocks.{b}.attn.qkv.bias[1] -> nothing               the softmax removes a constant that all keys have in common
     scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
-    sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    of two vectors only the sum is felt
-    mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of what is written to the residual stream
+    sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    outputs depend on the sum of two vectors alone
+    mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of the vectors of the residual stream
 
-A mean is felt, and its rule dropped, where none of the norms named is there (`nothing` needs none), or where a layer that a norm
-passes into reads the same stream without any.
-A norm that something else reads too is written `norm ... -> kept`. It, and a norm or scale none of whose layers the model
-has, keeps its stream from being rotated; a stream all of whose norms and scales fold away has every rotation of its features
-that fixes the mean as a symmetry.
+A rule of a mean is dropped where outputs depend on the mean: where none of the norms named is there (`nothing` needs none), or
+where a layer that a norm passes into reads the same stream without any.
+
+A norm with another reader, which cannot take over its scale, is written `norm ... -> kept`. Such a norm forbids rotations of its
+stream, and so does a norm or scale none of whose layers the model has. Where all norms and scales of a stream fold away, every
+rotation of its features that fixes the mean is a symmetry.
 """
 
 import fnmatch
@@ -58,21 +63,21 @@ from zoo_gen.errors import InputError
 def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
     """Finds the architecture of a state dict or model and returns its layout.
 
-    A model is held to the classes that the table is of (`CLASSES` of `wsl.layout.architectures`). A state dict cannot be: nothing
-    in it tells that norms come after the sum (timm's `ResPostBlock`) or positions rotate queries and keys (timm's `Eva`), so it is
-    taken to be of those classes. Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
+    A model must be of the classes of its table (`CLASSES` of `wsl.layout.architectures`). A state dict is taken to be of those
+    classes: nothing in it tells that norms come after the sum (timm's `ResPostBlock`) or that positions rotate queries and keys
+    (timm's `Eva`). Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
 
     Args:
-        source: a model or its state dict; only names, shapes and the classes of a model are read.
-        heads: number of attention heads per block, which no state dict tells (a model's `num_heads` does). Tokens do
-            not need it, symmetries do.
-        opaque: patterns (`adapter.*`) of tensors that no table need know: they are covered, in the tail, without any
-            symmetry; where they are all that there is, the family is "opaque". It is for the caller to know that they do not
-            read what the symmetries move.
+        source: a model or its state dict. Only names, shapes and the classes of a model are read.
+        heads: number of attention heads per block, which a model tells (`num_heads`) and a state dict does not. Symmetries need
+            it, tokens do not.
+        opaque: patterns (`adapter.*`) of tensors without a row in any table. The layout has them in its tail, without any
+            symmetry; a checkpoint of nothing else is of the family "opaque". The caller must know that they read no axis that
+            the symmetries move.
 
     Raises:
-        InputError: no table of `wsl.layout.architectures` has all other tensors with consistent sizes, a model is built of other
-            classes than the table is of, or a pattern of `opaque` names none.
+        InputError: no table has all other tensors with consistent sizes, a model is of other classes than those of the table, or
+            a pattern of `opaque` names no tensor.
     """
     if isinstance(source, nn.Module):
         found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
@@ -85,7 +90,7 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
 
 
 def _check_classes(model: nn.Module, family: str) -> None:
-    """Refuses a model that has the tensors of a family but not its classes and settings, so that it reads them in another way."""
+    """Raises `InputError` for a model with the tensors of a family but other classes or settings."""
     table = importlib.import_module(f"{architectures.__name__}.{family}")
     classes = getattr(table, "CLASSES", {})
     for name, module in model.named_modules():
@@ -105,7 +110,7 @@ def _check_classes(model: nn.Module, family: str) -> None:
 
 
 class _Mismatch(Exception):
-    """A table does not fit: how many tensors it does not know, and why."""
+    """A table that does not fit: the number of tensors without a row, and the reason."""
 
     def __init__(self, unknown: int, reason: str):
         super().__init__(unknown, reason)
@@ -125,25 +130,25 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
     known = tuple(pair for pair in shapes if pair not in passed)
     if not known:
         return Layout("opaque", 0, tuple(_opaque(name, shape, 1) for name, shape in passed), ())
-    misses: list[tuple[str, _Mismatch]] = []
+    mismatches: list[tuple[str, _Mismatch]] = []
     for module in pkgutil.iter_modules(architectures.__path__):
         for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
             try:
                 layout = _fit(module.name, parse(text), known, heads)
-            except _Mismatch as miss:
-                misses.append((module.name, miss))
+            except _Mismatch as mismatch:
+                mismatches.append((module.name, mismatch))
             else:
                 tail = tuple(_opaque(name, shape, layout.depth + 1) for name, shape in passed)
                 return replace(layout, slots=layout.slots + tail)
-    families = ", ".join(dict.fromkeys(name for name, _ in misses))
-    family, closest = min(misses, key=lambda item: item[1].unknown)
+    families = ", ".join(dict.fromkeys(name for name, _ in mismatches))
+    family, closest = min(mismatches, key=lambda item: item[1].unknown)
     near = f"the closest, {family!r}, does not because {closest.reason}"
     if closest.unknown == len(known):
         near = f"none has a row for any of them, such as {known[0][0]!r}"
     raise InputError(
         f"no architecture of wsl.layout.architectures fits the checkpoint's {len(shapes)} tensors; {near}. Families are "
         f"{families}: add a table for another (one file in wsl/layout/architectures), "
-        "remove what is no weight of the model (--without on the command line), or pass its names as opaque (--opaque)"
+        "remove tensors that are no weights of the model (--without on the command line), or pass their names as opaque (--opaque)"
     )
 
 
@@ -179,15 +184,15 @@ def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], .
             named = [[axis.format(**values) for axis in dimension] for dimension in dimensions]
             axes = tuple(tuple(Axis(name.removesuffix("*"), name.endswith("*")) for name in names) for names in named)
             parts.append(Part(role, block, 0, axes))
-        keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed), row.shares))
+        keyed.append(((block, i, name), Slot(name, turned, row.name, tuple(parts), row.transposed), row.sections))
     keyed.sort(key=lambda item: item[0])
-    slots, sizes = _solve([(slot, shares) for _, slot, shares in keyed], heads)
+    slots, sizes = _solve([(slot, sections) for _, slot, sections in keyed], heads)
     bindings = [values for _, values, *_ in matches]
-    return Layout(family, len(blocks), slots, sizes, _felt(list(dict.fromkeys(_rules(table, slots, bindings))), slots))
+    return Layout(family, len(blocks), slots, sizes, _without_effect(list(dict.fromkeys(_rules(table, slots, bindings))), slots))
 
 
 def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
-    """Writes a table's rules out for the tensors that there are; what moves nowhere is dropped, or kept without targets."""
+    """Yields a table's rules for the tensors of a checkpoint; a norm or scale that nothing can take over has no targets."""
     names = {slot.name for slot in slots}
     for verb, sources, targets in table.rules:
         holes = set(re.findall(r"{(\w+)}", " ".join(sources)))
@@ -213,27 +218,30 @@ def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]
                     yield Rule(verb if present else "bare", source, part, found)
 
 
-def _felt(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> tuple[Rule, ...]:
-    """Returns the rules without the means of streams that some layer reads without a norm."""
+def _without_effect(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> tuple[Rule, ...]:
+    """Returns the rules but for means of streams that some layer reads without a norm: these have an effect."""
     normed = {layer for rule in rules if rule.verb == "norm" for layer in rule.targets}
     bare = {f"{layer}.weight" for rule in rules if rule.verb == "bare" for layer in rule.targets if layer not in normed}
     axes = {slot.name: slot.parts[0].axes for slot in slots}
-    felt = {axis for name in bare for dim in axes[name][1:] for axis in dim if axis.kind == "resid"}
+    read = {axis for name in bare for dim in axes[name][1:] for axis in dim if axis.kind == "resid"}
 
-    def kept(rule: Rule) -> bool:
+    def holds(rule: Rule) -> bool:
         if rule.verb == "mean":
-            return next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in felt
+            return next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in read
         return rule.verb != "bare"
 
-    return tuple(filter(kept, rules))
+    return tuple(filter(holds, rules))
 
 
 def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> tuple[tuple[Slot, ...], tuple[tuple[str, int], ...]]:
-    """Finds the size of every part and axis from the shapes; equal names that would need different sizes are a mismatch.
+    """Finds the size of every part and axis from the shapes.
 
     Args:
-        rows: slots without the sizes of their parts, and the number of parts in each share of the first axis.
+        rows: slots without the sizes of their parts, and the number of parts in each section of the first axis.
         heads: their number, where it is given.
+
+    Raises:
+        _Mismatch: equal names would need different sizes.
     """
     products: dict[tuple[str, ...], tuple[int, str]] = {("1",): (1, "by definition")}
 
@@ -243,14 +251,14 @@ def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> t
             raise _Mismatch(0, f"axis '{' '.join(names)}' has size {known} ({first}) and size {size} ({where})")
 
     filled: dict[str, Slot] = {}
-    for slot, shares in sorted(rows, key=lambda row: len(row[1])):  # shares of any size are known from other tensors
+    for slot, sections in sorted(rows, key=lambda row: len(row[1])):  # other tensors tell the sizes of sections
         sizes: list[int] = []
-        for n in shares[:-1]:
+        for n in sections[:-1]:
             names = tuple(axis.name for axis in slot.parts[len(sizes)].axes[0])
             sizes += n * [products.get(names, (0, ""))[0]]
-        sizes += shares[-1] * [((*slot.shape, 1)[0] - sum(sizes)) // shares[-1]]
+        sizes += sections[-1] * [((*slot.shape, 1)[0] - sum(sizes)) // sections[-1]]
         if any(len(part.axes) != len(slot.shape) for part in slot.parts) or min(sizes) < 1 or sum(sizes) != slot.shape[0]:
-            what = f"{len(sizes)} equal part(s)" if len(shares) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
+            what = f"{len(sizes)} equal part(s)" if len(sections) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
             raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {what} of {len(slot.parts[0].axes)} dimension(s)")
         parts = tuple(replace(part, size=size) for part, size in zip(slot.parts, sizes, strict=True))
         filled[slot.name] = replace(slot, parts=parts)

@@ -1,6 +1,6 @@
-"""What a layout is made of: slots, parts, axes and rules, which say where each weight lies and how it transforms.
+"""Slots, parts, axes and rules: the pieces of a layout, which say where each weight lies and how it transforms.
 
-`wsl.layout.lookup` reads them off tables and says what they mean.
+`wsl.layout.lookup` reads them off tables and explains them.
 """
 
 import functools
@@ -22,13 +22,13 @@ class Axis(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What is before the first dot: `qk` of `qk.3`."""
+        """The part of the name before the first dot: `qk` of `qk.3`."""
         return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A share of a tensor's first axis: its role, its block, its size along that axis, and the axes of each dimension."""
+    """A run of a tensor's first axis: its role, its block, its size along that axis, and the axes of each dimension."""
 
     role: str
     block: int
@@ -58,12 +58,12 @@ class Slot:
         return self.turn(tensor).split([part.size for part in self.parts], dim=1)
 
     def start(self, part: int) -> int:
-        """Returns where along the first axis a part begins."""
+        """Returns the first row of a part."""
         return sum(one.size for one in self.parts[:part])
 
 
 class Rule(NamedTuple):
-    """What a model cannot feel: the tensor or layer `source`, one of its parts, and the layers that it passes into."""
+    """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into."""
 
     verb: str
     source: str

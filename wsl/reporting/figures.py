@@ -1,4 +1,4 @@
-"""Figures of the report: each function turns a table into one figure, and knows nothing of runs or HTML."""
+"""Interactive figures of the report: each function turns rows or a frame into one figure of plotly."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from wsl.generators.novelty import COLLAPSED, COPIED
+from wsl.reporting.numbers import number
 from wsl.reporting.style import FAINT, GRID, INK, MUTED, PALETTE, Figure, axes, heading, is_quantity, kinds, label, levels
 
 
@@ -103,7 +105,7 @@ def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Se
     Args:
         points: one row per checkpoint: `x`, `y`, `model`, `epoch`, `test_accuracy` and the columns of `colourings`.
         colourings: columns to colour by; the first is drawn first.
-        explained: shares of the variance that the two components explain.
+        explained: explained variance ratio of each component.
     """
 
     def dots(column: str, name: str, marker: dict[str, Any], rows: pd.DataFrame) -> go.Scatter:
@@ -139,7 +141,7 @@ def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Se
 
 
 def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Scores with 95 % intervals, one line per target, one colour per feature set; a menu chooses the checkpoints.
+    """Scores with 95 % intervals, one line per target, one colour per kind of features; a menu chooses the checkpoints.
 
     `rows` are those of probe.json, one metric per target. Scores below the axis are drawn at its edge.
     """
@@ -162,7 +164,7 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
             name=heading(name),
             mode="markers",
             marker={"color": colour, "size": 8, "symbol": ["circle" if x > floor else "triangle-left" for x in shown]},
-            text=[f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in part],
+            text=[f"{number(row['value'])} ({number(row['low'])} to {number(row['high'])})" for row in part],
             hovertemplate="%{text}",
         )
 
@@ -171,7 +173,7 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
         return go.Scatter(
             x=list(marks.values()),
             y=[height[target] for target in marks],
-            name=key,
+            name=heading(key),
             mode="markers",
             marker={"symbol": "line-ns-open", "size": 28, "color": colour, "line": {"width": 1.5}},
             hovertemplate="%{x:.2f}",
@@ -233,14 +235,14 @@ def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: flo
     ]
     note = {"showarrow": False, "font": {"color": MUTED}}
     layout["annotations"] = [
-        {**note, "text": "copies", "x": threshold / 2, "y": 1, "yref": "paper", "yanchor": "top"},
+        {**note, "text": COPIED, "x": threshold / 2, "y": 1, "yref": "paper", "yanchor": "top"},
         {**note, "text": "chance", "x": 1, "xref": "paper", "xanchor": "right", "y": chance, "yanchor": "bottom"},
     ]
     flagged = [row for row in drawn if row["flags"]]
     rings = go.Scatter(
         x=[row["novelty"] for row in flagged],
         y=[row["accuracy"]["median"] for row in flagged],
-        name="flagged: memorization",
+        name=f"flagged: {COPIED} or {COLLAPSED}",
         mode="markers",
         marker={"symbol": "circle-open", "size": 17, "color": INK, "line": {"width": 1.2}},
         cliponaxis=False,
@@ -251,5 +253,5 @@ def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: flo
 
 
 def settings(row: Mapping[str, Any]) -> str:
-    """The settings of a row of generate.json, for readers."""
+    """Returns the settings of a row of generate.json, for readers."""
     return ", ".join(f"{heading(key)} {'all' if value is None else label(value)}" for key, value in row["settings"].items())

@@ -6,7 +6,6 @@ console rather than a silent dependency. `text` is the only way for a foreign na
 
 import html
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from wsl.reporting.numbers import number
 from wsl.reporting.style import Figure
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -37,17 +37,8 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
-def number(value: float | None) -> str:
-    """Value with two digits after the point; a dash where there is none.
-
-    >>> number(0.123456), number(-1.5), number(-0.001), number(None)
-    ('0.12', '−1.50', '0.00', '–')
-    """
-    return "–" if value is None or math.isnan(value) else f"{value:z.2f}".replace("-", "−")
-
-
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """Value with its interval in small print, as HTML."""
+    """Returns a value with its interval in small print, as HTML."""
     return f"{number(value)}<small>{number(low)} to {number(high)}</small>" if value is not None else number(value)
 
 

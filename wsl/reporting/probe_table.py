@@ -1,78 +1,113 @@
-"""The probe table for the terminal: targets by features, with intervals, chance and ceiling; 80 columns for three features."""
+"""The table of probes for the terminal, in 80 columns: targets by features, with 95 % intervals, chance and noise ceilings.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+Features that do not fit beside one another follow in further tables.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
-_METRICS = {"r2": "R2", "kendall_tau": "tau", "balanced_accuracy": "acc"}
-LOW_CEILING = 0.5
-"""Targets with a lower ceiling are shown and not counted (docs/protocol.md)."""
+from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted
+from wsl.reporting.numbers import compact, number
+
+WIDTH = 80
+GAP = 1
+NOTHING = "–"
+LIMITS = "chance…\nnoise\nceiling"
+METRICS = {"r2": "R²", "kendall_tau": "τ", "balanced_accuracy": "acc"}
+Question = tuple[str, str]
+"""Target and metric."""
+
+Cell = tuple[str, str, str]
+"""Target, metric and features."""
 
 
-def probe_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns the rows of `probe.json` as a table, the controls summed up under it."""
-    asked = [row for row in rows if row["control"] is None]
-    features = list(dict.fromkeys(row["features"] for row in asked))
-    cells = {(row["subset"], row["target"], row["metric"], row["features"]): row for row in asked}
-    table = Table(
-        title=_title(asked),
-        title_justify="left",
-        caption=_caption(rows),
-        caption_justify="left",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+def probe_table(rows: Sequence[Row]) -> Group:
+    """Returns the rows of `probe.json` as tables of at most 80 columns, with the controls and an explanation under them."""
+    scores = [row for row in rows if row["control"] is None]
+    tables = []
+    for subset in dict.fromkeys(row["subset"] for row in scores):
+        alike = [row for row in scores if row["subset"] == subset]
+        limits = {(row["target"], row["metric"]): row for row in alike if row["value"] is not None}
+        cells = {(row["target"], row["metric"], row["features"]): _cell(row) for row in alike}
+        tables += [_table(f"\n{subset.capitalize()} checkpoints", limits, some, cells) for some in _side_by_side(limits, cells)]
+    return Group(_title(scores), *tables, _caption(rows))
+
+
+def _table(title: str, limits: Mapping[Question, Row], features: Sequence[str], cells: Mapping[Cell, str]) -> Table:
+    """Returns the table of some features, with a line for each target and metric."""
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, show_edge=False)
     table.add_column("target", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
-    for name in ("chance…\nceiling", *(name.replace("_", " ") for name in features)):
-        table.add_column(name, justify="right")
-    for subset in dict.fromkeys(row["subset"] for row in asked):
-        table.add_section()
-        table.add_row(f"[bold]{subset.upper()}")
-        for target, metric in dict.fromkeys((row["target"], row["metric"]) for row in asked):
-            found = [cells[subset, target, metric, name] for name in features]
-            chance, ceiling, trivial = (found[0][key] for key in ("chance", "noise_ceiling", "trivial"))
-            shown_only = trivial or (ceiling is not None and ceiling < LOW_CEILING)
-            limits = f"{_number(chance)}…{_number(ceiling)}"
-            table.add_row(target, _METRICS[metric], limits, *map(_cell, found), style="dim" if shown_only else None)
+    table.add_column("", no_wrap=True)
+    for heading in (LIMITS, *map(_heading, features)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (target, metric), row in limits.items():
+        found = [cells.get((target, metric, name), NOTHING) for name in features]
+        table.add_row(escape(target), METRICS[metric], _limits(row), *found, style=None if is_counted(row) else "dim")
     return table
 
 
-def _title(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what the table is, and how far to trust it."""
-    first, models = rows[0], max(row["n_models"] for row in rows)
+def _side_by_side(limits: Mapping[Question, Row], cells: Mapping[Cell, str]) -> Iterator[list[str]]:
+    """Yields the features in order, as many at a time as fit beside one another."""
+    columns = [
+        ["target", *(target for target, _ in limits)],
+        list(METRICS.values()),
+        [*LIMITS.splitlines(), *map(_limits, limits.values())],
+    ]
+    free = WIDTH - sum(max(map(len, column)) + GAP for column in columns) + GAP
+    some: list[str] = []
+    used = 0
+    for name in dict.fromkeys(features for _, _, features in cells):
+        written = [*_heading(name).splitlines(), *(cell for key, cell in cells.items() if key[2] == name)]
+        width = max(map(len, written)) + GAP
+        if some and used + width > free:
+            yield some
+            some, used = [], 0
+        some.append(name)
+        used += width
+    if some:
+        yield some
+
+
+def _heading(features: str) -> str:
+    """Returns the name of features in lines as short as cells are."""
+    return "\n".join(textwrap.wrap(features.replace("_", " "), 15))
+
+
+def _title(scores: Sequence[Row]) -> str:
+    """Returns the split, the number of models, and how far to trust the scores."""
+    first, models = scores[0], max(row["n_models"] for row in scores)
     where = f"split {first['split']}, fold {first['fold']}, {models} test models"
-    note = "\nA smoke test: one representation, tested on one fold" if first["smoke_test"] else ""
-    return f"Linear probes ({where}): score low…high, 95 %{note}"
+    note = "\nA smoke test: one representation, tested on one fold." if first["smoke_test"] else ""
+    return f"Linear probes ({where}): score low…high{note}"
 
 
-def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what a reader has to know about the table, the controls first."""
+def _caption(rows: Sequence[Row]) -> str:
+    """Returns the controls, and an explanation of every word and mark in the table."""
     controls = [row for row in rows if row["control"] is not None]
-    lines = []
-    for metric, name in (("r2", "R2"), ("kendall_tau", "|tau|")):
+    lines = ["\nlow…high: 95 % interval. R²: of numbers; τ: Kendall's; acc: balanced accuracy."]
+    lines.append("chance: score of guessing. noise ceiling: score of a perfect probe, given the")
+    lines.append("noise of the measured target. –: nothing to predict.")
+    lines.append("*: not above the 99th percentile of permuted targets.")
+    lines.append(f"dim: readable from the shapes, or a noise ceiling under {number(LOW_CEILING)}; not counted.")
+    for metric, name in (("r2", "R²"), ("kendall_tau", "|τ|")):
         medians = [row["value"] for row in controls if row["metric"] == metric]
         if medians:
-            lines.append(f"fitted to permuted targets: median {name} at most {max(medians):.2f} in {len(medians)} controls")
-    lines.append("acc: balanced accuracy   -: nothing to predict, or unknown")
-    lines.append("*: not above the 99th percentile of permuted targets")
-    lines.append(f"dim: readable from the shapes, or a ceiling under {LOW_CEILING}; shown, not counted")
+            lines.append(f"control: median {name} of permuted targets at most {number(max(medians))} in {len(medians)} probes.")
     return "\n".join(lines)
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    """Returns value and interval, starred where permuted targets reach as far."""
+def _limits(row: Row) -> str:
+    return f"{number(row['chance'])}…{number(row['noise_ceiling'])}"
+
+
+def _cell(row: Row) -> str:
+    """Returns a score and its interval, starred where permuted targets score as much."""
     if row["value"] is None:
-        return "-"
+        return NOTHING
     star = "*" if row["above_permuted"] is False else ""
-    return f"{star}{_number(row['value'])} {_number(row['low'])}…{_number(row['high'])}"
-
-
-def _number(value: float | None) -> str:
-    """Returns two digits at most, without the zero before the point."""
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}".replace("0.", ".")
+    return f"{star}{compact(row['value'])} {compact(row['low'])}…{compact(row['high'])}"

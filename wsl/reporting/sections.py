@@ -1,15 +1,16 @@
-"""Sections of the report: each function turns what a run's folder holds into a part of the page, with its caveats."""
+"""Sections of the report: each function turns rows of a run's folder into a part of the page, with its caveats."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from wsl.generators.novelty import THRESHOLD
+from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.page import Section, figure_row, headline, interval, number, paragraph, table, text
-from wsl.reporting.probe_table import LOW_CEILING
-from wsl.reporting.style import heading
+from wsl.reporting.benchmark_rows import LOW_CEILING, is_counted, words
+from wsl.reporting.numbers import number
+from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
+from wsl.reporting.style import Figure, heading
 from wsl.run import Run
 
 Rows = Sequence[Mapping[str, Any]]
@@ -19,30 +20,30 @@ METRICS = {"r2": "R²", "kendall_tau": "Kendall τ", "balanced_accuracy": "balan
 
 
 def introduction(run: Run, metrics: Rows) -> str:
-    """What the run is, and its figures in large print."""
+    """Returns the origin of a run, and its main figures in large print."""
     zoo, config = run.zoo, run.config
     roots, children = zoo.select(stage="pretrain", final=True), zoo.select(stage="finetune", final=True)
     accuracy = pd.Series([checkpoint.results["test_accuracy"] for checkpoint in children], dtype=float).dropna()
     low, median, high = (float(accuracy.quantile(q)) for q in (0.05, 0.5, 0.95))
-    last = [event for event in metrics if event["event"] == "validation"][-1]
     about = (
-        f"A hyper-representation of the zoo <strong>{text(zoo.name)}</strong> (seed {zoo.seed}, content hash "
-        f"<code>{zoo.content_hash[:12]}</code>), trained with seed {config['seed']} on the split "
+        f"The model <strong>{text(run.model_name)}</strong> of the zoo <strong>{text(zoo.name)}</strong> (seed {zoo.seed}, content "
+        f"hash <code>{zoo.content_hash[:12]}</code>), trained with seed {config['seed']} on the split "
         f"<code>{text(config['split'])}</code>, fold {config['fold']}."
     )
-    before = f"{number(last['accuracy_original'])} before, val models"
     numbers = [
         ("models", f"{len(roots) + len(children):,}", f"{len(roots)} roots, {len(children):,} fine-tuned"),
         ("checkpoints", f"{len(zoo):,}", "every epoch of each"),
         ("median test accuracy", number(median), f"90 % lie in {number(low)} to {number(high)}"),
         ("best test accuracy", number(accuracy.max()), "of a fine-tuned model"),
-        ("accuracy after decoding", number(last["accuracy_decoded"]), before),
     ]
+    if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
+        after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
+        numbers.append(("accuracy after decoding", after, f"{before} before, val models"))
     return paragraph(about) + headline(numbers)
 
 
 def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float) -> Section:
-    """The population; `frame` has one row per fine-tuned checkpoint."""
+    """Returns the section about the population; `frame` has one row per fine-tuned checkpoint."""
     final = frame.query("final")
     diverged = len(final.query("status == 'diverged'"))
     lead = f"{len(final):,} fine-tuned models; each dot and each line is one of them. {diverged or 'None'} diverged."
@@ -52,7 +53,10 @@ def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float) -
 
 
 def training_section(metrics: Rows) -> Section:
-    """How the hyper-representation was trained; `metrics` are the events of metrics.jsonl."""
+    """Returns the section about the training; `metrics` are the events of metrics.jsonl.
+
+    A model that decodes nothing has no curves of decoded models.
+    """
 
     def line(event: str, key: str) -> list[tuple[int, float]]:
         return [(row["step"], row[key]) for row in metrics if row["event"] == event and row.get(key) is not None]
@@ -61,13 +65,19 @@ def training_section(metrics: Rows) -> Section:
     accuracy = {"decoded": line("validation", "accuracy_decoded"), "original": line("validation", "accuracy_original")}
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("error/"))
     errors = {key.removeprefix("error/"): points for key in keys if (points := line("validation", key))}
+    if not accuracy["decoded"]:
+        scalars = [(key, value) for row in metrics[-1:] for key, value in row.items() if key not in ("event", "step", "time")]
+        measured = headline([(words(key), number(value, 3), "val models") for key, value in scalars])
+        lead = "The model is fitted on train models, and measured on val models at the end. It decodes nothing."
+        known = {name: points for name, points in losses.items() if points}
+        return Section("training", "Training", [paragraph(lead), measured, figure_row(_losses(known, "loss"))])
     error = "normalised squared error"
     lead = (
         "An autoencoder learns to reconstruct the weights of train models. Validation models are never fitted; "
         "an error of 1 is that of the mean weight."
     )
     above = figure_row(
-        figures.curves("losses", "Loss", losses, y=error, scale="log"),
+        _losses(losses, error),
         figures.curves("decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"),
         width="half",
     )
@@ -75,8 +85,12 @@ def training_section(metrics: Rows) -> Section:
     return Section("training", "Training", [paragraph(lead), above, below])
 
 
+def _losses(lines: Mapping[str, Sequence[tuple[int, float]]], y: str) -> Figure:
+    return figures.curves("losses", "Loss", lines, y=y, scale="log")
+
+
 def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explained: Sequence[float], total: int) -> Section:
-    """The embedding in two dimensions; `points` has a row per checkpoint, `total` is how many there are."""
+    """Returns the section about the embedding; `points` has a row per checkpoint that is shown, of `total`."""
     lead = "One dot per checkpoint, placed by its weights alone. The axes are fitted on train models."
     if len(points) < total:
         lead += f" {len(points):,} of {total:,} checkpoints are shown: all final ones, other epochs thinned."
@@ -85,12 +99,12 @@ def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explai
 
 
 def probe_section(rows: Rows) -> Section:
-    """What linear probes read from the embedding and from the baselines; `rows` are those of probe.json."""
-    asked = sorted((row for row in rows if not row["control"]), key=_not_counted)
-    features = list(dict.fromkeys(row["features"] for row in asked))
+    """Returns the section about linear probes of the embedding and of the baselines; `rows` are those of probe.json."""
+    counted_first = sorted((row for row in rows if not row["control"]), key=is_counted, reverse=True)
+    features = list(dict.fromkeys(row["features"] for row in counted_first))
     tables = []
-    for subset in dict.fromkeys(row["subset"] for row in asked):
-        cells = {(row["target"], row["metric"], row["features"]): row for row in asked if row["subset"] == subset}
+    for subset in dict.fromkeys(row["subset"] for row in counted_first):
+        cells = {(row["target"], row["metric"], row["features"]): row for row in counted_first if row["subset"] == subset}
         body, aside = [], []
         for target, metric in dict.fromkeys(key[:2] for key in cells):
             scores = [cells[target, metric, name] for name in features]
@@ -99,29 +113,26 @@ def probe_section(rows: Rows) -> Section:
             limits = [number(scores[0][key]) for key in ("chance", "noise_ceiling")]
             values = [interval(row["value"], row["low"], row["high"]) for row in scores]
             body.append([f"{heading(target)} <small>{METRICS.get(metric, heading(metric))}</small>", *limits, *values])
-            aside.append(_not_counted(scores[0]))
-        head = ["target", "chance", "noise_ceiling", *map(heading, features)]
+            aside.append(not is_counted(scores[0]))
+        head = ["target", "chance", "noise ceiling", *map(heading, features)]
         tables.append(table(f"{subset.capitalize()} checkpoints", head, body, aside))
     lead = (
-        "Linear probes on the embedding and on hand-made features of the weights: the bar is the best of the latter. "
-        "Intervals are 95 %, bootstrapped over test models. Not counted, and grey: what the shapes of the weights give "
-        f"away (the head), and targets with a ceiling under {number(LOW_CEILING)}, too noisy to be predicted."
+        "Linear probes on the embedding and on hand-made features of the weights; the best of the latter is the baseline. "
+        "Intervals are 95 %, bootstrapped over test models. The noise ceiling is the score of a perfect probe, given the noise of "
+        "the measured target. Grey targets are not counted: the shapes of the weights give them away (the head), or their "
+        f"noise ceiling is under {number(LOW_CEILING)}."
     )
     caution = (
-        f"<strong>A smoke test.</strong> One representation, tested on the {asked[0]['n_models']} models of one fold. "
-        "A quotable table pools all folds and takes three seeds."
+        f"<strong>A smoke test.</strong> One representation, tested on the {counted_first[0]['n_models']} models of one fold. "
+        "A table to be quoted pools all folds and three seeds."
     )
-    caveats = [paragraph(caution, "caution")] if asked[0]["smoke_test"] else []
-    figure = figures.probe_scores([row for row in asked if row["metric"] != "kendall_tau"])
+    caveats = [paragraph(caution, "caution")] if counted_first[0]["smoke_test"] else []
+    figure = figures.probe_scores([row for row in counted_first if row["metric"] != "kendall_tau"])
     return Section("probes", "Probes", [paragraph(lead), *caveats, figure_row(figure), *tables])
 
 
-def _not_counted(row: Mapping[str, Any]) -> bool:
-    return row["trivial"] or (row["noise_ceiling"] is not None and row["noise_ceiling"] < LOW_CEILING)
-
-
 def generation_section(rows: Rows, *, chance: float) -> Section:
-    """New models beside the baselines that they must beat; `rows` are those of generate.json."""
+    """Returns the section about generated models and their baselines; `rows` are those of generate.json."""
     body = []
     for row in rows:
         name = f"{heading(row['generator'])} <small>{figures.settings(row)}</small>"
@@ -130,9 +141,12 @@ def generation_section(rows: Rows, *, chance: float) -> Section:
         rest = [number(row["diversity"]), number(row["effective_rank_ratio"]), text(", ".join(row["flags"]))]
         body.append([name, str(row["n"]), accuracy, number(row["novelty"]), *spaces, *rest])
     novelty = ["novelty", "of weights", "of behaviour"]
-    head = ["sampler", "models", "test accuracy", *novelty, "diversity", "rank ratio", "flag"]
+    head = ["sampler", "models", "test accuracy", *novelty, "diversity", "rank ratio", "flags"]
     lead = (
-        "Models as sampled, without training: the median over all of them, bars from the lower to the upper quartile. "
+        "Generated models without training: the median over all of them, bars from the lower to the upper quartile. "
+        "Novelty is the distance of a model to the nearest train model, diversity its distance to the nearest other sample. "
+        "The unit of both is the distance between neighbouring train models, and the smaller of weights and behaviour counts. "
+        f"Samples are flagged {COPIED} for a novelty, {COLLAPSED} for a diversity below {number(THRESHOLD)}. "
         "A sampler is better only where it lies above every baseline of equal novelty."
     )
     caution = (
@@ -152,6 +166,6 @@ def generation_section(rows: Rows, *, chance: float) -> Section:
 
 
 def missing_section(title: str, command: str) -> Section:
-    """A part that the run does not have yet, with the command that makes it."""
-    line = f"Not there yet. Make it with <code>{text(command)}</code>, then make this report again."
+    """Returns the section of a part that the run does not have yet, with the command that makes it."""
+    line = f"This part is missing. Make it with <code>{text(command)}</code>, then make this report again."
     return Section(title.lower(), title, [paragraph(line)])

@@ -1,38 +1,33 @@
 r"""Alignment: the member of a checkpoint's orbit that is nearest to another checkpoint, and distances modulo symmetry.
 
-Weights are compared in standard form (`wsl.symmetry.canonical.standardize`), by `wsl.symmetry.weight_matching`. It begins from
-canonical forms, so that copies in whatever disguise end in the same place.
-
-Activations can stand in for weights: the outputs of each linear layer on given inputs carry the axes of its rows. Weights can be
-weighed by what outputs feel of them: `wsl.symmetry.fisher`. And a loss can take over where weights end:
-`wsl.symmetry.learned_alignment`.
+Weight matching (`wsl.symmetry.weight_matching`) compares checkpoints in canonical form (`wsl.symmetry.canonical`), so that all
+copies of a checkpoint, however disguised, reach the same optimum. A loss can refine it: `wsl.symmetry.learned_alignment`.
 """
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from wsl.layout.slots import Axis, Layout
+from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import balance, canonicalize, choose
-from wsl.symmetry.fisher import felt
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
-from wsl.symmetry.null_directions import NULLS, check_stack, fold, unfold, unstack
+from wsl.symmetry.null_directions import NULLS, fold, unfold
+from wsl.symmetry.stacks import check_stack
 from wsl.symmetry.weight_matching import compose, match
 from zoo_gen.errors import InputError
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A stack of K checkpoints as like another as symmetries allow, and their distances to it.
+    """A stack of K checkpoints aligned to another, and their distances to it.
 
-    Distances are of the weights as they are, or of standard forms where null directions are among the moves.
+    Distances are between weights, or between standard forms where null directions are among the moves.
     """
 
     weights: dict[str, Tensor]
@@ -46,53 +41,13 @@ def align(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Ten
         weights: the stack that moves.
         layout: of both stacks, with the number of heads.
         to: a stack of K checkpoints, or of one that serves all.
-        moves: which of `wsl.symmetry.group.MOVES`. With all `NULLS` among them both are compared in standard form, and the result
-            takes the null directions and head maps of `to`; without, weights are compared as they are.
+        moves: which of `wsl.symmetry.group.MOVES`. With all `NULLS` among them both stacks are compared in standard form, and the
+            result takes the null directions and head maps of `to`. Otherwise weights are compared as they are.
 
     Returns:
         The aligned stack in float64, of the function of `weights`.
     """
-    return _align(weights, layout, to, moves, lambda a, b, moves: match(a, b, layout, layout, moves))
-
-
-def align_by_activations(
-    weights: Mapping[str, Tensor],
-    layout: Layout,
-    *,
-    to: Mapping[str, Tensor],
-    moves: Collection[str],
-    model: nn.Module,
-    inputs: Tensor,
-) -> Alignment:
-    """Aligns a stack (K, *shape) as `align` does, by what its linear layers put out for a batch of inputs.
-
-    The model runs the checkpoints; its own weights do not matter.
-    """
-
-    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
-        outputs = [activations(w, layout, model, inputs) for w in (a, b)]
-        return match(outputs[0], outputs[1], output_layout(layout, outputs[0]), layout, moves)
-
-    return _align(weights, layout, to, moves, climb)
-
-
-def align_by_felt(
-    weights: Mapping[str, Tensor],
-    layout: Layout,
-    *,
-    to: Mapping[str, Tensor],
-    moves: Collection[str],
-    model: nn.Module,
-    inputs: Tensor,
-) -> Alignment:
-    """Aligns a stack (K, *shape) as `align` does, each weight weighed by what outputs on inputs feel of it
-    (`wsl.symmetry.fisher.felt`)."""
-
-    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
-        first, second = (felt(w, layout, model, inputs) for w in (a, b))
-        return match(first, second, layout, layout, moves)
-
-    return _align(weights, layout, to, moves, climb)
+    return _align(weights, layout, to, moves, lambda a, b, moves: match(a, b, layout, moves))
 
 
 def align_by_loss(
@@ -118,7 +73,7 @@ def align_by_loss(
     """
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
-        maps = match(a, b, layout, layout, moves)
+        maps = match(a, b, layout, moves)
         learned = descend(transform(a, maps, layout), b, layout, moves=moves, loss=loss, steps=steps, rate=rate)
         return maps | {name: compose(step, maps[name]) for name, step in learned.items()}
 
@@ -128,11 +83,11 @@ def align_by_loss(
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K"]:
     """Distance modulo symmetry between the checkpoints of two stacks (K, *shape), one by one; `b` may hold one for all.
 
-    It is the Euclidean distance of the standard forms after alignment, 0 between copies, whatever symmetry is between
-    them: an upper bound of the distance of the orbits, as alignment finds a local optimum.
+    The distance is that of the standard forms after alignment: 0 between copies, whatever symmetry is between them. It is an upper
+    bound of the distance of the orbits, as alignment finds a local optimum.
     """
     a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
-    return _distance(transform(a, match(a, b, layout, layout, _COMPACT), layout), b)
+    return _distance(transform(a, match(a, b, layout, _COMPACT), layout), b)
 
 
 def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]) -> Float[np.ndarray, "N F"]:
@@ -143,62 +98,14 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
     """
     check_stack(weights, layout)
     finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in weights.values()]).all(0)
-    rows = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
+    vectors = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
     if finite.any():
-        a = canonicalize({name: tensor[finite] for name, tensor in weights.items()}, layout)
-        aligned = transform(a, match(a, _expand(canonicalize(to, layout), a), layout, layout, _COMPACT), layout)
-        rows[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
-    return rows
-
-
-def centre_of(weights: Mapping[str, Tensor], layout: Layout, *, rounds: int) -> dict[str, Tensor]:
-    """Returns a common centre (1, *shape) of a stack: the mean of its standard forms, each aligned to the last centre.
-
-    The first centre is the first checkpoint. It is a reference to align to, and in general no model that works.
-    """
-    a = canonicalize(weights, layout)
-    centre = {name: tensor[:1] for name, tensor in a.items()}
-    for _ in range(rounds):
-        aligned = transform(a, match(a, _expand(centre, a), layout, layout, _COMPACT), layout)
-        centre = {name: tensor.mean(0, keepdim=True) for name, tensor in aligned.items()}
-    return centre
-
-
-def activations(
-    weights: Mapping[str, Tensor], layout: Layout, model: nn.Module, inputs: Tensor
-) -> dict[str, Float[Tensor, "K out samples"]]:
-    """Runs a stack (K, *shape) and returns what each layer with a slot `<name>.weight` puts out, by `<name>.weight`."""
-    layers = {slot.name.removesuffix(".weight") for slot in layout.slots if len(slot.shape) > 1}
-    out: dict[str, list[Tensor]] = {}
-
-    def record(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            rows = output.flatten(2).mT if isinstance(module, nn.Conv2d) else output
-            out.setdefault(f"{name}.weight", []).append(rows.flatten(0, -2).mT)
-
-        return hook
-
-    modules = {name: module for name, module in model.named_modules() if name in layers and not isinstance(module, nn.Embedding)}
-    hooks = [module.register_forward_hook(record(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            for one in unstack(weights):
-                functional_call(model, one, (inputs.to(one[layout.slots[0].name].dtype) if inputs.is_floating_point() else inputs,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: torch.stack(rows) for name, rows in out.items()}
-
-
-def output_layout(layout: Layout, names: Collection[str]) -> Layout:
-    """Returns the layout of `activations`: the axes of the layers' outputs, and one of samples."""
-    sample = (Axis("sample", False),)
-    slots = tuple(
-        replace(slot, parts=tuple(replace(part, axes=(part.axes[0], sample)) for part in slot.parts), transposed=False)
-        for slot in layout.slots
-        if slot.name in names
-    )
-    return replace(layout, slots=slots)
+        stacked = {name: torch.cat([to[name].double(), tensor[finite].double()]) for name, tensor in weights.items()}
+        forms = canonicalize(stacked, layout)
+        b, a = ({name: tensor[rows] for name, tensor in forms.items()} for rows in (slice(1), slice(1, None)))
+        aligned = transform(a, match(a, b, layout, _COMPACT), layout)
+        vectors[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
+    return vectors
 
 
 _COMPACT = (*PERMUTED, *MAPPED, "rotation")

@@ -2,19 +2,18 @@ r"""Canonical form: one checkpoint for all that symmetries make of it, `canonica
 
 1. **Fold** every null direction away (`wsl.symmetry.null_directions`).
 2. **Balance** the maps of each head: of features X (rows) and their duals Y only :math:`X^T Y = U S V^T` matters, which
-   is written as :math:`X = \sqrt S U^T`, :math:`Y = \sqrt S V^T`. What is left of the group is compact: permutations and
-   orthogonal maps. All steps from here on keep distances.
+   is written as :math:`X = \sqrt S U^T`, :math:`Y = \sqrt S V^T`. The rest of the group is compact: permutations and
+   orthogonal maps. The next steps keep distances.
 3. **Residual streams**: features in the order of their norms; or, where rotations are symmetries, the eigenvectors of
    :math:`\sum x x^T` over all vectors x of the stream as coordinates of the space without mean.
 4. **Heads** and hidden **neurons** in the order of their norms; rows of a head in the order of S, signs fixed.
 
-Ties are decided by what is known by then: rows of equal S (or eigenvalues) by triangularising their entries with
-pivots, neurons of equal norm by their first entry that differs. Dead or duplicate neurons tie fully, and then any order
-gives the same checkpoint. What stays undecided: two features of a stream that are equal in norm when only permutations
-act on it, or a head's rows of S = 0 (which are zero). Near ties make the form jump under noise: it tells copies, but
-`wsl.symmetry.alignment` measures distances.
+Ties have rules of their own: rows of equal S (or eigenvalues) are triangularised with pivots, and the first entry that differs
+orders neurons of equal norm. Dead or duplicate neurons tie fully, and any order gives the same checkpoint. Two ties stay open:
+features of a stream that are equal in norm where only permutations act on it, and a head's rows of S = 0 (which are zero).
 
-All is computed and returned in float64, on the device of the weights.
+The form jumps under noise near a tie. So the canonical form recognises copies; `wsl.symmetry.alignment` measures distances. All
+numbers are in float64, on the device of the weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +27,8 @@ from torch.nn import functional
 
 from wsl.layout.slots import Axis, Layout
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
-from wsl.symmetry.null_directions import check_stack, fold, rotatable
+from wsl.symmetry.null_directions import fold, rotatable
+from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
 TIE = 1e-9
@@ -64,7 +64,7 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
 
 
 def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Folds and balances a stack (K, *shape), in float64: what is left of its symmetries is permutations and orthogonal maps."""
+    """Folds and balances a stack (K, *shape), in float64: its remaining symmetries are permutations and orthogonal maps."""
     check_stack(weights, layout)
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise InputError(f"tensor {broken[0]!r} is not finite, so it has no canonical form; leave diverged checkpoints out")
@@ -107,7 +107,7 @@ def anchored(axis: Axis, others: list[Axis]) -> bool:
 
 
 def pairs(weights: Mapping[str, Tensor], layout: Layout, name: str) -> tuple[Tensor, Tensor]:
-    """Gathers what an invertible map of heads acts on and what its dual acts on: (K, H, d, F) and (K, H, d, F')."""
+    """Gathers the features that invertible maps of heads act on and those of the dual: (K, H, d, F) and (K, H, d, F')."""
     plain = gather(weights, layout, name, where=lambda axis, others: not axis.dual)
     return plain, gather(weights, layout, name, where=lambda axis, others: axis.dual)
 
@@ -165,14 +165,15 @@ def _order(features: Float[Tensor, "K n F"]) -> Int[Tensor, "K n"]:
     return torch.from_numpy(order).to(features.device)
 
 
-def _lexical(keys: Float[np.ndarray, "n F"], members: np.ndarray, column: int) -> np.ndarray:
-    """Orders members by descending keys from a column on, where keys within a tolerance of each other are equal."""
-    values = keys[members, column]
-    members = members[np.argsort(-values, kind="stable")]
-    values = keys[members, column]
-    ties = np.split(members, 1 + np.flatnonzero(values[:-1] - values[1:] > TIE * np.abs(keys[:, 0]).max()))
-    if column + 1 == keys.shape[1] or len(ties) == len(members):
-        return members
+def _lexical(keys: Float[np.ndarray, "n F"], rows: np.ndarray, column: int) -> np.ndarray:
+    """Orders rows by descending keys from a column on, where keys within a tolerance of each other are equal."""
+    values = keys[rows, column]
+    rows = rows[np.argsort(-values, kind="stable")]
+    values = keys[rows, column]
+    apart = values[:-1] - values[1:] > TIE * np.abs(keys[:, 0]).max()
+    if column + 1 == keys.shape[1] or apart.all():
+        return rows
+    ties = np.split(rows, 1 + np.flatnonzero(apart))
     return np.concatenate([_lexical(keys, tie, column + 1) if len(tie) > 1 else tie for tie in ties])
 
 

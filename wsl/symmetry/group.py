@@ -21,13 +21,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.null_directions import NULLS, Gauge, check_stack, fold, random_gauge, rotatable, unfold
+from wsl.symmetry.null_directions import NULLS, Gauge, fold, random_gauge, rotatable, unfold
+from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
 PERMUTED = ("resid", "mlp", "head")
 MAPPED = ("qk", "vo")
 MOVES = (*PERMUTED, *MAPPED, "rotation", *NULLS)
-"""What an element may move: kinds of axes, rotations of the residual stream, kinds of null directions."""
+"""The kinds of moves of an element: kinds of axes, rotations of the residual stream, kinds of null directions."""
 
 
 class Matrix(NamedTuple):

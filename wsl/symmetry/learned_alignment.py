@@ -2,7 +2,7 @@ r"""Descent: orthogonal maps that bring two stacks of checkpoints together in fu
 
 Each rotation of a residual stream and each orthogonal map of a head is :math:`\exp(S - S^T)`; Adam moves the :math:`S` from zero
 so that the loss half way between the two checkpoints falls (Peña et al., 2212.13232, for permutations; Theus et al., 2506.22712).
-Permutations stay as they are. What counts is the lowest loss that was met, so a copy stays where it is.
+Permutations stay as they are. The maps of the lowest loss on the path count, so a copy stays in place.
 """
 
 from collections.abc import Callable, Collection, Mapping

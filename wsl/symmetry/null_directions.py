@@ -1,4 +1,4 @@
-r"""Null directions: weights that a model cannot feel, folded away and unfolded again.
+r"""Null directions: changes of weights without any effect on the outputs, folded away and unfolded again.
 
 The rules of a layout (`wsl.layout.lookup`) name them. Folding brings each to one form and keeps the function; x̂ is a
 standardised vector of n features, which sum to zero where the norm has a shift (a norm with a scale alone may be an
@@ -10,10 +10,10 @@ RMSNorm), and **1** is the vector of ones:
             q·(k + β)            =  q·k + constant over the keys, which the softmax removes   β = 0
     scale   γ (W h + b)          =  (γ W) h + γ b                                           γ = 1
     sum     a + b                = 0 + (a + b)                                              a = 0
-    mean    what writes to a stream read through norms may have any mean over features       0
+    mean    vectors written to a stream that only norms read may have any mean over features   0
 
-What was there before is the gauge. Unfolding a folded model in its own gauge gives it back; in another's, or a random
-one's, it gives another model of the same function: so a random null direction is a random gauge.
+The gauge of a model is the part that folding removes. Unfolding a folded model in its own gauge gives it back; unfolding it in
+another gauge gives another model of the same function. So a random null direction is a random gauge.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,42 +22,12 @@ import torch
 from torch import Tensor
 
 from wsl.layout.slots import Layout, Rule, Slot
-from zoo_gen.errors import InputError
 
 Gauge = dict[str, Tensor]
-"""What folding removes, by tensor; `name:mean` is the mean of what a tensor writes, `name:input` that of what it reads."""
+"""The part that folding removes, by tensor; `name:mean` is a mean over output features, `name:input` over input features."""
 
 NULLS = ("norm", "bias", "scale", "sum", "mean")
 """The kinds of null directions, in the order of folding."""
-
-
-def stack(state_dicts: Collection[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks K checkpoints of one shape: name -> (K, *shape)."""
-    first = next(iter(state_dicts))
-    return {name: torch.stack([weights[name].detach() for weights in state_dicts]) for name in first}
-
-
-def unstack(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Takes a stack apart into its K checkpoints, as views."""
-    return [{name: tensor[k] for name, tensor in weights.items()} for k in range(len(next(iter(weights.values()))))]
-
-
-def check_stack(weights: Mapping[str, Tensor], layout: Layout) -> None:
-    """Raises `InputError` for what is no stack (K, *shape) of the tensors of a layout, K of all the same."""
-    shapes = {slot.name: (*slot.shape[:-2], *slot.shape[:-3:-1]) if slot.transposed else slot.shape for slot in layout.slots}
-    for names, what in ((shapes.keys() - weights.keys(), "lacks"), (weights.keys() - shapes.keys(), "has, and the layout lacks,")):
-        if names:
-            raise InputError(f"the stack {what} tensor {min(names)!r}; pass weights of the model that the layout is of")
-    size = next(iter(weights.values())).shape[:1]
-    for name, shape in shapes.items():
-        found = tuple(weights[name].shape)
-        if found != (*size, *shape):
-            raise InputError(
-                f"tensor {name!r} of the stack has shape {found}, not (K, {', '.join(map(str, shape))}) with one K for all; stack "
-                "state dicts of one model, even a single one, by wsl.symmetry.null_directions.stack([state_dict, ...])"
-            )
-    if not size or not size[0]:
-        raise InputError("the stack has no checkpoint; pass at least one state dict to wsl.symmetry.null_directions.stack")
 
 
 def fold(weights: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], Gauge]:
@@ -189,7 +159,7 @@ def _fold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[st
 def _unfold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
     scale, shift = f"{rule.source}.weight", f"{rule.source}.bias"
     gamma, beta = gauge[scale], gauge.get(shift)
-    inverse = torch.where(gamma == 0, 0, 1 / gamma)  # what a scale of zero hides is lost
+    inverse = torch.where(gamma == 0, 0, 1 / gamma)  # weights that a scale of zero hides are lost
     w[scale] = gamma
     if beta is not None:
         beta = w[shift] = _readable(w, rule, gauge, beta, gamma)
@@ -222,7 +192,7 @@ def _readable(w: Mapping[str, Tensor], rule: Rule, gauge: Gauge, beta: Tensor, g
 
 
 def _missing(matrix: Tensor, mean: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns what a folded layer without bias (K, out, in) lacks of its constant in a gauge, and what a unit of mean adds."""
+    """Returns the constant that a folded layer without bias (K, out, in) lacks in a gauge, and the constant of a unit of mean."""
     centred = matrix - matrix.mean(-1, keepdim=True)
     total = ratio.sum(-1, keepdim=True)
     return matrix.sum(-1) - (centred @ ratio.unsqueeze(-1)).squeeze(-1) - mean * total, total

@@ -1,136 +1,210 @@
-r"""Matching: the permutations and orthogonal maps that bring one stack of checkpoints as near to another as they can.
+r"""Weight matching: the permutations and orthogonal maps that bring one stack of checkpoints as near to another as they can.
 
-In standard form (`wsl.symmetry.canonical.standardize`) all symmetries left keep distances, so the nearest member of an orbit
-maximises
-:math:`\langle g a, b \rangle`. One axis at a time has a closed solution, given the others, from the products
-:math:`G = \sum b\, a^T` of all entries along it: an assignment for permutations (Ainsworth et al., Git Re-Basin, 2209.04836),
-the orthogonal polar factor for rotations (Procrustes), and for heads both, with the nuclear norms of every pair of heads
-as scores. Alternating them climbs to a local optimum. It begins with the vectors of the residual stream that nothing else moves
+In standard form (`wsl.symmetry.canonical.standardize`) all remaining symmetries keep distances, so the nearest member of an orbit
+maximises :math:`\langle g a, b \rangle`. One axis at a time has a closed solution, given the others, from the products
+:math:`G = \sum b\, a^T` of all entries along it:
+
+- permutations: an assignment (Ainsworth et al., Git Re-Basin, 2209.04836);
+- rotations: the orthogonal polar factor of G (Procrustes);
+- heads: both, where the score of a pair of heads is the nuclear norm of their product.
+
+Alternating the axes climbs to a local optimum. The first step uses the vectors of the residual stream that no other symmetry moves
 (patch filters, position embeddings, biases, heads), where they bring the two nearer.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.canonical import anchored, gather, pairs
-from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, transform
+from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, split
 from wsl.symmetry.null_directions import rotatable
 
 SWEEPS = 100
 """Most rounds over all axes; a handful is usual."""
 
 GAIN = 1e-5
-"""Sweeps end where the similarity of no checkpoint grows by more than this, relative to its norm."""
+"""Sweeps end where the similarity of no checkpoint grows by more than this, relative to the squared norm of its target."""
 
 RIDGE = 1e-3
-"""Weight of no rotation at all in the first step, over that of the vectors it matches."""
+"""Weight of the identity in the first step, relative to the products of the vectors that the step matches."""
 
 
-def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, moves: Collection[str]) -> Maps:
-    """Climbs from each checkpoint of a stack to that of another; where one ends does not depend on those beside it.
+def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, moves: Collection[str]) -> Maps:
+    """Climbs from each checkpoint of a stack to that of another; the others in the stack do not matter.
 
     Args:
-        a: the stack (K, *shape) that moves: weights, or activations that carry their axes.
-        b: the stack (K, *shape) that it moves to.
-        evidence: layout of both.
-        layout: of the weights; says which streams may be rotated.
+        a: the stack (K, *shape) that moves.
+        b: the stack that it moves to: K checkpoints, or one for all.
+        layout: of both.
         moves: which of `wsl.symmetry.group.MOVES`; null directions are ignored.
 
     Returns:
         The maps that were taken.
     """
     maps: Maps = {}
-    streams = [name for name in axes_of(evidence, ("resid",)) if {"resid", "rotation"} & set(moves)]
-    neurons = list(axes_of(evidence, {"mlp"} & set(moves)))
-    heads = list(axes_of(evidence, ("head",))) if {"head", *MAPPED} & set(moves) else []
+    streams = {name: "rotation" in moves and rotatable(layout, name) for name in axes_of(layout, ("resid",))}
+    streams = {name: rotates for name, rotates in streams.items() if rotates or "resid" in moves}
+    neurons = list(axes_of(layout, {"mlp"} & set(moves)))
+    heads = list(axes_of(layout, ("head",))) if {"head", *MAPPED} & set(moves) else []
+    moving, target = _Stack.of(a, layout), _Stack.of(b, layout)
 
     def take(steps: Maps) -> None:
-        nonlocal a
-        a = transform(a, steps, evidence)
+        nonlocal moving
+        moving = moving.moved(steps)
         for name, step in steps.items():
             maps[name] = compose(step, maps[name]) if name in maps else step
 
-    before = _similarity(a, b)
-    start: Maps = {}
-    for name in streams:
-        start |= _stream_step(a, b, evidence, layout, name, moves, anchored)
-    better = _similarity(transform(a, start, evidence), b) > before
-    take({name: _where(better, step) for name, step in start.items()})
-    best = _similarity(a, b)
+    before = moving.similarity(target)
+    first: Maps = {}
+    for name, rotates in streams.items():
+        first |= _stream_step(moving, target, name, _anchored, rotates=rotates)
+    nearer = moving.moved(first)
+    better = nearer.similarity(target) > before
+    maps = {name: _where(better, step) for name, step in first.items()}
+    moving = nearer if better.all() else moving.moved(maps)
+    best = moving.similarity(target)
+    least = GAIN * target.similarity(target).expand_as(best)
     climbing = torch.arange(len(best), device=best.device)
     ended: list[tuple[Int[Tensor, " k"], Maps]] = []
     for sweep in range(SWEEPS):
         for name in heads:
-            take(_head_step(a, b, evidence, name, moves, maps))
+            take(_head_step(moving, target, layout, name, moves, maps))
         for name in neurons:
-            take({name: _assign(_products(a, b, evidence, name, lambda *_: True))})
-        for name in streams:
-            take(_stream_step(a, b, evidence, layout, name, moves, lambda *_: True))
-        reached = _similarity(a, b)
-        climbs = (reached - best > GAIN * _similarity(b, b)) & (sweep + 1 < SWEEPS)
+            take({name: _assign(moving.products(target, (name,), _everywhere))})
+        for name, rotates in streams.items():
+            take(_stream_step(moving, target, name, _everywhere, rotates=rotates))
+        reached = moving.similarity(target)
+        climbs = (reached - best > least) & (sweep + 1 < SWEEPS)
         ended.append((climbing[~climbs], {name: _pick(step, ~climbs) for name, step in maps.items()}))
         if not climbs.any():
             break
-        a, b = ({name: tensor[climbs] for name, tensor in w.items()} for w in (a, b))
+        moving, target = moving.chosen(climbs), target.chosen(climbs)
         maps = {name: _pick(step, climbs) for name, step in maps.items()}
-        climbing, best = climbing[climbs], reached[climbs]
-    order = torch.cat([members for members, _ in ended]).argsort()
+        climbing, best, least = climbing[climbs], reached[climbs], least[climbs]
+    order = torch.cat([places for places, _ in ended]).argsort()
     return {name: _pick(_join([found[name] for _, found in ended]), order) for name in maps}
 
 
-def _similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
-    return torch.stack([(a[name] * b[name]).flatten(1).sum(1) for name in a]).sum(0)
+Where = Callable[[tuple[str, ...]], bool]
+"""Whether entries count, from the names of the axes that move them."""
+
+_KINDS = ("head", *MAPPED, "mlp", "resid")
 
 
-def _products(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, name: str, where: Callable[[Axis, list[Axis]], bool]
-) -> Float[Tensor, "K n n"]:
-    return gather(b, layout, name, where=where) @ gather(a, layout, name, where=where).mT
+def _everywhere(names: tuple[str, ...]) -> bool:
+    return True
 
 
-def _stream_step(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], evidence: Layout, layout: Layout, name: str, moves: Collection[str], where
-) -> Maps:
-    products = _products(a, b, evidence, name, where)
-    if "rotation" in moves and rotatable(layout, name):
-        frame = frame_of(products.shape[-1], products.dtype, products.device)
-        products = frame.T @ products @ frame
-        if where is anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
-            ridge = RIDGE * products.flatten(1).norm(dim=1)[:, None, None]
-            products = products + ridge * torch.eye(products.shape[-1]).to(products)
-        turn = frame @ _polar(products) @ frame.T + 1 / len(frame)
-        return {name: Matrix(turn, turn)}
-    return {name: _assign(products)} if "resid" in moves else {}
+def _anchored(names: tuple[str, ...]) -> bool:
+    return len(names) == 1
 
 
-def _head_step(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, head: str, moves: Collection[str], maps: Maps
-) -> Maps:
-    """Assigns heads and turns their features: each pair of heads scores what it reaches under its best maps."""
-    scores = _products(a, b, layout, head, lambda _, others: not any(other.kind in MAPPED for other in others))
+def _without_features(names: tuple[str, ...]) -> bool:
+    return not any(name.partition(".")[0] in MAPPED for name in names)
+
+
+class _Stack:
+    """Entries of K checkpoints by the axes that move them: names of axes -> (K, entries, *sizes).
+
+    An axis and its dual count as the same, as all maps are orthogonal.
+    """
+
+    def __init__(self, entries: dict[tuple[str, ...], Tensor]):
+        self.entries = entries
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], layout: Layout) -> "_Stack":
+        """Sorts the weights of a stack (K, *shape) by their axes."""
+        sizes = dict(layout.sizes)
+        found: dict[tuple[str, ...], list[Tensor]] = {}
+        for slot in layout.slots:
+            for part, piece in zip(slot.parts, slot.pieces(weights[slot.name]), strict=True):
+                dims = tuple(dim if all(axis.name in sizes for axis in dim) else (Axis("unknown", False),) for dim in part.axes)
+                axes = enumerate((axis for dim in dims for axis in dim), 1)
+                order = sorted((_KINDS.index(axis.kind), axis.name, i) for i, axis in axes if axis.kind in _KINDS)
+                x = split(piece, dims, sizes).movedim([i for *_, i in order], list(range(-len(order), 0)))
+                x = x.reshape(len(x), -1, *x.shape[x.ndim - len(order) :])
+                found.setdefault(tuple(name for _, name, _ in order), []).append(x)
+        return cls({names: torch.cat(xs, dim=1) for names, xs in found.items()})
+
+    def moved(self, maps: Maps) -> "_Stack":
+        """Moves the axes: permutations first, as matrices belong to the heads of the new order."""
+        entries = dict(self.entries)
+        for name, g in sorted(maps.items(), key=lambda item: isinstance(item[1], Matrix)):
+            if isinstance(g, Tensor) and bool((g == torch.arange(g.shape[1], device=g.device)).all()):
+                continue
+            for names in (names for names in entries if name in names):
+                for i in (i for i, one in enumerate(names, 2) if one == name):
+                    x = entries[names]
+                    if not isinstance(g, Matrix):
+                        rows = torch.arange(len(g), device=g.device).unsqueeze(1)
+                        entries[names] = x.movedim(i, 1)[rows, g].movedim(1, i)
+                    elif g.matrix.ndim == 3:
+                        y = x.movedim(i, -1)
+                        entries[names] = (y.flatten(1, -2) @ g.matrix.mT).view(y.shape).movedim(-1, i)
+                    else:
+                        head = next(h for h, one in enumerate(names, 2) if one.partition(".")[0] == "head")
+                        y = x.movedim((head, i), (1, -1))
+                        entries[names] = (y.flatten(2, -2) @ g.matrix.mT).view(y.shape).movedim((1, -1), (head, i))
+        return _Stack(entries)
+
+    def products(self, other: "_Stack", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:
+        """Sums the products of all entries along axes of n places: rows are of the other stack, columns of this one."""
+        found: list[Tensor] = []
+        for names, x in self.entries.items():
+            if set(axes) <= set(names):
+                dims = [2 + names.index(axis) for axis in axes]
+                last = list(range(-len(axes), 0))
+                x, y = (w.movedim(dims, last).flatten(-len(axes)).flatten(1, -2) for w in (x, other.entries[names]))
+                found.append(y.mT @ x if where(names) else x.new_zeros(len(x), x.shape[-1], x.shape[-1]))
+        return torch.stack(found).sum(0)
+
+    def similarity(self, other: "_Stack") -> Float[Tensor, "K"]:
+        """Inner products with another stack."""
+        return torch.stack([(x * other.entries[names]).flatten(1).sum(1) for names, x in self.entries.items()]).sum(0)
+
+    def chosen(self, rows: Bool[Tensor, "K"]) -> "_Stack":
+        """Chooses some of the checkpoints, or the only one there is."""
+        entries = {names: x[rows] if len(x) > 1 else x for names, x in self.entries.items()}
+        return _Stack(entries)
+
+
+def _stream_step(a: _Stack, b: _Stack, name: str, where: Where, *, rotates: bool) -> Maps:
+    products = a.products(b, (name,), where)
+    if not rotates:
+        return {name: _assign(products)}
+    frame = frame_of(products.shape[-1], products.dtype, products.device)
+    products = frame.T @ products @ frame
+    if where is _anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
+        ridge = RIDGE * products.flatten(1).norm(dim=1)[:, None, None]
+        products = products + ridge * torch.eye(products.shape[-1]).to(products)
+    turn = frame @ _polar(products) @ frame.T + 1 / len(frame)
+    return {name: Matrix(turn, turn)}
+
+
+def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collection[str], maps: Maps) -> Maps:
+    """Assigns heads and turns their features: a pair of heads scores the similarity that it has under its best maps."""
+    size = dict(layout.sizes)[head]
+    scores = a.products(b, (head,), _without_features)
     turned: dict[str, Tensor] = {}
     for name in (name for name, owner in layout.heads.items() if owner == head):
-        x, y = (torch.cat(pairs(w, layout, name), dim=-1) for w in (a, b))
-        products = torch.einsum("k h i f, k g j f -> k h g i j", y, x)
+        products = a.products(b, (head, name), _everywhere).unflatten(2, (size, -1)).unflatten(1, (size, -1)).transpose(2, 3)
         if name.partition(".")[0] in moves:
-            scores = scores + torch.linalg.svdvals(products).sum(-1)
+            scores = scores + torch.linalg.eigvalsh(products.mT @ products).clamp_min(0).sqrt().sum(-1)
             turned[name] = products
         else:
             scores = scores + products.diagonal(dim1=-2, dim2=-1).sum(-1)
-    size = scores.shape[-1]
     order = _assign(scores) if "head" in moves else torch.arange(size, device=scores.device).expand(len(scores), size)
     steps: Maps = {head: order} if "head" in moves else {}
     rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
     for name, products in turned.items():
         turn = _polar(products[rows, torch.arange(size, device=scores.device), order])
         steps[name] = Matrix(turn, turn)
-        if name in maps:  # what was there belongs to the heads of the old order
+        if name in maps:  # earlier maps belong to the heads of the old order
             maps[name] = Matrix(*(pair[rows, order] for pair in maps[name]))
     return steps
 
@@ -166,8 +240,11 @@ def compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix
 
 def _assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
     """Returns, for each row, the column of the assignment of largest total score."""
-    columns = [linear_sum_assignment(one, maximize=True)[1] for one in scores.detach().cpu().numpy()]
-    return torch.from_numpy(np.stack(columns)).to(scores.device)
+    columns = scores.argmax(-1)
+    shared = (columns.sort(-1).values != torch.arange(scores.shape[-1], device=scores.device)).any(-1)
+    for k in shared.nonzero().flatten().tolist():  # elsewhere each row has the largest score of a column of its own
+        columns[k] = torch.from_numpy(linear_sum_assignment(scores[k].detach().cpu().numpy(), maximize=True)[1])
+    return columns
 
 
 def _polar(products: Float[Tensor, "*K n n"]) -> Float[Tensor, "*K n n"]:

@@ -35,8 +35,9 @@ def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     reads = inputs_of(config.model).reads
     objective = instantiate(config.objective)
     if objective.reads != reads:
+        name = config.objective["_target_"]
         raise InputError(
-            f"objective={config.objective['_target_']} is of {objective.reads}, and model={config.model_name} reads {reads}"
+            f"objective {name} is of {objective.reads}, and model={config.model_name} reads {reads}; leave objective out"
         )
     objective.check(config.model)
     instantiate(config.logger)

@@ -1,7 +1,7 @@
 """BERT of Hugging Face (`transformers.BertModel`) with a classifier of texts, off its pooler, or of tokens, without one.
 
 Its norms come after the sum: each writes to the residual stream with its scale and shift, which nothing can take over. So the
-stream is permuted, never rotated, and only what is written before a norm may have any mean.
+stream is permuted, never rotated, and only vectors written before a norm may have any mean.
 """
 
 CLASSES = {

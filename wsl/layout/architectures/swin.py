@@ -3,7 +3,7 @@
 Each stage has a residual stream of its own. The norms of a stage's blocks remove the mean of its stream, but the norm before
 the next stage removes that of four neighbours together: only the last stage may have any mean. The norm after the patches
 writes to the first stream with its scale, which forbids rotations of that one; those of the others are symmetries. A maximum
-over positions (`global_pool` of `max` or `avgmax`) would feel them, and the sign of the last norm's scale: it is refused.
+over positions (`global_pool` of `max` or `avgmax`) would depend on them, and on the sign of the last norm's scale: it is refused.
 """
 
 CLASSES = {"": ("timm.SwinTransformer",)}

@@ -2,17 +2,17 @@
 
 With or without class, register and distillation tokens, position embedding, pre-norm layer, layer scale, biases, q/k
 norm, gated MLP, parallel branches (`ParallelThingsBlock`), attention and MLP side by side (`ParallelScalingBlock`, its output
-projections apart), attention pooling; no head, a linear head (also the distilled pair) or an MLP head. Some things change what a
-tensor means:
+projections apart), attention pooling; no head, a linear head (also the distilled pair) or an MLP head. Some forms change the
+meaning of a tensor:
 
 - a q/k norm standardises each head's features and thereby blocks the invertible maps of `qk`; and the key bias is before it;
 - a packed gated MLP stacks gate and value in one `fc1`, twice as tall as `fc2` is wide;
-- parallel branches add their biases, so only the sum of these is felt;
+- parallel branches add their biases, so outputs depend on the sum of these alone;
 - a `ParallelScalingBlock` reads MLP, queries, keys and values off one projection. Where that has no bias, the MLP has one of its
-  own, which overlaps with what the projection reads off the norm's shift: this one null direction is not folded;
-- attention pooling starts a stream of its own, which the head reads without a norm;
-- without a final norm (`final_norm=False`) the mean of the stream is felt;
-- a maximum over tokens (`global_pool` of `max` or `avgmax`) feels the mean of each token and every rotation: it is refused.
+  own, which overlaps with the projection of the norm's shift: this one null direction is not folded;
+- attention pooling has a stream of its own, which the head reads without a norm;
+- without a final norm (`final_norm=False`) outputs depend on the mean of the stream;
+- a maximum over tokens (`global_pool` of `max` or `avgmax`) depends on the mean of each token and on every rotation: it is refused.
 
 State dicts of other models with the same names and shapes (norms after the sum as in `ResPostBlock`, rotary positions as in
 timm's `Eva`, a maximum over tokens) cannot be told from these.

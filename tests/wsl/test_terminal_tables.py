@@ -1,0 +1,155 @@
+"""Tables on the terminal: every cell whole, no line over 80 columns, every word explained."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from wsl.reporting.generator_table import generator_table
+from wsl.reporting.probe_table import probe_table
+from wsl.reporting.summary import summary
+from wsl.run import Run
+
+WIDEST = {"value": -0.333, "low": -2.468, "high": -0.181}
+FEATURES = ["embedding", "statistics", "statistics_task_vector", "weight_pca_task_vector", "embedding_and_hand_made"]
+
+
+def printed(table: RenderableType) -> list[str]:
+    out = io.StringIO()
+    Console(width=80, file=out).print(table)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def score(features: str, target: str = "test_accuracy", metric: str = "r2", subset: str = "all", **changes: Any) -> dict[str, Any]:
+    about = {"split": "leave_root_out", "fold": 10, "n_models": 240, "smoke_test": True, "trivial": False, "control": None}
+    limits = {"chance": 0.0, "noise_ceiling": 0.987, "above_permuted": False}
+    asked = {"features": features, "target": target, "metric": metric, "subset": subset}
+    return {**about, **limits, **asked, **WIDEST, **changes}
+
+
+def probe_rows(features: list[str] = FEATURES) -> list[dict[str, Any]]:
+    targets = [
+        ("test_accuracy", "r2"),
+        ("test_accuracy", "kendall_tau"),
+        ("learning_rate", "r2"),
+        ("optimizer", "balanced_accuracy"),
+    ]
+    rows = [
+        score(*(name, target, metric, subset)) for subset in ("all", "final") for target, metric in targets for name in features
+    ]
+    return [*rows, score(features[0], control="permuted targets")]
+
+
+def generated(name: str, flags: list[str], **settings: Any) -> dict[str, Any]:
+    accuracy = {"median": 0.671, "q25": 0.502, "q75": 0.757}
+    return {
+        "generator": name,
+        "settings": settings,
+        "n": 200,
+        "accuracy": accuracy,
+        "novelty": 10.27,
+        "diversity": None,
+        "flags": flags,
+    }
+
+
+GENERATED = [
+    generated("train models", []),
+    generated("weight_gaussian", ["copied", "collapsed"], spread=2.5, anchors=None),
+    generated("weight_gaussian", ["collapsed"], spread=2.5, anchors=4),
+    generated("generator_with_long_name", ["copied"], temperature=0.125, steps=1000, guidance=7.5),
+]
+
+
+def run() -> Run:
+    frame = pd.DataFrame({"model": ["a", "b"], "test_accuracy": [0.5, 0.7]})
+
+    class SmallZoo:
+        frame = pd.DataFrame({"model": ["a", "b"], "test_accuracy": [0.5, 0.7]})
+
+        def select(self, **_: Any) -> "SmallZoo":
+            return self
+
+        def __len__(self) -> int:
+            return len(frame)
+
+    return cast(Run, SimpleNamespace(path=Path("runs/demo"), zoo=SmallZoo()))
+
+
+def summed_up(metrics: list[dict[str, Any]]) -> list[str]:
+    return printed(summary(run(), metrics=metrics, probes=probe_rows(), samples=GENERATED))
+
+
+VALIDATED = [{"event": "validation", "step": 1, "accuracy_original": 0.54, "accuracy_decoded": 0.38}]
+TABLES = {
+    "probes": lambda: printed(probe_table(probe_rows())),
+    "generators": lambda: printed(generator_table(GENERATED)),
+    "summary": lambda: summed_up(VALIDATED),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_line_is_longer_than_eighty_columns_and_no_cell_is_cut(name: str) -> None:
+    lines = TABLES[name]()
+    assert max(map(len, lines)) <= 80
+    cut = [line for line in lines if (line + " ").replace("chance… ", "").count("… ")]
+    assert cut == []
+
+
+def test_a_table_that_is_too_wide_would_be_seen() -> None:
+    table = Table("target", *FEATURES)
+    table.add_row("test_accuracy", *["*−0.33 −2.47…−0.18"] * len(FEATURES))
+    whole = "*−0.33 −2.47…−0.18"
+    assert not [line for line in printed(table) if whole in line]
+    assert [line for line in printed(probe_table(probe_rows())) if whole in line]
+
+
+def test_features_that_do_not_fit_follow_in_a_further_table() -> None:
+    few, many = (printed(probe_table(probe_rows(FEATURES[:n]))) for n in (2, 5))
+    assert few.count("All checkpoints") == 1
+    assert many.count("All checkpoints") == 3
+    assert sum(line.count("*−0.33 −2.47…−0.18") for line in many) == 2 * 4 * 5
+
+
+def test_targets_that_nothing_is_defined_for_are_left_out() -> None:
+    nothing: dict[str, Any] = {"value": None, "low": None, "high": None, "noise_ceiling": None, "chance": None}
+    rows = [*probe_rows(), *(score(name, "epoch", **nothing) for name in FEATURES)]
+    assert not [line for line in printed(probe_table(rows)) if line.startswith("epoch")]
+    assert [line for line in printed(probe_table([*rows, score("embedding", "epoch")])) if line.startswith("epoch")]
+
+
+def test_words_and_marks_of_the_tables_are_explained_under_them() -> None:
+    probes, samples = (" ".join(TABLES[name]()) for name in ("probes", "generators"))
+    for word in (
+        "low…high: 95 % interval",
+        "noise ceiling:",
+        "*: not above",
+        "–: nothing",
+        "control: median R² of permuted targets",
+    ):
+        assert word in probes
+    for word in ("Novelty:", "Diversity:", "copied: novelty below 0.25", "collapsed: diversity below 0.25"):
+        assert word in samples
+
+
+def test_settings_stand_under_their_generator_and_break_between_settings_only() -> None:
+    lines = printed(generator_table(GENERATED))
+    assert lines.index("weight_gaussian") + 1 == next(i for i, line in enumerate(lines) if "anchors=all" in line)
+    for setting in ("temperature=0.125", "steps=1000", "guidance=7.5"):
+        assert sum(setting in line for line in lines) == 1
+
+
+def test_a_flag_stands_beside_the_figure_that_raised_it() -> None:
+    (line,) = (line for line in printed(generator_table(GENERATED)) if "anchors=4" in line)
+    assert line.endswith("– collapsed")
+    assert "copied" not in line
+
+
+def test_the_summary_tells_of_decoded_models_only_where_there_are_some() -> None:
+    assert any("decoded" in line for line in summed_up(VALIDATED))
+    assert not any("decoded" in line for line in summed_up([{"event": "validation", "step": 1, "loss": 0.1}]))

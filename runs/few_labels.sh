@@ -7,8 +7,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 zoo=${ZOO:-digits-seed1}                # name under checkpoints/zoos, or any path
-model=${MODEL:-hyperrep}
-runs=${RUNS:-checkpoints/runs/property_prediction/$(basename "$zoo")_$model}
+models=${MODELS:-invariant_encoder hyperrep}  # the first one gives its names to features of several models
+runs=${RUNS:-checkpoints/runs/property_prediction/$(basename "$zoo")}  # the folders of runs are <this>_<model>
 out=${OUT:-docs/results/few_labels.json}
 
-$python -m wsl.few_labels zoo="$zoo" runs="$runs" out="$out" "$@"
+folders=
+for model in $models; do
+  folders=${folders:+$folders,}${runs}_$model
+done
+$python -m wsl.few_labels zoo="$zoo" runs="[$folders]" out="$out" "$@"

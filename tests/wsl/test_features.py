@@ -10,16 +10,17 @@ import torch
 from wsl.data import cache
 from wsl.data.invariants import invariants_of, spectrum
 from wsl.data.leakage import refuse_leaks
-from wsl.features.embedding import Embedding, Untrained
-from wsl.features.encoder_inputs import EncoderInputs
+from wsl.features.embedding import Embedding, EncoderInputs, Rescaled, Untrained
 from wsl.features.factors import Factors
 from wsl.features.features import Features
 from wsl.features.weight_pca import WeightPCA, project
 from wsl.features.weight_statistics import WeightStatistics
-from wsl.probe import cards, probed
+from wsl.layout.slots import ROLES
+from wsl.probes.checkpoints import probed_checkpoints
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.architecture import build
+from zoo_gen.config import cards
 from zoo_gen.files import weights_sha256
 
 QUANTILES = [0, 0.25, 0.5, 0.75, 1]
@@ -145,36 +146,55 @@ def test_weights_that_are_not_finite_have_no_statistics():
     assert table.iloc[1].notna().all()
 
 
+@pytest.fixture(params=["tiny_run", "tiny_encoder"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """A run of each model."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
 def some(tiny_run: Run) -> Zoo:
     """Six checkpoints of train models, and six of others."""
-    every = probed(tiny_run.zoo)
+    every = probed_checkpoints(tiny_run.zoo)
     models = [*tiny_run.split.train.frame["model"].unique()[::20][:3], *tiny_run.split.test.frame["model"].unique()[:3]]
     return every.select(model=models)
 
 
-def test_the_embedding_is_that_of_the_run(tiny_run: Run, some: Zoo):
+def test_the_embedding_is_that_of_the_run(run: Run, some: Zoo):
+    np.testing.assert_allclose(Embedding().extract(run, some), run.embed(some), rtol=1e-6)
+
+
+def test_an_untrained_model_differs_from_the_trained_one_and_is_the_same_every_time(run: Run, some: Zoo):
+    trained, untrained = (features.extract(run, some) for features in (Embedding(), Untrained()))
+    assert np.abs(trained.to_numpy() - untrained.to_numpy()).max() > 1e-3
+    pd.testing.assert_frame_equal(run.untrained().embeddings(some).astype(float), untrained)
+
+
+def test_embeddings_of_different_models_are_different_entries_of_the_cache(tiny_run: Run, tiny_encoder: Run, some: Zoo):
+    of_tokens, of_invariants = (Embedding().extract(run, some) for run in (tiny_run, tiny_encoder))
+    assert set(of_tokens.columns).isdisjoint(of_invariants.columns)
+    assert len(list(cache.FOLDER.iterdir())) > 1
     np.testing.assert_allclose(Embedding().extract(tiny_run, some), tiny_run.embed(some), rtol=1e-6)
 
 
-def test_an_untrained_encoder_differs_from_the_trained_one_and_is_the_same_every_time(tiny_run: Run, some: Zoo):
-    trained, untrained = (features.extract(tiny_run, some) for features in (Embedding(), Untrained()))
-    assert np.abs(trained.to_numpy() - untrained.to_numpy()).max() > 1e-3
-    pd.testing.assert_frame_equal(Untrained().extract(tiny_run, some), untrained)
+def test_inputs_of_an_invariant_encoder_are_invariants_and_fitted_to_no_model(tiny_encoder: Run, some: Zoo):
+    pd.testing.assert_frame_equal(EncoderInputs().extract(tiny_encoder, some), invariants_of(some))
+    assert EncoderInputs().seen(tiny_encoder) == frozenset()
 
 
-def test_what_the_model_encoder_reads_are_its_raw_tokens(tiny_run: Run, some: Zoo):
-    pd.testing.assert_frame_equal(EncoderInputs().extract(tiny_run, some), invariants_of(some))
-    assert not EncoderInputs().seen(tiny_run)
-
-
-def test_raw_tokens_are_pooled_as_latents_are(tiny_run: Run, some: Zoo, monkeypatch):
-    monkeypatch.setattr(tiny_run, "model_encoder", None)
+def test_inputs_of_a_hyper_representation_are_pooled_as_latents_are_and_fitted_to_train_models(tiny_run: Run, some: Zoo):
+    assert EncoderInputs().seen(tiny_run) == tiny_run.seen
     table = EncoderInputs().extract(tiny_run, some)
     tokens, _ = next(iter(tiny_run.latents(some)))
-    values = tiny_run.standardizer.standardize(tokens)
-    expected = tiny_run.model.embed(values[None], tokens.positions, tiny_run.groups)[0]
-    np.testing.assert_allclose(table.iloc[0], expected, rtol=1e-5, atol=1e-6)
+    values = tiny_run.inputs.tokens.standardizer.standardize(tokens)
+    positions = tokens.positions
+    tail = int(positions[:, 0].max())
+    for group in positions[:, :2].unique(dim=0):
+        block, role = group.tolist()
+        here = (positions[:, :2] == group).all(dim=1)
+        found = table.iloc[0].filter(regex=rf"^{'tail' if block == tail else block}\.{ROLES[role]}/")
+        assert len(found) > 0
+        np.testing.assert_allclose(found[: values.shape[1]], values[here].mean(dim=0), rtol=1e-5, atol=1e-6)
 
 
 def test_spectra_are_singular_values_and_norms():
@@ -246,27 +266,27 @@ def test_a_damaged_cache_is_made_again(folder_of_cache: Path):
 
 
 @pytest.mark.parametrize("name", cards("features", ["*"]))
-def test_every_card_gives_named_numbers_one_row_per_checkpoint(name: str, tiny_run: Run, some: Zoo):
+def test_every_card_gives_named_numbers_one_row_per_checkpoint(name: str, run: Run, some: Zoo):
     features = cards("features", [name])[name]
     assert isinstance(features, Features)
-    table = features.extract(tiny_run, some)
+    table = features.extract(run, some)
     assert len(table) == len(some)
     assert table.columns.is_unique
     assert all(np.issubdtype(kind, np.floating) for kind in table.dtypes)
 
 
 @pytest.mark.parametrize("name", cards("features", ["*"]))
-def test_no_card_is_fitted_on_test_models(name: str, tiny_run: Run):
-    train, val, test = tiny_run.split
+def test_no_card_is_fitted_on_test_models(name: str, run: Run):
+    train, val, test = run.split
     features = cards("features", [name])[name]
-    seen = features.seen(tiny_run)
+    seen = features.seen(run)
     assert not set(seen) & set(test.frame["model"])
     refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=seen)
 
 
-@pytest.mark.parametrize("features", [Embedding(), Untrained(), WeightPCA(reference="none", components=2, anchors=9)])
-def test_features_of_a_run_on_another_fold_are_refused_by_name(features: Features, tiny_run: Run):
+@pytest.mark.parametrize("features", [Embedding(), Rescaled(), Untrained(), WeightPCA(reference="none", components=2, anchors=9)])
+def test_features_of_a_run_on_another_fold_are_refused_by_name(features: Features, run: Run):
     """A representation, a PCA or statistics fitted on models that are tested."""
-    train, val, test = tiny_run.zoo.split("by_model", fold=2)
+    train, val, test = run.zoo.split("by_model", fold=2)
     with pytest.raises(InputError, match=r"fitted on test models of the probe \("):
-        refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=features.seen(tiny_run))
+        refuse_leaks(train=train, val=val, test=test, scheme="by_model", seen=features.seen(run))

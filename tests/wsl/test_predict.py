@@ -1,4 +1,4 @@
-"""Saved probes answer as fresh ones do, and say when a checkpoint is none of the family's."""
+"""Saved probes predict as fresh ones do, and say when a checkpoint is out of distribution."""
 
 import shutil
 from pathlib import Path
@@ -12,52 +12,70 @@ from safetensors.torch import save_file
 
 from tests.commands import call, refused
 from tests.foreign import write_adapter
-from wsl.predict import PredictConfig, main, predict
-from wsl.probe import cards, probed
+from wsl.predict import PredictConfig, main
+from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
+from wsl.probes.prediction import predict
 from wsl.probes.predictor import FILE, Predictor
 from wsl.probes.probe import Targets
 from wsl.run import Run
 from zoo_gen import InputError
-from zoo_gen.config import compose
+from zoo_gen.config import cards, compose
 
 
 @pytest.fixture(scope="module")
 def run(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run.open(Path(shutil.copytree(tiny_run.path, tmp_path_factory.mktemp("runs") / "tiny")))
+    return copy(tiny_run, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_encoder: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return copy(tiny_encoder, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(params=["run", "encoder"])
+def of_each_model(request: pytest.FixtureRequest) -> Run:
+    """A hyper-representation, and an invariant encoder."""
+    return request.getfixturevalue(request.param)
+
+
+def copy(run: Run, folder: Path) -> Run:
+    return Run.open(Path(shutil.copytree(run.path, folder / "tiny")))
 
 
 def config(path: Path, *overrides: str) -> PredictConfig:
     return PredictConfig(**compose("predict", [f"path={path}", *overrides]))
 
 
-def test_saved_probes_answer_as_fresh_ones(run: Run, tmp_path: Path):
+def test_saved_probes_predict_as_fresh_ones(of_each_model: Run, tmp_path: Path):
+    run = of_each_model
     penalties = config(tmp_path).penalties
     Predictor.of(run, penalties=penalties)
     saved = Predictor.of(run, penalties=[])  # from the file: nothing could be fitted without penalties
-    train, val, test = (probed(part) for part in run.split)
+    train, val, test = (probed_checkpoints(part) for part in run.split)
     embedded = [np.asarray(run.embed(part), dtype=float) for part in (train, val, test)]
     probe = cards("probe", ["test_loss"])["test_loss"]
     models = [part.frame["model"].factorize()[0] for part in (train, val)]
-    answers = [Targets(part.frame["test_loss"].to_numpy(), some) for part, some in zip((train, val), models, strict=True)]
-    fresh = probe.predict(Inputs.of(*embedded), *answers, penalties=penalties)
+    known = [Targets(part.frame["test_loss"].to_numpy(), some) for part, some in zip((train, val), models, strict=True)]
+    fresh = probe.predict(Inputs.of(*embedded), *known, penalties=penalties)
     np.testing.assert_allclose(saved(embedded[2], coverage=0.9)["test_loss"], fresh, atol=1e-6)
 
 
-def test_random_weights_are_outside_and_a_model_of_the_zoo_finds_its_root(run: Run, tmp_path: Path):
+def test_random_weights_are_out_of_distribution_and_a_model_of_the_zoo_finds_its_root(of_each_model: Run, tmp_path: Path):
+    run = of_each_model
     one = run.split.train.select(final=True)[0]
     (own,) = predict(run, config(one.path), Console(quiet=True)).to_dict("records")
-    assert (own["taken_root"], own["outside"]) == (one.root, "")
+    assert (own["taken_root"], own["out_of_distribution"]) == (one.root, "")
     assert own["test_accuracy_low"] <= own["test_accuracy"] <= own["test_accuracy_high"]
     noise = {name: torch.randn(weight.shape) for name, weight in one.state_dict().items()}
     save_file(noise, tmp_path / "noise.safetensors")
     (found,) = predict(run, config(tmp_path / "noise.safetensors"), Console(quiet=True)).to_dict("records")
-    assert "no root of the run is near" in found["outside"]
+    assert "no root of the run is near" in found["out_of_distribution"]
 
 
 def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets(run: Run):
     predictor = Predictor.of(run, penalties=[1.0])
-    embedded = np.asarray(run.embed(probed(run.split.test)), dtype=float)
+    embedded = np.asarray(run.embed(probed_checkpoints(run.split.test)), dtype=float)
     found = predictor(embedded, coverage=0.999)  # more than so few val models can promise
     for target, (low, high) in {"test_accuracy": (0, 1), "test_loss": (0, np.inf), "accuracy_gap": (-1, 1)}.items():
         assert (found[f"{target}_low"] == low).all()
@@ -71,7 +89,7 @@ def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets
 
 
 def test_sets_hold_the_true_labels_of_val_models_as_often_as_asked(run: Run):
-    predictor, val = Predictor.of(run, penalties=[1.0]), probed(run.split.val)
+    predictor, val = Predictor.of(run, penalties=[1.0]), probed_checkpoints(run.split.val)
     embedded = np.asarray(run.embed(val), dtype=float)
     for coverage in (0.5, 0.8):
         sets = predictor(embedded, coverage=coverage)["optimizer_set"].str.split(" or ")
@@ -88,7 +106,10 @@ def folder_of_three(run: Run, folder: Path) -> Path:
     return folder
 
 
-def test_the_command_predicts_what_it_can_read_and_names_the_rest(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_predicts_what_it_can_read_and_names_the_rest(
+    of_each_model: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = of_each_model
     folder, out = folder_of_three(run, tmp_path / "some"), tmp_path / "found.csv"
     with pytest.raises(SystemExit) as exit:
         call(main, f"run={run.path}", f"path={folder}", f"out={out}")
@@ -123,10 +144,11 @@ def test_an_adapter_is_merged_into_its_base_which_is_its_root(run: Run, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"population/mean": np.full(3, np.nan)}, "values that it cannot have|wrong shape"),
+        ({"population/mean": np.full(3, np.nan)}, "is missing, unknown, or of a wrong shape"),
+        ({"optimizer/nonconformity": np.full(1, np.nan), "optimizer/weights": np.ones(1)}, "'optimizer/nonconformity' has values"),
         ({"population/limit": np.zeros(1)}, "'population/limit' has values"),
-        ({"optimizer/shares": np.ones(1)}, "'optimizer/shares' is missing, unknown, or of a wrong shape"),
-        ({"other/shares": np.ones(1)}, "'other/shares' is missing, unknown"),
+        ({"optimizer/weights": np.ones(1)}, "'optimizer/weights' is missing, unknown, or of a wrong shape"),
+        ({"other/weights": np.ones(1)}, "'other/weights' is missing, unknown"),
     ],
 )
 def test_damaged_probes_are_one_message(run: Run, tmp_path: Path, change: dict[str, np.ndarray], message: str):

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from tests.commands import call, refused
-from wsl.probe import ProbeConfig, cards, main, probe
+from wsl.probe import ProbeConfig, main
+from wsl.probes.evaluate import evaluate_runs
 from wsl.reporting.probe_table import probe_table
 from wsl.run import Run
 from zoo_gen import InputError
-from zoo_gen.config import CONFIGS, compose
+from zoo_gen.config import CONFIGS, cards, compose
 from zoo_gen.splits import Split
 
 FIELDS = {"split", "fold", "subset", "target", "features", "control", "metric", "value", "low", "high", "chance", "noise_ceiling"}
@@ -24,20 +25,28 @@ def config(*overrides: str) -> ProbeConfig:
     return ProbeConfig(**compose("probe", ["n_bootstrap=50", "n_permutations=20", *overrides]))
 
 
+def probe(settings: ProbeConfig, *runs: Run) -> list[dict]:
+    extractors = cards("features", settings.features)
+    return evaluate_runs(runs, cards("probe", settings.targets), extractors, settings, Console(quiet=True))
+
+
 @pytest.fixture(scope="module")
 def rows(tiny_run: Run) -> list[dict]:
-    return probe(tiny_run, config())
+    return probe(config(), tiny_run)
 
 
-def test_every_target_is_asked_of_every_kind_of_features_on_all_and_final_checkpoints(rows: list[dict]):
-    asked = {(row["subset"], row["target"], row["features"]) for row in rows if row["control"] is None}
-    targets, inputs = [path.stem for path in (CONFIGS / "probe").glob("*.yaml")], config().features
-    assert asked == {(subset, target, features) for subset in ("all", "final") for target in targets for features in inputs}
+def test_every_target_is_evaluated_on_all_features_of_all_and_of_final_checkpoints(rows: list[dict]):
+    found = {(row["subset"], row["target"], row["features"]) for row in rows if row["control"] is None}
+    targets, names = (
+        [path.stem for path in (CONFIGS / "probe").glob("*.yaml")],
+        ("hyperrep", "statistics", "statistics_task_vector"),
+    )
+    assert found == {(subset, target, features) for subset in ("all", "final") for target in targets for features in names}
     assert all(row.keys() >= FIELDS for row in rows)
     assert len({(*(row[key] for key in ("subset", "target", "features", "metric")),) for row in rows}) == len(rows)
 
 
-def test_rows_are_plain_json_with_the_chance_of_each_question(rows: list[dict]):
+def test_rows_are_plain_json_with_the_chance_of_each_target(rows: list[dict]):
     json.dumps(rows, allow_nan=False)
     for row in rows:
         chance = {"r2": 0, "kendall_tau": 0, "balanced_accuracy": {"root": 1 / 3}.get(row["target"], 1 / 2)}[row["metric"]]
@@ -67,12 +76,48 @@ def test_the_table_says_that_it_is_a_smoke_test_and_fits_eighty_columns(rows: li
 
 def test_the_same_command_gives_the_same_rows(tiny_run: Run):
     some = config("targets=[test_accuracy,root]", "features=[stat*]")
-    assert probe(tiny_run, some) == probe(tiny_run, some)
+    assert probe(some, tiny_run) == probe(some, tiny_run)
+
+
+def names_of(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["features"] for row in rows if row["control"] is None))
+
+
+def scores_of(rows: list[dict]) -> dict[str, list[tuple]]:
+    found: dict[str, list[tuple]] = {}
+    for row in rows:
+        found.setdefault(row["features"], []).append((row["metric"], row["subset"], row["value"]))
+    return found
+
+
+def test_models_are_probed_beside_each_other_and_name_their_rows(tiny_run: Run, tiny_encoder: Run):
+    settings = config("targets=[learning_rate]", "features=[embedding,encoder_inputs,untrained,epoch]")
+    both = probe(settings, tiny_encoder, tiny_run)
+    assert names_of(both) == [
+        *("invariant_encoder", "hyperrep", "encoder_inputs", "encoder_inputs_hyperrep"),
+        *("epoch", "untrained", "untrained_hyperrep"),
+    ]
+    scores = scores_of(both)
+    assert scores["invariant_encoder"] != scores["hyperrep"]
+    assert scores["encoder_inputs"] != scores["encoder_inputs_hyperrep"]
+    alone = probe(settings, tiny_run)
+    assert names_of(alone) == ["hyperrep", "encoder_inputs", "epoch", "untrained"]
+    assert scores_of(alone)["hyperrep"] == scores["hyperrep"]
+    assert scores_of(alone)["encoder_inputs"] == scores["encoder_inputs_hyperrep"]
+
+
+def test_two_runs_of_one_model_or_of_different_splits_are_refused(tiny_run: Run, tiny_encoder: Run):
+    with pytest.raises(InputError, match="two of the runs are of model=hyperrep"):
+        probe(config(), tiny_run, Run.open(tiny_run.path))
+    other = Run.open(tiny_encoder.path)
+    other.config = {**tiny_encoder.config, "fold": 1}
+    with pytest.raises(InputError, match="are of different zoos, splits or folds"):
+        probe(config(), tiny_run, other)
 
 
 def test_a_card_that_does_not_exist_is_named_beside_those_that_do():
-    with pytest.raises(InputError, match=r"no card 'hyperep' .* there is epoch, .*hyperrep, .*statistics"):
-        cards("features", ["hyperep"])
+    with pytest.raises(InputError, match=r"no card 'embeding' .* there is embedding, .*epoch, .*statistics"):
+        cards("features", ["embeding"])
     with pytest.raises(InputError, match=r"no card of .* was asked for"):
         cards("probe", [])
 
@@ -80,27 +125,30 @@ def test_a_card_that_does_not_exist_is_named_beside_those_that_do():
 def test_a_run_whose_split_leaks_is_refused(tiny_run: Run):
     leaking = Run.open(tiny_run.path)
     train, val, test = tiny_run.split
-    leaking.__dict__["split"] = Split(train, val, tiny_run.zoo.select(model=[test[0].model, train[0].model]))
+    leaking.split = Split(train, val, tiny_run.zoo.select(model=[test[0].model, train[0].model]))
     with pytest.raises(InputError, match=f"model {train[0].model} is in train and in test"):
-        probe(leaking, config())
+        probe(config(), leaking)
 
 
 def test_a_split_by_root_is_probed_too(tiny_run: Run):
     by_root = Run.open(tiny_run.path)
     by_root.config = {**tiny_run.config, "split": "leave_root_out"}
-    by_root.__dict__["split"] = tiny_run.zoo.split("leave_root_out", fold=0)
-    rows = probe(by_root, config("targets=[root,test_loss]", "features=[statistics]"))
+    by_root.split = tiny_run.zoo.split("leave_root_out", fold=0)
+    rows = probe(config("targets=[root,test_loss]", "features=[statistics]"), by_root)
     assert all(row["value"] is None for row in rows if row["target"] == "root")
     assert all(row["value"] is not None and row["n_models"] == 24 for row in rows if row["target"] == "test_loss")
 
 
-def test_the_command_writes_probe_json_and_prints_the_table(tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_writes_probe_json_and_prints_the_table(
+    tiny_run: Run, tiny_encoder: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = shutil.copytree(tiny_run.path, tmp_path / "run")
     options = ["n_bootstrap=20", "n_permutations=5", "targets=[epoch]", f"run={folder}"]
-    call(main, *options)
+    call(main, *options, f"beside=[{tiny_encoder.path}]")
     printed = capsys.readouterr()
     rows = json.loads((folder / "probe.json").read_text())
     assert {row["target"] for row in rows} == {"epoch"}
+    assert names_of(rows) == ["hyperrep", "invariant_encoder", "statistics", "statistics_task_vector"]
     assert "smoke test" in printed.out
     assert not printed.err
 

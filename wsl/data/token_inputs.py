@@ -132,7 +132,8 @@ class TokenInputs:
         groups = _groups(self.tokenizer, within)
         rows = torch.stack([model.embed(z[None], tokens.positions, groups)[0] for tokens, z in latents])
         each = rows.shape[1] // len(groups)
-        names = [f"{block}.{ROLES[role]}/{i}" for block, role in groups for i in range(each)]
+        last = max(block for block, _ in groups)  # it has another number in deeper models, and the same name
+        names = [f"{'tail' if block == last else block}.{ROLES[role]}/{i}" for block, role in groups for i in range(each)]
         return pd.DataFrame(rows.numpy(), columns=names)
 
     @torch.no_grad()

@@ -82,11 +82,14 @@ def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme:
     for train, val, test in splits.values():
         refuse_leaks(train=train, val=val, test=test, scheme=scheme, seen=())
     frame = children.frame
+    folds = [rows_of(frame, split) for split in splits.values()]
+    tested = np.flatnonzero(np.any([fold.test for fold in folds], axis=0))
+    sampled = np.intersect1d(sample_rows(frame, settings.noise_ceiling_checkpoints), tested)
     return CrossValidation(
         frame=frame,
-        splits=[rows_of(frame, split) for split in splits.values()],
+        splits=folds,
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
-        measured=TestImages().measure(children, sample_rows(frame, settings.noise_ceiling_checkpoints)),
+        measured=TestImages().measure(children, sampled),
         penalties=settings.penalties,
         n_bootstrap=settings.n_bootstrap,
         n_permutations=settings.n_permutations,

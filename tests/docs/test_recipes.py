@@ -24,7 +24,6 @@ from zoo_gen.config import CONFIGS, compose
 from zoo_gen.sources.folder import folder
 
 HOW_TO = ROOT / "docs" / "how_to"
-UNDER_WAY = pytest.mark.xfail(raises=ImportError, strict=False, reason="wsl does not export its public names yet")
 NEW_CARDS = r"\b(mine|mine_small|columns|interpolation|norms|train_loss)\b"
 """Cards that the recipes make."""
 
@@ -99,19 +98,16 @@ def torchvision_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     lookup._layout.cache_clear()
 
 
-@UNDER_WAY
 def test_the_recipe_makes_a_table_of_true_symmetries(torchvision_family: None) -> None:
     run(blocks(HOW_TO / "add_an_architecture.md", "python")[1])
 
 
-@UNDER_WAY
 def test_the_concepts_run(capsys: pytest.CaptureFixture[str]) -> None:
     for code in blocks(ROOT / "docs" / "concepts.md", "python"):
         run(code)
     assert "vit 12 152" in capsys.readouterr().out
 
 
-@UNDER_WAY
 def test_own_models_are_read_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my_models").mkdir()
@@ -134,7 +130,6 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@UNDER_WAY
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_commands_of_the_pages_compose(page: str, line: str) -> None:
     _, _, module, *overrides = shlex.split(line)
@@ -148,7 +143,6 @@ def test_commands_of_the_pages_compose(page: str, line: str) -> None:
         assert compose(name, overrides)
 
 
-@UNDER_WAY
 def test_the_start_page_runs(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = blocks(ROOT / "docs" / "index.md", "python")
     if not hasattr(importlib.import_module("wsl"), "Run"):

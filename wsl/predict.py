@@ -1,8 +1,8 @@
 """Predicts properties of any checkpoint of the family: `python -m wsl.predict run=demo path=<checkpoint, folder or zoo>`.
 
-Targets come from the probes saved with the run (`wsl.probes.predictor`), with intervals or sets of labels, and a warning where a
-checkpoint lies outside the population that the run has seen: another shape, an unknown root, an embedding far from those of train
-models. Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
+The probes saved with the run (`wsl.probes.predictor`) predict every target, with intervals or sets of labels. The column
+`out_of_distribution` says why a checkpoint is none that the run knows: another shape, an unknown root, an embedding far from those
+of train models. Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
 """
 
 import json
@@ -37,7 +37,7 @@ class PredictConfig:
 
 @command("predict", PredictConfig)
 def main(config: PredictConfig) -> None:
-    """Predicts, prints the table, and writes it if asked to."""
+    """Predicts, prints the table, and writes it if `out` names a file."""
     if not 0 < config.coverage < 1:
         raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
     if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):

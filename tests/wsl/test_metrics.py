@@ -40,7 +40,7 @@ def test_metrics_agree_with_scipy_and_scikit_learn(metric, sample, reference, rn
 
 
 @pytest.mark.parametrize(("metric", "sample", "reference"), CASES)
-def test_a_model_drawn_twice_counts_as_if_its_checkpoints_were_there_twice(metric, sample, reference, rng):
+def test_a_model_sampled_twice_counts_as_if_its_checkpoints_were_there_twice(metric, sample, reference, rng):
     truth, prediction = sample(rng)
     counts = bootstrap_counts(np.zeros(MODELS, dtype=int), n_bootstrap=5, rng=rng)
     for drawn, found in zip(counts, metric(truth, prediction, GROUPS, counts), strict=True):
@@ -51,7 +51,7 @@ def test_a_model_drawn_twice_counts_as_if_its_checkpoints_were_there_twice(metri
 def test_tau_does_not_depend_on_how_many_pairs_are_compared_at_once(rng, monkeypatch):
     truth, prediction = numbers(rng)
     whole = kendall_tau(truth, prediction, GROUPS, ONCE)
-    monkeypatch.setattr("wsl.probes.metrics._PAIRS_AT_ONCE", 7 * len(GROUPS))
+    monkeypatch.setattr("wsl.probes.metrics.PAIRS_AT_ONCE", 7 * len(GROUPS))
     assert kendall_tau(truth, prediction, GROUPS, ONCE).tolist() == whole.tolist()
 
 
@@ -79,7 +79,7 @@ def test_a_resample_of_families_keeps_or_loses_them_whole():
 
 
 def coverage(groups: np.ndarray, rng: np.random.Generator) -> float:
-    """Share of 95 % intervals that hold the true R2, where the errors of a model's checkpoints are one and the same."""
+    """Fraction of 95 % intervals that hold the true R2, where the errors of a model's checkpoints are one and the same."""
     inside = 0
     for _ in range(200):
         truth = rng.normal(size=40).repeat(EPOCHS)

@@ -1,4 +1,4 @@
-"""The embedding of checkpoints by the model of a run, and by the same model before its training."""
+"""The embedding of checkpoints by the model of a run, by the same model before its training, and the inputs of that model."""
 
 import json
 from collections.abc import Set
@@ -32,7 +32,7 @@ class Embedding(Features):
 
 
 class Rescaled(Embedding):
-    """The embedding by a model whose inputs have been standardised by the train models of the zoo in question, without labels."""
+    """The embedding by a model whose inputs are standardised by the train models of the run's present zoo, without labels."""
 
     def row_name(self, card: str, model: str) -> str:
         """Returns the name of the model with a word beside it; see `Features.row_name`."""
@@ -66,7 +66,7 @@ class Untrained(Features):
 
 
 class EncoderInputs(Features):
-    """What the model of a run reads: invariants, or standardised tokens, pooled as if they were latents."""
+    """The inputs of the model of a run: invariants, or standardised tokens, pooled as if they were latents."""
 
     of_model = True
 
@@ -82,7 +82,7 @@ class EncoderInputs(Features):
 
 
 def state_of(run: Run) -> list[str]:
-    """Returns what tells a run from another: its weights, the statistics of its inputs, its cards, its seed."""
+    """Returns hashes that identify a run: of its weights and the statistics of its inputs; and its cards and seed."""
     cards = {key: run.config.get(key) for key in ("tokenizer", "model", "window", "seed")}
     files = [sha256_of(run.path / name) for name in ("model.safetensors", run.inputs.file)]
     return [*files, json.dumps(cards, sort_keys=True)]

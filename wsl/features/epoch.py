@@ -1,4 +1,4 @@
-"""The epoch alone: how much of a property is nothing but training time."""
+"""The epoch alone: a baseline that knows nothing but training time."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""The generating factors of a model, one column per level, and the products of every two: what the recipe alone tells."""
+"""The generating factors of a model, one column per level, and products of every two: a baseline that knows the recipe alone."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What features are: a map from checkpoints to named numbers, which may have been fitted on the run's train models."""
+"""The protocol of features: a map from checkpoints to named numbers, which may have been fitted on the run's train models."""
 
 from collections.abc import Set
 from typing import Literal, Protocol, runtime_checkable
@@ -9,8 +9,8 @@ from wsl.run import Run
 from zoo_gen import Zoo
 
 Kind = Literal["embedding", "baseline", "reference", "joined"]
-"""The embedding reads weights alone: no factor, no result, no image. A baseline is what it has to beat; a reference runs the
-model and is shown only; joined are hand-made features beside the embedding's."""
+"""An `embedding` reads weights alone: no factor, no result, no image. It has to beat each `baseline`. A `reference` runs the
+checkpoint and is no competitor. `joined` are hand-made features beside the embedding's."""
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class Features(Protocol):
     kind: Kind = "baseline"
 
     reads: tuple[str, ...] = ()
-    """The columns of `zoo.frame` that are read: such a target is no question to these features."""
+    """The columns of `zoo.frame` that are read; targets among them are marked as given."""
 
     of_model: bool = False
     """Whether the features are made by the model of a run, or from the inputs of that model: then each model has its own."""
@@ -39,7 +39,7 @@ class Features(Protocol):
         Args:
             run: the representation; its train models (`run.split.train`) are the only ones that features may be fitted
                 on.
-            checkpoints: any part of the run's zoo.
+            checkpoints: any selection of the run's zoo.
 
         Returns:
             One row per checkpoint in the order of `checkpoints`, one float column per feature. What a checkpoint lacks

@@ -27,7 +27,7 @@ class Joined(Features):
         return card.replace("embedding", model)
 
     def seen(self, run: Run) -> Set[str]:
-        """Returns what any part has seen."""
+        """Returns the models that any of the parts has seen."""
         return frozenset().union(*(part.seen(run) for part in self.parts))
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a model answers to noise: it runs the model, so it is a line of reference and no reading of weights."""
+"""Outputs of a checkpoint on images of noise: a reference, as it runs the model and does not read its weights."""
 
 import numpy as np
 import pandas as pd

@@ -1,6 +1,5 @@
 """Probes: properties of models, read off features of their weights.
 
-Here: linear probes of numbers and of labels, cross-validation with its controls and ceilings, comparisons, and predictors that
-are saved with a run. One card in `configs/probe` per target. Not here: what probes read (`wsl.features`), and tables and figures
-(`wsl.reporting`).
+Linear probes of numbers and of labels, cross-validation with controls and noise ceilings, comparisons, and predictors that are
+saved with a run. Each target is a card in `configs/probe`. Features are in `wsl.features`, tables and figures in `wsl.reporting`.
 """

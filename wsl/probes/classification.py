@@ -27,7 +27,7 @@ class Classification:
 
     Args:
         column: the column of `zoo.frame`; each distinct value is a class.
-        trivial: whether the answer can be read from the shapes of the weights.
+        trivial: whether the label can be read from the shapes of the weights.
     """
 
     metrics: Mapping[str, Metric] = {"balanced_accuracy": balanced_accuracy}
@@ -40,7 +40,7 @@ class Classification:
         return frame[self.column].astype(str).to_numpy(dtype=str), frame[self.column].notna().to_numpy()
 
     def predictable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
-        """Tells whether there is more than one class in train, and it has all that are asked for."""
+        """Tells whether there is more than one class in train, and it has all that test has."""
         return len(np.unique(train)) > 1 and set(np.unique(test)) <= set(np.unique(train))
 
     def chance(self, metric: str, truth: Shaped[np.ndarray, "N"]) -> float:
@@ -53,13 +53,13 @@ class Classification:
 
     def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
-        classes, labels = np.unique(train.targets, return_inverse=True)
+        classes, labels = np.unique(train.values, return_inverse=True)
         if len(classes) == 1:
             return Linear(np.zeros((inputs.train.shape[1], 1)), np.zeros(1), tuple(map(str, classes)))
         strongest_first = np.array(sorted(penalties, reverse=True))
         coefficients, intercepts = logistic(inputs.train, inputs.strengths, labels, strongest_first)
-        answers = [classes[_choices(inputs.val, *pair)] for pair in zip(coefficients, intercepts, strict=True)]
-        best = int(np.argmax([whole(balanced_accuracy, val.targets, answer) for answer in answers]))
+        predictions = [classes[_choices(inputs.val, *pair)] for pair in zip(coefficients, intercepts, strict=True)]
+        best = int(np.argmax([whole(balanced_accuracy, val.values, prediction) for prediction in predictions]))
         return Linear(coefficients[best], intercepts[best], tuple(map(str, classes)))
 
     def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
@@ -78,7 +78,7 @@ class Classification:
         rng: np.random.Generator,
     ) -> Shaped[np.ndarray, "R N"]:
         """Returns no rows: a label has chance beside it instead of this control."""
-        return np.empty((0, len(inputs.test)), dtype=train.targets.dtype)
+        return np.empty((0, len(inputs.test)), dtype=train.values.dtype)
 
 
 def logistic(
@@ -92,14 +92,14 @@ def logistic(
     The columns of `inputs` are orthogonal, with mean 0 and norms `strengths`.
     """
     n, n_classes = len(labels), int(labels.max()) + 1
-    members = (labels[:, None] == np.arange(n_classes)).astype(np.float32)
-    weight = (members @ (n / (n_classes * members.sum(0))))[:, None, None].astype(np.float32)
-    truth = (members[:, 1:] if n_classes == 2 else members)[:, None]
+    of_class = (labels[:, None] == np.arange(n_classes)).astype(np.float32)
+    weight = (of_class @ (n / (n_classes * of_class.sum(0))))[:, None, None].astype(np.float32)
+    truth = (of_class[:, 1:] if n_classes == 2 else of_class)[:, None]
     size = (len(penalties), truth.shape[2])
     x = np.column_stack([inputs, np.ones(n)]).astype(np.float32)  # the intercept is the last coefficient
     curvature = (0.25 if n_classes == 2 else 0.5) * weight.max() * np.append(strengths**2, n)
     penalty = np.outer(np.append(np.ones(len(strengths)), 1e-9), penalties * n)
-    rate = (1 / (curvature[:, None] + penalty)).astype(np.float32)[..., None]
+    step_size = (1 / (curvature[:, None] + penalty)).astype(np.float32)[..., None]
     shrink = penalty.astype(np.float32)[..., None]
 
     now = np.zeros((x.shape[1], *size), dtype=np.float32)
@@ -108,7 +108,7 @@ def logistic(
     for _ in range(_STEPS):
         error = weight * (_probabilities((x @ ahead.reshape(len(now), -1)).reshape(n, *size)) - truth)
         slope = (x.T @ error.reshape(n, -1)).reshape(now.shape) + shrink * ahead
-        following = ahead - rate * slope
+        following = ahead - step_size * slope
         change = following - now
         momentum, before = (1 + np.sqrt(1 + 4 * momentum**2)) / 2, momentum
         if np.sum(slope * change) > 0:  # the momentum leads uphill

@@ -17,7 +17,7 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
     """Returns all rows, with `kind`, `seed` and the paired difference to the best baseline.
 
     Several seeds get a further row, `seed: "mean"`: the mean of their scores, resample by resample. The best baseline of a
-    question is the one with the highest score among those that do not read the answer; differences are of scores on the same
+    target is the one with the highest score among those that do not read the target; differences are of scores on the same
     resamples. Only the embedding, and what is joined to it, is compared.
     """
     everything = {**found, **_means(found)}
@@ -60,7 +60,7 @@ def _to_others(
 
 
 def marked(finding: Finding, reads: Sequence[str], probes: Mapping[str, Probe]) -> Finding:
-    """Marks a question as given for features that read its answer."""
+    """Marks a target as given for features that read it."""
     given = probes[finding.row["target"]].column in reads
     return Finding({**finding.row, "given": given}, finding.resampled)
 

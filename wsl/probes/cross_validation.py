@@ -1,4 +1,4 @@
-"""A survey: probes put to features under the folds of one split, with intervals, ceilings and controls.
+"""Cross-validation of probes over the folds of one split, with intervals, noise ceilings and controls.
 
 Every fold fits on its own train models, chooses on its val models and predicts its test models. The predictions of all folds are
 pooled, and the score is computed once.
@@ -33,20 +33,20 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """The circumstances under which probes are asked; equal for every kind of features, so their scores are paired.
+    """The folds, resamples and controls that probes are evaluated by; equal for all features, so their scores are paired.
 
     Attributes:
         frame: checkpoints to be split, rows of `zoo.frame`.
         splits: the folds: which rows are train, val and test. No row is tested twice.
         families: what is resampled first, one label per row: the root for `leave_root_out`, the same for all for
             `by_model`.
-        measured: results image by image, for the ceilings.
+        measured: results image by image, for the noise ceilings.
         penalties: that val chooses from.
         n_bootstrap: bootstraps of the test models behind an interval.
         n_permutations: permuted targets behind a control.
-        seed: of bootstraps and n_permutations.
+        seed: of bootstraps and permutations.
         unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
-        kept: ceilings and resamples found so far: the same for all features, and for surveys by other train models (`replace`).
+        memory: noise ceilings and resamples found so far, the same for all features and for other train models (`replace`).
     """
 
     frame: pd.DataFrame
@@ -58,24 +58,26 @@ class CrossValidation:
     n_permutations: int
     seed: int
     unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
-    kept: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
+    memory: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses folds that test a model twice."""
         models = [frozenset(self.frame["model"][split.test]) for split in self.splits]
         twice = sorted(model for i, some in enumerate(models) for model in some if any(model in others for others in models[:i]))
         if twice:
-            raise InputError(f"the folds of a cross-fit test some models twice ({', '.join(twice[:5])}); name each fold once")
+            raise InputError(
+                f"the folds of a cross-validation test some models twice ({', '.join(twice[:5])}); name each fold once"
+            )
 
     def evaluate(
         self, probes: Mapping[str, Probe], features: Iterable[Float[np.ndarray, "N F"]], *, subset: Bool[np.ndarray, "N"]
     ) -> list[Finding]:
-        """Puts questions to one kind of features.
+        """Evaluates probes on one kind of features.
 
         Args:
-            probes: the questions by name.
+            probes: the targets by name.
             features: of every row of `frame`, once per fold: what is fitted differs from fold to fold.
-            subset: the rows that take part.
+            subset: the rows that are trained on, validated on and tested.
 
         Returns:
             For each probe and each of its metrics a row of the real score, `control: None`, and where the probe has one
@@ -83,12 +85,12 @@ class CrossValidation:
         """
         pooled = {target: _Pool(probe, self.frame, subset) for target, probe in probes.items()}
         for number, (split, table) in enumerate(zip(self.splits, features, strict=True)):
-            prepared: dict[bytes, Inputs] = {}  # most questions are known for the same rows
+            prepared: dict[bytes, Inputs] = {}  # most targets are known for the same rows
             for pool in pooled.values():
                 rows = Split(*(np.flatnonzero(part & subset & pool.known) for part in split))
-                train, val, test = (Targets(pool.targets[part], self._models[part]) for part in rows)
+                train, val, test = (Targets(pool.values[chosen], self._models[chosen]) for chosen in rows)
                 pool.rows.append(rows.test)
-                if not all(map(len, rows)) or not pool.probe.predictable(train.targets, test.targets):
+                if not all(map(len, rows)) or not pool.probe.predictable(train.values, test.values):
                     pool.predictable = False
                     continue
                 key = pool.known.tobytes()
@@ -99,10 +101,9 @@ class CrossValidation:
                     "n_permutations": self.n_permutations,
                     "rng": stream(self.seed, "probe", "shuffle", number),
                 }
-                pool.answers.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
-                shuffled = pool.probe.predict_permuted(prepared[key], train, val, penalties=self.penalties, **options)
-                pool.shuffled.append(shuffled)
-        return [finding for target, pool in pooled.items() for finding in self._judge(target, pool)]
+                pool.predictions.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
+                pool.permuted.append(pool.probe.predict_permuted(prepared[key], train, val, penalties=self.penalties, **options))
+        return [finding for target, pool in pooled.items() for finding in self._score(target, pool)]
 
     def planted(self, probes: Mapping[str, Probe], *, subset: Bool[np.ndarray, "N"]) -> list[Finding]:
         """Returns the control of a planted feature: the target itself (one column per class of a label), which has to score 1."""
@@ -119,33 +120,33 @@ class CrossValidation:
     def _models(self) -> Int[np.ndarray, "N"]:
         return pd.factorize(self.frame["model"])[0]
 
-    def _judge(self, target: str, pool: "_Pool") -> list[Finding]:
-        """Scores the pooled answers to one question."""
+    def _score(self, target: str, pool: "_Pool") -> list[Finding]:
+        """Scores the pooled predictions of one target."""
         rows = np.concatenate(pool.rows)
-        truth, models = pool.targets[rows], self._models[rows]
+        truth, models = pool.values[rows], self._models[rows]
         about = {"target": target, "trivial": pool.probe.trivial}
         about |= {"n_models": len(np.unique(models)), "n_checkpoints": len(models)}
         if not pool.predictable or len(np.unique(truth)) < 2:
             return [Finding(about | {"control": None, "metric": metric} | _NOTHING, None) for metric in pool.probe.metrics]
-        answers, shuffled = np.concatenate(pool.answers), np.concatenate(pool.shuffled, axis=1)
+        predictions, permuted = np.concatenate(pool.predictions), np.concatenate(pool.permuted, axis=1)
         _, first, groups = np.unique(models, return_index=True, return_inverse=True)
         families = np.unique(self.families[rows][first], return_inverse=True)[1]
-        counts = self.kept.get(resamples := ("resamples", self.n_bootstrap, self.seed, families.tobytes()))
+        counts = self.memory.get(resamples := ("resamples", self.n_bootstrap, self.seed, families.tobytes()))
         if counts is None:
             counts = bootstrap_counts(families, n_bootstrap=self.n_bootstrap, rng=stream(self.seed, "probe", "bootstrap"))
-            self.kept[resamples] = counts
+            self.memory[resamples] = counts
         measured = Measured(self.measured.loss[rows], self.measured.accuracy[rows])
         found = []
         for name, metric in pool.probe.metrics.items():
             key = (target, name, rows.tobytes())
-            if key not in self.kept:
+            if key not in self.memory:
                 rng = stream(self.seed, "probe", "noise_ceiling")
-                self.kept[key] = pool.probe.noise_ceiling(name, self.frame.iloc[rows], measured, rng=rng)
-            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "noise_ceiling": _known(self.kept[key])}
-            value, resampled = whole(metric, truth, answers), metric(truth, answers, groups, counts)
+                self.memory[key] = pool.probe.noise_ceiling(name, self.frame.iloc[rows], measured, rng=rng)
+            limits = {"metric": name, "chance": pool.probe.chance(name, truth), "noise_ceiling": _known(self.memory[key])}
+            value, resampled = whole(metric, truth, predictions), metric(truth, predictions, groups, counts)
             low, high = interval(resampled)
             scores = {"value": _known(value), "low": _known(low), "high": _known(high)}
-            control = _control(name, metric, truth, shuffled)
+            control = _control(name, metric, truth, permuted)
             above = None if control is None else bool(value > control["high"])
             found.append(Finding(about | {"control": None} | limits | scores | {"above_permuted": above}, resampled))
             if control is not None:
@@ -155,29 +156,29 @@ class CrossValidation:
 
 
 class _Pool:
-    """The answers to one question, fold by fold."""
+    """The predictions of one target, fold by fold."""
 
     def __init__(self, probe: Probe, frame: pd.DataFrame, subset: Bool[np.ndarray, "N"]) -> None:
         self.probe = probe
-        self.targets, known = probe.targets(frame)
+        self.values, known = probe.targets(frame)
         self.known = known & subset
         self.predictable = True
         self.rows: list[Int[np.ndarray, "T"]] = []
-        self.answers: list[Shaped[np.ndarray, "T"]] = []
-        self.shuffled: list[Shaped[np.ndarray, "R T"]] = []
+        self.predictions: list[Shaped[np.ndarray, "T"]] = []
+        self.permuted: list[Shaped[np.ndarray, "R T"]] = []
 
 
 def _control(
     name: str,
     metric: Metric,
     truth: Shaped[np.ndarray, "N"],
-    shuffled: Shaped[np.ndarray, "R N"],
+    permuted: Shaped[np.ndarray, "R N"],
 ) -> dict[str, Any] | None:
     """Returns the median of the scores (of Kendall's tau without its sign), and their 1st and 99th percentile."""
-    if not len(shuffled):
+    if not len(permuted):
         return None
-    answers = shuffled + truth.mean()  # they are relative to the mean
-    scores = np.array([whole(metric, truth, answer) for answer in answers])
+    predictions = permuted + truth.mean()  # they are relative to the mean
+    scores = np.array([whole(metric, truth, prediction) for prediction in predictions])
     low, high = np.quantile(scores, [0.01, 0.99])
     value = np.median(np.abs(scores) if name == "kendall_tau" else scores)
     return {"value": float(value), "low": float(low), "high": float(high)}

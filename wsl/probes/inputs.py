@@ -1,9 +1,9 @@
 """Inputs of linear probes: features standardised on train and turned into the basis of its singular vectors.
 
 With X = U S V' for the standardised train features, a probe sees XV = US and the same turn of val and test. A ridge or
-logistic regression gives the same answers in any such basis, but here there are never more unknowns than train
-checkpoints, a ridge regression is a division by S² + penalty, and one decomposition serves every question. It is that of the
-smaller of X'X and XX', many times as fast as one of X.
+logistic regression gives the same predictions in any such basis. Here there are never more unknowns than train checkpoints, a
+ridge regression is a division by S² + penalty, and one decomposition serves every target. It is that of the smaller of X'X and XX',
+many times as fast as one of X.
 """
 
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ class Inputs:
         else:
             squares, left = np.linalg.eigh(x @ x.T)
             basis = x.T @ left / np.sqrt(np.where(squares > _NOTHING * squares.max(), squares, np.inf))
-        kept = squares > _NOTHING * squares.max()
-        basis, strengths = basis[:, kept], np.sqrt(squares[kept])
+        nonzero = squares > _NOTHING * squares.max()
+        basis, strengths = basis[:, nonzero], np.sqrt(squares[nonzero])
         turned = (x @ basis, standardize(val) @ basis, standardize(test) @ basis)
         return cls(*turned, strengths=strengths, standardize=standardize, basis=basis)
 

@@ -70,35 +70,35 @@ def curves(
         raise InputError(f"selections must be at least 1, not {config.selections}")
     probes = numeric(cards("probe", config.targets))
     folds = all_folds(by_model)
-    survey = cross_validation_of(children, {fold: children.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
-    surveys: dict[int | None, list[CrossValidation]] = {
-        labelled: [select(survey, labelled, selection=i) for i in range(config.selections)] for labelled in config.labelled
+    everything = cross_validation_of(children, {fold: children.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
+    validations: dict[int | None, list[CrossValidation]] = {
+        labelled: [select(everything, labelled, selection=i) for i in range(config.selections)] for labelled in config.labelled
     }
-    surveys[None] = [survey]
-    found: dict[int | None, dict[tuple[str, int | None, str], list[Finding]]] = {labelled: {} for labelled in surveys}
+    validations[None] = [everything]
+    found: dict[int | None, dict[tuple[str, int | None, str], list[Finding]]] = {labelled: {} for labelled in validations}
     features = list(variants(extractors, by_model, pretrained))
     with Progress(console=console, transient=True) as progress, threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = progress.add_task("probing", total=len(features) * sum(map(len, surveys.values())))
+        bar = progress.add_task("probing", total=len(features) * sum(map(len, validations.values())))
         for name, extractor, seed, by_fold in features:
             progress.update(bar, description=name if seed is None else f"{name}, seed {seed}")
             tables = tables_of(extractor, by_fold, SCHEME, children)
 
-            def answers(some: CrossValidation, tables: Sequence[Any] = tables) -> dict[str, list[Finding]]:
+            def evaluated(some: CrossValidation, tables: Sequence[Any] = tables) -> dict[str, list[Finding]]:
                 by_subset = defaultdict(list)
                 for subset, finding in evaluate_subsets(some, probes, tables):
                     by_subset[subset].append(finding)
                 progress.advance(bar)
                 return by_subset
 
-            for labelled, some in surveys.items():
-                answered = list(pool.map(answers, some))
-                for subset in answered[0]:
-                    averaged = average([one[subset] for one in answered], seed=config.seed)
+            for labelled, some in validations.items():
+                evaluations = list(pool.map(evaluated, some))
+                for subset in evaluations[0]:
+                    averaged = average([one[subset] for one in evaluations], seed=config.seed)
                     found[labelled][name, seed, subset] = [marked(one, extractor.reads, probes) for one in averaged]
     about = {"split": SCHEME, "fold": None, "folds": len(folds), "smoke_test": len(folds) < FOLDS}
     kinds = {name: extractor.kind for name, extractor, *_ in features}
     return [
-        about | {"labelled": labelled, "selections": len(surveys[labelled])} | row
+        about | {"labelled": labelled, "selections": len(validations[labelled])} | row
         for labelled, findings in found.items()
         for row in compare(findings, kinds)
     ]
@@ -108,11 +108,11 @@ def numeric(probes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns probes of numbers, to be scored by R2 alone: Kendall's tau of every selection would take hours.
 
     Raises:
-        InputError: a probe asks for a label.
+        InputError: a target is a label.
     """
     labels = [name for name, probe in probes.items() if "r2" not in probe.metrics]
     if labels:
-        raise InputError(f"{', '.join(labels)}: labels have no R2; ask for numbers, such as targets=[test_accuracy,epoch]")
+        raise InputError(f"{', '.join(labels)}: labels have no R2; name numbers, such as targets=[test_accuracy,epoch]")
     for probe in probes.values():
         probe.metrics = {"r2": probe.metrics["r2"]}
     return dict(probes)

@@ -1,4 +1,4 @@
-"""Few labels: a survey by some of the labelled models, and its mean over selections of them.
+"""Few labels: a cross-validation by some of the labelled models, and its mean over selections of them.
 
 Models are put in a random order per fold, the same for every kind of features, and the first are labelled: more labels are the
 same models and others beside them. Every fourth of them chooses the penalty. All checkpoints of a labelled model have labels.
@@ -22,11 +22,11 @@ FEWEST = 8
 """Labelled models of which every fourth are two: one would have no standard error."""
 
 
-def select(survey: CrossValidation, labelled: int, *, selection: int) -> CrossValidation:
-    """Returns the survey by so many of the train and val models of each fold.
+def select(everything: CrossValidation, labelled: int, *, selection: int) -> CrossValidation:
+    """Returns the cross-validation by so many of the train and val models of each fold.
 
     Args:
-        survey: the folds with all their models.
+        everything: the folds with all their models.
         labelled: how many models have labels.
         selection: number of the random order.
 
@@ -35,34 +35,34 @@ def select(survey: CrossValidation, labelled: int, *, selection: int) -> CrossVa
     """
     if labelled < FEWEST:
         raise InputError(f"{labelled} labelled models are too few: every fourth chooses the penalty; take {FEWEST} or more")
-    names, splits = survey.frame["model"].to_numpy(dtype=str), []
-    for number, split in enumerate(survey.splits):
+    names, splits = everything.frame["model"].to_numpy(dtype=str), []
+    for number, split in enumerate(everything.splits):
         models = np.unique(names[split.train | split.val])
         if labelled > len(models):
-            raise InputError(f"fold {number} has {len(models)} models to label, not {labelled}; ask for fewer: labelled=[8,32]")
-        chosen = stream(survey.seed, "few labels", number, selection).permutation(models)[:labelled]
+            raise InputError(f"fold {number} has {len(models)} models to label, not {labelled}; take fewer: labelled=[8,32]")
+        chosen = stream(everything.seed, "few labels", number, selection).permutation(models)[:labelled]
         val = np.isin(names, chosen[3::4])
         splits.append(Split(np.isin(names, chosen) & ~val, val, split.test))
-    return replace(survey, splits=splits, unlabelled=[split.train | split.val for split in survey.splits])
+    return replace(everything, splits=splits, unlabelled=[split.train | split.val for split in everything.splits])
 
 
 def average(selections: Sequence[Sequence[Finding]], *, seed: int) -> list[Finding]:
     """Returns the mean of each score over selections, with an interval over selections and test models.
 
     Each resample of the test models is the mean over as many selections, drawn with replacement; the same ones for all features, so
-    that differences are paired. Of a control, the median and percentiles over n_permutations are averaged. `spread` is the standard
-    deviation between selections. A question that cannot be asked in each of them is not answered.
+    that differences are paired. Of a control, the median and percentiles over permutations are averaged. `spread` is the standard
+    deviation between selections. A target that cannot be predicted in each of them has no score.
     """
     found: dict[tuple[str, str, str | None], list[Finding]] = {}
     for finding in (finding for findings in selections for finding in findings):
         found.setdefault((finding.row["target"], finding.row["metric"], finding.row["control"]), []).append(finding)
-    answered = {key: all(finding.row["value"] is not None for finding in alike) for key, alike in found.items()}
-    means = {key: _mean(alike, seed=seed) for key, alike in found.items() if answered[*key[:2], None]}
+    scored = {key: all(finding.row["value"] is not None for finding in alike) for key, alike in found.items()}
+    means = {key: _mean(alike, seed=seed) for key, alike in found.items() if scored[*key[:2], None]}
     for (target, metric, control), mean in means.items():
-        if control is None and (shuffled := means.get((target, metric, "permuted targets"))):
-            mean.row["above_permuted"] = bool(mean.row["value"] > shuffled.row["high"])
-    unanswered = [Finding({**found[key][0].row, **_NOTHING}, None) for key in found if key[2] is None and not answered[key]]
-    return [*means.values(), *unanswered]
+        if control is None and (permuted := means.get((target, metric, "permuted targets"))):
+            mean.row["above_permuted"] = bool(mean.row["value"] > permuted.row["high"])
+    unscored = [Finding({**found[key][0].row, **_NOTHING}, None) for key in found if key[2] is None and not scored[key]]
+    return [*means.values(), *unscored]
 
 
 _NOTHING = dict.fromkeys(("value", "low", "high", "above_permuted", "spread"))

@@ -1,7 +1,7 @@
 """Scores of predictions, with intervals that resample whole models.
 
 Every metric is a function `(truth, prediction, groups, counts) -> scores`: `groups` says which model a checkpoint
-belongs to, and row r of `counts` how often each model was drawn. All checkpoints of a model go with it, because they
+belongs to, and row r of `counts` how often each model was sampled. All checkpoints of a model go with it, because they
 are not independent. Ones give the score itself, `bootstrap_counts` its bootstrap distribution. No metric looks at a
 checkpoint twice: each is a ratio of sums over models (R2, balanced accuracy) or over pairs of models (Kendall's tau),
 
@@ -25,7 +25,8 @@ Metric = Callable[
     Float[np.ndarray, "R"],
 ]
 
-_PAIRS_AT_ONCE = 4_000_000
+PAIRS_AT_ONCE = 4_000_000
+"""Pairs of checkpoints that Kendall's tau compares in one step, at most."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def kendall_tau(
     truth, prediction = truth[order], prediction[order]
     present, starts = np.unique(groups[order], return_index=True)
     sums = np.zeros((3, n_groups, n_groups))
-    step = max(1, _PAIRS_AT_ONCE // len(truth))
+    step = max(1, PAIRS_AT_ONCE // len(truth))
     for start in range(0, len(truth), step):
         rows = slice(start, start + step)
         of_truth, of_prediction = (_signs(values[rows], values) for values in (truth, prediction))
@@ -99,23 +100,23 @@ def balanced_accuracy(
     groups: Int[np.ndarray, "N"],
     counts: Int[np.ndarray, "R G"],
 ) -> Float[np.ndarray, "R"]:
-    """Returns the mean over the classes among the truths of the share that was recognised: chance is 1 / classes."""
-    members = (truth[:, None] == np.unique(truth)).astype(float)
-    hits = members * (truth == prediction)[:, None]
+    """Returns the mean over the classes among the truths of the recall: chance is 1 / classes."""
+    of_class = (truth[:, None] == np.unique(truth)).astype(float)
+    hits = of_class * (truth == prediction)[:, None]
     n_groups = counts.shape[1]
     with np.errstate(invalid="ignore"):
-        recalls = (counts @ _sum_by_group(hits, groups, n_groups)) / (counts @ _sum_by_group(members, groups, n_groups))
+        recalls = (counts @ _sum_by_group(hits, groups, n_groups)) / (counts @ _sum_by_group(of_class, groups, n_groups))
     return np.nanmean(recalls, axis=1)  # a class that a resample has lost does not count in it
 
 
 def bootstrap_counts(families: Int[np.ndarray, "G"], *, n_bootstrap: int, rng: np.random.Generator) -> Int[np.ndarray, "R G"]:
-    """Draws models with replacement: first as many families as there are, then models within each.
+    """Samples models with replacement: first as many families as there are, then models within each.
 
     With one family for all this is the plain bootstrap over models; with the root of each model it is that of
     `leave_root_out`.
 
     Returns:
-        How often each model was drawn, one row per resample.
+        How often each model was sampled, one row per resample.
     """
     codes, sizes = np.unique(families, return_counts=True)
     chosen = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=n_bootstrap)

@@ -1,4 +1,4 @@
-"""Results of checkpoints image by image: what a bootstrap of the test images needs to remeasure them."""
+"""Results of checkpoints image by image: a bootstrap of the test images re-evaluates them."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ class TestImages:
 
 
 def _run(checkpoints: Zoo, split: ImageSplit) -> pd.DataFrame:
-    """Returns the loss on every image, then whether the answer was right."""
+    """Returns the loss on every image, then whether the prediction was right."""
     outputs = torch.from_numpy(run_models(checkpoints, split.pixels)).nan_to_num(nan=-torch.inf)
     loss = functional.cross_entropy(outputs.mT, split.labels.expand(len(outputs), -1), reduction="none")
     right = (outputs.argmax(-1) == split.labels).float()

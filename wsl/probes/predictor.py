@@ -40,10 +40,9 @@ class Predictor:
     """Linear probes of embeddings, with conformal intervals.
 
     Attributes:
-        tensors: in float64; per target `<target>/coefficients` (F K), `/intercepts` (K), `/nonconformity` (scores of val
-        checkpoints: absolute
-            errors; of a label, 1 less the probability of the true one) and `/weights` (of these scores); and `population/mean` (F),
-            `/directions` (F F, scaled to unit variance), `/limit` (1: 99th percentile of val distances).
+        tensors: in float64. Per target `<target>/coefficients` (F K), `/intercepts` (K), `/nonconformity` (scores of val
+            checkpoints) and `/weights` (of these scores). Of train embeddings `population/mean` (F), `/directions` (F F,
+            scaled to unit variance) and `/limit` (1: 99th percentile of val distances).
         about: `state` (format of the file, sha256 of the encoder), `classes` by target, `roots` (sha256 of weights) and `shapes`
             of train models.
     """
@@ -64,8 +63,8 @@ class Predictor:
                 continue
             inputs = Inputs.of(of_train[known], of_val[val_known], of_val[:0])
             models = [pd.factorize(part.frame["model"])[0] for part in (train, val)]
-            answers = Targets(truth, models[0][known]), Targets(val_truth, models[1][val_known])
-            turned = probe.fit(inputs, *answers, penalties=penalties)
+            known_values = Targets(truth, models[0][known]), Targets(val_truth, models[1][val_known])
+            turned = probe.fit(inputs, *known_values, penalties=penalties)
             coefficients = (inputs.basis @ turned.coefficients) / inputs.standardize.scale[:, None]
             linear = Linear(coefficients, turned.intercepts - inputs.standardize.mean @ coefficients, turned.classes)
             tensors[f"{target}/coefficients"], tensors[f"{target}/intercepts"] = linear.coefficients, linear.intercepts
@@ -113,7 +112,7 @@ class Predictor:
 
     @np.errstate(over="ignore", invalid="ignore")  # of embeddings as far away as any file may put them
     def __call__(self, embeddings: Float[np.ndarray, "N F"], *, coverage: float) -> pd.DataFrame:
-        """Returns answers: `<target>`, and for numbers `<target>_low`, `<target>_high`, for labels `<target>_probability` and
+        """Returns predictions: `<target>`, and for numbers `<target>_low`, `<target>_high`, for labels `<target>_probability` and
         `<target>_set` (all that may be true, the most probable first); `distance` over its limit.
 
         NaN where an embedding is not finite. Raises `InputError` for embeddings of another encoder.
@@ -184,13 +183,13 @@ def _probabilities(scores: Float[np.ndarray, "N K"], classes: int) -> Float[np.n
 
 
 def _likely(probabilities: Float[np.ndarray, "classes"], classes: Sequence[str], reach: float) -> str:
-    """Returns the labels whose miss would not exceed `reach`, and in any case the most probable one."""
+    """Returns the labels whose nonconformity score is at most `reach`, and in any case the most probable one."""
     order = [int(i) for i in np.argsort(-probabilities, kind="stable")]
     return " or ".join(classes[i] for place, i in enumerate(order) if place == 0 or 1 - probabilities[i] <= reach)
 
 
 def _nonconformity(linear: Linear, features: Float[np.ndarray, "N F"], truth: np.ndarray) -> Float[np.ndarray, "N"]:
-    """Returns how far answers are off; of labels, 1 less the probability of the true one."""
+    """Returns nonconformity scores: absolute errors of numbers; of labels, 1 less the probability of the true one."""
     if linear.classes:
         true = np.array(linear.classes) == truth[:, None]
         return 1 - _probabilities(linear(features), len(linear.classes))[true]

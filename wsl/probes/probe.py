@@ -1,4 +1,4 @@
-"""What a probe is: a target, a way to predict it from inputs, and the metrics that judge the prediction."""
+"""The protocol of probes: a target, a prediction of it from inputs, and the metrics of that prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from wsl.probes.metrics import Metric
 
 @dataclass(frozen=True)
 class Targets:
-    """What a probe is to say about some checkpoints, and the model of each."""
+    """The true values of some checkpoints, and the model of each."""
 
-    targets: Shaped[np.ndarray, "N"]
+    values: Shaped[np.ndarray, "N"]
     models: Int[np.ndarray, "N"]
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A fitted probe: features @ coefficients + intercepts are the answers, or the scores of `classes`.
+    """A fitted probe: features @ coefficients + intercepts are the predictions, or the scores of `classes`.
 
     Two classes have one score: the second's, on the logistic scale.
     """
@@ -32,13 +32,13 @@ class Linear:
     classes: tuple[str, ...] = ()
 
     def __call__(self, features: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N K"]:
-        """Returns answers or scores."""
+        """Returns predictions or scores."""
         return features @ self.coefficients + self.intercepts
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Loss, and whether the answer is right (1 or 0), of checkpoints on each of the test images; NaN where not measured."""
+    """Loss, and accuracy (1 or 0), of checkpoints on each of the test images; NaN where not measured."""
 
     loss: Float[np.ndarray, "N I"]
     accuracy: Float[np.ndarray, "N I"]
@@ -46,23 +46,23 @@ class Measured:
 
 @runtime_checkable
 class Probe(Protocol):
-    """A question: train checkpoints fit the answer, val checkpoints choose its penalty, test checkpoints are asked."""
+    """A target and its linear model: fitted on train checkpoints, with a penalty chosen on val checkpoints, for test checkpoints."""
 
     column: str
-    """The column of `zoo.frame` that is asked for."""
+    """The column of `zoo.frame` that is predicted."""
 
     trivial: bool
-    """Whether the answer can be read from the shapes of the weights."""
+    """Whether the target can be read from the shapes of the weights."""
 
     metrics: Mapping[str, Metric]
     """The scores by name."""
 
     def targets(self, frame: pd.DataFrame) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
-        """Returns the answer for each row of `zoo.frame`, and whether it is known."""
+        """Returns the true value of each row of `zoo.frame`, and whether it is known."""
         ...
 
     def predictable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
-        """Tells whether the answers of test can be predicted from those of train: they differ there, and none is new."""
+        """Tells whether the values of test can be predicted from those of train: they differ there, and no label is new."""
         ...
 
     def chance(self, metric: str, truth: Shaped[np.ndarray, "N"]) -> float:
@@ -70,7 +70,7 @@ class Probe(Protocol):
         ...
 
     def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
-        """Returns the score of the truth against itself remeasured on a bootstrap of the test images; NaN if unknown.
+        """Returns the score of the truth against its re-evaluation on a bootstrap of the test images; NaN if unknown.
 
         Args:
             metric: a name in `metrics`.
@@ -85,7 +85,7 @@ class Probe(Protocol):
         ...
 
     def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
-        """Returns the answers for the test inputs, by the penalty that is best on val."""
+        """Returns the predictions for the test inputs, by the penalty that is best on val."""
         ...
 
     def predict_permuted(
@@ -98,5 +98,8 @@ class Probe(Protocol):
         n_permutations: int,
         rng: np.random.Generator,
     ) -> Shaped[np.ndarray, "R N"]:
-        """Returns answers, less the mean of train, after fitting permuted targets, one row per shuffle; no rows without that."""
+        """Returns predictions less the mean of train after fitting permuted targets, one row per permutation.
+
+        A probe without this control returns no rows.
+        """
         ...

@@ -5,11 +5,10 @@ With standardised features X = U S V', targets y, their mean ȳ, and penalty λ 
     ŷ = ȳ + X_test V (S² + λN)⁻¹ S U'(y - ȳ),
 
 for every penalty and any number of permuted targets at once. The penalty with the smallest squared error
-on val wins, and it has to beat ȳ, the infinite penalty, by one standard error over the val models: a probe that cannot
-be told from the mean answers the mean. So a target that has nothing to do with the features scores about 0, not a noisy
-negative number.
+on val wins, and it has to beat ȳ, the infinite penalty, by one standard error over the val models: otherwise the probe predicts
+the mean. So a target that has nothing to do with the features scores about 0, not a noisy negative number.
 
-The control n_permutations the targets of train and val between models *and* within each model. Whole models alone would not
+The control permutes the targets of train and val between models *and* within each model. Whole models alone would not
 do: the epochs of a model come in the same order in all of them, and the order would give the epoch away. Its predictions are
 taken relative to ȳ: where the folds of a cross-fit are pooled, ȳ is low in the fold whose test models are good, because they are
 not in it, and ȳ alone would order the folds upside down (a tau of -.1 to -.3 for roots that differ).
@@ -26,7 +25,7 @@ from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, kendall_tau, r2, whole
 from wsl.probes.probe import Linear, Measured, Targets
 
-_REMEASURED = 100  # bootstraps of the test images behind a ceiling
+_RE_EVALUATIONS = 100  # bootstraps of the test images behind a noise ceiling
 
 _SCALES = {"linear": np.asarray, "log": np.log, "log10": np.log10}
 _INVERSES = {"linear": np.asarray, "log": np.exp, "log10": lambda values: 10.0**values}
@@ -40,7 +39,7 @@ class Regression:
         scale: what is predicted: the number or its logarithm.
         measured: which result on test images the number contains; `none` if it does not depend on them (a factor).
         sign: with which sign it does.
-        trivial: whether the answer can be read from the shapes of the weights.
+        trivial: whether the number can be read from the shapes of the weights.
         bounds: the smallest and the largest value that the number can have, infinite where there is none.
     """
 
@@ -81,7 +80,7 @@ class Regression:
         return 0.0
 
     def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
-        """Returns the mean score of the truth against itself remeasured; see `Probe.ceiling`."""
+        """Returns the mean score of the truth against its bootstrap re-evaluations; see `Probe.noise_ceiling`."""
         if self.measured == "none":
             return 1.0
         by_image = measured.loss if self.measured == "loss" else measured.accuracy
@@ -91,14 +90,14 @@ class Regression:
             return np.nan
         truth, by_image = truth[known], by_image[known]
         images = by_image.shape[1]
-        counts = rng.multinomial(images, np.full(images, 1 / images), size=_REMEASURED)
+        counts = rng.multinomial(images, np.full(images, 1 / images), size=_RE_EVALUATIONS)
         changes = self.sign * (counts @ by_image.T / images - by_image.mean(axis=1))
         return float(np.mean([whole(self.metrics[metric], truth + change, truth) for change in changes]))
 
     def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
-        coefficients = _ridge(inputs, train.targets[None], val.targets[None], val.models, penalties)
-        return Linear(coefficients.T, np.array([train.targets.mean()]))
+        coefficients = _ridge(inputs, train.values[None], val.values[None], val.models, penalties)
+        return Linear(coefficients.T, np.array([train.values.mean()]))
 
     def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
         """Returns the predictions for the test inputs; see `Probe.predict`."""
@@ -115,8 +114,8 @@ class Regression:
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "R N"]:
         """Returns predictions for the test inputs after fitting permuted targets; see `Probe.predict_permuted`."""
-        of_train = permute_models(train.targets, train.models, n_permutations=n_permutations, rng=rng)
-        of_val = permute_models(val.targets, val.models, n_permutations=n_permutations, rng=rng)
+        of_train = permute_models(train.values, train.models, n_permutations=n_permutations, rng=rng)
+        of_val = permute_models(val.values, val.models, n_permutations=n_permutations, rng=rng)
         return _ridge(inputs, of_train, of_val, val.models, penalties) @ inputs.test.T
 
 
@@ -126,9 +125,9 @@ def permute_models(
     """Gives every model the targets of another one, in random order: as clustered as the truth, and unrelated to it."""
     _, codes = np.unique(models, return_inverse=True)
     places = rng.permuted(np.tile(np.arange(codes.max() + 1), (n_permutations, 1)), axis=1)
-    shuffled = np.empty((n_permutations, len(targets)), dtype=targets.dtype)
-    shuffled[:, np.argsort(codes, kind="stable")] = targets[np.argsort(places[:, codes] + rng.random(shuffled.shape), axis=1)]
-    return shuffled
+    permuted = np.empty((n_permutations, len(targets)), dtype=targets.dtype)
+    permuted[:, np.argsort(codes, kind="stable")] = targets[np.argsort(places[:, codes] + rng.random(permuted.shape), axis=1)]
+    return permuted
 
 
 def _ridge(
@@ -151,8 +150,8 @@ def _ridge(
     best_penalty = np.full((len(mean), 1), np.inf)
     squares, n = inputs.strengths**2, len(inputs.train)
     for penalty in penalties:
-        answers = (projected / (squares + penalty * n)) @ inputs.val.T
-        error = (val_targets - mean - answers) ** 2 @ of_model.T
+        predictions = (projected / (squares + penalty * n)) @ inputs.val.T
+        error = (val_targets - mean - predictions) ** 2 @ of_model.T
         better = error.mean(axis=1) < best_error
         best_error = np.where(better, error.mean(axis=1), best_error)
         best_gain = np.where(better[:, None], mean_error - error, best_gain)

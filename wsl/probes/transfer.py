@@ -2,12 +2,10 @@
 
 The folds are those of the other zoo; the run of fold n serves its fold n.
 
-- Some or all models of the other zoo have labels: as in `wsl.probes.label_efficiency`. A row `<model>` embeds the other zoo as
-its own,
-  and a row `<model> rescaled` after its inputs have been standardised by the other zoo's train models, which needs no label.
+- Some or all models of the other zoo have labels: as in `wsl.probes.label_efficiency`. Rows `<model>` embed the other zoo as its
+  own. Rows `<model> rescaled` embed inputs that are standardised by the other zoo's train models, which needs no label.
 - No model of the other zoo has labels (`labelled: 0`): the probes, too, are fitted on the first zoo. Features are carried over by
-the
-  names of their columns (columns of one zoo alone are not read); rescaled ones on the scales of the other zoo's train models.
+  the names of their columns; columns of one zoo alone are not read. Rescaled ones have the scales of the other's train models.
 """
 
 from collections import defaultdict

@@ -62,7 +62,7 @@ def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[
         for spec in members:
             recipe = spec.recipe
             seen = math.ceil(recipe.fraction * len(images.train))
-            count, forward = _costs(spec)
+            count, forward = costs(spec)
             batch = min(recipe.batch_size, seen)
             views = 2 if recipe.objective == "simclr" else 1
             scored = views * (len(images.train) + len(images.val) + len(images.test))
@@ -84,7 +84,7 @@ def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[
 _COSTS: dict[str, tuple[int, float]] = {}
 
 
-def _costs(spec: ModelSpec) -> tuple[int, float]:
+def costs(spec: ModelSpec) -> tuple[int, float]:
     """The number of weights of a model, and the operations of one image's forward pass."""
     key = str(spec.architecture)
     if key not in _COSTS:

@@ -93,10 +93,9 @@ class PopulationTrainer:
         """Trains every model for one epoch over its own order of the training images."""
         self.epoch += 1
         train, device = self.images.train, self.hardware.device
-        views = 2 if self.contrastive else 1
         orders = self._orders()
         augmentation = self._streams("augmentation", self.epoch)
-        draws = np.stack([rng.random((self.steps, views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
+        draws = np.stack([rng.random((self.steps, self.recipe.views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
         draws = torch.from_numpy(draws)[:, :, :, self.share].to(device)
         mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
@@ -152,10 +151,8 @@ class PopulationTrainer:
                 result[f"{name}_loss"] = float(losses[index])
                 result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
         for result in results:
-            losses_known = (result["test_loss"], result["train_loss"])
-            accuracies_known = (result["train_accuracy"], result["test_accuracy"])
-            result["loss_gap"] = _difference(*losses_known)
-            result["accuracy_gap"] = _difference(*accuracies_known)
+            result["loss_gap"] = _difference(result["test_loss"], result["train_loss"])
+            result["accuracy_gap"] = _difference(result["train_accuracy"], result["test_accuracy"])
         return results
 
     def _seen(self) -> Tensor | None:

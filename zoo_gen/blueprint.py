@@ -178,7 +178,7 @@ class Blueprint:
 
         Args:
             specs: all models.
-            at_once: how many models like one fit in memory; asked where the card states no stack size.
+            at_once: how many models like one fit in memory, where the card states no stack size.
         """
         groups: dict[tuple[object, ...], list[ModelSpec]] = {}
         for spec in specs:

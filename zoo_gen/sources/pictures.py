@@ -1,4 +1,4 @@
-"""Pictures: encoded images anywhere, decoded once into memory where they fit, and whenever they are asked for where they do not.
+"""Pictures: encoded images anywhere, decoded once into memory where they fit, and whenever they are needed where they do not.
 
 Every source of images ends here: it hands over training and test pictures, each with a label, and the settings of its card.
 """

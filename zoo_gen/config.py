@@ -94,7 +94,7 @@ def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
 
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
     if not wanted:
-        raise InputError(f"no card of {CONFIGS / group} was asked for; name some, or '*' for all: {', '.join(files)}")
+        raise InputError(f"no card of {CONFIGS / group} was named; name some, or '*' for all: {', '.join(files)}")
     for pattern in wanted:
         if not any(fnmatch(name, pattern) for name in files):
             raise InputError(f"no card '{pattern}' in {CONFIGS / group}; there is {', '.join(files)}")

@@ -1,5 +1,6 @@
 """The code of the pages runs, and the commands that they name exist."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -22,6 +23,7 @@ from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
 from zoo_gen.config import CONFIGS, compose
 from zoo_gen.sources.folder import folder
+from zoo_gen.sources.pictures import Selection
 
 HOW_TO = ROOT / "docs" / "how_to"
 NEW_CARDS = r"\b(mine|mine_small|columns|interpolation|norms|train_loss)\b"
@@ -77,7 +79,8 @@ def test_the_card_of_a_target_asks_for_a_column(tiny_zoo: Path) -> None:
 def test_the_cards_of_a_zoo_have_the_keys_that_they_need() -> None:
     images, zoo, *_ = (yaml.safe_load(block) for block in blocks(HOW_TO / "own_images.md", "yaml"))
     assert images.pop("_target_") == "zoo_gen.sources.folder.folder"
-    assert images.keys() == inspect.signature(folder).parameters.keys()
+    shared = {field.name for field in dataclasses.fields(Selection)}
+    assert images.keys() == inspect.signature(folder).parameters.keys() - {"card"} | shared
     known = yaml.safe_load((CONFIGS / "zoo" / "digits.yaml").read_text(encoding="utf-8"))
     assert zoo.keys() - {"architecture"} == known.keys()
 

@@ -17,7 +17,7 @@ from PIL import Image
 from zoo_gen import Images, InputError
 from zoo_gen.sources.folder import folder
 from zoo_gen.sources.parquet import parquet
-from zoo_gen.sources.pictures import Look, StreamedPixels
+from zoo_gen.sources.pictures import Selection, StreamedPixels
 from zoo_gen.sources.torchvision import torchvision
 
 LOOK: dict[str, Any] = {
@@ -145,7 +145,7 @@ def test_streamed_batches_are_decoded_ahead_and_in_order(hub: Path) -> None:
 def test_pictures_are_resized_by_the_shorter_side_and_cropped_to_the_centre() -> None:
     wide = np.zeros((4, 8, 3), dtype=np.uint8)
     wide[:, 2:6] = 255
-    pixels = Look(size=4, mean=[0.0] * 3, std=[1.0] * 3).decode(wide)
+    pixels = Selection(**{**LOOK, "size": 4}).decode(wide)
     assert pixels.shape == (3, 4, 4)
     assert bool((pixels == 255).all())
 

@@ -10,13 +10,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from benchmarks.in_memory import InMemory
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, Sizes, keys_of, masked_error, moments_of
 from benchmarks.race import Contestant, Holdout, Scales, Settings, now
-from wsl.data.sources import InMemory
+from wsl.data.pairs import with_roots
 from wsl.data.standardizer import Standardizer
-from wsl.data.windows import Batch, TokenizedZoo, Windows
+from wsl.data.windows import Batch, Windows
 from wsl.layout.slots import ROLES
 from wsl.models.initialization import DataDependent
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
@@ -70,11 +72,11 @@ class Field:
         """Train and validation tokens in memory, where weights are finite; equal plans are one object."""
         key = type(tokenizer).__name__, tokenizer.reference, getattr(tokenizer, "width", None)
         if key not in self._held:
-            every, plans = TokenizedZoo(self.zoo, tokenizer), {}
+            plans: dict[Plan, Plan] = {}
             found: tuple[list[InMemory], list[InMemory]] = ([], [])
             for checkpoints, sources in zip(self.checkpoints, found, strict=True):
-                for checkpoint in checkpoints:
-                    source = InMemory.of(every.tokens(checkpoint))
+                for checkpoint, root in with_roots((one, self.zoo.root(one)) for one in checkpoints):
+                    source = InMemory.of(tokenizer.encode(checkpoint.state_dict(), root=root))
                     if source.sums.isfinite().all():
                         plan = plans.setdefault(source.plan, source.plan)
                         sources.append(InMemory(plan, source.sums, source.values))
@@ -88,12 +90,12 @@ class Field:
     def ours(self, name: str, *, rate: float) -> Contestant:
         """The default hyper-representation, `ours`; `ours_random` by model.initialization=random."""
         held = self.held(Residual(width=self.width, reference="root"))
-        standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in held[0])
+        standardizer = Standardizer.fit((source.plan, source.sums) for source in held[0])
 
         def restore(values: Tensor, whole: Window) -> Tensor:
             return standardizer.restore(values, whole.plan)
 
-        card = self.card | ({"start": "random"} if name == "ours_random" else {})
+        card = self.card | ({"initialization": "random"} if name == "ours_random" else {})
         model, objective = self._seeded(lambda: instantiate(card)), instantiate(self.config["objective"])
         return self._contestant(name, self.width, held, standardizer, model, objective, restore, rate)
 

@@ -22,8 +22,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from benchmarks.in_memory import InMemory
 from benchmarks.padded_rows import FAINT, counts_of, keys_of
-from wsl.data.sources import InMemory
 from wsl.data.standardizer import Moments
 from wsl.data.sums import sums_of
 from wsl.data.windows import Batch, Windows
@@ -110,8 +110,8 @@ class Holdout:
         pieces = []
         spans = list(itertools.pairwise([*starts, total]))
         for some in (spans[first : first + AT_ONCE] for first in range(0, len(spans), AT_ONCE)):
-            crops = [batch.crop(start, self.length) for start, _ in some]
-            values, mask, positions, _ = (torch.stack(tensors).to(device) for tensors in zip(*crops, strict=True))
+            windows = [[tensor[start : start + self.length] for tensor in batch[:3]] for start, _ in some]
+            values, mask, positions = (torch.stack(tensors).to(device) for tensors in zip(*windows, strict=True))
             narrow = getattr(model, "token_width", values.shape[-1])
             decoded = model(values[..., :narrow], mask[..., :narrow], positions).float().cpu()
             pieces += [window[: following - start] for window, (start, following) in zip(decoded, some, strict=True)]

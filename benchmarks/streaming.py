@@ -106,7 +106,7 @@ class Memory:
 
 def stream(sources: list[FileSource], config: dict[str, Any]) -> Windows:
     """Windows of the default training, nothing cached."""
-    standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+    standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
     return Windows(sources, standardizer, length=config["window"], seed=0, cache=0)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from wsl.features.encoder_inputs import EncoderInputs
 
 from wsl.data import cache
 from wsl.data.invariants import invariants_of, spectrum
 from wsl.data.leakage import refuse_leaks
 from wsl.features.embedding import Embedding, Untrained
-from wsl.features.encoder_inputs import EncoderInputs
 from wsl.features.factors import Factors
 from wsl.features.features import Features
 from wsl.features.weight_pca import WeightPCA, project

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.sources import InMemory
+from benchmarks.in_memory import InMemory
 from wsl.data.standardizer import Moments
 from wsl.data.sums import Sums
 from wsl.data.windows import Batch

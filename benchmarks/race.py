@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.in_memory import InMemory
 from benchmarks.padded_rows import FAINT, moments_of, segments_of
-from wsl.data.sources import InMemory
 from wsl.data.sums import sums_of
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch, Windows

@@ -97,7 +97,7 @@ class Field:
     def ours(self, name: str, *, rate: float) -> Contestant:
         """The default hyper-representation, `ours`; `ours_random` by model.initialization=random."""
         tokenizer, sources = self.sources(Residual, WIDTH, "root")
-        standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+        standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
         build = functools.partial(instantiate, {**self.card, "initialization": OURS[name]})
         return self._contestant(name, tokenizer, sources, standardizer, build, instantiate(self.config["objective"]), rate)
 

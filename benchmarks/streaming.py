@@ -70,7 +70,7 @@ def sources_of(folder: Path, copies: int) -> list[FileSource]:
 def stream(folder: Path, copies: int, config: dict[str, Any]) -> Windows:
     """Windows of the default training, nothing cached."""
     sources = sources_of(folder, copies)
-    standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+    standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
     return Windows(sources, standardizer, length=config["window"], seed=0, cache=0)
 
 

@@ -83,7 +83,7 @@ def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_s
 def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("wsl.analyses.compression.REFINEMENT", QUICK)
+    monkeypatch.setattr("wsl.compression.REFINEMENT", QUICK)
     out = tmp_path / "rows.json"
     folder = tmp_path / "run"
     folder.mkdir()

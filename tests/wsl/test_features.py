@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from wsl.features.encoder_inputs import EncoderInputs
 
 from wsl.data import cache
 from wsl.data.invariants import invariants_of, spectrum

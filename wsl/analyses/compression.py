@@ -26,7 +26,6 @@ from torch import Tensor
 from wsl.generators.family import flatten
 from wsl.generators.novelty import disagreement, euclidean
 from wsl.run import Run
-from wsl.training.latent_optimization import Refinement
 from zoo_gen import Checkpoint
 from zoo_gen.evaluate import logits
 from zoo_gen.files import sha256_of, write_json
@@ -39,8 +38,8 @@ RESULT = "compression.json"
 ABOVE_CHANCE = 0.05
 """Accuracy above chance below which a model has nothing to retain."""
 
-REFINEMENT = Refinement(steps=40, learning_rate=0.02, images=64, batch_size=16)
-"""Of the rows with refined latents: chosen on fold 0 of digits, seed 0, at compression ratio 16."""
+Refine = Callable[[Run, Sequence[Checkpoint], Sequence[Float[Tensor, "T Z"]]], Sequence[Float[Tensor, "T Z"]]]
+"""Makes better latents of checkpoints (`wsl.training.latent_optimization`)."""
 
 Weights = Mapping[str, Tensor]
 
@@ -106,7 +105,7 @@ def _diversity(families: Sequence[tuple[np.ndarray, np.ndarray]], distance: Call
     return float(np.median(after)) / original if original > 0 else None
 
 
-def compress(run: Run, *, refinement: Refinement | None = None) -> dict[str, Any]:
+def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     """Returns the row of a run: its settings, its compression ratio (the lowest of any judged model), and what `measure` returns.
 
     With a refinement, latents are refined before they are decoded.
@@ -138,12 +137,12 @@ def compress(run: Run, *, refinement: Refinement | None = None) -> dict[str, Any
     }
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
+def rows_of(folder: Path, *, refinement: Refine) -> list[dict[str, Any]]:
     """Returns the rows of the run in a folder, without and with refined latents, measured once for each state of its model."""
     path, state = folder / RESULT, sha256_of(folder / "model.safetensors")
     if path.is_file() and (stored := read_json(path, advice="delete it")).get("model") == state:
         return stored["rows"]
     run = Run.open(folder)
-    rows = [compress(run), compress(run, refinement=REFINEMENT)]
+    rows = [compress(run), compress(run, refinement=refinement)]
     write_json(path, {"model": state, "rows": rows})
     return rows

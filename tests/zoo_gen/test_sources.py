@@ -76,7 +76,7 @@ def write_cifar(root: Path) -> None:
 
 
 def fit(images: Images) -> bool:
-    """Whether images are as many as asked for, as red as their labels say, and drawn without replacement."""
+    """Whether images are as many as wanted, as red as their labels say, and drawn without replacement."""
     splits = (images.train, images.val, images.test)
     reds = [(split.pixels[:].mean((2, 3))[:, 0] * 0.5 + 0.5) * 255 for split in splits]
     alike = all(bool(((red - split.labels * 200).abs() <= 0.5).all()) for red, split in zip(reds, splits, strict=True))

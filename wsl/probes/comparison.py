@@ -26,13 +26,14 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
     for (features, seed, subset), findings in everything.items():
         for finding in findings:
             row, about = finding.row, {"subset": subset, "features": features, "kind": kinds[features], "seed": seed}
-            bar = best.get((subset, row["target"], row["metric"]))
-            if bar and kinds[features] in ("embedding", "joined") and finding.resampled is not None:
+            compared = kinds[features] in ("embedding", "joined") and finding.resampled is not None
+            if compared and (bar := best.get((subset, row["target"], row["metric"]))):
                 name, baseline = bar
                 assert baseline.resampled is not None
                 low, high = interval(finding.resampled - baseline.resampled)
                 about |= {"best_baseline": name, "difference": row["value"] - baseline.row["value"]}
                 about |= {"difference_low": low, "difference_high": high}
+            if compared:
                 about["difference_to"] = _to_others(features, seed, subset, finding, everything, kinds)
             rows.append({**about, **row})
     return rows

@@ -5,94 +5,66 @@ the default hyper-representation on them; ViT-S at most 10 s on 2 cores; 250 dig
 """
 
 import sys
-import time
 from itertools import cycle, islice
 from pathlib import Path
 
 import timm
 import torch
 
+import wsl.train  # noqa: F401 (its settings, for `compose`)
 from benchmarks.clock import last_line, seconds
 from wsl.generators.novelty import euclidean
 from wsl.layout import layout_of
-from wsl.models.hyperrep import HyperRep
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.canonical import canonicalize
 from wsl.symmetry.group import MAPPED, PERMUTED, random_view
 from wsl.symmetry.stacks import stack
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
+from zoo_gen.config import compose, instantiate
 
-REPEATS = 5
-WINDOW = 256
-"""Tokens of a checkpoint in one training step, as in configs/train.yaml."""
+CHECKPOINTS, PAIRED = 16, 250
+"""Checkpoints of a view and of a training step, and models whose distances are taken."""
 
 
 def main() -> None:
     """Prints the costs."""
     torch.set_num_threads(1)
-    zoo = Zoo.open(Path(sys.argv[1]))
+    zoo, config = Zoo.open(Path(sys.argv[1])), compose("train")
     chosen = list(zoo.select(stage="finetune", final=True, status="ok", head="linear"))
     layout = layout_of(chosen[0].build())
-    batch = [one.state_dict() for one in chosen[:16]]
+    batch = [one.state_dict() for one in chosen[:CHECKPOINTS]]
     weights = stack(batch)
     generator = torch.Generator().manual_seed(0)
 
     tokens = [Residual(width=64, reference="none").encode(one) for one in batch]
-    values = torch.stack([one.values[:WINDOW] for one in tokens])
-    mask, positions = tokens[0].mask[:WINDOW].expand_as(values), tokens[0].positions[:WINDOW].expand(16, -1, -1)
-    model = HyperRep(
-        token_width=64,
-        latent=16,
-        width=128,
-        heads=4,
-        encoder_depth=2,
-        decoder_depth=2,
-        mlp_ratio=2,
-        blocks=32,
-        roles=16,
-        initialization="random",
-    )
+    window = slice(config["window"])
+    values = torch.stack([one.values[window] for one in tokens])
+    mask, positions = (torch.stack([getattr(one, name)[window] for one in tokens]) for name in ("mask", "positions"))
+    model = instantiate({**config["model"], "token_width": 64, "initialization": "random"})
     optimizer = torch.optim.AdamW(model.parameters())
 
     def view() -> None:
         random_view(weights, layout, generator, moves=(*PERMUTED, *MAPPED), maps="orthogonal", strength=0.0)
-
-    def view_with_nulls() -> None:
-        moves = (*PERMUTED, *MAPPED, "norm", "bias", "scale", "mean")
-        random_view(weights, layout, generator, moves=moves, maps="general", strength=0.3)
 
     def step() -> None:
         (model.decode(model.encode(values, mask, positions), positions) - values).square()[mask].mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    plain, full, training = seconds(view, view_with_nulls, step, repeats=REPEATS)
-
     small = timm.create_model("vit_small_patch16_224")
     one, of_small = stack([small.state_dict()]), layout_of(small)
-    start = time.process_time()
-    canonicalize(one, of_small)
-    canonical = time.process_time() - start
-
-    many = stack([model.state_dict() for model in islice(cycle(chosen), 250)])
+    many = stack([model.state_dict() for model in islice(cycle(chosen), PAIRED)])
     many = {name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) for name, tensor in many.items()}
-    start = time.process_time()
-    vectors = aligned_vectors(many, layout, to={name: tensor[:1] for name, tensor in many.items()})
-    euclidean(vectors, vectors)
-    pairs = time.process_time() - start
 
-    print(f"random view of 16: {plain * 1e3:.1f} ms ({plain / training:.3f} of a training step of {training * 1e3:.0f} ms)")
-    print(f"the same with null directions: {full * 1e3:.1f} ms ({full / training:.3f})")
-    print(f"canonical form of ViT-S: {canonical:.1f} s; all pairs of 250: {pairs:.1f} s")
-    figures = {
-        "view_ms": plain * 1e3,
-        "view_over_step": plain / training,
-        "view_with_nulls_over_step": full / training,
-        "canonicalize_vit_s_s": canonical,
-        "all_pairs_250_s": pairs,
-    }
-    print(last_line(figures))
+    def all_pairs() -> None:
+        vectors = aligned_vectors(many, layout, to={name: tensor[:1] for name, tensor in many.items()})
+        euclidean(vectors, vectors)
+
+    (viewed, stepped) = seconds(view, step, repeats=5)
+    (canonical, pairs) = seconds(lambda: canonicalize(one, of_small), all_pairs, repeats=1)
+    print(f"random view of {CHECKPOINTS}: {viewed * 1e3:.1f} ms; training step: {stepped * 1e3:.0f} ms")
+    print(last_line({"view_over_step": viewed / stepped, "canonicalize_vit_s_s": canonical, "all_pairs_250_s": pairs}))
 
 
 if __name__ == "__main__":

@@ -1,116 +1,80 @@
 """Costs of tokens: encoding and decoding ViT-S/16 against cloning the same bytes, and memory for ViT-L/16.
 
 python -m benchmarks.tokens: the last line is JSON. `ratio` is the CPU time of encode + decode over that of one clone of the
-state dict (the default tokenizer, of raw weights; `ratio_root` of differences to a root), medians of runs in turns on one
-thread. Memory is the peak of the resident set above what it is with the weights (and root) loaded, over the bytes of the
-weights, which are kept: tokens are one copy of them, decoded weights another. `in_place` is the peak of who decodes what was
-encoded and needs the tokens no more (`decode_in_place`): one copy, first the tokens, then the weights.
+state dict (the default tokenizer, of raw weights; `ratio_root` of task vectors), medians of runs in turns on one thread. Memory is
+the peak of the resident set above what it is with the weights (and root) loaded, over the bytes of the weights, which are kept:
+tokens are one copy of them, decoded weights another. `decode_in_place` is for whoever needs the tokens no more: one copy, first
+the tokens, then the weights.
 """
 
 import json
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 
-import timm
 import torch
 from torch import Tensor
 
 from benchmarks.clock import last_line, seconds
+from benchmarks.memory import child, fine_tuned, peak, random_weights, reset_peak
 from wsl.tokenizers.residual import Residual
 
 REPEATS = 14
+SMALL, LARGE = (
+    {"architecture": name, "num_classes": 1000, "model_args": {}} for name in ("vit_small_patch16_224", "vit_large_patch16_224")
+)
 
 
-def model(name: str) -> dict[str, Tensor]:
-    """Random weights of a timm model."""
-    with torch.device("meta"):
-        shapes = timm.create_model(name, pretrained=False).state_dict()
-    generator = torch.Generator().manual_seed(0)
-    return {key: torch.empty(tensor.shape).normal_(std=0.02, generator=generator) for key, tensor in shapes.items()}
+def check(decoded: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raises `RuntimeError` unless decoded weights are the encoded ones to the bit."""
+    if not all(torch.equal(decoded[name].view(torch.int32), weights[name].view(torch.int32)) for name in weights):
+        raise RuntimeError("the weights did not come back to the bit")
 
 
-def fine_tuned(root: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each weight moved by about a twentieth of its size, in two roundings, as in many steps."""
-    generator = torch.Generator().manual_seed(1)
-    moved = {}
-    for name, weight in root.items():
-        moved[name] = torch.empty_like(weight).normal_(std=1e-3, generator=generator).add_(weight).mul_(0.999)
-    return moved
-
-
-def identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Equality of bits."""
-    return all(torch.equal(a[name].view(torch.int32), b[name].view(torch.int32)) for name in a)
-
-
-def memory(name: str, reference: str, form: str) -> dict[str, float]:
+def memory(reference: str, form: str) -> dict[str, float]:
     """Peaks over the bytes of the weights, of this process, after encoding and after decoding too, by `decode` or in place."""
-    root = model(name)
-    child = fine_tuned(root) if reference == "root" else root
-    size = sum(weight.nbytes for weight in child.values())
+    root = random_weights(LARGE)
+    weights = fine_tuned(root) if reference == "root" else root
+    size = sum(weight.nbytes for weight in weights.values())
     tokenizer = Residual(width=64, reference=reference)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _resident("VmHWM")
-    tokens = tokenizer.encode(child, root=root)
-    encoded = _resident("VmHWM")
+    before = reset_peak()
+    tokens = tokenizer.encode(weights, root=root)
+    encoded = peak()
     decoded = {"decode": tokenizer.decode, "decode_in_place": tokenizer.decode_in_place}[form](tokens, root=root)
-    both = _resident("VmHWM")
-    if not identical(decoded, child):
-        raise RuntimeError(f"{name} did not come back to the bit")
+    both = peak()
+    check(decoded, weights)
     return {"encode": (encoded - before) / size, f"encode_and_{form}": (both - before) / size}
-
-
-def _resident(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return 1024 * int(line.split()[1])
 
 
 def main() -> None:
     """Prints the costs."""
-    torch.set_num_threads(1)
-    root = model("vit_small_patch16_224")
-    child = fine_tuned(root)
+    root = random_weights(SMALL)
+    weights = fine_tuned(root)
     raw, difference = (Residual(width=64, reference=reference) for reference in ("none", "root"))
-    tokens, deltas = raw.encode(child), difference.encode(child, root=root)
-    if not (identical(raw.decode(tokens), child) and identical(difference.decode(deltas, root=root), child)):
-        raise RuntimeError("ViT-S did not come back to the bit")
+    tokens, deltas = raw.encode(weights), difference.encode(weights, root=root)
+    check(raw.decode(tokens), weights)
+    check(difference.decode(deltas, root=root), weights)
     clone, encode, decode, encode_root, decode_root = seconds(
-        lambda: {name: weight.clone() for name, weight in child.items()},
-        lambda: raw.encode(child),
+        lambda: {name: weight.clone() for name, weight in weights.items()},
+        lambda: raw.encode(weights),
         lambda: raw.decode(tokens),
-        lambda: difference.encode(child, root=root),
+        lambda: difference.encode(weights, root=root),
         lambda: difference.decode(deltas, root=root),
         repeats=REPEATS,
     )
-    corrected = sum(len(c.bits) for c in deltas.corrections) / deltas.plan.n_weights
-    print(f"ViT-S/16: clone {clone * 1e3:.1f} ms")
-    print(f"raw: encode {encode * 1e3:.1f} ms, decode {decode * 1e3:.1f} ms: {(encode + decode) / clone:.2f} of a clone")
-    print(
-        f"differences to the root: encode {encode_root * 1e3:.1f} ms, decode {decode_root * 1e3:.1f} ms: "
-        f"{(encode_root + decode_root) / clone:.2f} of a clone, {corrected:.1%} of the weights corrected"
-    )
-    figures: dict[str, float] = {
+    print(f"ViT-S/16: clone {clone * 1e3:.1f} ms; weights: encode {encode * 1e3:.1f} ms, decode {decode * 1e3:.1f} ms")
+    print(f"task vectors: encode {encode_root * 1e3:.1f} ms, decode {decode_root * 1e3:.1f} ms")
+    figures = {
         "ratio": (encode + decode) / clone,
         "ratio_root": (encode_root + decode_root) / clone,
-        "clone_ms": clone * 1e3,
-        "corrected": corrected,
+        "corrected": sum(len(c.bits) for c in deltas.corrections) / deltas.plan.n_weights,
     }
     for reference in ("none", "root"):
-        peaks: dict[str, float] = {}
         for form in ("decode_in_place", "decode"):
-            command = [sys.executable, "-m", "benchmarks.tokens", "vit_large_patch16_224", reference, form]
-            peaks |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(
-            f"ViT-L/16, reference {reference}: {peaks['encode']:.3f} of its bytes to encode, {peaks['encode_and_decode']:.3f} to "
-            f"encode and decode, tokens kept, {peaks['encode_and_decode_in_place']:.3f} with the weights in the tokens' place"
-        )
-        figures |= {f"memory_{key}_{reference}": value for key, value in peaks.items()}
+            peaks = child("benchmarks.tokens", reference, form)
+            figures |= {f"memory_{key}_{reference}": value for key, value in peaks.items()}
     print(last_line(figures))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        print(json.dumps(memory(*sys.argv[1:])))
-    else:
-        main()
+    torch.set_num_threads(1)
+    print(json.dumps(memory(*sys.argv[1:]))) if len(sys.argv) > 1 else main()

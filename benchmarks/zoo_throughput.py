@@ -1,4 +1,4 @@
-"""Population trainer against a sequential timm loop: python benchmarks/zoo_throughput.py [--rounds 3] [--models 24] [--width 32].
+"""Population trainer against a sequential timm loop: python -m benchmarks.zoo_throughput [--rounds 3] [--models 24] [--width 32].
 
 The same models, data, augmentation, steps and evaluation, whole epochs, interleaved. The loop is timm's model with fused AdamW (or
 SGD), one model after the other. Three arrangements: the loop in one process of two threads, the loop in two processes of one
@@ -7,27 +7,36 @@ the class token of the last block does not need. Last line of stdout: JSON.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-import zoo_gen.__main__
+import zoo_gen.__main__  # noqa: F401 (its settings, for `compose`)
+from benchmarks.clock import seconds
 from zoo_gen.architecture import build
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import compose, instantiate
 from zoo_gen.hardware import CPU
+from zoo_gen.plan import costs
 from zoo_gen.population import PopulationTrainer
+from zoo_gen.supervised import smooth_targets
 
 Epoch = Callable[[], None]
+
+STACK_SIZE = 12
+"""Models per stack, as on the card of the digits zoo."""
+
+SIZES = (1, 2, 4, 8, 12, 24)
+"""Stacks whose scaling is measured."""
 
 
 def members(models: int, width: int) -> tuple[Blueprint, list[ModelSpec]]:
@@ -56,12 +65,12 @@ def loop_epoch(blueprint: Blueprint, specs: list[ModelSpec]) -> Epoch:
             order = torch.from_numpy(rng.permutation(len(images.train)))
             draws = torch.from_numpy(rng.random((1, steps, size, DRAWS), dtype=np.float32))
             mixing = torch.from_numpy(mixing_draws([rng], steps, strengths))
+            smoothing = torch.tensor([recipe.label_smoothing])
             for step in range(steps):
                 chosen = order[step * size : (step + 1) * size]
                 pixels = view(images.train.pixels[chosen][None], draws[:, step], strengths)
-                targets = functional.one_hot(images.train.labels[chosen], images.num_classes).float()
-                targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / images.num_classes
-                pixels, targets = mix(pixels, targets[None], mixing[:, step])
+                targets = smooth_targets(images.train.labels[chosen][None], images.num_classes, smoothing)
+                pixels, targets = mix(pixels, targets, mixing[:, step])
                 loss = functional.cross_entropy(model(pixels[0]), targets[0])
                 optimizer.zero_grad()
                 loss.backward()
@@ -76,14 +85,10 @@ def loop_epoch(blueprint: Blueprint, specs: list[ModelSpec]) -> Epoch:
     return epoch
 
 
-STACK_SIZE = 12
-"""Models per stack, as on the card of the digits zoo."""
-
-
-def stack_epoch(blueprint: Blueprint, specs: list[ModelSpec]) -> Epoch:
-    """Stacks of the size on the card."""
+def stack_epoch(blueprint: Blueprint, specs: list[ModelSpec], stack_size: int = STACK_SIZE) -> Epoch:
+    """Stacks of at most so many models."""
     trainers = []
-    pieces = -(-len(specs) // STACK_SIZE)
+    pieces = -(-len(specs) // stack_size)
     for piece in range(pieces):
         part = sorted(specs[piece::pieces], key=lambda spec: spec.recipe.optimizer)
         trainers.append(PopulationTrainer(part, blueprint.finetune_images, [None] * len(part), seed=0, hardware=CPU))
@@ -96,83 +101,49 @@ def stack_epoch(blueprint: Blueprint, specs: list[ModelSpec]) -> Epoch:
     return epoch
 
 
-def worker(kind: str, models: int, width: int, share: int, shares: int, threads: int, pipe: Any) -> None:
-    """Trains its share of the models by one epoch whenever told to; answers with wall and CPU seconds."""
+EPOCHS: list[Epoch] = []
+"""What a process of the benchmark trains."""
+
+
+def process(kind: str, threads: int, models: int, width: int, share: slice) -> ProcessPoolExecutor:
+    """Starts a process that trains a share of the population."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, prepare, (kind, threads, models, width, share))
+
+
+def prepare(kind: str, threads: int, models: int, width: int, share: slice) -> None:
+    """Builds the models of this process."""
     torch.set_num_threads(threads)
     blueprint, specs = members(models, width)
-    epoch = {"loop": loop_epoch, "stack": stack_epoch}[kind](blueprint, specs[share::shares])
-    epoch()
-    pipe.send(None)
-    while pipe.recv():
-        wall, cpu = time.perf_counter(), time.process_time()
-        epoch()
-        pipe.send((time.perf_counter() - wall, time.process_time() - cpu))
+    EPOCHS.append({"loop": loop_epoch, "stack": stack_epoch}[kind](blueprint, specs[share]))
 
 
-class Arrangement:
-    """Processes that train the population together."""
+def cpu_seconds() -> float:
+    """CPU time of an epoch of this process."""
+    start = time.process_time()
+    EPOCHS[0]()
+    return time.process_time() - start
 
-    def __init__(self, kind: str, *, models: int, width: int, processes: int, threads: int):
-        context = multiprocessing.get_context("spawn")
-        self.pipes, self.processes, self.wall, self.cpu = [], [], [], []
-        for share in range(processes):
-            here, there = context.Pipe()
-            arguments = (kind, models, width, share, processes, threads, there)
-            self.processes.append(context.Process(target=worker, args=arguments, daemon=True))
-            self.processes[-1].start()
-            self.pipes.append(here)
-        for pipe in self.pipes:
-            pipe.recv()
 
-    def epoch(self) -> None:
-        """One epoch of all models."""
-        start = time.perf_counter()
-        for pipe in self.pipes:
-            pipe.send(True)
-        answers = [pipe.recv() for pipe in self.pipes]
-        self.wall.append(time.perf_counter() - start)
-        self.cpu.append(sum(cpu for _, cpu in answers))
-
-    def stop(self) -> None:
-        """Ends the processes."""
-        for pipe in self.pipes:
-            pipe.send(False)
-        for process in self.processes:
-            process.join()
+def train_epoch(processes: list[ProcessPoolExecutor]) -> tuple[float, float]:
+    """Trains all models of some processes by an epoch; returns wall and CPU seconds."""
+    start = time.perf_counter()
+    spent = [process.submit(cpu_seconds) for process in processes]
+    cpu = sum(future.result() for future in spent)
+    return time.perf_counter() - start, cpu
 
 
 def matrix_peak() -> float:
     """Operations per CPU second of one large matrix product on one thread."""
-    torch.set_num_threads(1)
     a = torch.randn(1536, 1536)
-    times = []
-    for _ in range(4):
-        start = time.process_time()
-        torch.mm(a, a)
-        times.append(time.process_time() - start)
-    return 2 * 1536**3 / min(times)
+    return 2 * 1536**3 / seconds(lambda: torch.mm(a, a), repeats=4)[0]
 
 
 def scaling(width: int) -> dict[int, float]:
     """CPU milliseconds per epoch of a model (training and scoring), for stacks of K models on one thread."""
-    torch.set_num_threads(1)
-    blueprint, specs = members(24, width)
-    trainers = {}
-    for size in SIZES:
-        part = sorted(specs[:size], key=lambda spec: spec.recipe.optimizer)
-        trainers[size] = PopulationTrainer(part, blueprint.finetune_images, [None] * size, seed=0, hardware=CPU)
-    times: dict[int, list[float]] = {size: [] for size in SIZES}
-    for _ in range(4):
-        for size, trainer in trainers.items():
-            start = time.process_time()
-            trainer.train_epoch()
-            trainer.evaluate()
-            times[size].append(1e3 * (time.process_time() - start) / size)
-    return {size: round(statistics.median(spent[1:]), 1) for size, spent in times.items()}
-
-
-SIZES = (1, 2, 4, 8, 12, 24)
-"""Stacks whose scaling is measured."""
+    blueprint, specs = members(max(SIZES), width)
+    times = seconds(*(stack_epoch(blueprint, specs[:size], size) for size in SIZES), repeats=3)
+    return {size: round(1e3 * spent / size, 1) for size, spent in zip(SIZES, times, strict=True)}
 
 
 def main() -> None:
@@ -182,48 +153,36 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     size = {"models": options.models, "width": options.width}
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    one, two, ours = "loop, 1 process x 2 threads", "loop, 2 processes x 1 thread", "stacks, 2 processes x 1 thread"
     rivals = {
-        "loop, 1 process x 2 threads": Arrangement("loop", **size, processes=1, threads=2),
-        "loop, 2 processes x 1 thread": Arrangement("loop", **size, processes=2, threads=1),
-        "stacks, 2 processes x 1 thread": Arrangement("stack", **size, processes=2, threads=1),
+        one: [process("loop", 2, **size, share=slice(None))],
+        two: [process("loop", 1, **size, share=half) for half in halves],
+        ours: [process("stack", 1, **size, share=half) for half in halves],
     }
-    for _ in range(options.rounds):
-        for rival in rivals.values():
-            rival.epoch()
-    for rival in rivals.values():
-        rival.stop()
-    one, two, ours = rivals.values()
-    wall = {name: statistics.median(rival.wall) for name, rival in rivals.items()}
-    cpu = {name: statistics.median(rival.cpu) for name, rival in rivals.items()}
-    for name in rivals:
-        print(f"{name:32} {wall[name]:7.2f} s wall, {cpu[name]:7.2f} s CPU per epoch of {options.models} models")
+    times = [[train_epoch(processes) for processes in rivals.values()] for _ in range(1 + options.rounds)]
+    wall, cpu = (dict(zip(rivals, np.median(times[1:], axis=0)[:, clock].tolist(), strict=True)) for clock in (0, 1))
+    for pool in itertools.chain(*rivals.values()):
+        pool.shutdown()
     blueprint, specs = members(**size)
-    images = blueprint.finetune_images
-    with torch.device("meta"):
-        model, image = build(specs[0].architecture), torch.empty(1, 1, 8, 8)
-    with FlopCounterMode(display=False) as counter:
-        model(image)
-    batch = specs[0].recipe.batch_size
-    seen = 3 * (len(images.train) // batch) * batch + len(images.train) + len(images.val) + len(images.test)
-    work = counter.get_total_flops() * seen * options.models
-    mine = "stacks, 2 processes x 1 thread"
-    epochs = specs[0].recipe.epochs
+    images, recipe = blueprint.finetune_images, specs[0].recipe
+    seen = 3 * (len(images.train) // recipe.batch_size) * recipe.batch_size
+    seen += len(images.train) + len(images.val) + len(images.test)
+    work = costs(specs[0])[1] * seen * options.models
     result = {
-        "ratio": statistics.median(one.wall) / statistics.median(ours.wall),
-        "ratio_best": min(statistics.median(one.wall), statistics.median(two.wall)) / statistics.median(ours.wall),
-        "ratio_cpu": cpu["loop, 2 processes x 1 thread"] / cpu[mine],
-        "models_per_minute": 60 * options.models / (wall[mine] * epochs),
-        "share_of_matrix_product": work / cpu[mine] / matrix_peak(),
-        "compared": {"models": options.models, "width": options.width, "batch": batch, "stack_size": STACK_SIZE},
+        "ratio": wall[one] / wall[ours],
+        "ratio_best": min(wall[one], wall[two]) / wall[ours],
+        "ratio_cpu": cpu[two] / cpu[ours],
+        "models_per_minute": 60 * options.models / (wall[ours] * recipe.epochs),
+        "share_of_matrix_product": work / cpu[ours] / matrix_peak(),
         "cpu_ms_per_model_epoch_by_stack_size": scaling(options.width),
         "wall_seconds": wall,
         "cpu_seconds": cpu,
     }
     print(json.dumps(result))
 
-
-__all__ = ["main", "zoo_gen"]
 
 if __name__ == "__main__":
     main()

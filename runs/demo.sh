@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The whole road: zoo -> hyper-representation -> probes -> new ViTs -> report. Each step reuses what is complete.
+# The whole road: zoo -> two models of its checkpoints -> probes -> new ViTs -> report. Each step reuses what is complete.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 run=checkpoints/runs/demo
+encoder=checkpoints/runs/demo_invariant_encoder
 
 $python -m zoo_gen zoo=digits_mini
 $python -m wsl.train zoo=digits_mini model=hyperrep run=demo
-[ $run/probe.json -nt $run/model.safetensors ] || $python -m wsl.probe run=demo
+$python -m wsl.train zoo=digits_mini model=invariant_encoder run=demo_invariant_encoder
+[ $run/probe.json -nt $encoder/model.safetensors ] || $python -m wsl.probe run=demo beside=[demo_invariant_encoder]
 [ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=kde n=200
 $python -m wsl.report run=demo

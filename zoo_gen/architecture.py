@@ -9,7 +9,7 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -113,23 +113,16 @@ def resized(backbone: Mapping[str, Any], width: int | None, depth: int | None) -
 
 def timm_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the `model_args` that give `vit_mlp_head` the sizes of a named timm VisionTransformer."""
-    return {**_sizes(json.dumps(dict(backbone), sort_keys=True)), **backbone["model_args"]}
-
-
-@cache
-def _sizes(described: str) -> Mapping[str, Any]:
-    """The sizes of an architecture given as JSON."""
-    backbone = json.loads(described)
-    model = skeleton(backbone)
-    assert isinstance(model, VisionTransformer)
-    block: Any = model.blocks[0]
-    return {
+    model: Any = _skeleton(json.dumps(dict(backbone), sort_keys=True))
+    block = model.blocks[0]
+    sizes = {
         "patch_size": model.patch_embed.patch_size[0],
         "embed_dim": model.embed_dim,
         "depth": len(model.blocks),
         "num_heads": block.attn.num_heads,
         "mlp_ratio": block.mlp.fc1.out_features / model.embed_dim,
     }
+    return {**sizes, **backbone["model_args"]}
 
 
 _UNBUILDABLE = (

@@ -16,7 +16,7 @@ from zoo_gen.architecture import resized, timm_sizes, with_head
 from zoo_gen.config import instantiate
 from zoo_gen.draws import draw
 from zoo_gen.errors import InputError
-from zoo_gen.images import images_stand_in
+from zoo_gen.images import Images, images_stand_in
 from zoo_gen.recipe import FACTORS, Recipe
 from zoo_gen.streams import stream
 
@@ -122,8 +122,8 @@ class Blueprint:
 
     name: str
     architecture: Mapping[str, Any]
-    pretrain_images: Any
-    finetune_images: Any
+    pretrain_images: Images
+    finetune_images: Images
     pretrain: Stage
     finetune: Stage
     stack_size: int | None
@@ -137,9 +137,13 @@ class Blueprint:
         for name in ("stack_size", "keep_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("pretrain_images", "finetune_images"):
-            if getattr(self, name).num_classes < 2:
-                raise InputError(f"{name} must have two classes or more, not {getattr(self, name).num_classes}")
+        for stage in ("pretrain", "finetune"):
+            if self.images(stage).num_classes < 2:
+                raise InputError(f"{stage}_images must have two classes or more, not {self.images(stage).num_classes}")
+
+    def images(self, stage: str) -> Images:
+        """The images that the models of a stage are trained on."""
+        return self.pretrain_images if stage == "pretrain" else self.finetune_images
 
     def plan(self, seed: int) -> list[ModelSpec]:
         """Returns the forest, roots first. Model ids tell what varies, and do not depend on the rest of the grid."""
@@ -174,7 +178,7 @@ class Blueprint:
 
         Args:
             specs: all models.
-            at_once: how many models like one fit in memory; asked where the card states no stack size.
+            at_once: how many models like one fit in memory, where the card states no stack size.
         """
         groups: dict[tuple[object, ...], list[ModelSpec]] = {}
         for spec in specs:

@@ -94,7 +94,7 @@ def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
 
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
     if not wanted:
-        raise InputError(f"no card of {CONFIGS / group} was asked for; name some, or '*' for all: {', '.join(files)}")
+        raise InputError(f"no card of {CONFIGS / group} was named; name some, or '*' for all: {', '.join(files)}")
     for pattern in wanted:
         if not any(fnmatch(name, pattern) for name in files):
             raise InputError(f"no card '{pattern}' in {CONFIGS / group}; there is {', '.join(files)}")
@@ -172,8 +172,13 @@ def help_of(config_name: str, about: str) -> str:
 
     text = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
     settings = re.sub(r"(?m)^defaults:\n(?:  .*\n)+", "", text).strip()
-    chosen = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
-    groups = {group: card for entry in chosen for group, card in entry.items() if (CONFIGS / group).is_dir()}
+    chosen = {group: card for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict) for group, card in entry.items()}
+    for group, card in list(chosen.items()):
+        if found := re.fullmatch(r"\$\{(\w+)\}", str(card)):  # chosen by another group, with choices of its own
+            chosen[group] = chosen[found[1]]
+            inner = yaml.safe_load((CONFIGS / group / f"{chosen[group]}.yaml").read_text(encoding="utf-8"))["defaults"]
+            chosen |= {name.strip("/"): choice for entry in inner if isinstance(entry, dict) for name, choice in entry.items()}
+    groups = {group: card for group, card in chosen.items() if (CONFIGS / group).is_dir()}
     cards = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in groups}
     lines = [f"{group}: {card or 'null'}  # of {', '.join(cards[group])}" for group, card in groups.items()]
     return "\n".join(

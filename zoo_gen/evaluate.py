@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo_gen.architecture import skeleton
-from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack, stack_of
 from zoo_gen.team import ALONE, Team
@@ -29,6 +28,7 @@ class Score:
     accuracy: Float[Tensor, "K"]
 
 
+@torch.no_grad()
 def logits(
     architecture: Mapping[str, Any], state_dicts: Sequence[Mapping[str, Tensor]], pixels: Float[Tensor, "N C H W"]
 ) -> Float[Tensor, "K N classes"]:
@@ -36,9 +36,9 @@ def logits(
 
     Raises `InputError` if the weights do not have the shapes of the architecture.
     """
-    if not state_dicts:
-        raise InputError("no weights to run: the list of state dicts is empty")
-    return stack_logits(stack_of(skeleton(architecture), state_dicts), pixels)
+    stack = stack_of(skeleton(architecture), state_dicts).eval()
+    pieces = pixels.split(max(1, images_at_once(stack) // stack.size))
+    return torch.cat([stack(repeat(piece, "b ... -> k b ...", k=stack.size)).float() for piece in pieces], dim=1)
 
 
 def images_at_once(stack: ModelStack) -> int:
@@ -46,17 +46,6 @@ def images_at_once(stack: ModelStack) -> int:
     per_image = max((math.prod(shape[1:]) for name, (_, shape) in stack.slots.items() if name.endswith("pos_embed")), default=2048)
     budget = ENTRIES_AT_ONCE if stack.flat.device.type == "cpu" else 256 * ENTRIES_AT_ONCE
     return max(1, budget // per_image)
-
-
-@torch.no_grad()
-def stack_logits(stack: ModelStack, pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "K N classes"]:
-    """Runs every model of a stack on the same images, in as many pieces as the memory asks for."""
-    pieces = pixels.split(max(1, images_at_once(stack) // stack.size))
-    was_training = stack.training
-    stack.eval()
-    out = torch.cat([stack(repeat(piece, "b ... -> k b ...", k=stack.size)).float() for piece in pieces], dim=1)
-    stack.train(was_training)
-    return out
 
 
 @torch.no_grad()
@@ -98,6 +87,4 @@ def score_logits(outputs: Float[Tensor, "K N classes"], labels: Int[Tensor, "N"]
 
 def score(architecture: Mapping[str, Any], state_dicts: Sequence[Mapping[str, Tensor]], split: ImageSplit) -> Score:
     """Loss and accuracy of K models of one architecture on one split of images."""
-    if not state_dicts:
-        raise InputError("no weights to run: the list of state dicts is empty")
     return score_stack(stack_of(skeleton(architecture), state_dicts), split, None)

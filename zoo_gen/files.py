@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo_gen.errors import InputError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path` and moves it there; a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -46,11 +46,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes bytes atomically."""
-    write_atomically(path, lambda beside: _fill(beside, content))
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -81,9 +81,8 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team =
     blueprint = blueprint_of(description["config"], load=[stage])
     specs = {spec.model: spec for spec in blueprint.plan(description["seed"])}
     members = [specs[model] for model in description["stacks"][name]["models"]]
-    images = blueprint.pretrain_images if members[0].stage == "pretrain" else blueprint.finetune_images
     parents = [_parent_weights(path, spec) for spec in members]
-    trainer = PopulationTrainer(members, images, parents, seed=description["seed"], hardware=hardware, team=team)
+    trainer = PopulationTrainer(members, blueprint.images(stage), parents, seed=description["seed"], hardware=hardware, team=team)
     writers = [ModelWriter(path, spec, dtype=blueprint.dtype, keep_every=blueprint.keep_every) for spec in members]
     state = path / "state" / f"{name}.safetensors"
     if state.exists():

@@ -49,7 +49,7 @@ class Hardware:
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def compiled(self, stack: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The stack's forward pass for training, compiled if asked for."""
+        """The stack's forward pass for training, compiled where `compile` is a mode."""
         return stack if self.compile is None else torch.compile(stack, mode=self.compile)
 
     def precision_context(self) -> AbstractContextManager[Any]:

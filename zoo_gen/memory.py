@@ -48,8 +48,7 @@ def bytes_of_training(spec: ModelSpec, hardware: Hardware) -> int:
         model(image)
     weights = sum(parameter.numel() for parameter in model.parameters())
     activations = sum(storage.nbytes() for storage in saved.values()) // image.itemsize
-    views = 2 if spec.recipe.objective == "simclr" else 1
-    images = spec.recipe.batch_size * views * (activations + 3 * math.prod(image.shape))
+    images = spec.recipe.batch_size * spec.recipe.views * (activations + 3 * math.prod(image.shape))
     size = 2 if hardware.precision == "bfloat16" else hardware.dtype.itemsize
     return COPIES * weights * hardware.dtype.itemsize + images * size
 

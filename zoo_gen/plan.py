@@ -53,7 +53,7 @@ def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[
     by_id = {spec.model: spec for spec in specs}
     plans = {}
     for stage in ("pretrain", "finetune"):
-        images: Images = blueprint.pretrain_images if stage == "pretrain" else blueprint.finetune_images
+        images = blueprint.images(stage)
         stacks = [plan for name, plan in blueprint.partition(specs, executor.models_at_once).items() if name.startswith(stage)]
         members = [by_id[model] for plan in stacks for model in plan["models"]]
         steps = checkpoints = size = weights = 0
@@ -62,11 +62,10 @@ def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[
         for spec in members:
             recipe = spec.recipe
             seen = math.ceil(recipe.fraction * len(images.train))
-            count, forward = _costs(spec)
+            count, forward = costs(spec)
             batch = min(recipe.batch_size, seen)
-            views = 2 if recipe.objective == "simclr" else 1
-            scored = views * (len(images.train) + len(images.val) + len(images.test))
-            work = recipe.epochs * forward * (3 * views * (seen // batch) * batch + scored)
+            scored = recipe.views * (len(images.train) + len(images.val) + len(images.test))
+            work = recipe.epochs * forward * (3 * recipe.views * (seen // batch) * batch + scored)
             kind = f"{recipe.objective} {sorted(spec.architecture['model_args'].items())} {batch}"
             if kind not in rates:
                 rates[kind] = _seconds_per_operation(spec, images, forward, stack_size=blueprint.stack_size or MEASURED)
@@ -84,7 +83,7 @@ def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[
 _COSTS: dict[str, tuple[int, float]] = {}
 
 
-def _costs(spec: ModelSpec) -> tuple[int, float]:
+def costs(spec: ModelSpec) -> tuple[int, float]:
     """The number of weights of a model, and the operations of one image's forward pass."""
     key = str(spec.architecture)
     if key not in _COSTS:
@@ -117,8 +116,7 @@ def _seconds_per_operation(spec: ModelSpec, images: Images, forward: float, *, s
         spent = time.process_time() - start
     finally:
         torch.set_num_threads(threads)
-    views = 2 if recipe.objective == "simclr" else 1
-    return spent / (2 * batch * size * views * operations_per_image)
+    return spent / (2 * batch * size * recipe.views * operations_per_image)
 
 
 def print_plan(plans: Mapping[str, StagePlan], *, gpu: str) -> None:

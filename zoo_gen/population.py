@@ -80,7 +80,7 @@ class PopulationTrainer:
         """One generator per model for this purpose and epoch."""
         return [stream(self.seed, spec.model, name, epoch) for spec in self.specs]
 
-    def _orders(self) -> Tensor:
+    def orders(self) -> Tensor:
         """The images (K, steps, b) of each model's coming epoch, this process's share of every batch."""
         count = self.steps * self.batch
         orders = []
@@ -93,10 +93,9 @@ class PopulationTrainer:
         """Trains every model for one epoch over its own order of the training images."""
         self.epoch += 1
         train, device = self.images.train, self.hardware.device
-        views = 2 if self.contrastive else 1
-        orders = self._orders()
+        orders = self.orders()
         augmentation = self._streams("augmentation", self.epoch)
-        draws = np.stack([rng.random((self.steps, views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
+        draws = np.stack([rng.random((self.steps, self.recipe.views, self.batch, DRAWS), dtype=np.float32) for rng in augmentation])
         draws = torch.from_numpy(draws)[:, :, :, self.share].to(device)
         mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
@@ -146,19 +145,17 @@ class PopulationTrainer:
             if self.contrastive:
                 losses, accuracies = self._view_losses(split), None
             else:
-                scored = score_stack(self.stack, split, self._seen() if name == "train" else None, team=self.team)
+                scored = score_stack(self.stack, split, self.seen() if name == "train" else None, team=self.team)
                 losses, accuracies = scored.loss.tolist(), scored.accuracy.tolist()
             for index, result in enumerate(results):
                 result[f"{name}_loss"] = float(losses[index])
                 result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
         for result in results:
-            losses_known = (result["test_loss"], result["train_loss"])
-            accuracies_known = (result["train_accuracy"], result["test_accuracy"])
-            result["loss_gap"] = _difference(*losses_known)
-            result["accuracy_gap"] = _difference(*accuracies_known)
+            result["loss_gap"] = _difference(result["test_loss"], result["train_loss"])
+            result["accuracy_gap"] = _difference(result["train_accuracy"], result["test_accuracy"])
         return results
 
-    def _seen(self) -> Tensor | None:
+    def seen(self) -> Tensor | None:
         """The training images (K, N) that each model may see, None for all."""
         if self.subsets is None:
             return None

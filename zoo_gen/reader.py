@@ -134,20 +134,18 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_weights(path: Path, *, advice: str | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, *, advice: str = WEIGHTS_ADVICE) -> dict[str, Tensor]:
     """Reads a safetensors file; the tensors are views of the file, mapped into memory.
 
     Raises `InputError` if it is missing or damaged; nothing is ever unpickled.
     """
-    advice = advice or WEIGHTS_ADVICE
     with _weights_read(path, advice):
         _header(path, advice)
         return safetensors.torch.load_file(path)
 
 
-def tensors_in(path: Path, *, advice: str | None = None) -> dict[str, StoredTensor]:
+def tensors_in(path: Path, *, advice: str = WEIGHTS_ADVICE) -> dict[str, StoredTensor]:
     """Returns where the tensors of a safetensors file lie, and reads none of them. Raises `InputError` as `read_weights`."""
-    advice = advice or WEIGHTS_ADVICE
     with _weights_read(path, advice):
         header = _header(path, advice)
         with safetensors.safe_open(path, framework="np"):  # checks offsets, shapes and sizes

@@ -2,16 +2,35 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zoo_gen.architecture import HEADS, INITS
 from zoo_gen.errors import InputError
 
-SCHEDULES = ("cosine", "linear", "constant")
-AT_LEAST_ONE = ("epochs", "batch_size")
-POSITIVE = ("learning_rate", "temperature")
-NOT_NEGATIVE = ("weight_decay", "warmup_epochs", "mixup", "cutmix", "shift", "rotate", "jitter", "seed")
-SHARES = ("label_smoothing", "random_erasing", "flip")
+CHOICES = {
+    "objective": ("supervised", "simclr"),
+    "head": HEADS,
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "linear", "constant"),
+    "init": INITS,
+    "frozen": ("none", "backbone"),
+}
+"""Factors that are one of several words."""
+
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    **dict.fromkeys(
+        ("epochs", "batch_size", "width", "depth"), ("a whole number of at least 1", lambda n: isinstance(n, int) and n >= 1)
+    ),
+    **dict.fromkeys(("learning_rate", "temperature"), ("more than 0", lambda x: x > 0)),
+    **dict.fromkeys(
+        ("weight_decay", "warmup_epochs", "mixup", "cutmix", "shift", "rotate", "jitter", "seed"), ("at least 0", lambda x: x >= 0)
+    ),
+    **dict.fromkeys(("label_smoothing", "random_erasing", "flip"), ("in [0, 1]", lambda x: 0 <= x <= 1)),
+    **dict.fromkeys(("fraction", "crop"), ("in (0, 1]", lambda x: 0 < x <= 1)),
+    "dropout": ("in [0, 1)", lambda x: 0 <= x < 1),
+}
+"""Factors that are numbers, and what a message says of the numbers that they may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,41 +95,26 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises `InputError` for values that cannot be trained."""
-        for name, allowed in (
-            ("objective", ("supervised", "simclr")),
-            ("head", HEADS),
-            ("optimizer", ("adamw", "sgd")),
-            ("schedule", SCHEDULES),
-            ("init", INITS),
-            ("frozen", ("none", "backbone")),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(allowed)}")
         if (self.head == "none") != (self.objective == "simclr"):
             raise InputError("SimCLR trains a model with head=none; supervised training needs head=linear or head=mlp")
         if self.frozen == "backbone" and self.objective == "simclr":
             raise InputError("SimCLR has no head to train on a frozen backbone; set frozen=none")
-        sizes = [name for name in ("width", "depth") if getattr(self, name) is not None]
-        for name in (*AT_LEAST_ONE, *POSITIVE, *NOT_NEGATIVE, *SHARES, "fraction", "crop", "dropout", *sizes):
+        for name, (meaning, fits) in RANGES.items():
             value = getattr(self, name)
+            if value is None and name in ("width", "depth"):
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise InputError(f"{name} must be a finite number, not {value}")
-        for name in (*AT_LEAST_ONE, *sizes):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, not {getattr(self, name)}")
-        for name in POSITIVE:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be more than 0, not {getattr(self, name)}")
-        for name in NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-        if not 0 < self.fraction <= 1 or not 0 < self.crop <= 1 or not 0 <= self.dropout < 1:
-            raise InputError(
-                f"fraction and crop must be in (0, 1] and dropout in [0, 1), not {self.fraction}, {self.crop} and {self.dropout}"
-            )
+            if not fits(value):
+                raise InputError(f"{name} must be {meaning}, not {value}")
+
+    @property
+    def views(self) -> int:
+        """Views of each image in a batch: SimCLR compares two."""
+        return 2 if self.objective == "simclr" else 1
 
 
 FACTORS = tuple(field.name for field in dataclasses.fields(Recipe))

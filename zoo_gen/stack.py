@@ -232,6 +232,8 @@ def _tokens(template: nn.Module) -> int:
 
 def stack_of(template: nn.Module, state_dicts: Sequence[Mapping[str, Tensor]], *, device: torch.device | str = "cpu") -> ModelStack:
     """Returns the stack of models that have the given weights, ready to run (not to train)."""
+    if not state_dicts:
+        raise InputError("no weights to run: the list of state dicts is empty")
     stack = ModelStack(template, len(state_dicts), device=device)
     for index, weights in enumerate(state_dicts):
         stack.load(index, weights)

@@ -136,11 +136,7 @@ class ModelWriter:
             }
         )
         record = {
-            "model": self.spec.model,
-            "root": self.spec.root,
-            "parent": self.spec.parent,
-            "stage": self.spec.stage,
-            "fold": self.spec.fold,
+            **{name: getattr(self.spec, name) for name in ("model", "root", "parent", "stage", "fold")},
             "diverged_epoch": self.diverged_epoch,
             "factors": self.spec.factors,
             "checkpoints": self.rows,
@@ -177,7 +173,7 @@ def epochs_done(zoo: Path, stack: Mapping[str, Any]) -> int:
     done = []
     for model in stack["models"]:
         path = zoo / "models" / model / "record.json"
-        rows = read_json(path)["checkpoints"] if path.exists() else []  # this zoo's own, and asked for twice a second: not checked
+        rows = read_json(path)["checkpoints"] if path.exists() else []  # this zoo's own, and read twice a second: not checked
         if not rows or not all((zoo / row["path"]).exists() for row in rows):
             return 0
         done.append(stack["epochs"] if rows[-1]["final"] else rows[-1]["epoch"])

@@ -213,14 +213,7 @@ class Zoo:
             return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
         return Checkpoint(
-            model=known("model"),
-            root=known("root"),
-            parent=known("parent"),
-            stage=known("stage"),
-            epoch=known("epoch"),
-            final=known("final"),
-            status=known("status"),
-            fold=known("fold"),
+            **{name: known(name) for name in ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")},
             factors={name: known(name) for name in ALL_FACTORS},
             results={name: known(name) for name in RESULTS},
             path=path,

@@ -8,7 +8,6 @@ from tests.docs.pages import ROOT, name_of, pages, sentences
 
 LONGEST = 40
 """Words of a sentence; what people write should have 25 at most."""
-REWRITTEN_LAST = pytest.mark.xfail(strict=True, reason="the README is rewritten when everything else is in its place")
 
 
 def too_long(text: str) -> list[str]:
@@ -17,9 +16,7 @@ def too_long(text: str) -> list[str]:
     return [f"{-count} words: {' '.join(sentence.split()[:12])} ..." for count, sentence in long]
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=name_of(page), marks=REWRITTEN_LAST if page.name == "README.md" else ()) for page in pages()]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=name_of(page)) for page in pages()])
 def test_no_sentence_has_more_than_forty_words(page: Path) -> None:
     assert too_long(page.read_text(encoding="utf-8"))[:10] == []
 

@@ -13,7 +13,7 @@ MODELS, EPOCHS = 60, 6
 
 
 def population(seed: int = 0) -> pd.DataFrame:
-    """A frame as a zoo has it: accuracy grows with the epoch, at a pace of the model's own."""
+    """A frame as a zoo has it: accuracy grows with the epoch, at a speed of the model's own."""
     rng = np.random.default_rng(seed)
     model = np.arange(MODELS).repeat(EPOCHS)
     epoch = np.tile(np.arange(1, EPOCHS + 1), MODELS)

@@ -1,4 +1,4 @@
-"""The benchmark of compression: exact decoding keeps all, zeros keep nothing, collapse is seen; refinement helps and is counted."""
+"""The benchmark of compression: exact decoding retains all, random weights retain nothing, collapse is seen; refinement helps."""
 
 import json
 from pathlib import Path
@@ -7,56 +7,58 @@ import numpy as np
 import pytest
 import torch
 
-from wsl.compression import Pairs, main, measure, table
+from wsl.analyses.compression import DecodedFamily, measure
+from wsl.compression import main
+from wsl.reporting.compression_table import compression_table
 from wsl.run import Run
 from wsl.training.latent_optimization import Refinement
 from zoo_gen import InputError
 from zoo_gen.evaluate import logits
 
-QUICK = Refinement(steps=8, rate=0.05, images=32, at_once=4)
+QUICK = Refinement(steps=8, learning_rate=0.05, images=32, batch_size=4)
 
 
-def pairs(seed: int, *, keep: float, collapse: bool = False) -> Pairs:
-    """Five models that are right about most images, and what is left of them: the share `keep` of their answers."""
+def family(seed: int, *, keep: float, collapse: bool = False) -> DecodedFamily:
+    """Five models that are right about most images, and what is left of them: the fraction `keep` of their predictions."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 5, 400)
     before = np.where(rng.random((5, 400)) < 0.8, labels, rng.integers(0, 5, (5, 400)))
     after = np.where(rng.random((5, 400)) < keep, before, rng.integers(0, 5, (5, 400)))
     weights = rng.normal(size=(5, 30))
     decoded = weights.mean(0) + (0.0 if collapse else 1.0) * (weights - weights.mean(0))
-    return Pairs((weights, decoded), (before, after[:1].repeat(5, 0) if collapse else after), labels, 0.2)
+    return DecodedFamily((weights, decoded), (before, after[:1].repeat(5, 0) if collapse else after), labels, 0.2)
 
 
-def test_exact_decoding_keeps_all_and_random_answers_nothing():
-    exact = measure([pairs(0, keep=1.0), pairs(1, keep=1.0)])
+def test_exact_decoding_retains_all_and_random_predictions_nothing():
+    exact = measure([family(0, keep=1.0), family(1, keep=1.0)])
     assert (exact["accuracy_retained"], exact["diversity_weights"], exact["diversity_behaviour"]) == pytest.approx((1, 1, 1))
     assert exact["models"] == exact["judged"] == 10
-    nothing = measure([pairs(0, keep=0.0)])
+    nothing = measure([family(0, keep=0.0)])
     assert abs(nothing["accuracy_retained"]) < 0.1
-    half = measure([pairs(seed, keep=0.5) for seed in range(5)])
+    half = measure([family(seed, keep=0.5) for seed in range(5)])
     assert half["accuracy_retained"] == pytest.approx(0.5, abs=0.05)
 
 
-def test_collapse_to_one_model_is_seen_though_accuracy_is_kept():
-    found = measure([pairs(0, keep=1.0, collapse=True)])
+def test_collapse_to_one_model_is_seen_though_accuracy_is_retained():
+    found = measure([family(0, keep=1.0, collapse=True)])
     assert found["accuracy_retained"] > 0.9
     assert found["diversity_weights"] == pytest.approx(0, abs=1e-6)
     assert found["diversity_behaviour"] == 0
 
 
 def test_models_at_chance_are_counted_and_not_judged():
-    bad = pairs(0, keep=1.0)
+    bad = family(0, keep=1.0)
     wrong = np.tile((bad.labels + 1) % 5, (5, 1))
-    bad = Pairs(bad.weights, (wrong, wrong), bad.labels, 0.2)
-    both = measure([bad, pairs(1, keep=1.0)])
+    bad = DecodedFamily(bad.weights, (wrong, wrong), bad.labels, 0.2)
+    both = measure([bad, family(1, keep=1.0)])
     assert (both["models"], both["judged"], both["accuracy_retained"]) == (10, 5, 1)
     alone = measure([bad])
     assert alone["accuracy_retained"] is None
-    row = {**alone, "run": "a", "behaviour": False, "refined": False, "factor": 4.0}
-    assert "–" in table([row])
+    row = {**alone, "run": "a", "behaviour": False, "refined": False, "compression_ratio": 4.0}
+    assert "–" in compression_table([row])
 
 
-def test_refined_latents_answer_more_like_the_original_and_stay_as_many(tiny_run: Run):
+def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_stay_as_many(tiny_run: Run):
     finals = list(tiny_run.split.test.select(final=True, learning_rate=3e-3))[:4]
     tokens, latents = zip(*tiny_run.latents(finals), strict=True)
     refined = QUICK(tiny_run, finals, latents)
@@ -75,7 +77,7 @@ def test_refined_latents_answer_more_like_the_original_and_stay_as_many(tiny_run
     elsewhere = [one + 0.05 * torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).sign() for one in latents]
     assert divergence(elsewhere) > divergence(refined)
     with pytest.raises(InputError, match="refinement"):
-        Refinement(steps=0, rate=0.1, images=1, at_once=1)
+        Refinement(steps=0, learning_rate=0.1, images=1, batch_size=1)
 
 
 def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(
@@ -90,9 +92,9 @@ def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(
     main([str(folder), str(tmp_path), "--out", str(out)])
     rows = json.loads(out.read_text())
     assert [row["refined"] for row in rows] == [False, True]
-    assert rows[0]["factor"] == pytest.approx(64 / 8, rel=0.1)  # of the tiny run, less what is padding
-    assert out.with_suffix(".md").read_text() == table(rows)
-    monkeypatch.setattr("wsl.compression.compress", None)
+    assert rows[0]["compression_ratio"] == pytest.approx(64 / 8, rel=0.1)  # of the tiny run, less what is padding
+    assert out.with_suffix(".md").read_text() == compression_table(rows)
+    monkeypatch.setattr("wsl.analyses.compression.compress", None)
     main([str(folder), "--out", str(out)])
     assert json.loads(out.read_text()) == rows
     with pytest.raises(SystemExit):

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.in_memory import InMemory
+from tests.wsl.batches import cropped, fitted, whole
 from tests.wsl.conftest import TOKENIZER
 from wsl.data.pairs import pairs_of
-from wsl.data.sources import FileSource, InMemory, MemoryMapped, Source, scan
+from wsl.data.sources import FileSource, MemoryMapped, Source, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows, ahead
 from wsl.tokenizers.residual import Residual
@@ -23,12 +25,12 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.files import write_weights
 
 
-def held(family: Sequence[Tokens]) -> list[InMemory]:
+def in_memory(family: Sequence[Tokens]) -> list[InMemory]:
     return [InMemory.of(tokens) for tokens in family]
 
 
 def windows(family: Sequence[Tokens], *, length: int = 20, seed: int = 0) -> Windows:
-    return Windows(held(family), Standardizer.fit(family), length=length, seed=seed, cache=0)
+    return Windows(in_memory(family), fitted(family), length=length, seed=seed, cache=0)
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -44,7 +46,7 @@ def stored(tiny_zoo: Path) -> list[FileSource]:
 
 
 def stream(sources: Sequence[Source], *, cache: int = 0, length: int = 100) -> Windows:
-    standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+    standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
     return Windows(sources, standardizer, length=length, seed=0, cache=cache)
 
 
@@ -56,13 +58,13 @@ def test_a_window_follows_from_seed_and_number(family: list[Tokens]):
 
 def test_batches_do_not_depend_on_workers_or_devices_or_where_training_began(family: list[Tokens]):
     drawn = windows(family)
-    whole = list(drawn.batches(range(4), 6, rank=0, world_size=1, workers=0))
+    undivided = list(drawn.batches(range(4), 6, rank=0, world_size=1, workers=0))
     resumed = list(drawn.batches(range(2, 4), 6, rank=0, world_size=1, workers=1))
     ranks = [list(drawn.batches(range(4), 6, rank=rank, world_size=2, workers=0)) for rank in (0, 1)]
     with pytest.raises(InputError, match="multiple of the 4 devices"):
         drawn.batches(range(4), 6, rank=0, world_size=4, workers=0)
-    assert all(equal(a, b) for a, b in zip(whole[2:], resumed, strict=True))
-    for batch, first, second in zip(whole, *ranks, strict=True):
+    assert all(equal(a, b) for a, b in zip(undivided[2:], resumed, strict=True))
+    for batch, first, second in zip(undivided, *ranks, strict=True):
         assert torch.equal(batch.values, torch.cat([first.values, second.values]))
         assert not equal(first, second)
 
@@ -95,8 +97,8 @@ def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: 
     for source in stored:
         tokens = tokenizer.encode(source.checkpoint.state_dict(), root=source.root.state_dict())
         assert torch.equal(source.sums, InMemory.of(tokens).sums)
-        batch = Batch.of(tokens, one.standardizer)
-        slices += [batch.crop(start, 100) for start in window_starts(tokens.plan.n_tokens, 100)]
+        batch = whole(tokens, one.standardizer)
+        slices += [cropped(batch, start, 100) for start in window_starts(tokens.plan.n_tokens, 100)]
     found = {tuple(batch.values[:, 0].tolist()): batch for batch in slices}
     assert len(found) == len(slices) == one.per_epoch
     for n in range(one.per_epoch):
@@ -107,9 +109,9 @@ def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: 
 def test_statistics_of_a_stream_are_those_of_tokens_in_memory_to_the_bit(stored: list[FileSource]):
     tokenizer = Residual(width=64, reference="root")
     tokens = [tokenizer.encode(source.checkpoint.state_dict(), root=source.root.state_dict()) for source in stored]
-    streamed, whole = stream(stored).standardizer, Standardizer.fit(tokens)
-    assert (streamed.parts, streamed.roles) == (whole.parts, whole.roles)
-    assert Standardizer.fit(tokens[1:]).parts != whole.parts
+    streamed, at_once = stream(stored).standardizer, fitted(tokens)
+    assert (streamed.parts, streamed.roles) == (at_once.parts, at_once.roles)
+    assert fitted(tokens[1:]).parts != at_once.parts
 
 
 def test_checkpoints_with_weights_that_are_not_finite_are_left_out(tiny_zoo: Path, tmp_path: Path):
@@ -141,10 +143,10 @@ def test_a_large_file_is_mapped_anew_and_reads_the_same(stored: list[FileSource]
     monkeypatch.setattr("wsl.data.sources.MAPPED", 1000)
     again = FileSource.of(one.checkpoint, one.root, Residual(width=64, reference="root"))
     assert torch.equal(again.sums, one.sums)
-    mapped, whole = MemoryMapped(one.checkpoint), one.checkpoint.state_dict()
-    assert set(mapped) == set(whole)
-    assert len(mapped) == len(whole)
-    assert all(torch.equal(mapped[name], whole[name]) for name in whole)
+    mapped, weights = MemoryMapped(one.checkpoint), one.checkpoint.state_dict()
+    assert set(mapped) == set(weights)
+    assert len(mapped) == len(weights)
+    assert all(torch.equal(mapped[name], weights[name]) for name in weights)
 
 
 def test_checkpoints_of_any_size_share_batches_and_the_short_are_padded(stored: list[FileSource], family: list[Tokens]):
@@ -158,12 +160,12 @@ def test_checkpoints_of_any_size_share_batches_and_the_short_are_padded(stored: 
     assert not short[0].mask[2:].any()
     assert torch.stack([batch.values for batch in drawn]).isfinite().all()
     with pytest.raises(InputError, match="16 and 64 width; choose tokenizer=residual"):
-        stream([*stored[:3], *held(family)])
+        stream([*stored[:3], *in_memory(family)])
 
 
 def test_a_short_checkpoint_is_padded_and_says_so(family: list[Tokens]):
     n = family[0].plan.n_tokens
-    window = Batch.of(family[0], Standardizer.fit(family)).crop(0, n + 3)
+    window = cropped(whole(family[0], fitted(family)), 0, n + 3)
     assert window.values.shape == (n + 3, family[0].plan.width + 1)
     assert (window.positions[:n] >= 0).all()
     assert (window.positions[n:] == -1).all()
@@ -183,7 +185,7 @@ def test_windows_are_no_longer_than_the_longest_checkpoint_and_say_what_of_them_
 
 
 def test_padding_within_tokens_is_masked_and_log_scales_never_are(family: list[Tokens]):
-    batch = Batch.of(family[0], Standardizer.fit(family))
+    batch = whole(family[0], fitted(family))
     assert torch.equal(batch.mask[:, :-1], family[0].mask)
     assert batch.mask[:, -1].all()
     assert (batch.values[~batch.mask] == 0).all()
@@ -194,8 +196,8 @@ def test_rows_stream_as_well(tiny_zoo: Path):
     sources = scan(islice(pairs_of(zoo), 3), Rows(reference="none"))
     one = stream(sources)
     tokens = Rows(reference="none").encode(sources[0].checkpoint.state_dict())
-    batch = Batch.of(tokens, one.standardizer)
-    expected = [batch.crop(start, 100) for start in window_starts(tokens.plan.n_tokens, 100)]
+    batch = whole(tokens, one.standardizer)
+    expected = [cropped(batch, start, 100) for start in window_starts(tokens.plan.n_tokens, 100)]
     assert sum(any(equal(one[n], other) for other in expected) for n in range(one.per_epoch)) == len(expected)
 
 
@@ -235,6 +237,6 @@ def test_tokens_that_take_the_whole_model_are_windows_of_its_encoding(tiny_zoo: 
     pairs = list(islice(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune", final=True)), 3))
     absolute, plain = (stream(scan(pairs, kind(width=64, reference="root"))) for kind in (Absolute, Residual))
     tokens = Absolute(width=64, reference="root").encode(pairs[0][0].state_dict(), root=pairs[0][1].state_dict())
-    batch = Batch.of(tokens, absolute.standardizer)
-    assert sum(equal(absolute[n], batch.crop(0, 100)) for n in range(absolute.per_epoch)) == 1
-    assert not any(equal(plain[n], batch.crop(0, 100)) for n in range(plain.per_epoch))
+    batch = whole(tokens, absolute.standardizer)
+    assert sum(equal(absolute[n], cropped(batch, 0, 100)) for n in range(absolute.per_epoch)) == 1
+    assert not any(equal(plain[n], cropped(batch, 0, 100)) for n in range(plain.per_epoch))

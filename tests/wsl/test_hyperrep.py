@@ -7,8 +7,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from wsl.data.sources import InMemory
-from wsl.data.standardizer import Standardizer
+from benchmarks.in_memory import InMemory
+from tests.wsl.batches import cropped, fitted, stacked
 from wsl.data.windows import Batch, Windows
 from wsl.layout.slots import ROLES
 from wsl.models.hyperrep import HyperRep
@@ -31,8 +31,7 @@ def small_model(*, latent: int = 4) -> HyperRep:
 
 
 def batch_of(family: list[Tokens], *, count: int = 3) -> Batch:
-    standardizer = Standardizer.fit(family)
-    return Batch(*map(torch.stack, zip(*(Batch.of(t, standardizer) for t in family[:count]), strict=True)))
+    return stacked(family[:count], fitted(family))
 
 
 def groups_of(family: list[Tokens]) -> list[tuple[int, int]]:
@@ -62,7 +61,7 @@ def test_permuting_the_batch_permutes_the_latents(family: list[Tokens]):
 def test_padding_does_not_change_what_real_tokens_become(family: list[Tokens]):
     model, batch = small_model(), batch_of(family)
     n = batch.values.shape[1]
-    padded = batch.crop(0, n + 7)
+    padded = cropped(batch, 0, n + 7)
     latents = model.encode(*padded[:3])
     torch.testing.assert_close(latents[:, :n], model.encode(*batch[:3]))
     torch.testing.assert_close(model.decode(latents, padded.positions)[:, :n], model.decode(latents[:, :n], batch.positions))
@@ -125,14 +124,13 @@ def test_the_loss_falls_on_planted_structure_and_not_on_noise(family: list[Token
     def error_after_training(tokens: list[Tokens]) -> float:
         model, objective = small_model(latent=3), Reconstruction(scale_weight=1)
         train, held_out = tokens[:8], tokens[8:]
-        windows = Windows([InMemory.of(one) for one in train], Standardizer.fit(train), length=60, seed=0, cache=0)
+        windows = Windows([InMemory.of(one) for one in train], fitted(train), length=60, seed=0, cache=0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for batch in windows.batches(range(120), 8, rank=0, world_size=1, workers=0):
             optimizer.zero_grad()
             objective(model, batch)["loss"].backward()
             optimizer.step()
-        standardizer = Standardizer.fit(train)
-        batch = Batch(*map(torch.stack, zip(*(Batch.of(t, standardizer) for t in held_out), strict=True)))
+        batch = stacked(held_out, fitted(train))
         with torch.no_grad():
             scalars = objective(model, batch)
         return float(torch.stack([scalars[f"error/{role}"] for role in ("q", "k", "v", "fc1")]).mean())

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.in_memory import InMemory
+from tests.wsl.batches import fitted
 from tests.wsl.conftest import train_small
 from tests.wsl.test_hyperrep import batch_of
 from tests.wsl.test_train_cli import events
-from wsl.data.sources import InMemory
-from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.tokenizers.tokens import Tokens
@@ -26,7 +26,7 @@ def fresh(latent: int) -> HyperRep:
 
 @pytest.fixture(scope="module")
 def windows(family: list[Tokens]) -> Windows:
-    return Windows([InMemory.of(t) for t in family], Standardizer.fit(family), length=family[0].plan.n_tokens, seed=0, cache=0)
+    return Windows([InMemory.of(t) for t in family], fitted(family), length=family[0].plan.n_tokens, seed=0, cache=0)
 
 
 def error(model: HyperRep, batch: Batch) -> float:

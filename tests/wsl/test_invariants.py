@@ -1,4 +1,4 @@
-"""What the model encoder reads: numbers that no order of neurons or heads changes."""
+"""What the invariant encoder reads: numbers that no order of neurons or heads changes."""
 
 import numpy as np
 import torch

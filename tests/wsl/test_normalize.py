@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.wsl.batches import fitted
 from wsl.data.standardizer import Standardizer
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import InputError
@@ -17,7 +18,7 @@ def scaled(tokens: Tokens, factor: float) -> Tokens:
 
 @pytest.fixture(scope="module")
 def standardizer(family: list[Tokens]) -> Standardizer:
-    return Standardizer.fit(family)
+    return fitted(family)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-8, 1e8, 0.0])
@@ -43,7 +44,7 @@ def test_directions_have_unit_scale_in_every_group(family: list[Tokens], standar
 
 
 def test_a_larger_difference_moves_the_log_scale_and_not_the_direction(family: list[Tokens]):
-    centred = Standardizer.fit([*family, *(scaled(tokens, -1) for tokens in family)])  # means of zero, nearly
+    centred = fitted([*family, *(scaled(tokens, -1) for tokens in family)])  # means of zero, nearly
     centred = Standardizer(parts={kind: (0.0, d) for kind, (_, d) in centred.parts.items()}, roles=centred.roles)
     once, twice = (centred.standardize(scaled(family[0], factor)) for factor in (1, 2))
     torch.testing.assert_close(once[:, :-1], twice[:, :-1])
@@ -53,12 +54,12 @@ def test_a_larger_difference_moves_the_log_scale_and_not_the_direction(family: l
 def test_a_diverged_checkpoint_does_not_move_the_statistics(family: list[Tokens]):
     broken = family[0].values.clone()
     broken[3, 5] = torch.nan
-    fitted = Standardizer.fit([*family, family[0].with_values(broken)])
-    assert fitted.parts == Standardizer.fit(family).parts
-    assert fitted.roles == Standardizer.fit(family).roles
-    assert Standardizer.fit([*family, scaled(family[0], 3)]).roles != Standardizer.fit(family).roles
+    found = fitted([*family, family[0].with_values(broken)])
+    assert found.parts == fitted(family).parts
+    assert found.roles == fitted(family).roles
+    assert fitted([*family, scaled(family[0], 3)]).roles != fitted(family).roles
     with pytest.raises(InputError, match="no train checkpoint has finite weights"):
-        Standardizer.fit([family[0].with_values(broken)])
+        fitted([family[0].with_values(broken)])
 
 
 def test_a_part_that_never_moves_stays_where_it_is(family: list[Tokens]):
@@ -70,7 +71,7 @@ def test_a_part_that_never_moves_stays_where_it_is(family: list[Tokens]):
         return dataclasses.replace(tokens, values=values)
 
     checkpoints = [frozen(tokens) for tokens in family]
-    standardizer = Standardizer.fit(checkpoints)
+    standardizer = fitted(checkpoints)
     values = standardizer.standardize(checkpoints[0])
     assert values.isfinite().all()
     torch.testing.assert_close(standardizer.restore(values, checkpoints[0].plan), checkpoints[0].values)

@@ -121,7 +121,7 @@ def test_two_runs_of_one_model_or_of_different_splits_are_refused(tiny_run: Run,
 def test_a_card_that_does_not_exist_is_named_beside_those_that_do():
     with pytest.raises(InputError, match=r"no card 'embeding' .* there is embedding, .*epoch, .*statistics"):
         cards("features", ["embeding"])
-    with pytest.raises(InputError, match=r"no card of .* was asked for"):
+    with pytest.raises(InputError, match=r"no card of .* was named"):
         cards("probe", [])
 
 

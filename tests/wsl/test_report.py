@@ -62,14 +62,14 @@ def metrics() -> list[dict[str, Any]]:
 
 def probe_rows() -> list[dict[str, Any]]:
     same = {"control": None, "chance": 0.0, "noise_ceiling": 0.9, "n_models": 12, "smoke_test": True, "trivial": False}
-    asked = [
+    scored = [
         {**same, "subset": subset, "target": target, "features": name, "metric": metric, "value": value}
         for subset in ("all", "final")
         for target, metrics_ in {HOSTILE: ["r2", "kendall_tau"], "optimizer": ["balanced_accuracy"]}.items()
         for name, value in {"embedding": 0.7, "statistics": -40.0}.items()
         for metric in metrics_
     ]
-    rows = [{**row, "low": row["value"] - 0.2, "high": row["value"] + 0.2} for row in asked]
+    rows = [{**row, "low": row["value"] - 0.2, "high": row["value"] + 0.2} for row in scored]
     nothing = {"target": "epoch", "metric": "r2", "value": None, "low": None, "high": None, "noise_ceiling": None}
     return [*rows, *({**row, **nothing} for row in rows[0:4:2]), {**rows[0], "control": "permuted targets"}]
 

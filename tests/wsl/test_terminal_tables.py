@@ -28,8 +28,8 @@ def printed(table: RenderableType) -> list[str]:
 def score(features: str, target: str = "test_accuracy", metric: str = "r2", subset: str = "all", **changes: Any) -> dict[str, Any]:
     about = {"split": "leave_root_out", "fold": 10, "n_models": 240, "smoke_test": True, "trivial": False, "control": None}
     limits = {"chance": 0.0, "noise_ceiling": 0.987, "above_permuted": False}
-    asked = {"features": features, "target": target, "metric": metric, "subset": subset}
-    return {**about, **limits, **asked, **WIDEST, **changes}
+    measured = {"features": features, "target": target, "metric": metric, "subset": subset}
+    return {**about, **limits, **measured, **WIDEST, **changes}
 
 
 def probe_rows(features: list[str] = FEATURES) -> list[dict[str, Any]]:

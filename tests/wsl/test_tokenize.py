@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wsl.tokenize import main, shapes_of
+from wsl.formats.shapes import shapes_of
+from wsl.tokenize import main
 
 
 def test_the_report_counts_every_weight_of_a_timm_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.architectures import MODELS as FAMILIES
 from tests.architectures import build, outputs
 from tests.checkpoints import MODES, TYPES, any_bits, fine_tuned, identical, shapes, tokenizers, weights
-from wsl.data.standardizer import Standardizer
+from tests.wsl.batches import fitted
 from wsl.layout import layout_of
 from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import canonicalize
@@ -156,7 +156,7 @@ def test_standardising_and_restoring_serves_every_mode() -> None:
     for mode in MODES:
         for tokenizer in tokenizers(*mode, heads=4):
             every = [tokenizer.encode(child, root=root) for child in children]
-            standardizer = Standardizer.fit(every)
+            standardizer = fitted(every)
             restored = standardizer.restore(standardizer.standardize(every[0]), every[0].plan)
             assert (restored - every[0].values).abs().max() <= 1e-5 * (every[0].values.abs().max() + 0.1)
 
@@ -170,7 +170,7 @@ def test_one_standardizer_and_token_width_serve_models_of_several_shapes_and_fam
     for width, depth in ((32, 3), (48, 4)):
         root = {key: weight.nan_to_num(1, 1, 1) for key, weight in weights(shapes(width, depth, 4, "linear"), seed=0).items()}
         found += [Residual(width=64, reference="root").encode(fine_tuned(root, seed), root=root) for seed in (1, 2)]
-    standardizer = Standardizer.fit(found)
+    standardizer = fitted(found)
     for tokens in found:
         assert tokens.plan.width == 64
         assert standardizer.standardize(tokens).isfinite().all()

@@ -9,28 +9,52 @@ import pytest
 import timm
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from tests.checkpoints import fine_tuned, identical, shapes, tokenizers, weights
 from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.chunks import Chunks
 from wsl.tokenizers.coverage import coverage
+from wsl.tokenizers.fisher_basis import FisherBasis
 from wsl.tokenizers.plan import Segment
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer, Tokens
+from zoo_gen import Checkpoint
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
-from zoo_gen.files import write_weights
+from zoo_gen.files import write_json, write_weights
 from zoo_gen.zoo import read_weights
 
-CARDS = sorted(path for path in (CONFIGS / "tokenizer").glob("*.yaml") if path.stem != "felt")  # which test_felt_tokens.py tests
+CARDS = sorted((CONFIGS / "tokenizer").glob("*.yaml"))
+LOCAL = [card for card in CARDS if instantiate(OmegaConf.load(card)).local]
 DIGITS = shapes(32, 3, 4, "linear")
-ROOT = weights(DIGITS, seed=0)
-CHILD = fine_tuned(ROOT, seed=1)
+WILD = weights(DIGITS, seed=0)
+CHILD = fine_tuned(WILD, seed=1)
+ROOT = {name: weight.nan_to_num(1, 1, 1) for name, weight in WILD.items()}
+
+
+@pytest.fixture(scope="session")
+def root_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("root")
+    sizes = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 32, "depth": 3, "num_heads": 4, "mlp_ratio": 2}
+    card = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "model_args": sizes}
+    write_json(folder / "config.json", {**card, "pretrained_cfg": {"input_size": [1, 8, 8]}})
+    write_weights(folder / "model.safetensors", ROOT)
+    of_root = {"parent": None, "stage": "pretrain", "epoch": 1, "final": True, "status": "ok", "fold": None}
+    return Checkpoint(model="a", root="a", **of_root, factors={}, results={}, path=folder / "model.safetensors")
 
 
 @pytest.fixture(params=CARDS, ids=lambda card: card.stem)
-def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+def tokenizer(request: pytest.FixtureRequest, root_checkpoint: Checkpoint) -> Tokenizer:
+    tokenizer = instantiate(OmegaConf.load(request.param))
+    tokenizer.prepare([root_checkpoint])
+    return tokenizer
+
+
+@pytest.fixture(params=LOCAL, ids=lambda card: card.stem)
+def local(request: pytest.FixtureRequest) -> Tokenizer:
+    """A tokenizer each of whose values depends on one weight."""
     return instantiate(OmegaConf.load(request.param))
 
 
@@ -68,12 +92,30 @@ def test_groups_tile_the_tokens_and_positions_name_them(tokenizer: Tokenizer) ->
     assert end == tokens.plan.n_tokens
 
 
-def test_a_flipped_weight_changes_exactly_one_entry(tokenizer: Tokenizer) -> None:
-    before = tokenizer.encode(ROOT, root=ROOT)
+def changed(tokenizer: Tokenizer) -> Tensor:
+    """Where values change with a weight of the output of the attention of block 1 (T D)."""
     flipped = {name: weight.clone() for name, weight in ROOT.items()}
     flipped["blocks.1.attn.proj.weight"][3, 4] += 1
-    after = tokenizer.encode(flipped, root=ROOT)
-    assert int((before.values.view(torch.int32) != after.values.view(torch.int32)).sum()) == 1
+    before, after = (tokenizer.encode(one, root=ROOT).values.view(torch.int32) for one in (ROOT, flipped))
+    return before != after
+
+
+def test_a_flipped_weight_changes_entries_of_its_own_group(tokenizer: Tokenizer) -> None:
+    tokens, own = tokenizer.encode(ROOT, root=ROOT), changed(tokenizer)
+    groups = [group for group in tokens.plan.groups if own[group.start : group.stop].any()]
+    keys = [segment.key for group in groups for segment in group.segments]
+    assert len(groups) == 1
+    assert "blocks.1.attn.proj.weight" in keys
+
+
+def test_a_flipped_weight_changes_exactly_one_entry_of_local_tokens(local: Tokenizer) -> None:
+    assert int(changed(local).sum()) == 1
+
+
+def test_tokens_that_are_not_local_mix_the_weights_of_a_tensor(root_checkpoint: Checkpoint) -> None:
+    tokenizer = FisherBasis(width=64, images=16, seed=0)
+    tokenizer.prepare([root_checkpoint])
+    assert int(changed(tokenizer).sum()) > 1
 
 
 def test_a_permuted_plan_does_not_decode(tokenizer: Tokenizer) -> None:
@@ -83,7 +125,8 @@ def test_a_permuted_plan_does_not_decode(tokenizer: Tokenizer) -> None:
     swapped = (dataclasses.replace(first, start=first.start + 1), dataclasses.replace(second, start=last.start), *rest)
     plan = dataclasses.replace(tokens.plan, groups=(*groups, dataclasses.replace(last, segments=swapped)))
     assert plan != tokens.plan
-    assert not identical(tokenizer.decode(Tokens(tokens.values, plan, tokens.corrections), root=ROOT), CHILD)
+    planned, permuted = (tokenizer.decode(Tokens(tokens.values, one, ()), root=ROOT) for one in (tokens.plan, plan))
+    assert not identical(permuted, planned)
 
 
 def test_decoded_weights_share_no_memory_with_tokens(tokenizer: Tokenizer) -> None:
@@ -93,14 +136,14 @@ def test_decoded_weights_share_no_memory_with_tokens(tokenizer: Tokenizer) -> No
     assert identical(tokenizer.decode(tokens, root=ROOT), CHILD)
 
 
-def test_weights_decoded_in_place_lie_where_the_tokens_were_and_apart_from_each_other(tokenizer: Tokenizer) -> None:
+def test_weights_decoded_in_place_lie_where_the_tokens_were_and_apart_from_each_other(local: Tokenizer) -> None:
     for types in [(torch.float32,), (torch.bfloat16, torch.float32, torch.float16)]:
         root, child = weights(DIGITS, 0, types), weights(DIGITS, 1, types)
-        tokens = tokenizer.encode(child, root=root)
+        tokens = local.encode(child, root=root)
         first, last = tokens.values.data_ptr(), tokens.values.data_ptr() + tokens.values.nbytes
-        decoded = tokenizer.decode_in_place(tokens, root=root)
+        decoded = local.decode_in_place(tokens, root=root)
         assert identical(decoded, child)
-        elsewhere = tokenizer.decode(tokenizer.encode(child, root=root), root=root)
+        elsewhere = local.decode(local.encode(child, root=root), root=root)
         assert list(decoded) == list(elsewhere)
         assert not any(first <= weight.data_ptr() < last for weight in elsewhere.values())
         ranges = sorted((weight.data_ptr(), weight.data_ptr() + weight.nbytes) for weight in decoded.values())
@@ -178,8 +221,7 @@ def test_tokens_keep_the_type_of_the_weights() -> None:
 
 
 def test_differences_to_the_root_vanish_where_the_weights_equal_it_except_for_heads() -> None:
-    root = {name: weight.nan_to_num(1, 1, 1) for name, weight in ROOT.items()}
-    tokens = Residual(width=64, reference="root").encode(root, root=root)
+    tokens = Residual(width=64, reference="root").encode(ROOT, root=ROOT)
     heads = tokens.positions[:, 1] == ROLES.index("head")
     assert not tokens.values[~heads].any()
     assert bool(tokens.values[heads].any(dim=1).all())
@@ -187,10 +229,11 @@ def test_differences_to_the_root_vanish_where_the_weights_equal_it_except_for_he
 
 def test_differences_are_exact_only_with_their_corrections() -> None:
     tokenizer = Residual(width=64, reference="root")
-    tokens = tokenizer.encode(CHILD, root=ROOT)
+    tokens = tokenizer.encode(CHILD, root=WILD)
     assert tokens.corrections
-    assert all(not name.name.startswith("head") for name in tokens.corrections)
-    assert not identical(tokenizer.decode(tokens.with_values(tokens.values), root=ROOT), CHILD)
+    assert all(not correction.name.startswith("head") for correction in tokens.corrections)
+    assert identical(tokenizer.decode(tokens, root=WILD), CHILD)
+    assert not identical(tokenizer.decode(tokens.with_values(tokens.values), root=WILD), CHILD)
     assert not identical(tokenizer.decode(tokens, root=CHILD), CHILD)
     assert Residual(width=64, reference="none").encode(CHILD).corrections == ()
 
@@ -264,9 +307,11 @@ def test_a_segment_reads_and_writes_its_part_in_a_batch_of_tokens(tokenizer: Tok
     assert part.shape == (2, *segment.shape)
     torch.testing.assert_close(part[1], 2 * segment.of(tokens.values), equal_nan=True)
     part.zero_()
-    decoded = tokenizer.decode(tokens.with_values(batch[1]), root={name: torch.zeros_like(w) for name, w in ROOT.items()})
-    assert not decoded["blocks.1.attn.proj.weight"].any()
-    assert decoded["blocks.1.attn.proj.bias"].any()
+    decoded = tokenizer.decode(tokens.with_values(batch[1]), root=ROOT)
+    zero = ROOT if tokenizer.reference == "root" else {name: torch.zeros_like(weight) for name, weight in ROOT.items()}
+    weight, bias = "blocks.1.attn.proj.weight", "blocks.1.attn.proj.bias"
+    torch.testing.assert_close(decoded[weight], zero[weight], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(decoded[bias], zero[bias], atol=1e-3)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 
-from wsl.data.sources import InMemory
-from wsl.data.standardizer import Standardizer
+from benchmarks.in_memory import InMemory
+from tests.wsl.batches import fitted
 from wsl.data.windows import MicroBatch, Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.tokenizers.residual import Residual
@@ -60,7 +60,7 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, precis
         torch.manual_seed(0)
         sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
         model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, initialization="random", **sizes)
-    windows = Windows([InMemory.of(tokens) for tokens in family], Standardizer.fit(family), length=16, seed=0, cache=0)
+    windows = Windows([InMemory.of(tokens) for tokens in family], fitted(family), length=16, seed=0, cache=0)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     trainer = Trainer(**{**SETTINGS, **changes})
     journal = Journal(folder / "metrics.jsonl", Nothing())
@@ -157,7 +157,7 @@ def test_accumulated_parts_train_what_the_undivided_batch_does(
     ends = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
     assert max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]) < 1e-4
 
-    monkeypatch.setattr(MicroBatch, "sharing", lambda batch, counts: batch)  # each part divides by its own counts
+    monkeypatch.setattr(MicroBatch, "of", lambda batch, counts: batch)  # each micro-batch divides by its own counts
     fit(tmp_path / "alone", unequal, batch_size=8, accumulate_grad_batches=4)
     assert losses(tmp_path / "alone") != pytest.approx(losses(tmp_path / "whole"), abs=1e-3)
 

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from wsl.compression import compress
+from tests.wsl.batches import cropped
+from wsl.analyses.compression import compress
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
@@ -35,7 +36,7 @@ def sources(tiny_zoo: Path) -> list[FileSource]:
 
 
 def statistics_of(sources: list[FileSource]) -> TokenStatistics:
-    standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+    standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
     return TokenStatistics(sources, Windows(sources, standardizer, length=448, seed=0, cache=0))
 
 
@@ -122,7 +123,7 @@ def test_padded_tokens_change_nothing(sources: list[FileSource]):
     model = allocated(sources, compression_ratio=4)
     values, mask, positions = drawn(sources[0])
     batch = Batch(values, mask, positions, torch.tensor([0, 0]))
-    padded = batch.crop(0, values.shape[1] + 7)
+    padded = cropped(batch, 0, values.shape[1] + 7)
     latents = model.encode(*padded[:3])
     assert not latents[:, values.shape[1] :].any()
     torch.testing.assert_close(latents[:, : values.shape[1]], model.encode(*batch[:3]))
@@ -140,7 +141,7 @@ def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_low
 
     rows = {compression_ratio: compress(trained(compression_ratio)) for compression_ratio in (2, 32)}
     for compression_ratio, row in rows.items():
-        assert compression_ratio <= row["factor"] < 1.1 * compression_ratio
+        assert compression_ratio <= row["compression_ratio"] < 1.1 * compression_ratio
         assert row["behaviour"]
         assert json.dumps(row)
     assert rows[2]["accuracy_decoded"] == pytest.approx(rows[2]["accuracy"], abs=0.05)

@@ -81,7 +81,7 @@ def test_a_process_that_dies_is_one_message(died: ProcessException, reason: str,
     monkeypatch.setattr(data_parallel, "Fabric", lambda **options: Dying())
     executor = DataParallelExecutor(ranks=2, device="cpu", precision="float32", compile=None)
     with pytest.raises(InputError, match=reason):
-        executor._launch(Path("zoo"), "stack")
+        executor.launch(Path("zoo"), "stack")
 
 
 @pytest.mark.slow

@@ -81,13 +81,13 @@ def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
 def test_a_fraction_of_the_data_takes_fewer_steps_and_is_scored_on_what_it_saw() -> None:
     trainer, _ = trained({"fraction": 0.5})
     assert trainer.steps == 1
-    seen = trainer._seen()
+    seen = trainer.seen()
     assert seen is not None
     assert int(seen.sum()) == 32
-    assert set(trainer._orders().flatten().tolist()) == set(torch.nonzero(seen[0]).flatten().tolist())
+    assert set(trainer.orders().flatten().tolist()) == set(torch.nonzero(seen[0]).flatten().tolist())
     whole, _ = trained({})
     assert whole.steps == 2
-    assert whole._seen() is None
+    assert whole.seen() is None
 
 
 def test_schedules_end_where_they_say() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from zoo_gen import Images, InputError
 from zoo_gen.sources.folder import folder
 from zoo_gen.sources.parquet import parquet
-from zoo_gen.sources.pictures import Look, StreamedPixels
+from zoo_gen.sources.pictures import Selection, StreamedPixels
 from zoo_gen.sources.torchvision import torchvision
 
 LOOK: dict[str, Any] = {
@@ -76,7 +76,7 @@ def write_cifar(root: Path) -> None:
 
 
 def fit(images: Images) -> bool:
-    """Whether images are as many as asked for, as red as their labels say, and drawn without replacement."""
+    """Whether images are as many as wanted, as red as their labels say, and drawn without replacement."""
     splits = (images.train, images.val, images.test)
     reds = [(split.pixels[:].mean((2, 3))[:, 0] * 0.5 + 0.5) * 255 for split in splits]
     alike = all(bool(((red - split.labels * 200).abs() <= 0.5).all()) for red, split in zip(reds, splits, strict=True))
@@ -145,7 +145,7 @@ def test_streamed_batches_are_decoded_ahead_and_in_order(hub: Path) -> None:
 def test_pictures_are_resized_by_the_shorter_side_and_cropped_to_the_centre() -> None:
     wide = np.zeros((4, 8, 3), dtype=np.uint8)
     wide[:, 2:6] = 255
-    pixels = Look(size=4, mean=[0.0] * 3, std=[1.0] * 3).decode(wide)
+    pixels = Selection(**{**LOOK, "size": 4}).decode(wide)
     assert pixels.shape == (3, 4, 4)
     assert bool((pixels == 255).all())
 

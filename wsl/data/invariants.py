@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.data.cache import cached
-from wsl.data.pairs import pairs_of
-from wsl.data.stacks import changes, in_float32, stacked, with_roots
+from wsl.data.pairs import pairs_of, with_roots
+from wsl.data.stacks import changes, in_float32, stacked
 from zoo_gen import Zoo
 
 CHANGE = "change of "

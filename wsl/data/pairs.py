@@ -1,12 +1,19 @@
 """Checkpoints with the roots that they descend from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from torch import Tensor
 
 from zoo_gen import Checkpoint, Zoo
+from zoo_gen.reader import read_weights
+
+ROOTS_KEPT = 16
+"""Roots whose weights are kept in memory."""
 
 
 def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
-    """Each checkpoint of a zoo with the root that it descends from."""
+    """Yields each checkpoint of a zoo with the root that it descends from."""
     roots: dict[str, Checkpoint] = {}
     for checkpoint in zoo:
         if checkpoint.root not in roots:
@@ -14,6 +21,12 @@ def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
         yield checkpoint, roots[checkpoint.root]
 
 
+def with_roots(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[tuple[Checkpoint, dict[str, Tensor]]]:
+    """Yields checkpoints with the weights of their roots; those of the last few roots stay in memory."""
+    read = lru_cache(ROOTS_KEPT)(read_weights)
+    return ((checkpoint, read(root.path)) for checkpoint, root in pairs)
+
+
 def roots_of(zoo: Zoo) -> list[Checkpoint]:
-    """The roots that checkpoints of a zoo descend from, in the order of their names."""
+    """Returns the roots that checkpoints of a zoo descend from, in the order of their names."""
     return [zoo.final(name) for name in sorted(set(zoo.select(stage="finetune").frame["root"]))]

@@ -1,7 +1,7 @@
-"""Sources of windows: checkpoints in memory, or in memory-mapped files.
+"""Sources of windows: checkpoints in memory-mapped files.
 
-A source knows the plan of its tokens and the sums of its parts, which the statistics and the log-scales of its groups follow from;
-weights stay where they are until a window of them is drawn. So memory grows by a few kilobytes per checkpoint, whatever its size.
+A source has the plan of its tokens and the sums of its parts, which the statistics and the log-scales of its groups follow from.
+Weights stay on disk until a window of them is drawn. So memory grows by a few kilobytes per checkpoint, whatever its size.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
-from wsl.tokenizers.tokens import Tokenizer, Tokens
+from wsl.tokenizers.tokens import Tokenizer
 from wsl.tokenizers.window import Window, parts_in, parts_of
 from zoo_gen import Checkpoint
 from zoo_gen.reader import tensors_in
@@ -24,50 +24,26 @@ from zoo_gen.reader import tensors_in
 MAPPED = 2**26
 """Bytes of tensors that are read from one mapping of a file, about."""
 
-
 ROWS = 64
 """Checkpoints whose sums are in one block of memory."""
 
 
 class Source(Protocol):
-    """What windows of tokens are drawn from.
-
-    Attributes:
-        plan: of its tokens.
-        sums: of its parts.
-    """
+    """A checkpoint that windows of tokens are drawn from."""
 
     @property
     def plan(self) -> Plan:
-        """Plan of its tokens."""
+        """The plan of its tokens."""
         ...
 
     @property
     def sums(self) -> Sums:
-        """Sums of its parts."""
+        """The sums of its parts."""
         ...
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Returns the values of a window."""
         ...
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Tokens in memory."""
-
-    plan: Plan
-    sums: Sums
-    values: Float[Tensor, "T D"]
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> "InMemory":
-        """Takes over the tokens of one checkpoint."""
-        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
-
-    def draw(self, window: Window) -> Float[Tensor, "T D"]:
-        """Returns a slice of the values."""
-        return self.values[window.start : window.stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +61,22 @@ class FileSource:
         """Reads a checkpoint once, part by part where tokens stream."""
         weights, reference = MemoryMapped(checkpoint), MemoryMapped(root)
         plan = tokenizer.plan(weights, root=reference)
-        return cls(checkpoint, root, tokenizer, plan, sums_in(tokenizer, plan, weights, reference))
+        if tokenizer.local:
+            return cls(checkpoint, root, tokenizer, plan, sums_of(parts_of(plan, weights, reference)))
+        return cls(checkpoint, root, tokenizer, plan, sums_of(parts_in(plan, tokenizer.encode(weights, root=reference).values)))
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""
-        return values_in(self.tokenizer, window, MemoryMapped(self.checkpoint), MemoryMapped(self.root))
-
-
-def values_in(
-    tokenizer: Tokenizer, window: Window, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]
-) -> Float[Tensor, "T D"]:
-    """Values of a window of the tokens of a checkpoint."""
-    if tokenizer.local:
-        return window.read(weights, root)
-    return tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
-
-
-def sums_in(tokenizer: Tokenizer, plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Sums:
-    """Sums of the parts of a checkpoint."""
-    if tokenizer.local:
-        return sums_of(parts_of(plan, weights, root))
-    return InMemory.of(tokenizer.encode(weights, root=root)).sums
+        weights, root = MemoryMapped(self.checkpoint), MemoryMapped(self.root)
+        if self.tokenizer.local:
+            return window.read(weights, root)
+        return self.tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
 
 
 class MemoryMapped(Mapping[str, Tensor]):
     """The tensors of a checkpoint's file, as views of the mapped file; only pages that are read come into memory.
 
-    They leave it with the mapping, which is made anew every now and then, so that a large file never is in memory as a whole.
+    Pages leave it with the mapping, which is made anew every now and then, so that a large file never is in memory as a whole.
     Raises `InputError` for a file that is missing or damaged.
     """
 

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.pairs import pairs_of
+from wsl.data.pairs import pairs_of, with_roots
 from wsl.layout.lookup import layout_of
-from zoo_gen import Checkpoint, Zoo
+from zoo_gen import Zoo
 
 WEIGHTS_AT_ONCE = 8_000_000
-ROOTS_KEPT = 10
 Reference = Literal["none", "root"]
 """`none` for the weights themselves, `root` for their difference to the root's. A head is new in every model and has no
 counterpart there, so it is always taken as it is."""
@@ -29,7 +28,7 @@ def stacks(checkpoints: Zoo, *, reference: Reference) -> Iterator[Stack]:
     def weights() -> Iterator[dict[str, Tensor]]:
         for checkpoint, root in with_roots(pairs_of(checkpoints)) if reference == "root" else ((c, {}) for c in checkpoints):
             own = in_float32(checkpoint.state_dict())
-            yield own | changes(own, root) if reference == "root" else own
+            yield own | changes(own, in_float32(root)) if reference == "root" else own
 
     return stacked(weights())
 
@@ -44,17 +43,6 @@ def stacked(checkpoints: Iterable[dict[str, Tensor]]) -> Iterator[Stack]:
             yield _stack(alike)
             alike.clear()
     yield from (_stack(alike) for alike in waiting.values() if alike)
-
-
-def with_roots(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[tuple[Checkpoint, dict[str, Tensor]]]:
-    """Yields checkpoints with the weights of their roots; those of the last few roots are kept in memory."""
-    kept: dict[int, tuple[Checkpoint, dict[str, Tensor]]] = {}
-    for checkpoint, root in pairs:
-        if id(root) not in kept:
-            if len(kept) == ROOTS_KEPT:
-                kept.pop(next(iter(kept)))
-            kept[id(root)] = root, in_float32(root.state_dict())
-        yield checkpoint, kept[id(root)][1]
 
 
 def in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,16 +1,15 @@
 """Standardisation of tokens: per-part mean and deviation, and the scale of each group kept apart from its direction.
 
-Differences between a checkpoint and its root span orders of magnitude from one optimizer to the next, so after a
-plain z-score a few wild models would own every loss. With x a value of a part, and s the root mean square of u over a
-group (the tokens of one role in one block),
+Task vectors span orders of magnitude from one optimizer to the next, so after a plain z-score a few wild models would own
+every loss. With x a value of a part, and s the root mean square of u over a group (the tokens of one role in one block),
 
     u = (x - mean_part) / deviation_part,  l = clip((log s - mean_role) / deviation_role),  token = (u / scale(l), l)
 
 where scale(l) = exp(mean_role + deviation_role l): tokens carry a direction of unit root mean square, and the standardised
-log-scale rides along as one more coordinate of each. The inverse is exact up to rounding, clipped or not, because it is
-scale(l) that divides. Means of parts are medians over the train checkpoints (and blocks), deviations upper deciles: neither
-is moved by a diverging model, and a part that only some optimizers move (a key's bias has no gradient, so SGD leaves it
-alone) is measured where it moves, or it would outshout its whole group there.
+log-scale is one more coordinate of each. The inverse is exact up to rounding, clipped or not, because scale(l) divides.
+Means of parts are medians over the train checkpoints (and blocks), deviations upper deciles: a diverging model moves neither.
+A part that only some optimizers move (a key's bias has no gradient, so SGD leaves it alone) is measured where it moves, or
+it would outweigh its whole group there.
 """
 
 import json
@@ -20,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.data.sums import Sums, sums_of
-from wsl.tokenizers.plan import Plan, Segment
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
 from wsl.tokenizers.window import Window, parts_in
 from zoo_gen.errors import InputError
@@ -41,7 +40,7 @@ Moments = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class _Entries:
+class _Statistics:
     """Statistics of one plan: an entry per part and one for padding (R + 1), per part (R) or per group (G)."""
 
     mean: Float[Tensor, " R+1"]
@@ -49,22 +48,13 @@ class _Entries:
     counts: Float[Tensor, " R"]
     group: Int[Tensor, " R"]
     weights: Float[Tensor, " G"]
-    log_mean: Float[Tensor, " G"]
-    log_deviation: Float[Tensor, " G"]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Statistics laid out for one plan: an entry per value (T D), per token (T) or per group (G)."""
-
-    mean: Float[Tensor, "T D"]
-    deviation: Float[Tensor, "T D"]
-    mask: Bool[Tensor, "T D"]
-    group: Int[Tensor, " T"]
-    weights: Float[Tensor, " G"]
     tokens: Float[Tensor, " G"]
     log_mean: Float[Tensor, " G"]
     log_deviation: Float[Tensor, " G"]
+
+    def scale(self, log_scale: Float[Tensor, " G"]) -> Float[Tensor, " G"]:
+        """Returns the scale that a standardised log-scale stands for."""
+        return (self.log_mean + self.log_deviation * log_scale).exp()
 
 
 class Standardizer:
@@ -77,18 +67,11 @@ class Standardizer:
 
     def __init__(self, *, parts: Mapping[str, Moments], roles: Mapping[str, Moments]):
         self.parts, self.roles = dict(parts), dict(roles)
-        self._tables: dict[Plan, _Table] = {}
-        self._entries: dict[int, tuple[Plan, _Entries]] = {}  # by identity: hashing a plan takes as long as a window does
+        self._statistics: dict[int, tuple[Plan, _Statistics]] = {}  # by identity: hashing a plan takes as long as a window does
 
     @classmethod
-    def fit(cls, checkpoints: Iterable[Tokens]) -> "Standardizer":
-        """Fits all statistics on checkpoints in memory; see `fit_sums`."""
-        return cls.fit_sums((tokens.plan, sums_of(parts_in(tokens.plan, tokens.values))) for tokens in checkpoints)
-
-    @classmethod
-    def fit_sums(cls, checkpoints: Iterable[tuple[Plan, Sums]]) -> "Standardizer":
-        """Fits all statistics in one pass. Checkpoints with a non-finite weight are left out; tensors of zeros are no
-        evidence.
+    def fit(cls, checkpoints: Iterable[tuple[Plan, Sums]]) -> "Standardizer":
+        """Fits all statistics in one pass. Checkpoints with a non-finite weight are left out; tensors of zeros are no evidence.
 
         Raises `InputError` if no checkpoint is finite.
         """
@@ -101,18 +84,17 @@ class Standardizer:
                 "no train checkpoint has finite weights, so there is nothing to fit statistics on; "
                 "look at the status column of the zoo's index"
             )
-        parts = {plan: _segments(plan) for plan in rows}
         mean: dict[str, Tensor] = {}
         deviation: dict[str, Tensor] = {}
-        for kind in dict.fromkeys(segment.kind for segments in parts.values() for segment in segments):
+        for kind in dict.fromkeys(segment.kind for plan in rows for segment in plan.parts):
             columns = []  # of one kind at a time: all at once would be in memory a second and a third time
-            for plan, segments in parts.items():
-                columns += _columns(rows[plan], {n: s.n_weights for n, s in enumerate(segments) if s.kind == kind})
+            for plan in rows:
+                columns += _columns(rows[plan], {n: s.n_weights for n, s in enumerate(plan.parts) if s.kind == kind})
             mean[kind] = torch.cat([total / count for count, total, _ in columns]).median()
             squares = torch.cat([_squares_about(mean[kind], *column) / column[0] for column in columns])
             deviation[kind] = _typical_size(squares)
         scales = defaultdict(list)
-        for plan in parts:
+        for plan in rows:
             number = 0
             for group in plan.groups:
                 columns = _columns(rows[plan], {number + n: s.n_weights for n, s in enumerate(group.segments)})
@@ -130,37 +112,41 @@ class Standardizer:
         )
 
     def standardize(self, tokens: Tokens) -> Float[Tensor, "T D+1"]:
-        """Directions and log-scales; zeros where tokens are padded. Non-finite weights make their group non-finite."""
-        table = self._table(tokens.plan)
-        log_scale = self.log_scales(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)))
-        centred = (tokens.values.float() - table.mean) / table.deviation
-        direction = centred / _scale(log_scale, table)[table.group, None]
-        return torch.cat([torch.where(table.mask, direction, 0), log_scale[table.group, None]], dim=-1)
+        """Returns directions and log-scales; zeros where tokens are padded. Non-finite weights make their group non-finite."""
+        plan = tokens.plan
+        log_scales = self.log_scales(plan, sums_of(parts_in(plan, tokens.values)))
+        return self._standardized(tokens.values, plan, plan.part_of, plan.group_of, log_scales)
 
     def log_scales(self, plan: Plan, sums: Sums) -> Float[Tensor, " G"]:
-        """Standardised log-scales of the groups of a checkpoint; not finite where its weights are not."""
-        entries = self._laid_out(plan)
-        mean, deviation = (statistic[:-1].double() for statistic in (entries.mean, entries.deviation))
-        energies = _squares_about(mean, entries.counts, *sums.T) / deviation**2
-        energy = torch.zeros(len(plan.groups), dtype=torch.float64).index_add_(0, entries.group, energies)
-        log_scale = (energy / entries.weights).log().float() / 2
-        return ((log_scale - entries.log_mean) / entries.log_deviation).clamp(-CLIP, CLIP)
+        """Returns standardised log-scales of the groups of a checkpoint; not finite where its weights are not."""
+        of_plan = self._of(plan)
+        mean, deviation = (statistic[:-1].double() for statistic in (of_plan.mean, of_plan.deviation))
+        energies = _squares_about(mean, of_plan.counts, *sums.T) / deviation**2
+        energy = torch.zeros(len(plan.groups), dtype=torch.float64).index_add_(0, of_plan.group, energies)
+        log_scale = (energy / of_plan.weights).log().float() / 2
+        return ((log_scale - of_plan.log_mean) / of_plan.log_deviation).clamp(-CLIP, CLIP)
 
     def standardize_window(
         self, values: Float[Tensor, "T D"], window: Window, log_scales: Float[Tensor, " G"]
     ) -> Float[Tensor, "T D+1"]:
-        """Tokens of a window as `standardize` has them, to the bit, given the log-scales of the whole checkpoint."""
-        entries = self._laid_out(window.plan)
-        centred = (values.float() - entries.mean[window.parts]) / entries.deviation[window.parts]
-        direction = centred / _scale(log_scales, entries)[window.groups, None]
-        return torch.cat([torch.where(window.parts >= 0, direction, 0), log_scales[window.groups, None]], dim=-1)
+        """Returns tokens of a window as `standardize` has them, to the bit, given the log-scales of the whole checkpoint."""
+        return self._standardized(values, window.plan, window.parts, window.groups, log_scales)
+
+    def _standardized(
+        self, values: Float[Tensor, "T D"], plan: Plan, parts: Int[Tensor, "T D"], groups: Int[Tensor, " T"], log_scales: Tensor
+    ) -> Float[Tensor, "T D+1"]:
+        of_plan = self._of(plan)
+        centred = (values.float() - of_plan.mean[parts]) / of_plan.deviation[parts]
+        direction = centred / of_plan.scale(log_scales)[groups, None]
+        return torch.cat([torch.where(parts >= 0, direction, 0), log_scales[groups, None]], dim=-1)
 
     def restore(self, values: Float[Tensor, "T D+1"], plan: Plan) -> Float[Tensor, "T D"]:
-        """Inverse of `standardize`. Where the tokens of a group disagree on its log-scale, their mean counts."""
-        table = self._table(plan)
-        log_scale = torch.zeros_like(table.weights).index_add(0, table.group, values[:, -1]) / table.tokens
-        scale = _scale(log_scale.clamp(-CLIP, CLIP), table)[table.group, None]
-        return torch.where(table.mask, values[:, :-1] * scale * table.deviation + table.mean, 0)
+        """Inverts `standardize`. Where the tokens of a group disagree on its log-scale, their mean counts."""
+        of_plan = self._of(plan)
+        log_scale = torch.zeros_like(of_plan.weights).index_add(0, plan.group_of, values[:, -1]) / of_plan.tokens
+        scale = of_plan.scale(log_scale.clamp(-CLIP, CLIP))[plan.group_of, None]
+        mean, deviation = of_plan.mean[plan.part_of], of_plan.deviation[plan.part_of]
+        return torch.where(plan.mask, values[:, :-1] * scale * deviation + mean, 0)
 
     def save(self, path: Path) -> None:
         """Writes the statistics as JSON (a float's shortest decimal form reads back to the same bits)."""
@@ -176,62 +162,31 @@ class Standardizer:
             raise InputError(f"cannot read the statistics of the run at {path} ({error}); train the run again") from error
         return cls(**moments)
 
-    def _table(self, plan: Plan) -> _Table:
-        """Statistics laid out along the tokens of a plan. Raises `InputError` for parts that the fit has not seen."""
-        if plan not in self._tables:
-            self._tables[plan] = _lay_out(self._laid_out(plan), plan)
-        return self._tables[plan]
-
-    def _laid_out(self, plan: Plan) -> _Entries:
-        """Statistics of the parts and groups of a plan. Raises `InputError` for parts that the fit has not seen."""
-        if id(plan) not in self._entries:
-            unseen = sorted({segment.kind for segment in _segments(plan)} - self.parts.keys())
+    def _of(self, plan: Plan) -> _Statistics:
+        """Returns the statistics of a plan. Raises `InputError` for parts that the fit has not seen."""
+        if id(plan) not in self._statistics:
+            unseen = sorted({segment.kind for segment in plan.parts} - self.parts.keys())
             if unseen:
                 raise InputError(
                     f"the run has no statistics of {', '.join(unseen)}: none of its train checkpoints has them; "
                     "train on a zoo that contains such models"
                 )
-            parts = [*(self.parts[segment.kind] for segment in _segments(plan)), (0.0, 1.0)]
-            roles = [self.roles[group.role] for group in plan.groups]
-            entries = _Entries(
-                mean=torch.tensor([mean for mean, _ in parts]),
-                deviation=torch.tensor([deviation for _, deviation in parts]),
-                counts=torch.tensor([float(segment.n_weights) for segment in _segments(plan)], dtype=torch.float64),
-                group=torch.tensor([g for g, group in enumerate(plan.groups) for _ in group.segments]),
-                weights=torch.tensor([float(group.n_weights) for group in plan.groups]),
-                log_mean=torch.tensor([mean for mean, _ in roles]),
-                log_deviation=torch.tensor([deviation for _, deviation in roles]),
+            mean, deviation = torch.tensor([*(self.parts[segment.kind] for segment in plan.parts), (0.0, 1.0)]).T.contiguous()
+            log_mean, log_deviation = torch.tensor([self.roles[group.role] for group in plan.groups]).T.contiguous()
+            self._statistics[id(plan)] = (
+                plan,
+                _Statistics(
+                    mean=mean,
+                    deviation=deviation,
+                    counts=torch.tensor([float(segment.n_weights) for segment in plan.parts], dtype=torch.float64),
+                    group=torch.tensor([g for g, group in enumerate(plan.groups) for _ in group.segments]),
+                    weights=torch.tensor([float(group.n_weights) for group in plan.groups]),
+                    tokens=torch.tensor([float(group.stop - group.start) for group in plan.groups]),
+                    log_mean=log_mean,
+                    log_deviation=log_deviation,
+                ),
             )
-            self._entries[id(plan)] = plan, entries
-        return self._entries[id(plan)][1]
-
-
-def _segments(plan: Plan) -> list[Segment]:
-    """Parts of a plan, group by group."""
-    return [segment for group in plan.groups for segment in group.segments]
-
-
-def _spread(plan: Plan, numbers: Sequence[float], blank: float) -> Float[Tensor, "T D"]:
-    """A number per part, written wherever the part has a weight; `blank` where nothing has."""
-    spread = torch.full((plan.n_tokens, plan.width), blank, dtype=torch.float32)
-    for segment, number in zip(_segments(plan), numbers, strict=True):
-        segment.of(spread).fill_(number)
-    return spread
-
-
-def _lay_out(entries: _Entries, plan: Plan) -> _Table:
-    """Lays statistics out along the tokens of a plan."""
-    tokens = torch.tensor([group.stop - group.start for group in plan.groups])
-    return _Table(
-        mean=_spread(plan, entries.mean.tolist()[:-1], 0),
-        deviation=_spread(plan, entries.deviation.tolist()[:-1], 1),
-        mask=plan.mask,
-        group=torch.arange(len(plan.groups)).repeat_interleave(tokens),
-        weights=entries.weights,
-        tokens=tokens.float(),
-        log_mean=entries.log_mean,
-        log_deviation=entries.log_deviation,
-    )
+        return self._statistics[id(plan)][1]
 
 
 def _columns(rows: Sequence[Sums], counts: Mapping[int, int]) -> list[tuple[int, Tensor, Tensor]]:
@@ -252,8 +207,3 @@ def _typical_size(squares: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """Root of the upper decile of mean squares; 1 if that is zero."""
     size = squares.quantile(UPPER).sqrt()
     return size if size > 0 else torch.ones_like(size)
-
-
-def _scale(log_scale: Float[Tensor, " G"], table: _Table | _Entries) -> Float[Tensor, " G"]:
-    """The scale that a standardised log-scale stands for."""
-    return (table.log_mean + table.log_deviation * log_scale).exp()

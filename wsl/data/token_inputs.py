@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.pairs import pairs_of, roots_of
+from wsl.data.pairs import pairs_of, roots_of, with_roots
 from wsl.data.sources import scan
 from wsl.data.standardizer import Standardizer
+from wsl.data.windows import padded
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import window_starts
@@ -85,8 +86,7 @@ class TokenInputs:
 
     def table(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
         """Returns the inputs of checkpoints as features (N F): standardised tokens, pooled as latents are."""
-        pairs = ((c.state_dict(), root) for c, root in _with_roots(checkpoints))
-        encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
+        encoded = (self.tokenizer.encode(c.state_dict(), root=root) for c, root in with_roots(pairs_of(checkpoints)))
         return self._pooled(model, ((tokens, self.standardizer.standardize(tokens)) for tokens in encoded), within)
 
     def embed(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
@@ -97,8 +97,7 @@ class TokenInputs:
             checkpoints: a selection of a zoo.
             within: the zoo of the run, whose groups (block, role) are pooled.
         """
-        pairs = ((c.state_dict(), root) for c, root in _with_roots(checkpoints))
-        return self._pooled(model, self.latents(model, pairs), within)
+        return self.embed_weights(model, ((c.state_dict(), root) for c, root in with_roots(pairs_of(checkpoints))), within=within)
 
     def embed_weights(self, model: Any, pairs: Pairs, *, within: Zoo) -> pd.DataFrame:
         """Returns the pooled latents (N F) of weights, each with those of its root; see `embed`."""
@@ -125,7 +124,7 @@ class TokenInputs:
         """Returns the model, and inputs that are standardised by other checkpoints."""
         self.prepare(train)
         sources = scan(pairs_of(train), self.tokenizer)
-        standardizer = Standardizer.fit_sums((source.plan, source.sums) for source in sources)
+        standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
         return model, TokenInputs(self.tokenizer, standardizer, self.window)
 
     def _pooled(self, model: Any, latents: Iterable[tuple[Tokens, Tensor]], within: Zoo) -> pd.DataFrame:
@@ -143,21 +142,9 @@ class TokenInputs:
         starts = window_starts(total, self.window)
         pieces = []
         for start, following in pairwise([*starts, total]):
-            window = (_padded(tensor[:, start : start + self.window], self.window).to(device) for tensor in tensors)
+            window = (padded(tensor[:, start : start + self.window], self.window).to(device) for tensor in tensors)
             pieces.append(function(*window)[..., : following - start, :].float().cpu())
         return torch.cat(pieces, dim=-2)
-
-
-def _padded(tensor: Tensor, length: int) -> Tensor:
-    """Returns (B T ...) as (B length ...): what is missing is 0, and negative in positions."""
-    missing = length - tensor.shape[1]
-    return functional.pad(tensor, (0, 0, 0, missing), value=-1 if tensor.dtype == torch.int64 else 0) if missing else tensor
-
-
-def _with_roots(checkpoints: Zoo) -> Iterator[tuple[Any, Mapping[str, Tensor]]]:
-    """Yields checkpoints with the weights of their roots, each root read once."""
-    read = lru_cache(None)(lambda name: checkpoints.final(name).state_dict())
-    return ((checkpoint, read(checkpoint.root)) for checkpoint in checkpoints)
 
 
 @lru_cache(16)

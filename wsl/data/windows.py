@@ -1,12 +1,11 @@
 """Windows of consecutive tokens that a hyper-representation is trained on, drawn from checkpoints of any number, size and shape.
 
-An epoch draws every window of every checkpoint once, in an order that seed and epoch determine. Which window is number n depends
-on the seed and on n alone: batches do not depend on workers, devices or caches, and a resumed training sees, from the middle of an
-epoch on, what the uninterrupted one would have seen.
+An epoch draws every window of every checkpoint once, in an order that seed and epoch determine. Window n follows from the seed and
+n alone. Batches do not depend on workers, devices or caches, and a resumed training sees the windows of the uninterrupted one.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,9 +19,8 @@ from torch.nn import functional
 from wsl.data.permutation import Shuffle
 from wsl.data.sources import Source
 from wsl.data.standardizer import Standardizer
-from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import Window, window_starts
-from zoo_gen import Checkpoint, InputError, Zoo
+from zoo_gen import InputError
 
 AHEAD = 4
 """Batches that each worker may be ahead of the training."""
@@ -34,7 +32,7 @@ KEPT = 32
 class Batch(NamedTuple):
     """Windows of standardised tokens; padded tokens have mask False and negative positions.
 
-    `source` is the number of the checkpoint among those that are trained on, -1 for one of no such number.
+    `source` is the number of the checkpoint among those that are trained on.
     """
 
     values: Float[Tensor, "*B T D"]
@@ -42,53 +40,36 @@ class Batch(NamedTuple):
     positions: Int[Tensor, "*B T P"]
     source: Int[Tensor, "*B"]
 
-    @classmethod
-    def of(cls, tokens: Tokens, standardizer: Standardizer) -> "Batch":
-        """All standardised tokens of one checkpoint; the log-scale (the last coordinate) is never padding."""
-        values = standardizer.standardize(tokens)
-        return cls(values, functional.pad(tokens.mask, (0, 1), value=True), tokens.positions, torch.tensor(-1))
-
     @property
     def entries(self) -> Float[Tensor, ""]:
-        """How many weights there are: what means over weights divide by."""
+        """Number of weights, which means over weights divide by."""
         return self.mask[..., :-1].sum()
 
     @property
     def tokens(self) -> Float[Tensor, ""]:
-        """How many tokens there are: what means over log-scales divide by."""
+        """Number of tokens, which means over log-scales divide by."""
         return self.mask[..., -1].sum()
 
-    def split(self, parts: int) -> list["Batch"]:
-        """Divides the windows into parts of equal size, in order."""
-        return [Batch(*some) for some in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
-
-    def crop(self, start: int, length: int) -> "Batch":
-        """The window of `length` tokens from `start` on, padded at its end where the checkpoint is shorter."""
-        window = slice(start, start + length)
-        missing = (0, 0, 0, max(0, start + length - self.values.shape[-2]))
-        return Batch(
-            functional.pad(self.values[..., window, :], missing),
-            functional.pad(self.mask[..., window, :], missing),
-            functional.pad(self.positions[..., window, :], missing, value=-1),
-            self.source,
-        )
+    def split(self, count: int) -> list["Batch"]:
+        """Divides the windows into micro-batches of equal size, in order."""
+        return [Batch(*some) for some in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
 
 
 class MicroBatch(Batch):
-    """Some windows of a batch that is divided among devices, or run in parts one after the other.
+    """Some windows of a batch that is divided among devices, or run in several micro-batches one after the other.
 
-    Its counts are the mean count of a part, not its own: means over parts are then the means of the batch, though some parts have
-    more padding than others.
+    Its counts are the mean counts of all micro-batches, not its own. Means over micro-batches are then the means of the batch,
+    though some have more padding than others.
     """
 
     counts: Float[Tensor, "2"]
 
     @classmethod
-    def sharing(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "MicroBatch":
-        """Tells a part the mean counts (weights, tokens) of all parts."""
-        part = cls(*batch)
-        part.counts = counts
-        return part
+    def of(cls, batch: Batch, counts: Float[Tensor, "2"]) -> "MicroBatch":
+        """Returns some windows with the mean counts (weights, tokens) of all micro-batches."""
+        found = cls(*batch)
+        found.counts = counts
+        return found
 
     @property
     def entries(self) -> Float[Tensor, ""]:
@@ -101,32 +82,17 @@ class MicroBatch(Batch):
         return self.counts[1]
 
 
-class TokenizedZoo:
-    """A zoo seen through a tokenizer: yields the tokens of its checkpoints; the weights of roots are read once."""
-
-    def __init__(self, zoo: Zoo, tokenizer: Tokenizer):
-        self.zoo, self.tokenizer = zoo, tokenizer
-        self._roots: dict[str, dict[str, Tensor]] = {}
-
-    def __iter__(self) -> Iterator[Tokens]:
-        return map(self.tokens, self.zoo)
-
-    def tokens(self, checkpoint: Checkpoint) -> Tokens:
-        """Reads and encodes one checkpoint, which may lie outside the selection."""
-        return self.tokenizer.encode(checkpoint.state_dict(), root=self.root(checkpoint))
-
-    def root(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """Weights of the root that a checkpoint descends from."""
-        if checkpoint.root not in self._roots:
-            self._roots[checkpoint.root] = self.zoo.root(checkpoint).state_dict()
-        return self._roots[checkpoint.root]
+def padded(tensor: Float[Tensor, "*B T D"], length: int) -> Float[Tensor, "*B length D"]:
+    """Returns tokens, their masks or positions, padded to a length: with zeros, positions with -1."""
+    missing = length - tensor.shape[-2]
+    return functional.pad(tensor, (0, 0, 0, missing), value=-1 if tensor.dtype == torch.int64 else 0) if missing else tensor
 
 
 class Windows:
     """Windows of `length` consecutive tokens, numbered without end: epoch after epoch, each shuffled anew.
 
-    Windows are those that a checkpoint is encoded in, where every token is in one. With starts drawn at random, the first and last
-    tokens (patch filters, final norm, head: what the accuracy of decoded weights depends on most) would hardly ever be seen.
+    Checkpoints are encoded in the same windows, which cover every token. With starts drawn at random, the first and last tokens
+    (patch filters, final norm, head) would hardly ever be seen, and the accuracy of decoded weights depends on these most.
 
     Args:
         sources: checkpoints, of one token width.
@@ -155,12 +121,12 @@ class Windows:
 
     @property
     def per_epoch(self) -> int:
-        """Windows of one epoch: all there are."""
+        """Number of windows of one epoch: all of every checkpoint."""
         return int(self._ends[-1])
 
     @property
     def padding(self) -> float:
-        """The share of an epoch's tokens that is padding, for checkpoints shorter than a window."""
+        """Fraction of an epoch's tokens that is padding, as some checkpoints are shorter than a window."""
         missing = np.array([max(0, self.length - plan.n_tokens) for plan in self._plans])[self._plan_of]
         return float(missing.sum() / (self.per_epoch * self.length))
 
@@ -170,7 +136,7 @@ class Windows:
         index = self._shuffle(epoch)[place]
         source = int(np.searchsorted(self._ends, index, side="right"))
         plan = int(self._plan_of[source])
-        window, mask = self._layout(plan, self._starts[plan][index - self._ends[source]])  # counted from the last
+        window, mask, positions = self._layout(plan, self._starts[plan][index - self._ends[source]])  # counted from the last
         values = self._kept.get(index)
         if values is None:
             scales = self.standardizer.log_scales(window.plan, self.sources[source].sums)
@@ -178,33 +144,34 @@ class Windows:
             if values.nbytes <= self._room:
                 self._room -= values.nbytes
                 self._kept[index] = values
-        return Batch(values, mask, window.positions, torch.tensor(source)).crop(0, self.length)
+        return Batch(padded(values, self.length), mask, positions, torch.tensor(source))
 
     def batches(self, steps: range, batch_size: int, *, rank: int, world_size: int, workers: int) -> Generator[Batch, None, None]:
-        """Batches of some steps: step s holds windows s * batch_size and on, dealt out evenly to the devices.
+        """Yields the batches of some steps: step s holds windows s * batch_size and on, dealt out evenly to the devices.
 
         Args:
-            steps: whose batches are wanted, in order.
+            steps: the steps, in order.
             batch_size: over all devices.
-            rank, world_size: which of how many devices this is.
-            workers: threads that read ahead; with 0, each batch is read when it is asked for.
+            rank, world_size: number of this device, and of all devices.
+            workers: threads that read ahead; with 0, each batch is read when the training needs it.
 
         Raises `InputError` if the windows cannot be dealt out evenly.
         """
         if batch_size % world_size:
             raise InputError(f"batch_size must be a multiple of the {world_size} devices, not {batch_size}")
-        share = batch_size // world_size
+        own = batch_size // world_size
 
         def batch(step: int) -> Batch:
-            first = step * batch_size + rank * share
-            return Batch(*map(torch.stack, zip(*(self[n] for n in range(first, first + share)), strict=True)))
+            first = step * batch_size + rank * own
+            return Batch(*map(torch.stack, zip(*(self[n] for n in range(first, first + own)), strict=True)))
 
         return ahead(batch, steps, workers) if workers else (batch(step) for step in steps)
 
-    def _lay_out(self, plan: int, start: int) -> tuple[Window, Tensor]:
-        """A window of a plan, and its mask."""
+    def _lay_out(self, plan: int, start: int) -> tuple[Window, Tensor, Tensor]:
+        """Returns a window of a plan, and the padded mask and positions of its tokens."""
         window = Window.of(self._plans[plan], start, min(start + self.length, self._plans[plan].n_tokens))
-        return window, functional.pad(window.parts >= 0, (0, 1), value=True)
+        mask = functional.pad(window.parts >= 0, (0, 1), value=True)
+        return window, padded(mask, self.length), padded(window.positions, self.length)
 
     def _shuffled(self, epoch: int) -> Shuffle:
         """The order of an epoch."""
@@ -212,7 +179,7 @@ class Windows:
 
 
 def ahead(make: Callable[[int], Batch], steps: Iterable[int], workers: int) -> Generator[Batch, None, None]:
-    """Makes the batches of steps in threads, some ahead of the one that is asked for, and yields them in order.
+    """Makes the batches of steps in threads, some ahead of the training, and yields them in order.
 
     Threads share the cache with each other, and die with the process; most of their work is done outside Python's lock.
     """

@@ -46,7 +46,7 @@ class Measured:
 
 @runtime_checkable
 class Probe(Protocol):
-    """A target and its linear model: fitted on train checkpoints, with a penalty chosen on val, for test."""
+    """A target and its linear model: train checkpoints fit it, and val checkpoints choose its penalty."""
 
     column: str
     """The column of `zoo.frame` that is predicted."""

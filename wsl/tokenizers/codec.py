@@ -1,18 +1,18 @@
 """The codec behind every tokenizer: weights into the places of a plan and back, to the bit.
 
-Three options compose: what is encoded (the weights, or their canonical form), from where (zero, or the root's weights in
-the same form), and whether the scale of each tensor is kept apart:
+Three options compose: the form of the weights (raw or canonical), their reference (zero, or the root's weights in the same form),
+and whether the scale of each tensor is kept apart:
 
     coded = (form(w) - form(root)) / 2^e,    form(w) = coded * 2^e + form(root)
 
 with 2^e the power of two nearest to the root mean square of the difference: dividing by it is exact unless entries leave
-the range of the type. The exponents are tensors of one entry in the tokens of their block, so what a network makes of
-tokens has scales too. Where the way back (`wsl.tokenizers.coding`) does not return the weights to the bit, the tokens
-carry the bits; a checkpoint in canonical form carries all of its own, as no rounded form leads back to it.
+the range of the type. The exponents are tensors of one entry in the tokens of their block, so tokens that a network makes
+have scales too. Where decoding (`wsl.tokenizers.coding`) does not return the weights to the bit, the tokens carry the
+bits. A checkpoint in canonical form carries all of its own, as no rounded form leads back to it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -27,6 +27,7 @@ from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError
+from zoo_gen.reader import shortened
 
 _OPTIONS = {"reference": ("none", "root"), "form": ("raw", "canonical"), "scale": ("within", "apart")}
 
@@ -57,18 +58,18 @@ class Codec(ABC):
 
     @property
     def linear(self) -> bool:
-        """Whether decoded weights are those of the root plus what `turn_back` makes of the values, so that gradients flow."""
-        return self.form == "raw" and self.scale == "within"
+        """Whether decoded weights are those of the root plus `turn_back` of the values, so that gradients flow."""
+        return self.local
 
-    def prepare(self, roots: Iterable[Checkpoint]) -> None:  # noqa: B027 (most tokenizers need not know)
+    def prepare(self, roots: Iterable[Checkpoint]) -> None:  # noqa: B027 (most tokenizers need no preparation)
         """Does nothing: roots are given where they are needed."""
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
-        """Returns a single one: how strongly outputs depend on a number is not known."""
+        """Returns a single one: the dependence of outputs on each number is not known."""
         return torch.ones(1, 1)
 
     def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Makes differences of weights (where they are coded as such, else weights) of what tokens hold of each tensor."""
+        """Returns the tensors that the tokens hold: they are differences of weights already, or weights."""
         return dict(coded)
 
     @abstractmethod
@@ -79,9 +80,17 @@ class Codec(ABC):
         """Returns the layout that is laid out. Raises `InputError` for tensors that no table knows."""
         return layout_of(state_dict)
 
-    def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:
-        """Returns where each weight would lie; reads names, shapes and types only. Raises as `encode` does."""
-        layout = self.layout(state_dict)
+    def plan(
+        self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None, opaque: Sequence[str] = ()
+    ) -> Plan:
+        """Returns where each weight would lie; reads names, shapes and types only. Raises as `encode` does.
+
+        Args:
+            state_dict: the checkpoint.
+            root: the root's weights, where the reference is "root".
+            opaque: patterns of tensors that no table knows, to be laid out at the end (`wsl.layout.layout_of`).
+        """
+        layout = layout_of(state_dict, opaque=opaque) if opaque else self.layout(state_dict)
         dtypes = _dtypes(layout, state_dict)
         differences = _differences(layout, root) if self.reference == "root" else (False,) * len(layout.slots)
         if self.scale == "apart":
@@ -106,9 +115,9 @@ class Codec(ABC):
         return unpack(tokens, self._formed_root(root))
 
     def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Returns what `decode` does, in the memory of the tokens' values, which are lost: use the tokens no more.
+        """Returns the checkpoint of tokens in the memory of their values, which are lost: use the tokens no more.
 
-        It takes no other memory than that of one block of the model. Raises as `decode`, and then leaves the tokens alone.
+        Decoding takes no other memory than that of one block of the model. Raises as `decode`, and then leaves the tokens alone.
         """
         return unpack_in_place(tokens, self._formed_root(root))
 
@@ -131,13 +140,14 @@ def _dtypes(layout: Layout, state_dict: Mapping[str, Tensor]) -> tuple[torch.dty
         dtype = state_dict[slot.name].dtype
         if not dtype.is_floating_point or dtype.itemsize < 2:
             raise InputError(
-                f"tensor {slot.name!r} is {dtype}, no weight; convert it to float32, bfloat16 or float16, or remove it"
+                f"tensor {shortened(slot.name)} is {dtype}, no weight; convert it to float32, bfloat16 or float16, or remove it "
+                "(--without on the command line)"
             )
     return tuple(state_dict[slot.name].dtype for slot in layout.slots)
 
 
 def _differences(layout: Layout, root: Mapping[str, Tensor] | None) -> tuple[bool, ...]:
-    """Returns what is coded as a difference: everything but heads, which are made anew, and what has no counterpart."""
+    """Tells which tensors are coded as differences: all but heads, which are made anew, and those without a counterpart."""
     if root is None:
         raise InputError("the tokenizer's reference is 'root'; pass root=<state dict of the model this one was fine-tuned from>")
     return tuple(

@@ -10,12 +10,8 @@ def coverage(plan: Plan) -> pd.DataFrame:
 
     Columns: `weights` (entries that hold one), `tokens` (count), `padding` (share of the entries that hold none).
     """
-    weights: dict[str, int] = {}
-    tokens: dict[str, int] = {}
-    for group in plan.groups:
-        weights[group.role] = weights.get(group.role, 0) + group.n_weights
-        tokens[group.role] = tokens.get(group.role, 0) + group.stop - group.start
-    frame = pd.DataFrame({"weights": weights, "tokens": tokens})
+    rows = [(group.role, group.n_weights, group.stop - group.start) for group in plan.groups]
+    frame = pd.DataFrame(rows, columns=["role", "weights", "tokens"]).groupby("role", sort=False).sum()
     frame.loc["total"] = frame.sum()
     frame["padding"] = 1 - frame["weights"] / (frame["tokens"] * plan.width)
     return frame

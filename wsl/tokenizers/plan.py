@@ -6,7 +6,6 @@ segment.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import NamedTuple
@@ -25,16 +24,15 @@ SCALE = ((Axis("scale", False),),)
 class Segment:
     """One part of one tensor and its window in the flat buffer of the tokens.
 
-    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks; `slot` and `part` are its
-    places in the layout. It is read as an array of `shape` both in the buffer, at `start` with `strides`, and in its
-    tensor, at `offset` with `steps`. Where the tokenizer packs densely (`Residual`) it fills the buffer from `start` to
-    `stop` alone; elsewhere (`Rows`) it shares that range: `of` is right for both.
+    `key` names the part (`blocks.1.attn.qkv.weight[0]`), `kind` names it for all blocks; `slot` is its place in the layout.
+    The part is read as an array of `shape` both in the buffer, at `start` with `strides`, and in its tensor, at `offset`
+    with `steps`. Where the tokenizer packs densely (`Residual`) the part fills the buffer from `start` to `stop` alone;
+    elsewhere (`Rows`) it shares that range: `of` is right for both.
     """
 
     key: str
     kind: str
     slot: int
-    part: int
     shape: tuple[int, ...]
     start: int
     strides: tuple[int, ...]
@@ -57,9 +55,9 @@ class Segment:
         whole = layout.slots[slot]
         suffix = f"[{part}]" if len(whole.parts) > 1 else ""
         offset = whole.start(part) * math.prod(whole.shape[1:])
-        return cls(whole.name + suffix, whole.row + suffix, slot, part, shape, start, strides, offset, steps)
+        return cls(whole.name + suffix, whole.row + suffix, slot, shape, start, strides, offset, steps)
 
-    @property
+    @cached_property
     def stop(self) -> int:
         """End of the range of the flat buffer."""
         return self.start + 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
@@ -136,6 +134,11 @@ class Plan:
         return self.groups[-1].stop
 
     @cached_property
+    def parts(self) -> tuple[Segment, ...]:
+        """All segments, group by group."""
+        return tuple(segment for group in self.groups for segment in group.segments)
+
+    @cached_property
     def n_weights(self) -> int:
         """Number of values that are no padding: weights, and scales where they are kept apart."""
         return sum(group.n_weights for group in self.groups)
@@ -159,9 +162,8 @@ class Plan:
     def segments(self) -> tuple[tuple[Segment, ...], ...]:
         """The segments of each slot of the layout."""
         found: list[list[Segment]] = [[] for _ in self.layout.slots]
-        for group in self.groups:
-            for segment in group.segments:
-                found[segment.slot].append(segment)
+        for segment in self.parts:
+            found[segment.slot].append(segment)
         return tuple(map(tuple, found))
 
     @cached_property
@@ -194,45 +196,26 @@ class Plan:
     @cached_property
     def mask(self) -> Bool[Tensor, "T D"]:
         """True where a weight is, False where padding is. Shared by all tokens of the plan; read only."""
-        mask = torch.zeros(self.n_tokens, self.width, dtype=torch.bool)
-        for group in self.groups:
-            for segment in group.segments:
-                segment.of(mask).fill_(True)
-        return mask
+        return self.part_of >= 0
+
+    @cached_property
+    def part_of(self) -> Int[Tensor, "T D"]:
+        """Number of the part, in the order of `parts`, that each value belongs to; -1 where padding is. Read only."""
+        numbers = torch.full((self.n_tokens, self.width), -1, dtype=torch.int32)
+        for number, segment in enumerate(self.parts):
+            segment.of(numbers).fill_(number)
+        return numbers
+
+    @cached_property
+    def group_of(self) -> Int[Tensor, " T"]:
+        """Number of the group of each token. Read only."""
+        counts = torch.tensor([group.stop - group.start for group in self.groups])
+        return torch.arange(len(self.groups)).repeat_interleave(counts)
 
     @cached_property
     def positions(self) -> Int[Tensor, "T P"]:
-        """Block (0 stem, 1.. blocks, depth + 1 tail), place of the role in `ROLES`, index in the group; read only."""
-        rows = []
-        for group in self.groups:
-            index = torch.arange(group.stop - group.start)
-            rows.append(torch.stack([index * 0 + group.block, index * 0 + ROLES.index(group.role), index], dim=1))
-        return torch.cat(rows)
-
-
-def end_to_end(
-    layout: Layout,
-    dtypes: tuple[torch.dtype, ...],
-    differences: tuple[bool, ...],
-    width: int,
-    arrange: Callable[[Slot, int], tuple[tuple[int, ...], tuple[int, ...]]],
-) -> Plan:
-    """Returns the plan that lays the parts of each group end to end and pads its last token.
-
-    Args:
-        layout, dtypes, differences, width: of the plan.
-        arrange: returns the shape that a part of a slot is read in, and the steps along each axis in its tensor.
-    """
-    groups, blank, token = [], [], 0
-    for (block, role), members in layout.groups().items():
-        segments, end = [], token * width
-        for s, p in members:
-            shape, steps = arrange(layout.slots[s], p)
-            strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-            segments.append(Segment.place(layout, s, p, shape=shape, start=end, strides=strides, steps=steps))
-            end = segments[-1].stop
-        stop = -(-end // width)
-        groups.append(Group(block, role, token, stop, tuple(segments)))
-        blank.append((end, stop * width))
-        token = stop
-    return Plan(layout, dtypes, differences, width, tuple(groups), tuple(blank))
+        """Block (0 stem, 1.. blocks, depth + 1 tail), place of the role in `ROLES`, index in the group. Read only."""
+        first = torch.tensor([[group.block, ROLES.index(group.role), -group.start] for group in self.groups])
+        positions = first[self.group_of]
+        positions[:, 2] += torch.arange(self.n_tokens)
+        return positions

@@ -1,4 +1,4 @@
-"""Windows of a plan: some consecutive tokens, read from the tensors that they lie in and from nothing else.
+"""Windows of a plan: some consecutive tokens, read from their own tensors alone.
 
 With weights in memory-mapped files, reading a window touches the pages of its own weights alone (and of the root's), so its cost
 does not depend on the size of the model.
@@ -6,14 +6,13 @@ does not depend on the size of the model.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.layout.slots import ROLES, Slot
+from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan, Segment
 
 PIECE = 2**13
@@ -35,8 +34,7 @@ class Window:
     Attributes:
         plan: of the whole checkpoint.
         start, stop: range of the tokens.
-        parts: number of the part, in the order of the plan's groups and their segments, that each value belongs to; -1 where
-            padding is.
+        parts: number of the part, in the order of `plan.parts`, that each value belongs to; -1 where padding is.
         groups: number of each token's group.
         positions: as those of the plan.
         pieces: where the weights are read.
@@ -52,26 +50,16 @@ class Window:
 
     @classmethod
     def of(cls, plan: Plan, start: int, stop: int) -> "Window":
-        """Finds what lies in a range of tokens."""
+        """Finds the weights in a range of tokens."""
         first, last = start * plan.width, stop * plan.width
-        parts = torch.full((last - first,), -1)
-        groups, positions, pieces = [], [], []
-        number = 0
-        for g, group in enumerate(plan.groups):
-            if group.start < stop and group.stop > start:
-                index = torch.arange(max(start, group.start), min(stop, group.stop)) - group.start
-                groups.append(torch.full_like(index, g))
-                role = torch.full_like(index, ROLES.index(group.role))
-                positions.append(torch.stack([torch.full_like(index, group.block), role, index], dim=1))
-                for n, segment in enumerate(group.segments, start=number):
-                    if segment.start < last and segment.stop > first:
-                        places, source = _overlap(segment, first, last)
-                        parts[places] = n
-                        slot = plan.layout.slots[segment.slot]
-                        pieces.append(Piece(segment.slot, places, _in_file(slot, source)))
-            number += len(group.segments)
+        parts, pieces = torch.full((last - first,), -1), []
+        for number, segment in enumerate(plan.parts):
+            if segment.start < last and segment.stop > first:
+                places, source = _overlap(segment, first, last)
+                parts[places] = number
+                pieces.append(Piece(segment.slot, places, _in_file(plan.layout.slots[segment.slot], source)))
         parts = parts.view(stop - start, plan.width)
-        return cls(plan, start, stop, parts, torch.cat(groups), torch.cat(positions), tuple(pieces))
+        return cls(plan, start, stop, parts, plan.group_of[start:stop], plan.positions[start:stop], tuple(pieces))
 
     def read(self, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
         """Reads the window's values: those of the whole checkpoint's tokens to the bit, zero where padding is."""
@@ -86,40 +74,29 @@ class Window:
 
 
 def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Iterator[Iterator[Tensor]]:
-    """Yields the values of each part, in the order of the plan's groups and their segments, as flat pieces of some rows.
+    """Yields the values of each part, in the order of `plan.parts`, as flat pieces of some rows.
 
     Pieces are small, as large blocks of memory that come and go between lasting small ones would leave holes behind.
     """
-    for group in plan.groups:
-        for segment in group.segments:
-            slot = plan.layout.slots[segment.slot]
-            weights = segment.of_tensor(slot.turn(state_dict[slot.name]).contiguous())
-            if plan.differences[segment.slot]:
-                origin = segment.of_tensor(slot.turn(root[slot.name]).contiguous())
-                yield map(partial(_difference, weights, origin, plan.dtype), _pieces(segment))
-            else:
-                yield map(partial(_copy, weights, plan.dtype), _pieces(segment))
+    for segment in plan.parts:
+        slot = plan.layout.slots[segment.slot]
+        weights = segment.of_tensor(slot.turn(state_dict[slot.name]).contiguous())
+        if plan.differences[segment.slot]:
+            origin = segment.of_tensor(slot.turn(root[slot.name]).contiguous())
+            yield (a - b for a, b in zip(_pieces(weights, plan.dtype), _pieces(origin, plan.dtype), strict=True))
+        else:
+            yield _pieces(weights, plan.dtype)
 
 
 def parts_in(plan: Plan, values: Float[Tensor, "T D"]) -> Iterator[Iterator[Tensor]]:
     """Yields the same from the values of a checkpoint's tokens."""
-    for group in plan.groups:
-        for segment in group.segments:
-            yield map(partial(_copy, segment.of(values), plan.dtype), _pieces(segment))
+    return (_pieces(segment.of(values), plan.dtype) for segment in plan.parts)
 
 
-def _difference(weights: Tensor, origin: Tensor, dtype: torch.dtype, rows: slice) -> Tensor:
-    return (weights[rows].to(dtype) - origin[rows].to(dtype)).flatten()
-
-
-def _copy(weights: Tensor, dtype: torch.dtype, rows: slice) -> Tensor:
-    return weights[rows].to(dtype).flatten()
-
-
-def _pieces(segment: Segment) -> Iterator[slice]:
-    """Rows of a segment, as many at once as are about `PIECE` weights."""
-    step = max(1, PIECE * segment.shape[0] // segment.n_weights)
-    return (slice(start, start + step) for start in range(0, segment.shape[0], step))
+def _pieces(part: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yields the rows of a part, flat, as many at once as are about `PIECE` weights."""
+    step = max(1, PIECE * part.shape[0] // part.numel())
+    return (rows.to(dtype).flatten() for rows in part.split(step))
 
 
 def _overlap(segment: Segment, first: int, last: int) -> tuple[Tensor, Tensor]:

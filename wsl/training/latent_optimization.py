@@ -1,7 +1,7 @@
-"""Refinement: latents of given checkpoints, moved by descent until what they decode to answers as the checkpoints do.
+"""Refinement: latents of given checkpoints, moved by descent until decoded models predict as the checkpoints do.
 
-An encoder has to guess from weights what its decoder will make of the latents; where there are training images, descent on the
-latents themselves finds out. The decoder stays as it is and gets as many numbers as before. No labels are used.
+The encoder sees weights alone. Where there are training images, descent on the latents themselves lowers the divergence between the
+predictions of decoded and original models. The decoder stays as it is and gets as many numbers as before. No labels are used.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from wsl.data.sources import FileSource
-from wsl.data.windows import Batch
+from wsl.data.windows import Batch, padded
 from wsl.run import Run
 from wsl.training.objectives.behaviour import Behaviour
 from zoo_gen import Checkpoint
@@ -22,24 +21,23 @@ from zoo_gen.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """How latents are refined.
+    """Descent on latents by Adam, with half a cosine of the learning rate down to zero.
 
     Attributes:
-        steps: of Adam.
-        rate: its learning rate, with half a cosine down to zero.
-        images: training images that are asked in each step.
-        at_once: checkpoints that are refined together.
+        steps, learning_rate: of Adam.
+        images: training images that models are evaluated on in each step.
+        batch_size: checkpoints that are refined together.
     """
 
     steps: int
-    rate: float
+    learning_rate: float
     images: int
-    at_once: int
+    batch_size: int
 
     def __post_init__(self) -> None:
         """Raises `InputError` for numbers that nothing can be refined with."""
-        if min(self.steps, self.images, self.at_once) < 1 or not self.rate > 0:
-            raise InputError("steps, rate, images and at_once of a refinement must be more than 0")
+        if min(self.steps, self.images, self.batch_size) < 1 or not self.learning_rate > 0:
+            raise InputError("steps, learning_rate, images and batch_size of a refinement must be more than 0")
 
     def __call__(
         self, run: Run, checkpoints: Sequence[Checkpoint], latents: Sequence[Float[Tensor, "T Z"]]
@@ -49,21 +47,20 @@ class Refinement:
         objective = Behaviour(images=self.images)
         objective.prepare(run, sources)
         found: list[Tensor] = []
-        for start in range(0, len(sources), self.at_once):
-            numbers = range(start, min(start + self.at_once, len(sources)))
-            found += self._refined(run, objective, [sources[n] for n in numbers], [latents[n] for n in numbers], start)
+        for first in range(0, len(sources), self.batch_size):
+            some = slice(first, first + self.batch_size)
+            found += self._refined(run, objective, sources[some], latents[some], first)
         return found
 
     def _refined(
         self, run: Run, objective: Behaviour, sources: Sequence[FileSource], latents: Sequence[Tensor], first: int
     ) -> list[Tensor]:
         longest = max(map(len, latents))
-        padded = torch.stack([functional.pad(one, (0, 0, 0, longest - len(one))) for one in latents])
-        positions = torch.stack([functional.pad(s.plan.positions, (0, 0, 0, longest - s.plan.n_tokens), value=-1) for s in sources])
+        positions = torch.stack([padded(source.plan.positions, longest) for source in sources])
         mask = (positions[..., :1] >= 0).expand(-1, -1, sources[0].plan.width + 1)
         batch = Batch(torch.zeros(mask.shape), mask, positions, torch.arange(first, first + len(sources)))
-        free = Free(run.model, padded)
-        optimizer = torch.optim.Adam([free.latents], lr=self.rate)
+        free = Free(run.model, torch.stack([padded(one, longest) for one in latents]))
+        optimizer = torch.optim.Adam([free.latents], lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(first)
@@ -76,7 +73,7 @@ class Refinement:
 
 
 class Free(nn.Module):
-    """A decoder that decodes latents of its own, whatever it is given."""
+    """A decoder whose latents are parameters; its arguments but for the positions do not matter."""
 
     def __init__(self, model: nn.Module, latents: Float[Tensor, "B T Z"]):
         super().__init__()

@@ -43,7 +43,7 @@ def train_on_tokens(
             tokenizer.prepare(roots_of(one))
         train_models = scan(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
         val_models = [scan(pairs_of(split.val), tokenizer) for split in splits]
-    inputs = TokenInputs(tokenizer, Standardizer.fit_sums((model.plan, model.sums) for model in train_models), config.window)
+    inputs = TokenInputs(tokenizer, Standardizer.fit((model.plan, model.sums) for model in train_models), config.window)
     run = Run(folder, resolved, build_model(resolved, inputs), inputs, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(train_models, inputs.standardizer, cache=config.cache_mb * 10**6, **drawn)

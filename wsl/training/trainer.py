@@ -175,7 +175,7 @@ class Trainer:
         for number, part in enumerate(parts, start=1):
             torch.manual_seed(self.seed * self.steps + step)
             with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
-                scalars = objective(wrapped, MicroBatch.sharing(part, counts))
+                scalars = objective(wrapped, MicroBatch.of(part, counts))
                 fabric.backward(scalars["loss"] / len(parts))
             found.append({name: value.detach() for name, value in scalars.items()})
         return found, counts[0] * len(parts) * fabric.world_size

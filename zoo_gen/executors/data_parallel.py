@@ -46,10 +46,10 @@ class DataParallelExecutor:
         """Trains one stack after the other."""
         for name in longest_first(zoo, stacks):
             with ThreadPoolExecutor(1) as starter:
-                running: dict[Future[None], str] = {starter.submit(self._launch, zoo, name): name}
+                running: dict[Future[None], str] = {starter.submit(self.launch, zoo, name): name}
                 yield from watch(zoo, running)
 
-    def _launch(self, zoo: Path, name: str) -> None:
+    def launch(self, zoo: Path, name: str) -> None:
         """Starts the processes, and waits for them. Raises `InputError` with the error or the signal that one of them died of."""
         fabric = Fabric(accelerator=self.hardware.device, devices=self.ranks, strategy="ddp_spawn")
         try:

@@ -45,16 +45,14 @@ class LocalExecutor:
         workers = min(self.processes, len(stacks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
             running = {pool.submit(_train, zoo, name, self.hardware): name for name in longest_first(zoo, stacks)}
-            finished = False
             try:
                 yield from watch(zoo, running)
-                finished = True
-            finally:
-                if not finished:  # an error, Ctrl-C, or nobody listens any more
-                    for future in running:
-                        future.cancel()
-                    for process in list((pool._processes or {}).values()):
-                        process.terminate()
+            except BaseException:  # an error, Ctrl-C, or nobody listens any more
+                for future in running:
+                    future.cancel()
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+                raise
 
 
 def start_worker(parent: int) -> None:

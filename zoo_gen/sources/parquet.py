@@ -6,31 +6,17 @@ ones too, and no second copy in Arrow files is left on the disk.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
-from zoo_gen.sources.pictures import Look, assemble, missing
+from zoo_gen.sources.pictures import Labelled, Selection, missing
 
 
-def parquet(
-    *,
-    source: str,
-    train: str,
-    test: str,
-    image: str,
-    label: str,
-    images: Sequence[int],
-    num_classes: int,
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    seed: int,
-    memory_gb: float,
-    workers: int,
-) -> Images:
+def parquet(*, source: str, train: str, test: str, image: str, label: str, **card: Any) -> Images:
     """Loads an image set from Parquet files.
 
     Args:
@@ -39,21 +25,13 @@ def parquet(
         test: pattern of the test files.
         image: column of the images.
         label: column of the labels.
-        images: sizes of train, val and test; train and val are drawn from the training files.
-        num_classes: of the labels.
-        size: height and width in pixels.
-        mean: per channel, of the pixels in [0, 1].
-        std: per channel, of the pixels in [0, 1].
-        seed: of the split.
-        memory_gb: decoded images that need more are decoded whenever they are needed.
-        workers: threads that decode.
+        card: values of `zoo_gen.sources.pictures.Selection`.
 
     Raises `InputError` for files, columns or images that are missing or damaged.
     """
+    selection = Selection(**card)
     folder = Path(source) if Path(source).is_dir() else _download(source, [train, test])
-    parts = [_read(folder, pattern, image, label) for pattern in (train, test)]
-    look = Look(size, mean, std)
-    return assemble(*parts, images=images, num_classes=num_classes, look=look, seed=seed, memory_gb=memory_gb, workers=workers)
+    return selection.draw(*(_read(folder, pattern, image, label) for pattern in (train, test)))
 
 
 def _download(source: str, patterns: Sequence[str]) -> Path:
@@ -68,7 +46,7 @@ def _download(source: str, patterns: Sequence[str]) -> Path:
         raise missing(f"folder or hub data set '{source}'", ValueError(summary)) from error
 
 
-def _read(folder: Path, pattern: str, image: str, label: str) -> tuple[list[bytes], list[int]]:
+def _read(folder: Path, pattern: str, image: str, label: str) -> Labelled:
     """Reads the encoded images and labels of all files that fit a pattern, in the order of their names."""
     files = sorted(folder.glob(pattern))
     if not files:

@@ -1,4 +1,4 @@
-"""Pictures: encoded images anywhere, decoded once into memory where they fit, and whenever they are asked for where they do not.
+"""Pictures: encoded images anywhere, decoded once into memory where they fit, and whenever they are needed where they do not.
 
 Every source of images ends here: it hands over training and test pictures, each with a label, and the settings of its card.
 """
@@ -22,20 +22,79 @@ from zoo_gen.images import Images, ImageSplit
 Picture = bytes | Path | np.ndarray
 """An encoded file, the path of one, or pixels (H, W) or (H, W, 3) of 8 bits."""
 
+Labelled = tuple[Sequence[Picture], Sequence[int]]
+"""Pictures, and the label of each."""
 
-@dataclass(frozen=True)
-class Look:
-    """How pictures become pixels.
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a card says of the images, whatever their source.
 
     Attributes:
+        images: sizes of train, val and test; train and val are drawn from the training pictures.
+        num_classes: labels are 0 to `num_classes - 1`.
         size: height and width in pixels; the shorter side is resized (bicubic), the centre kept.
         mean: per channel, of the pixels in [0, 1]; one number makes grey images, three make RGB.
         std: per channel, of the pixels in [0, 1].
+        seed: of the draw.
+        memory_gb: decoded images that need more than this are decoded whenever they are needed.
+        workers: threads that decode.
     """
 
+    images: Sequence[int]
+    num_classes: int
     size: int
     mean: Sequence[float]
     std: Sequence[float]
+    seed: int
+    memory_gb: float
+    workers: int
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` unless there are images of each split."""
+        if len(self.images) != 3 or min(self.images) < 1:
+            raise InputError(f"images must be three positive numbers (train, val, test), not {list(self.images)}")
+
+    def draw(self, train: Labelled, test: Labelled) -> Images:
+        """Draws train, val and test of the stated sizes and decodes them.
+
+        Args:
+            train: pictures and labels that train and val are drawn from.
+            test: pictures and labels that test is drawn from.
+
+        Raises `InputError` for too few images, for labels out of range and for images that cannot be read.
+        """
+        rng = np.random.default_rng(self.seed)
+        splits = []
+        for what, (pictures, labels), counts in (("training", train, self.images[:2]), ("test", test, self.images[2:])):
+            if len(labels) < sum(counts):
+                raise InputError(
+                    f"the data set has {len(labels)} {what} images, the card asks for {sum(counts)}; "
+                    "set images=[...] to what is there"
+                )
+            odd = sorted({label for label in labels if not 0 <= label < self.num_classes})
+            if odd:
+                raise InputError(
+                    f"the data set has the {what} labels {odd[:5]}, not 0 to {self.num_classes - 1}; "
+                    "check num_classes and the label column"
+                )
+            order = rng.permutation(len(labels))
+            for start, count in zip((0, counts[0]), counts, strict=False):
+                chosen = sorted(order[start : start + count].tolist())
+                pixels = self._pixels([pictures[number] for number in chosen])
+                splits.append(ImageSplit(pixels, torch.tensor([labels[number] for number in chosen])))
+        return Images(splits[0], splits[1], splits[2], self.num_classes)
+
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        """Decoded pixels where they fit in memory, streamed ones where not; the first picture is decoded at once in either case."""
+        streamed = StreamedPixels(pictures, self, device="cpu")
+        if 4 * np.prod(streamed.shape) > self.memory_gb * len(pictures) / sum(self.images) * 1e9:
+            self.decode(pictures[0])
+            return cast(Tensor, streamed)
+        pixels = torch.empty(streamed.shape)
+        for start in range(0, len(pictures), 4096):
+            pixels[start : start + 4096] = streamed[start : start + 4096]
+        return pixels
 
     def decode(self, picture: Picture) -> Tensor:
         """Decodes one picture to (C, size, size) of 8 bits. Raises `InputError`, naming the file, if it is none."""
@@ -66,9 +125,9 @@ class Look:
 class StreamedPixels:
     """Pixels that are decoded by threads whenever they are indexed; stands where a tensor (N, C, H, W) would not fit."""
 
-    def __init__(self, pictures: Sequence[Picture], look: Look, *, workers: int, device: torch.device | str):
-        self.pictures, self.look, self.workers, self.device = pictures, look, workers, torch.device(device)
-        self.shape = (len(pictures), len(look.mean), look.size, look.size)
+    def __init__(self, pictures: Sequence[Picture], selection: Selection, *, device: torch.device | str):
+        self.pictures, self.selection, self.device = pictures, selection, torch.device(device)
+        self.shape = (len(pictures), len(selection.mean), selection.size, selection.size)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -77,72 +136,13 @@ class StreamedPixels:
         """Decodes pictures: a slice or indices of any shape (...) -> (..., C, H, W)."""
         numbers = torch.arange(len(self))[index] if isinstance(index, slice) else index.cpu()
         unique, back = numbers.unique(return_inverse=True)
-        with ThreadPoolExecutor(self.workers) as pool:  # Pillow lets go of the interpreter while it decodes
-            decoded = list(pool.map(lambda number: self.look.decode(self.pictures[number]), unique.tolist()))
-        return self.look.normalize(torch.stack(decoded))[back].to(self.device)
+        with ThreadPoolExecutor(self.selection.workers) as pool:  # Pillow lets go of the interpreter while it decodes
+            decoded = list(pool.map(lambda number: self.selection.decode(self.pictures[number]), unique.tolist()))
+        return self.selection.normalize(torch.stack(decoded))[back].to(self.device)
 
     def to(self, device: torch.device | str) -> "StreamedPixels":
         """The same pictures, decoded onto a device."""
-        return StreamedPixels(self.pictures, self.look, workers=self.workers, device=device)
-
-
-def assemble(
-    train: tuple[Sequence[Picture], Sequence[int]],
-    test: tuple[Sequence[Picture], Sequence[int]],
-    *,
-    images: Sequence[int],
-    num_classes: int,
-    look: Look,
-    seed: int,
-    memory_gb: float,
-    workers: int,
-) -> Images:
-    """Draws train, val and test of the stated sizes and decodes them.
-
-    Args:
-        train: pictures and labels that train and val are drawn from.
-        test: pictures and labels that test is drawn from.
-        images: sizes of train, val and test.
-        num_classes: labels are 0 to `num_classes - 1`.
-        look: how pictures become pixels.
-        seed: of the draw.
-        memory_gb: decoded images that need more than this are streamed.
-        workers: threads that decode.
-
-    Raises `InputError` for too few images, for labels out of range and for images that cannot be read.
-    """
-    if len(images) != 3 or min(images) < 1:
-        raise InputError(f"images must be three positive numbers (train, val, test), not {list(images)}")
-    rng = np.random.default_rng(seed)
-    splits = []
-    for what, (pictures, labels), counts in (("training", train, images[:2]), ("test", test, images[2:])):
-        if len(labels) < sum(counts):
-            raise InputError(
-                f"the data set has {len(labels)} {what} images, the card asks for {sum(counts)}; set images=[...] to what is there"
-            )
-        odd = sorted({int(label) for label in labels if not 0 <= int(label) < num_classes})
-        if odd:
-            raise InputError(
-                f"the data set has the {what} labels {odd[:5]}, not 0 to {num_classes - 1}; check num_classes and the label column"
-            )
-        order = rng.permutation(len(labels))
-        for start, count in zip((0, counts[0]), counts, strict=False):
-            chosen = sorted(order[start : start + count].tolist())
-            picked, truth = [pictures[number] for number in chosen], torch.tensor([int(labels[number]) for number in chosen])
-            splits.append(ImageSplit(_pixels(picked, look, memory_gb=memory_gb * count / sum(images), workers=workers), truth))
-    return Images(splits[0], splits[1], splits[2], num_classes)
-
-
-def _pixels(pictures: Sequence[Picture], look: Look, *, memory_gb: float, workers: int) -> Tensor:
-    """Decoded pixels where they fit in memory, streamed ones where not; the first picture is decoded at once in either case."""
-    streamed = StreamedPixels(pictures, look, workers=workers, device="cpu")
-    if 4 * np.prod(streamed.shape) > memory_gb * 1e9:
-        look.decode(pictures[0])
-        return cast(Tensor, streamed)
-    pixels = torch.empty(streamed.shape)
-    for start in range(0, len(pictures), 4096):
-        pixels[start : start + 4096] = streamed[start : start + 4096]
-    return pixels
+        return StreamedPixels(self.pictures, self.selection, device=device)
 
 
 def missing(what: str, error: BaseException | None) -> InputError:

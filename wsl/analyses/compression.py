@@ -1,0 +1,148 @@
+r"""Compression: accuracy and diversity of models that only their latents are kept of.
+
+The final checkpoints of a run's test models are encoded and decoded, once with latents as the encoder makes them and once with
+latents refined on training images (`wsl.training.latent_optimization`):
+
+.. math::
+    \mathrm{compression\ ratio} = \frac{\mathrm{weights}}{\mathrm{numbers\ that\ the\ decoder\ gets}} \qquad
+    \mathrm{accuracy\ retained} = \frac{\mathrm{accuracy\ decoded} - \mathrm{chance}}{\mathrm{accuracy} - \mathrm{chance}}
+
+on test images, by model. Models hardly better than chance have no accuracy to retain: they are counted, not judged. Diversity is
+the median distance of two decoded models of one root and shape over that of the originals: Euclidean between weights, and the
+fraction of test images with another predicted class.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wsl.generators.family import flatten
+from wsl.generators.novelty import disagreement, euclidean
+from wsl.run import Run
+from zoo_gen import Checkpoint
+from zoo_gen.evaluate import logits
+from zoo_gen.files import sha256_of, write_json
+from zoo_gen.images import ImageSplit
+from zoo_gen.reader import read_json
+
+RESULT = "compression.json"
+"""The file of a run's rows in its folder, with the hash of the model that they are of."""
+
+ABOVE_CHANCE = 0.05
+"""Accuracy above chance below which a model has nothing to retain."""
+
+Refine = Callable[[Run, Sequence[Checkpoint], Sequence[Float[Tensor, "T Z"]]], Sequence[Float[Tensor, "T Z"]]]
+"""Makes better latents of checkpoints (`wsl.training.latent_optimization`)."""
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DecodedFamily:
+    """Models of one root and shape before and after decoding: weights (N W) and predicted classes (N images)."""
+
+    weights: tuple[Float[np.ndarray, "N W"], Float[np.ndarray, "N W"]]
+    classes: tuple[Int[np.ndarray, "N images"], Int[np.ndarray, "N images"]]
+    labels: Int[np.ndarray, " images"]
+    chance: float
+
+    @classmethod
+    def of(
+        cls, architecture: Mapping[str, Any], before: Sequence[Weights], after: Sequence[Weights], images: ImageSplit
+    ) -> "DecodedFamily":
+        """Runs models of one architecture before and after."""
+        weights = np.stack([flatten(state) for state in before]), np.stack([flatten(state) for state in after])
+        found = [logits(architecture, states, images.pixels).argmax(-1).numpy() for states in (before, after)]
+        return cls(weights, (found[0], found[1]), images.labels.numpy(), 1 / architecture["num_classes"])
+
+    @property
+    def accuracies(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+        """Accuracy before and after."""
+        before, after = ((classes == self.labels).mean(axis=1) for classes in self.classes)
+        return before, after
+
+
+def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
+    """Compares the models of all families after decoding with those before.
+
+    Returns:
+        `accuracy_retained` (median over models), `accuracy_retained_q25`, `accuracy_retained_q75`, `accuracy` and
+        `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `diversity_weights` and
+        `diversity_behaviour` (None where no two models can be compared).
+    """
+    before, after = (np.concatenate(each) for each in zip(*(family.accuracies for family in families), strict=True))
+    chance = np.concatenate([np.full(len(family.classes[0]), family.chance) for family in families])
+    judged = before - chance > ABOVE_CHANCE
+    retained = (after - chance)[judged] / (before - chance)[judged]
+    quantiles = np.quantile(retained, [0.25, 0.5, 0.75]) if len(retained) else [None] * 3
+    return {
+        "accuracy_retained": quantiles[1],
+        "accuracy_retained_q25": quantiles[0],
+        "accuracy_retained_q75": quantiles[2],
+        "accuracy": before.mean(),
+        "accuracy_decoded": after.mean(),
+        "models": len(before),
+        "judged": int(judged.sum()),
+        "diversity_weights": _diversity([family.weights for family in families], euclidean),
+        "diversity_behaviour": _diversity([family.classes for family in families], disagreement),
+    }
+
+
+def _diversity(families: Sequence[tuple[np.ndarray, np.ndarray]], distance: Callable[..., np.ndarray]) -> float | None:
+    """Returns the median distance of two models of a family after decoding over that before."""
+    before, after = (
+        np.concatenate([distance(points, points)[np.triu_indices(len(points), 1)] for points in each])
+        for each in zip(*families, strict=True)
+    )
+    original = float(np.median(before)) if len(before) else 0.0
+    return float(np.median(after)) / original if original > 0 else None
+
+
+def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
+    """Returns the row of a run: its settings, its compression ratio (the lowest of any judged model), and what `measure` returns.
+
+    With a refinement, latents are refined before they are decoded.
+    """
+    finals = list(run.split.test.select(final=True, status="ok"))
+    tokens, latents = zip(*run.latents(finals), strict=True)
+    if refinement is not None:
+        latents = refinement(run, finals, latents)
+    families: dict[tuple[str, str], list[tuple[Checkpoint, Weights]]] = defaultdict(list)
+    ratios = []
+    for checkpoint, own, latent in zip(finals, tokens, latents, strict=True):
+        decoded = run.decode(own, latent, root=run.zoo.root(checkpoint).state_dict())
+        families[checkpoint.root, json.dumps(checkpoint.architecture, sort_keys=True)].append((checkpoint, decoded))
+        ratios.append(sum(tensor.numel() for tensor in decoded.values()) / run.model.numbers(own.positions))
+    images = run.zoo.images("finetune").test
+    found = []
+    for family in families.values():
+        checkpoints, decoded = zip(*family, strict=True)
+        found.append(DecodedFamily.of(checkpoints[0].architecture, [c.state_dict() for c in checkpoints], decoded, images))
+    objective = run.config["objective"]
+    return {
+        "run": run.path.name,
+        "zoo": run.config["zoo"]["path"].rpartition("/")[2],
+        **{key: run.config[key] for key in ("split", "fold", "seed", "steps")},
+        "behaviour": "behaviour" in objective.get("terms", {}) and objective["weights"]["behaviour"] > 0,
+        "refined": refinement is not None,
+        "compression_ratio": min(ratios),
+        **measure(found),
+    }
+
+
+def rows_of(folder: Path, *, refinement: Refine) -> list[dict[str, Any]]:
+    """Returns the rows of the run in a folder, without and with refined latents, measured once for each state of its model."""
+    path, state = folder / RESULT, sha256_of(folder / "model.safetensors")
+    if path.is_file() and (stored := read_json(path, advice="delete it")).get("model") == state:
+        return stored["rows"]
+    run = Run.open(folder)
+    rows = [compress(run), compress(run, refinement=refinement)]
+    write_json(path, {"model": state, "rows": rows})
+    return rows

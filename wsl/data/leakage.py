@@ -1,4 +1,4 @@
-"""Leaks: ways in which a test model, or its family, was seen before it is asked about. All of them are refused."""
+"""Leaks: ways in which a test model, or its family, was seen before it is predicted. All of them are refused."""
 
 from collections.abc import Collection
 
@@ -13,7 +13,7 @@ def refuse_leaks(*, train: Zoo, val: Zoo, test: Zoo, scheme: str, seen: Collecti
     Args:
         train: checkpoints that fit the probe.
         val: checkpoints that choose its penalty.
-        test: checkpoints that it is asked about.
+        test: checkpoints that it predicts.
         scheme: `by_model` (models are disjoint) or `leave_root_out` (roots are, too).
         seen: ids of all models that the features were fitted on: the train and val models of the representation.
 
@@ -42,43 +42,43 @@ def refuse_leaks(*, train: Zoo, val: Zoo, test: Zoo, scheme: str, seen: Collecti
         )
 
 
-def refuse_shared(seen: Zoo, asked: Zoo, *, advice: str) -> None:
-    """Raises `InputError` if a zoo that is asked about shares a checkpoint, of a root or a child, with one that was learned from.
+def refuse_shared(seen: Zoo, probed: Zoo, *, advice: str) -> None:
+    """Raises `InputError` if a zoo to be probed shares a checkpoint, of a root or a child, with one that was learned from.
 
     Args:
         seen: the zoo that a representation was trained on.
-        asked: the zoo that probes are about.
+        probed: the zoo that probes are about.
         advice: what to do instead.
     """
-    both = set(seen.frame["weights_sha256"]) & set(asked.frame["weights_sha256"])
-    shared = sorted(asked.frame.loc[asked.frame["weights_sha256"].isin(both), "model"].unique())
+    both = set(seen.frame["weights_sha256"]) & set(probed.frame["weights_sha256"])
+    shared = sorted(probed.frame.loc[probed.frame["weights_sha256"].isin(both), "model"].unique())
     if shared:
         learned = f"{seen.path}, where the representation learned from them"
-        raise InputError(f"{asked.path} shares {len(shared)} models with {learned} ({_names(shared)}); {advice}")
+        raise InputError(f"{probed.path} shares {len(shared)} models with {learned} ({_names(shared)}); {advice}")
 
 
-def refuse_seen_images(seen: Zoo, asked: Zoo) -> None:
-    """Raises `InputError` if models of a zoo were fine-tuned on test images of the zoo that is asked about.
+def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
+    """Raises `InputError` if models of a zoo were fine-tuned on test images of the zoo to be probed.
 
     Images are compared where both zoos hold them in memory, in one size and normalised alike; others are let through.
     """
-    if seen.config["config"].get("finetune_images") == asked.config["config"].get("finetune_images"):
+    if seen.config["config"].get("finetune_images") == probed.config["config"].get("finetune_images"):
         return
-    train, test = seen.images("finetune").train.pixels, asked.images("finetune").test.pixels
+    train, test = seen.images("finetune").train.pixels, probed.images("finetune").test.pixels
     if not isinstance(train, Tensor) or not isinstance(test, Tensor) or train.shape[1:] != test.shape[1:]:
         return
     known = {image.numpy().tobytes() for image in train}
     count = sum(image.numpy().tobytes() in known for image in test)
     if count:
         raise InputError(
-            f"the models of {seen.path} were fine-tuned on {count} of the {len(test)} test images of {asked.path}; make a zoo with "
-            f"the same split of the images: python -m zoo_gen ... {_same_images(asked)}"
+            f"the models of {seen.path} were fine-tuned on {count} of the {len(test)} test images of {probed.path}; make a zoo "
+            f"with the same split of the images: python -m zoo_gen ... {_same_images(probed)}"
         )
 
 
-def _same_images(asked: Zoo) -> str:
+def _same_images(probed: Zoo) -> str:
     """Returns the settings that give a new zoo the splits of the images of another one."""
-    cards = {stage: asked.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
+    cards = {stage: probed.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
     return " ".join(f"zoo.{stage}_images.seed={card['seed']}" for stage, card in cards.items() if card and "seed" in card)
 
 

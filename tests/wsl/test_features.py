@@ -42,6 +42,10 @@ class FakeCheckpoint:
     weights: dict[str, torch.Tensor]
     root: str = "r"
 
+    @property
+    def path(self) -> str:
+        return weights_sha256(self.weights)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.weights
 

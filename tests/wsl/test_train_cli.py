@@ -57,7 +57,7 @@ def test_a_run_of_a_version_that_lacks_a_setting_which_is_off_is_the_same_run(ti
     folder = Path(shutil.copytree(tiny_run.path, tmp_path / "older"))
     stored = read_config(folder)
     older = {key: value for key, value in stored.items() if key != "ema"}
-    write_config(folder, {**older, "gone": 0, "model": {**older["model"], "gone": None}})
+    write_config(folder, {**older, "gone": 0, "logger": {**older["logger"], "gone": None}})
     train_small(tiny_zoo, folder)
     write_config(folder, {**older, "gone": 1})
     with pytest.raises(InputError, match=r"another configuration \(gone is 1 there and None here"):
@@ -214,7 +214,7 @@ def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
 def test_help_says_what_each_setting_is_and_which_cards_there_are(capsys: pytest.CaptureFixture[str]):
     call(main, "--help")
     printed = capsys.readouterr().out
-    assert "trains a hyper-representation" in printed
-    assert "accumulate_grad_batches: 1         # parts of a device's share" in printed
+    assert "trains a model of checkpoints" in printed
+    assert "accumulate_grad_batches: 1         # micro-batches of a device's share" in printed
     assert "strategy: single  # of ddp, fsdp, single" in printed
     assert "defaults" not in printed.partition("Settings")[2]

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from zoo_gen.config import CONFIGS
 from zoo_gen.errors import InputError
@@ -47,7 +47,7 @@ def card_of(name: str) -> Card:
     if not (folder / f"{name}.yaml").is_file():
         existing = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
         raise InputError(f"no generator '{name}'; choose among {existing}")
-    card = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
+    card = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     assert isinstance(card, dict)
     return {str(key): value for key, value in card.items()}
 

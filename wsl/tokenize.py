@@ -14,7 +14,7 @@ import argparse
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from wsl.formats.shapes import SHARD, shapes_of, without
+from wsl.formats.shapes import SHARD, shapes_of
 from wsl.reporting.coverage_table import coverage_table
 from wsl.tokenizers.coverage import coverage
 from zoo_gen.config import CONFIGS, instantiate, one_clear_error
@@ -29,12 +29,13 @@ def main(arguments: list[str] | None = None) -> None:
     cards = {path.stem: path for path in files if "reference" in OmegaConf.load(path)}  # the others lay out as one of these
     parser.add_argument("--tokenizer", choices=cards, default="residual", help="default: residual")
     parser.add_argument("--base", help="checkpoint that the adapter in SOURCE is merged into")
+    parser.add_argument("--prefix", help="cover only the tensors below a prefix of their names, such as backbone")
     parser.add_argument("--opaque", action="append", default=[], metavar="PATTERN", help="cover tensors that no layout knows")
     parser.add_argument("--without", action="append", default=[], metavar="PATTERN", help="leave tensors out that are no weights")
     options = parser.parse_args(arguments)
     with one_clear_error():
         tokenizer = instantiate(OmegaConf.merge(OmegaConf.load(cards[options.tokenizer]), {"reference": "none"}))
-        tensors = without(shapes_of(options.source, base=options.base), options.without)
+        tensors = shapes_of(options.source, base=options.base, prefix=options.prefix, leave_out=options.without)
         plan = tokenizer.plan(tensors, opaque=options.opaque)
         frame = coverage(plan)
         weights = sum(tensor.numel() for tensor in tensors.values())

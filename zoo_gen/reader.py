@@ -8,7 +8,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,13 +50,13 @@ class StoredTensor(NamedTuple):
     stop: int
 
 
-def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
+def inside(folder: Path, name: object, *, also: Sequence[Path] = ()) -> Path:
     """Returns the place of a file that foreign data names, symbolic links followed.
 
     Args:
         folder: where the file must be.
         name: path relative to the folder.
-        also: another folder where it may end up by a symbolic link.
+        also: other folders where it may end up by a symbolic link.
 
     Raises `InputError` for what is no path, or one that leads out of the folder by `..`, as an absolute path or by a link.
     """
@@ -69,7 +69,7 @@ def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
         lexical = Path(os.path.normpath(folder / name))
         found = (folder / name).resolve()
         named_inside = lexical.is_relative_to(os.path.normpath(folder))
-        is_inside = found.is_relative_to(home) or (also is not None and found.is_relative_to(also.resolve()))
+        is_inside = any(found.is_relative_to(place) for place in (home, *(one.resolve() for one in also)))
     except (TypeError, ValueError, OSError, RuntimeError) as error:  # null bytes, lone surrogates, endless names, loops of links
         raise InputError(f"{folder} names a file {shortened(name)}, which is no path ({error}); do not use it") from error
     if not (named_inside and is_inside):
@@ -173,12 +173,14 @@ def _weights_read(path: Path, advice: str) -> Iterator[None]:
 def _header(path: Path, advice: str) -> bytes:
     """Reads the part of a safetensors file that describes its tensors."""
     gone = f"checkpoint {path} is gone; restore it, or make it again: python -m zoo_gen with the zoo's arguments"
-    size = size_of(path, advice=advice, missing=gone)
+    size = size_of(path, advice=advice, missing=gone if advice == WEIGHTS_ADVICE else None)
+    kind = what_it_is(path)
     with path.open("rb") as file:
         start = file.read(9)
         header = int.from_bytes(start[:8], "little")
         if len(start) < 9 or header > size - 8 or start[8:] != b"{":
-            raise ValueError(_resembles(start))
+            is_other = kind is not None and kind != "safetensors"
+            raise ValueError(f"it is {kind}; nothing in it was executed" if is_other else "it does not begin with a header")
         if header > LIMIT:
             raise ValueError(f"its header of {header:,} bytes is larger than any checkpoint's")
         found = start[8:] + file.read(header - 1)
@@ -187,10 +189,24 @@ def _header(path: Path, advice: str) -> bytes:
     return found
 
 
-def _resembles(start: bytes) -> str:
-    """Says what a file is that is no safetensors file."""
+def what_it_is(path: Path) -> str | None:
+    """Returns what the first bytes of a file say that it is: "safetensors", "a zip file", "a pickle", or what people get instead.
+
+    Raises `InputError` if it cannot be read; returns None for what is none of these.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LIMIT:
+        return "safetensors"
     if start.startswith(b"PK"):
-        return "it is a zip file, as torch.save writes"
+        return "a zip file"
     if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return "it is a pickle; nothing in it was executed"
-    return "it does not begin with a header"
+        return "a pickle"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, a text in place of the file; run git lfs pull where it was cloned"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "a web page saved under the file's name; look at what it says"
+    return None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wsl.formats.names import of_other_releases
 from zoo_gen.errors import InputError
 from zoo_gen.reader import shortened
 
@@ -55,16 +56,22 @@ def merge(adapter: Mapping[str, Tensor], config: Mapping[str, Any], base: Mappin
                 f"the adapter has the tensor {shortened(name)}, which belongs to no plain LoRA; merge it with peft first"
             )
         else:
-            _replace(merged, inner, tensor, config)
+            _replace(merged, _name_in(base, inner), tensor, config)
     for layer, parts in pairs.items():
-        weight = merged.get(f"{layer}.weight")
+        name = _name_in(base, f"{layer}.weight")
+        weight = base.get(name)
         if weight is None:
             raise InputError(
                 f"the adapter changes {shortened(layer)}, which the base does not have (it has "
                 f"{', '.join(map(shortened, [*base][:3]))} ...); pass the checkpoint that the adapter was trained on"
             )
-        merged[f"{layer}.weight"] = _merged(layer, weight, parts, config)
+        merged[name] = _merged(layer, weight, parts, config)
     return merged
+
+
+def _name_in(base: Mapping[str, Tensor], name: str) -> str:
+    """Returns the name under which a base has a tensor; it may be of another release of transformers than the adapter."""
+    return next((one for one in (name, *of_other_releases(name)) if one in base), name)
 
 
 def _check(config: Mapping[str, Any]) -> None:

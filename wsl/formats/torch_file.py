@@ -20,20 +20,19 @@ WRAPPERS = (
 )
 """Keys under which training scripts keep the weights, beside the optimizer and the like; the first that holds tensors is taken."""
 
-PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that `DistributedDataParallel` and `torch.compile` put before the names of all tensors."""
-
-LIGHTNING = ("pytorch-lightning_version", "model.")
-"""A key that only files of PyTorch Lightning have, and the usual prefix in them; in other files the prefix belongs to the names."""
+LIGHTNING = "pytorch-lightning_version"
+"""A key that only files of PyTorch Lightning have."""
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_torch_file(path: Path) -> dict[str, Tensor]:
+def read_torch_file(path: Path) -> tuple[dict[str, Tensor], bool]:
     """Reads the weights in a file of `torch.save`, in today's format (a zip file) or the older one. Nothing is executed.
 
-    The weights are the tensors under one of `WRAPPERS`, or else the tensors of the whole file. A prefix among `PREFIXES` that all
-    names have is taken off. Values of unknown classes beside the weights, as the arguments of a training script, are passed over.
+    The weights are the tensors under one of `WRAPPERS`, or else the tensors of the whole file. Values of unknown classes beside
+    the weights, as the arguments of a training script, are passed over.
+
+    Returns the weights by their names in the file, and whether PyTorch Lightning wrote it.
 
     Raises:
         InputError: the file is missing, damaged or compressed, has no weights, or has a value of an unknown class among them.
@@ -62,15 +61,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         ) from error
     except (OSError, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} is damaged or no file of torch.save ({error}); nothing was executed. Fetch it again") from error
-    return unprefixed(weights, (LIGHTNING[1], *PREFIXES) if LIGHTNING[0] in tree else PREFIXES)
-
-
-def unprefixed(weights: dict[str, Tensor], prefixes: tuple[str, ...] = PREFIXES) -> dict[str, Tensor]:
-    """Returns weights with the prefixes taken off that all names have."""
-    for prefix in prefixes:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-    return weights
+    return weights, LIGHTNING in tree
 
 
 def _state_dict(tree: Any, seen: set[int], *, depth: int) -> dict[Any, Any] | None:
@@ -172,8 +163,6 @@ def _entry(file: BinaryIO, place: tuple[int, int]) -> bytes:
 def _legacy(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]], bool]:
     """Reads a file of the older format: pickles of a number, a version, the system, the content, and keys; then the storages."""
     begin = file.read(LIMIT)
-    if begin[8:9] == b"{" and not begin.startswith(b"\x80"):
-        raise Refused("it looks like safetensors; name it *.safetensors")
     head = io.BytesIO(begin)
     storages: dict[str, Storage] = {}
     made = follow(head, programs=5, storages=storages)

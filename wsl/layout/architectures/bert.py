@@ -9,6 +9,7 @@ CLASSES = {
         "transformers.BertForSequenceClassification",
         "transformers.BertForMultipleChoice",
         "transformers.BertForTokenClassification",
+        "transformers.BertModel",
     )
 }
 
@@ -56,4 +57,9 @@ _OF_TEXTS = """
     classifier.bias                                            head: class
 """
 
-TABLES = (_BODY + _OF_TOKENS, _BODY + _OF_TEXTS)
+_BASE = """
+    bert.pooler.dense.weight                                   head: class resid
+    bert.pooler.dense.bias                                     head: class
+"""
+
+TABLES = (_BODY + _OF_TOKENS, _BODY + _OF_TEXTS, (_BODY + _BASE).replace("bert.", ""))

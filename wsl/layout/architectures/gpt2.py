@@ -4,7 +4,7 @@ The language model reads its output with its token embeddings: its last norm can
 stream does not rotate. The classifier has a head of its own, and both are free.
 """
 
-CLASSES = {"": ("transformers.GPT2LMHeadModel", "transformers.GPT2ForSequenceClassification")}
+CLASSES = {"": ("transformers.GPT2LMHeadModel", "transformers.GPT2ForSequenceClassification", "transformers.GPT2Model")}
 
 _TABLE = """
     transformer.wte.weight                embed: token resid
@@ -45,4 +45,9 @@ _CLASSIFIER = """
     mean transformer.wte -> nothing
 """
 
-TABLES = (_TABLE + _LANGUAGE, _TABLE + _CLASSIFIER)
+_BASE = """
+    norm transformer.ln_f -> kept
+    mean transformer.wte -> nothing
+"""
+
+TABLES = (_TABLE + _LANGUAGE, _TABLE + _CLASSIFIER, (_TABLE + _BASE).replace("transformer.", ""))

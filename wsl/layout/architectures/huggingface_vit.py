@@ -1,6 +1,12 @@
-"""The Vision Transformer of Hugging Face (`transformers.ViTModel` and its classifier), of releases 5 and 4 (other names)."""
+"""The Vision Transformer of Hugging Face: `transformers.ViTModel` and its classifier, of releases 5 and 4 (other names).
 
-CLASSES = {"": ("transformers.ViTForImageClassification",)}
+The model without a classifier returns its last norm's outputs, whose scale and shift are therefore its own. In a file of its own
+its names lack the prefix `vit.`.
+"""
+
+from wsl.formats.names import RELEASE_4
+
+CLASSES = {"": ("transformers.ViTForImageClassification", "transformers.ViTModel")}
 
 _TABLE = """
     vit.embeddings.cls_token                            embed: 1 1 resid
@@ -40,19 +46,21 @@ _TABLE = """
 """
 
 
+_BASE = (
+    _TABLE.replace("norm vit.layernorm -> classifier", "norm vit.layernorm -> kept")
+    + """
+    vit.pooler.dense.weight                             head: class resid
+    vit.pooler.dense.bias                               head: class
+"""
+)
+
+_TODAY = (_TABLE, _BASE.replace("vit.", ""))
+
+
 def _release_4(table: str) -> str:
-    names = {
-        "vit.layers.": "vit.encoder.layer.",
-        "attention.q_proj": "attention.attention.query",
-        "attention.k_proj": "attention.attention.key",
-        "attention.v_proj": "attention.attention.value",
-        "attention.o_proj": "attention.output.dense",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-    }
-    for new, old in names.items():
+    for new, old in RELEASE_4.items():
         table = table.replace(new, old)
     return table
 
 
-TABLES = (_TABLE, _release_4(_TABLE))
+TABLES = (*_TODAY, *map(_release_4, _TODAY))

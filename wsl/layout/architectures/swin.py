@@ -28,7 +28,7 @@ _MERGE = """
 _BLOCKS = """
     layers.{s}.blocks.{b}.norm1.weight       vectors: resid.{s}
     layers.{s}.blocks.{b}.norm1.bias         vectors: resid.{s}
-    layers.{s}.blocks.{b}.attn.relative_position_bias_table   embed: offset head.{s}.{b}
+    layers.{s}.blocks.{b}.attn.relative_position_bias_table   embed: offset.{s} head.{s}.{b}
     layers.{s}.blocks.{b}.attn.qkv.weight    q: (head.{s}.{b} qk.{s}.{b}) resid.{s}
         | k: (head.{s}.{b} qk.{s}.{b}*) resid.{s}
         | v: (head.{s}.{b} vo.{s}.{b}) resid.{s}

@@ -64,12 +64,10 @@ def hostile_bytes(folder: Path, good: Path) -> Hostile:
         "pickle.pt": (pickle.dumps(bait), "nothing was executed"),
         "pickle2.pt": (pickle.dumps(bait, protocol=2), "nothing was executed"),
         "pickle0.pt": (pickle.dumps(bait, protocol=0), "nothing was executed"),
-        "renamed.pt": (whole, "safetensors"),
         "cut.pt": (zipped[: len(zipped) // 2], "cut off"),
         "older_cut.pt": (older[:-50], "longer than the file"),
         "empty.pt": (b"", "nothing was executed"),
         "list.pth": (b"\x80\x02]q\x00.", "torch.save did not write"),
-        "unknown.weights": (whole, "of no known kind"),
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)
@@ -141,7 +139,7 @@ def hostile_indices(folder: Path, good: Path) -> Hostile:
     linked("pipe", "there.safetensors", "is no file")
     os.mkfifo(folder / "pipe" / "there.safetensors")
     linked("itself", "model.safetensors.index.json", "as a shard")
-    linked("absent", "two.safetensors", "is gone")
+    linked("absent", "two.safetensors", "is missing; fetch it again")
     for name, text, message in (
         ("nan", '{"weight_map": {"a": NaN}}', "NaN"),
         ("infinite", '{"weight_map": {"a": 1e999}}', "too large"),

@@ -26,9 +26,9 @@ from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import compose, instantiate
 from zoo_gen.hardware import CPU
+from zoo_gen.objectives import smooth_targets
 from zoo_gen.plan import costs
 from zoo_gen.population import PopulationTrainer
-from zoo_gen.supervised import smooth_targets
 
 Epoch = Callable[[], None]
 

@@ -8,13 +8,15 @@ full grid over the axes, times samples drawn at random. Roots and children have 
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from zoo_gen.architecture import resized, timm_sizes, with_head
 from zoo_gen.config import instantiate
-from zoo_gen.draws import draw
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, images_stand_in
 from zoo_gen.recipe import FACTORS, Recipe
@@ -52,7 +54,7 @@ class Stage:
         axes: factor -> values; the stage has the full grid. A key of several factors joined by commas varies them together:
             `optimizer,learning_rate: [[adamw, 1e-3], [sgd, 1e-1]]`.
         members: explicit list of changes to the recipe, one model (times the grid) each.
-        draws: factor -> what to draw it from (`zoo_gen.draws.draw`), for each model by its own stream.
+        draws: factor -> what to draw it from (`draw`), for each model by its own stream.
         samples: models with draws of their own for each point of the grid; 1 without draws.
     """
 
@@ -63,7 +65,6 @@ class Stage:
     samples: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for a stage without models."""
         if not isinstance(self.samples, int) or self.samples < 1:
             raise InputError(f"samples must be at least 1, not {self.samples}")
 
@@ -131,7 +132,6 @@ class Blueprint:
     keep_every: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for settings that mean nothing."""
         if self.dtype not in DTYPES:
             raise InputError(f"unknown dtype '{self.dtype}' of stored weights; choose one of {', '.join(DTYPES)}")
         for name in ("stack_size", "keep_every"):
@@ -166,7 +166,8 @@ class Blueprint:
                         f"a child of {root.model} cannot have width {recipe.width} and depth {recipe.depth}: its weights have "
                         f"width {root.recipe.width} and depth {root.recipe.depth}; vary both in zoo.pretrain"
                     )
-                name = "-".join([root.model, *(_short(value) for value in changes.values())])
+                varied_values = (f"{value:g}" if isinstance(value, float) else str(value) for value in changes.values())
+                name = "-".join([root.model, *varied_values])
                 fold = (number * len(variants) + place) % FOLDS
                 children.append(ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe))
         if len({spec.model for spec in (*roots, *children)}) < len(roots) + len(children):
@@ -214,14 +215,36 @@ def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint
     return instantiate({**config, **stand_ins})
 
 
+def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
+    """Draws one value.
+
+    Args:
+        rng: the model's stream of draws.
+        card: `{choices: [...]}`, or two bounds: `{uniform: [low, high]}`, `{log_uniform: ...}`, `{integers: ...}`.
+
+    Real numbers are rounded to three digits, so that the model id tells them exactly. Raises `InputError` for any other card.
+
+    >>> draw(np.random.default_rng(0), {"log_uniform": [1e-4, 1e-1]})
+    0.00814
+    """
+    match list(card.items()):
+        case [("choices", [_, *_] as choices)]:
+            return choices[int(rng.integers(len(choices)))]
+        case [("uniform", [low, high])] if low <= high:
+            return float(f"{rng.uniform(low, high):.3g}")
+        case [("log_uniform", [low, high])] if 0 < low <= high:
+            return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+        case [("integers", [int(low), int(high)])] if low <= high:
+            return int(rng.integers(low, high + 1))
+    raise InputError(
+        f"cannot draw from {dict(card)}; write {{choices: [...]}}, {{uniform: [low, high]}}, {{log_uniform: [low, high]}} "
+        "or {integers: [low, high]}, low <= high"
+    )
+
+
 def _sized(backbone: Mapping[str, Any], recipe: Recipe, num_classes: int) -> tuple[dict[str, Any], Recipe]:
     """Returns the architecture of a recipe, and the recipe with its width and depth spelled out."""
     described = resized(backbone, recipe.width, recipe.depth)
     sizes = timm_sizes(described)
     recipe = dataclasses.replace(recipe, width=sizes["embed_dim"], depth=sizes["depth"])
     return with_head(described, recipe.head, num_classes), recipe
-
-
-def _short(value: Any) -> str:
-    """Writes a factor's value for a model id."""
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,13 +1,9 @@
 """Hardware: where and how a stack is computed. Nothing else in the package knows whether there is a GPU."""
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from zoo_gen.errors import InputError
 
@@ -31,7 +27,6 @@ class Hardware:
     compile: str | None
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for a device that is not there, or a precision or mode that does not exist."""
         if self.precision not in PRECISIONS:
             raise InputError(f"unknown precision '{self.precision}'; choose one of {', '.join(PRECISIONS)}")
         if self.compile is not None and self.compile not in COMPILE:
@@ -47,16 +42,6 @@ class Hardware:
     def dtype(self) -> torch.dtype:
         """Of weights, moments and images."""
         return torch.float64 if self.precision == "float64" else torch.float32
-
-    def compiled(self, stack: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The stack's forward pass for training, compiled where `compile` is a mode."""
-        return stack if self.compile is None else torch.compile(stack, mode=self.compile)
-
-    def precision_context(self) -> AbstractContextManager[Any]:
-        """The context that training steps run in."""
-        if self.precision != "bfloat16":
-            return nullcontext()
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 
 
 CPU = Hardware(device="cpu", precision="float32", compile=None)

@@ -10,7 +10,7 @@ import torch
 from zoo_gen.architecture import build
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.hardware import Hardware
-from zoo_gen.simclr import SimCLR
+from zoo_gen.objectives import SimCLR
 
 SHARE = 0.8
 """Of the free memory that stacks may fill; the rest is for images, scoring and fragmentation."""

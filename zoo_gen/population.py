@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo_gen.architecture import build, initialize, redraw, skeleton
+from zoo_gen.architecture import initialize, skeleton
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.evaluate import score_stack
 from zoo_gen.hardware import Hardware
 from zoo_gen.images import Images, ImageSplit
+from zoo_gen.objectives import SimCLR, cross_entropy, nt_xent, smooth_targets
 from zoo_gen.optimizers import StackOptimizer
-from zoo_gen.simclr import SimCLR, nt_xent
 from zoo_gen.stack import ModelStack
 from zoo_gen.streams import stream, stream_seed
-from zoo_gen.supervised import cross_entropy, smooth_targets
 from zoo_gen.team import ALONE, Team
 
 Results = dict[str, float | None]
@@ -68,7 +69,7 @@ class PopulationTrainer:
             template = skeleton(specs[0].architecture)
             template = SimCLR(template) if self.contrastive else template
         self.stack = ModelStack(template, len(specs), dtype=hardware.dtype, device=device)
-        self.forward = hardware.compiled(self.stack)
+        self.forward = self.stack if hardware.compile is None else torch.compile(self.stack, mode=hardware.compile)
         for index, (spec, parent) in enumerate(zip(specs, parents, strict=True)):
             self.stack.load(index, start_weights(spec, parent, seed=seed))
         self.optimizer = StackOptimizer(self.stack, self.recipes, steps_per_epoch=self.steps)
@@ -103,7 +104,7 @@ class PopulationTrainer:
         self._open_dropout_streams()
         for step, pixels in enumerate(train.batches(orders.unbind(1))):
             pixels = pixels.to(self.hardware.dtype)
-            with self.hardware.precision_context():
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.hardware.precision == "bfloat16"):
                 if self.contrastive:
                     losses = self._contrastive_loss(pixels, draws[:, step])
                 else:
@@ -139,7 +140,7 @@ class PopulationTrainer:
         A model that trains on a fraction of the images is scored on its own fraction as train split.
         """
         self.stack.eval()
-        results: list[Results] = [{} for _ in self.specs]
+        results: list[dict[str, Any]] = [{} for _ in self.specs]
         for name in ("train", "val", "test"):
             split: ImageSplit = getattr(self.images, name)
             if self.contrastive:
@@ -151,8 +152,8 @@ class PopulationTrainer:
                 result[f"{name}_loss"] = float(losses[index])
                 result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
         for result in results:
-            result["loss_gap"] = _difference(result["test_loss"], result["train_loss"])
-            result["accuracy_gap"] = _difference(result["train_accuracy"], result["test_accuracy"])
+            result["loss_gap"] = result["test_loss"] - result["train_loss"]
+            result["accuracy_gap"] = None if self.contrastive else result["train_accuracy"] - result["test_accuracy"]
         return results
 
     def seen(self) -> Tensor | None:
@@ -207,20 +208,11 @@ def start_weights(spec: ModelSpec, parent: Mapping[str, Tensor] | None, *, seed:
 
     Backbone and head come from streams of their own.
     """
+    initialized = partial(initialize, spec.architecture, scheme=spec.recipe.init)
     if spec.recipe.objective == "simclr":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(seed, spec.model, "init"))
-            model: nn.Module = SimCLR(build(spec.architecture))
-            redraw(model, spec.recipe.init)
-        return {name: value.detach() for name, value in model.state_dict().items()}
-    fresh = initialize(spec.architecture, stream_seed(seed, spec.model, "init"), scheme=spec.recipe.init)
-    head = initialize(spec.architecture, stream_seed(seed, spec.model, "head"), scheme=spec.recipe.init)
+        return initialized(stream_seed(seed, spec.model, "init"), within=SimCLR)
+    fresh, head = (initialized(stream_seed(seed, spec.model, part)) for part in ("init", "head"))
     start = {name: head[name] if name.startswith("head.") else value for name, value in fresh.items()}
     if parent is not None:
         start |= {name: value for name, value in parent.items() if not name.startswith("head.")}
     return start
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    """Returns a - b, or None where one is missing."""
-    return None if a is None or b is None else a - b

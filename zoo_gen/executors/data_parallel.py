@@ -16,8 +16,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
-from zoo_gen.executors.local import start_worker
-from zoo_gen.executors.progress import longest_first, watch
+from zoo_gen.executors.local import longest_first, start_worker, watch
 from zoo_gen.hardware import Hardware
 from zoo_gen.memory import models_that_fit
 from zoo_gen.team import Team

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from zoo_gen.architecture import build
+from zoo_gen.architecture import skeleton
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.hardware import Hardware
 from zoo_gen.objectives import SimCLR
@@ -31,8 +31,8 @@ def bytes_of_training(spec: ModelSpec, hardware: Hardware) -> int:
 
     Counted on a model without content: every tensor that autograd saves in one forward pass of one image.
     """
+    model = skeleton(spec.architecture)
     with torch.device("meta"):
-        model = build(spec.architecture)
         model = SimCLR(model) if spec.recipe.objective == "simclr" else model
         image = torch.empty(1, *spec.architecture["pretrained_cfg"]["input_size"])
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

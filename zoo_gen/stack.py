@@ -23,66 +23,68 @@ from zoo_gen.class_token import shorten_last_block
 from zoo_gen.errors import InputError
 
 
-class StackedLinear(nn.Module):
-    """K linear layers: weight (K, out, in), bias (K, out)."""
+class Twin(nn.Module):
+    """A module whose weight, and bias if the layer has one, are those of K layers: (K, *shape)."""
 
-    def __init__(self, layer: nn.Linear):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Module):
         super().__init__()
         self.bias = None
+
+
+class StackedLinear(Twin):
+    """K linear layers: weight (K, out, in), bias (K, out)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (K·B, ..., in) to (K·B, ..., out)."""
-        return self.outputs(x, 0, cast(Tensor, self.weight).shape[1])
+        return self.outputs(x, 0, self.weight.shape[1])
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Maps (K·B, ..., in) to the outputs from `start` to `stop` alone."""
-        weight = cast(Tensor, self.weight)[:, start:stop]
+        weight = self.weight[:, start:stop]
         rows = x.reshape(len(weight), -1, x.shape[-1])
-        if self.bias is None:
-            out = torch.bmm(rows, weight.mT)
-        else:
-            out = torch.baddbmm(self.bias[:, start:stop].unsqueeze(1), rows, weight.mT)
+        out = _products(rows, weight.mT, None if self.bias is None else self.bias[:, start:stop])
         return out.view(*x.shape[:-1], -1)
 
 
-class StackedLayerNorm(nn.Module):
+class StackedLayerNorm(Twin):
     """K layer normalisations: weight and bias (K, features)."""
 
     def __init__(self, layer: nn.LayerNorm):
-        super().__init__()
+        super().__init__(layer)
         self.shape, self.eps = layer.normalized_shape, layer.eps
-        self.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis of (K·B, ..., features)."""
-        normalized = functional.layer_norm(x, self.shape, None, None, self.eps)
-        weight = cast(Tensor, self.weight)
-        rows = normalized.reshape(len(weight), -1, x.shape[-1])
-        if self.bias is None:
-            return (rows * weight.unsqueeze(1)).view(x.shape)
-        return torch.addcmul(self.bias.unsqueeze(1), rows, weight.unsqueeze(1)).view(x.shape)
+        weight = self.weight.unsqueeze(1)
+        rows = functional.layer_norm(x, self.shape, None, None, self.eps).reshape(len(weight), -1, x.shape[-1])
+        out = rows * weight if self.bias is None else torch.addcmul(self.bias.unsqueeze(1), rows, weight)
+        return out.view(x.shape)
 
 
-class StackedConv2d(nn.Module):
+class StackedConv2d(Twin):
     """K patch filters: weight (K, out, in, p, p), bias (K, out); the stride equals the kernel size."""
 
     def __init__(self, layer: nn.Conv2d):
-        super().__init__()
+        super().__init__(layer)
         if tuple(layer.stride) != tuple(layer.kernel_size) or layer.padding not in ((0, 0), 0) or layer.groups != 1:
             raise InputError(
                 f"cannot stack {layer}: only patch filters (stride = kernel size, no padding, no groups) are supported"
             )
-        self.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (K·B, in, height, width) to (K·B, out, height / p, width / p)."""
-        weight = cast(Tensor, self.weight)
-        p, q = weight.shape[-2:]
-        height = x.shape[-2] // p
-        patches = rearrange(x, "(k b) c (h p) (w q) -> k (b h w) (c p q)", k=len(weight), p=p, q=q)
-        filters = weight.flatten(2).mT
-        out = torch.bmm(patches, filters) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), patches, filters)
-        return rearrange(out, "k (b h w) d -> (k b) d h w", b=x.shape[0] // len(weight), h=height)
+        p, q = self.weight.shape[-2:]
+        patches = rearrange(x, "(k b) c (h p) (w q) -> k (b h w) (c p q)", k=len(self.weight), p=p, q=q)
+        out = _products(patches, self.weight.flatten(2).mT, self.bias)
+        return rearrange(out, "k (b h w) d -> (k b) d h w", b=x.shape[0] // len(self.weight), h=x.shape[-2] // p)
+
+
+def _products(rows: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiplies rows (K, n, in) with K matrices (K, in, out), and adds K biases."""
+    return torch.bmm(rows, matrices) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, matrices)
 
 
 class StackedDropout(nn.Module):

@@ -1,4 +1,4 @@
-"""The executor protocol: who trains the stacks of a zoo."""
+"""The executor protocol."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

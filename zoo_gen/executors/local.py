@@ -58,12 +58,7 @@ class LocalExecutor:
 
 
 def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
-    """Yields the name of each stack as its training ends, with a progress bar meanwhile; raises what a training raised.
-
-    Args:
-        zoo: folder of the zoo.
-        running: trainings and the stacks they train.
-    """
+    """Yields the name of each stack as its training ends, with a progress bar meanwhile; raises what a training raised."""
     plans = {name: read_json(zoo / "zoo.json")["stacks"][name] for name in running.values()}
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "model epochs", TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -97,7 +92,6 @@ def start_worker(parent: int) -> None:
 
 
 def _train(zoo: Path, name: str, hardware: Hardware) -> None:
-    """Trains one stack in a worker."""
     from zoo_gen.generate import train_stack
 
     train_stack(zoo, name, hardware=hardware)

@@ -12,7 +12,7 @@ import timm
 import torch
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
-from benchmarks.clock import last_line, seconds
+from benchmarks.measure import last_line, seconds
 from wsl.generators.novelty import euclidean
 from wsl.layout import layout_of
 from wsl.symmetry.alignment import aligned_vectors

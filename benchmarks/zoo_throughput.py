@@ -9,7 +9,6 @@ the class token of the last block does not need. Last line of stdout: JSON.
 import argparse
 import itertools
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +19,7 @@ import torch
 from torch.nn import functional
 
 import zoo_gen.__main__  # noqa: F401 (its settings, for `compose`)
-from benchmarks.clock import seconds
+from benchmarks.measure import process, seconds
 from zoo_gen.architecture import build
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import Blueprint, ModelSpec
@@ -105,17 +104,10 @@ EPOCHS: list[Epoch] = []
 """What a process of the benchmark trains."""
 
 
-def process(kind: str, threads: int, models: int, width: int, share: slice) -> ProcessPoolExecutor:
-    """Starts a process that trains a share of the population."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, prepare, (kind, threads, models, width, share))
-
-
-def prepare(kind: str, threads: int, models: int, width: int, share: slice) -> None:
-    """Builds the models of this process."""
-    torch.set_num_threads(threads)
+def prepare(kind: Callable[[Blueprint, list[ModelSpec]], Epoch], models: int, width: int, share: slice) -> None:
+    """Builds a share of the population in this process."""
     blueprint, specs = members(models, width)
-    EPOCHS.append({"loop": loop_epoch, "stack": stack_epoch}[kind](blueprint, specs[share]))
+    EPOCHS.append(kind(blueprint, specs[share]))
 
 
 def cpu_seconds() -> float:
@@ -154,32 +146,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    size = {"models": options.models, "width": options.width}
+    size = (options.models, options.width)
     halves = (slice(0, None, 2), slice(1, None, 2))
-    one, two, ours = "loop, 1 process x 2 threads", "loop, 2 processes x 1 thread", "stacks, 2 processes x 1 thread"
-    rivals = {
-        one: [process("loop", 2, **size, share=slice(None))],
-        two: [process("loop", 1, **size, share=half) for half in halves],
-        ours: [process("stack", 1, **size, share=half) for half in halves],
-    }
-    times = [[train_epoch(processes) for processes in rivals.values()] for _ in range(1 + options.rounds)]
-    wall, cpu = (dict(zip(rivals, np.median(times[1:], axis=0)[:, clock].tolist(), strict=True)) for clock in (0, 1))
-    for pool in itertools.chain(*rivals.values()):
+    rivals = ((loop_epoch, 2, (slice(None),)), (loop_epoch, 1, halves), (stack_epoch, 1, halves))
+    pools = [[process(threads) for _ in shares] for _, threads, shares in rivals]
+    for (kind, _, shares), processes in zip(rivals, pools, strict=True):
+        for share, pool in zip(shares, processes, strict=True):
+            pool.submit(prepare, kind, *size, share).result()
+    times = np.array([[train_epoch(processes) for processes in pools] for _ in range(1 + options.rounds)])
+    for pool in itertools.chain(*pools):
         pool.shutdown()
-    blueprint, specs = members(**size)
+    (one, two, ours), (_, _, cpu) = np.median(times[1:], axis=0).T.tolist()
+    blueprint, specs = members(*size)
     images, recipe = blueprint.finetune_images, specs[0].recipe
     seen = 3 * (len(images.train) // recipe.batch_size) * recipe.batch_size
     seen += len(images.train) + len(images.val) + len(images.test)
     work = costs(specs[0])[1] * seen * options.models
     result = {
-        "ratio": wall[one] / wall[ours],
-        "ratio_best": min(wall[one], wall[two]) / wall[ours],
-        "ratio_cpu": cpu[two] / cpu[ours],
-        "models_per_minute": 60 * options.models / (wall[ours] * recipe.epochs),
-        "share_of_matrix_product": work / cpu[ours] / matrix_peak(),
+        "ratio": one / ours,
+        "ratio_best": min(one, two) / ours,
+        "models_per_minute": 60 * options.models / (ours * recipe.epochs),
+        "share_of_matrix_product": work / cpu / matrix_peak(),
         "cpu_ms_per_model_epoch_by_stack_size": scaling(options.width),
-        "wall_seconds": wall,
-        "cpu_seconds": cpu,
     }
     print(json.dumps(result))
 

@@ -70,13 +70,7 @@ CACHE = 2 * 10**9
 
 
 class Field:
-    """The train and validation checkpoints of a zoo, and who may train on them.
-
-    Args:
-        zoo: whose split `by_model` is used, fold 0.
-        config: of `wsl.train`, whose defaults ours has.
-        train, val: how many checkpoints, evenly over all there are.
-    """
+    """Some train and validation checkpoints of a zoo (split `by_model`, fold 0), and who may train on them."""
 
     def __init__(self, zoo: Zoo, config: dict[str, Any], *, train: int, val: int):
         split, self.config = zoo.split("by_model", fold=0), config

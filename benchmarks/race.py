@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.in_memory import InMemory
-from benchmarks.padded_rows import FAINT, moments_of, segments_of
+from benchmarks.padded_rows import FAINT, moments_of
 from wsl.data.sums import sums_of
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch, Windows
@@ -36,12 +36,7 @@ Pair = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 class Holdout:
-    """Validation checkpoints and the scales of errors.
-
-    Args:
-        train: whose variances are the scales.
-        checkpoints: to decode.
-    """
+    """Validation checkpoints to decode, and the scales of errors: the variances over train checkpoints."""
 
     def __init__(self, train: Sequence[Pair], checkpoints: Sequence[Pair]):
         self.checkpoints = checkpoints
@@ -61,7 +56,7 @@ class Holdout:
             stored = self.tokenizer.encode(weights)
             squares = sums_of(parts_in(stored.plan, decoded.values - stored.values))[:, 1]
             for measure, parts in self.scales.items():
-                deviation = torch.tensor([parts[s.key][1] for s in segments_of(stored.plan)], dtype=torch.float64)
+                deviation = torch.tensor([parts[s.key][1] for s in stored.plan.parts], dtype=torch.float64)
                 totals[measure] += torch.where(deviation > FAINT, squares / deviation**2, 0).sum().item()
             count += stored.plan.n_weights
         return {measure: total / count for measure, total in totals.items()}
@@ -78,15 +73,8 @@ class Mark(NamedTuple):
 class Contestant:
     """One side of a race: a model in training at a constant rate after the warm-up, and the marks of its course.
 
-    Attributes:
-        name: of the side.
-        about: what is reported of it.
-        model, objective, inputs, windows: as in training.
-        holdout: that its errors are measured on.
-        config: of `wsl.train`, whose weight decay, warm-up and clipping it has.
-        batch_size: windows of a step.
-        rate: learning rate.
-        seconds: of training so far, at first those of preparing the model.
+    `config` is that of `wsl.train`, whose weight decay, warm-up and clipping it has; `about` is reported of it; `seconds` of training
+    begin with those of preparing the model.
     """
 
     name: str
@@ -116,25 +104,21 @@ class Contestant:
         return self.seconds - self.course[0].seconds
 
     def train(self, *, until: float) -> None:
-        """Goes on until it has trained for so many seconds, and is marked."""
+        """Takes steps of `wsl.training.trainer`, at a constant rate, for so many seconds, and is marked."""
         while self.seconds < until:
             start = time.process_time()
-            self.step()
+            batch = next(self.batches)
+            self.steps += 1
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * min(1, self.steps / self.config["warmup"])
+            self.optimizer.zero_grad()
+            self.objective(self.model, batch)["loss"].backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config["gradient_clip_val"])
+            self.optimizer.step()
+            self.average.update(self.steps)
+            self.weights += batch.entries.item()
             self.seconds += time.process_time() - start
         self.mark()
-
-    def step(self) -> None:
-        """One step of `wsl.training.trainer`, at a constant rate."""
-        batch = next(self.batches)
-        self.steps += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1, self.steps / self.config["warmup"])
-        self.optimizer.zero_grad()
-        self.objective(self.model, batch)["loss"].backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["gradient_clip_val"])
-        self.optimizer.step()
-        self.average.update(self.steps)
-        self.weights += batch.entries.item()
 
     def mark(self) -> None:
         """Takes the errors of the averaged weights."""

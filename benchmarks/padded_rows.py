@@ -82,16 +82,7 @@ class LayerStandardizer:
 
 
 class RowsAutoencoder(nn.Module):
-    """A transformer autoencoder of padded rows.
-
-    Args:
-        token_width: numbers per token D.
-        latent: numbers per token that the decoder gets (Z).
-        width: of the transformer (M).
-        layers, places: how many layers there are, and places in a layer.
-        heads: of attention.
-        depth: blocks on either side.
-    """
+    """A transformer autoencoder of padded rows of D weights, with latents of Z numbers, and `depth` blocks on either side."""
 
     def __init__(self, *, token_width: int, latent: int, width: int, layers: int, places: int, heads: int, depth: int):
         super().__init__()

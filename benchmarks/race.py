@@ -73,7 +73,7 @@ class Mark(NamedTuple):
 class Contestant:
     """One side of a race: a model in training at a constant rate after the warm-up, and the marks of its course.
 
-    `config` is that of `wsl.train`, whose weight decay, warm-up and clipping it has; `about` is reported of it; `seconds` of training
+    It has the weight decay, warm-up and clipping of `config`, that of `wsl.train`; `about` is reported of it; `seconds` of training
     begin with those of preparing the model.
     """
 

@@ -27,7 +27,6 @@ class ZooGenConfig:
     path: str | None = MISSING
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for values that nothing can be made with."""
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, not {self.seed}")
         if self.gpu not in GPUS:

@@ -59,15 +59,9 @@ def architecture(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> dict[str, Any]:
-    """Describes a backbone in timm's `config.json` format, without a head.
+    """Describes a backbone in timm's `config.json` format, without a head: a VisionTransformer of timm with other sizes.
 
-    Args:
-        timm_name: a VisionTransformer of timm; `model_args` override its sizes.
-        model_args: keyword arguments of `VisionTransformer`.
-        in_chans: image channels.
-        img_size: image height and width in pixels.
-        mean: per channel, of the pixels in [0, 1].
-        std: per channel, of the pixels in [0, 1].
+    Mean and standard deviation are per channel, of the pixels in [0, 1].
     """
     return {
         "architecture": timm_name,
@@ -170,13 +164,9 @@ def initialize(
     scheme: str = "timm",
     within: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> dict[str, torch.Tensor]:
-    """Returns the weights of a freshly initialised model; the same seed gives the same bits.
+    """Returns the weights of a freshly initialised model, and of what it is `within`; the same seed gives the same bits.
 
-    Args:
-        described: the architecture.
-        seed: of torch's generator.
-        scheme: one of `INITS`; all but `timm` draw the weights of every linear layer and patch filter anew.
-        within: a module that the model is part of, and is initialised with.
+    All schemes of `INITS` but `timm` draw the weights of every linear layer and patch filter anew.
     """
     fill = {"xavier": nn.init.xavier_uniform_, "kaiming": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}.get(scheme)
     with torch.random.fork_rng(devices=[]):

@@ -69,11 +69,7 @@ class Stage:
             raise InputError(f"samples must be at least 1, not {self.samples}")
 
     def variants(self, seed: int, family: str) -> list[tuple[dict[str, Any], Recipe]]:
-        """Returns what varies, and the whole recipe, for each model of the stage.
-
-        Args:
-            seed: of the zoo.
-            family: root that the models descend from; its random draws are its own.
+        """Returns what varies, and the whole recipe, for each model of the stage; a family (root) has random draws of its own.
 
         Raises `InputError` for a factor that does not exist or has no value.
         """
@@ -177,9 +173,7 @@ class Blueprint:
     def partition(self, specs: Sequence[ModelSpec], at_once: Callable[[ModelSpec], int]) -> dict[str, dict[str, Any]]:
         """Returns the stacks: id -> `models` of one stage, shape, length and objective (AdamW before SGD), and their `epochs`.
 
-        Args:
-            specs: all models.
-            at_once: how many models like one fit in memory, where the card states no stack size.
+        Where the card states no stack size, `at_once` says how many models like one fit in memory.
         """
         groups: dict[tuple[object, ...], list[ModelSpec]] = {}
         for spec in specs:
@@ -200,9 +194,7 @@ class Blueprint:
 def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint:
     """Builds a blueprint from its resolved card.
 
-    Args:
-        config: the card.
-        load: stages whose images are loaded; the others get stand-ins of the right sizes where their card states these.
+    Stages that are not in `load` get stand-ins of the right sizes for their images, where their card states these.
     """
     for name in ("pretrain_images", "finetune_images"):
         if not isinstance(config[name], Mapping):

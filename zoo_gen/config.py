@@ -84,11 +84,7 @@ def instantiate(card: Any, *, group: str | None = None) -> Any:
 
 
 def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
-    """Builds the cards of a group by name or pattern, in the order of their names.
-
-    Raises:
-        InputError: nothing is wanted, or a name or pattern fits no card; the message lists them.
-    """
+    """Builds the cards of a group by name or pattern, in the order of their names. Raises `InputError` if one fits no card."""
     from omegaconf import OmegaConf
 
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}

@@ -50,13 +50,9 @@ def images_at_once(stack: ModelStack) -> int:
 
 @torch.no_grad()
 def score_stack(stack: ModelStack, split: ImageSplit, seen: Bool[Tensor, "K N"] | None, *, team: Team = ALONE) -> Score:
-    """Scores a stack piece by piece, so that images and outputs never lie in memory as a whole.
+    """Scores a stack piece by piece, so that images and outputs never lie in memory as a whole; a team divides the pieces.
 
-    Args:
-        stack: of K models.
-        split: N images.
-        seen: the images that count for each model, None for all.
-        team: processes that divide the pieces among them.
+    `seen` marks the images that count for each model, None for all.
     """
     was_training = stack.training
     stack.eval()

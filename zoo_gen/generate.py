@@ -23,14 +23,7 @@ from zoo_gen.zoo import Zoo
 
 
 def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, executor: Executor) -> Zoo:
-    """Makes a zoo, or finishes one that was interrupted.
-
-    Args:
-        path: folder of the zoo.
-        config: the resolved card of a `Blueprint`.
-        name: of the zoo.
-        seed: of all streams.
-        executor: that trains the stacks.
+    """Makes the zoo of a `Blueprint`'s resolved card, or finishes one that was interrupted.
 
     Raises `InputError` if the folder holds another zoo, or another process is writing it.
     """
@@ -66,15 +59,9 @@ def _stacks(path: Path, blueprint: Blueprint, specs: Sequence[ModelSpec], execut
 
 
 def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team = ALONE) -> None:
-    """Trains one stack of a zoo to its end, from its saved state if there is one.
+    """Trains one stack of a zoo to its end, from its saved state if there is one; all of a team's processes call it together.
 
     Everything comes from `zoo.json`, so this is all that a worker on any machine has to be told.
-
-    Args:
-        path: folder of the zoo.
-        name: of the stack.
-        hardware: where and how to compute.
-        team: processes that call this together for the same stack.
     """
     description = read_json(path / "zoo.json")
     stage = name.partition("_")[0]

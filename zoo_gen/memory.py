@@ -68,11 +68,8 @@ def free_bytes(device: str) -> int:
 def left_of_limits(mount: Path, groups: Iterable[tuple[str, str]]) -> list[int]:
     """Returns the bytes that limits on memory leave to a process, of its control groups and all groups that these are in.
 
-    What the kernel keeps of files it drops when there is need; of that, what has not been used of late counts as free.
-
-    Args:
-        mount: where control groups are (/sys/fs/cgroup).
-        groups: controllers and path of each group of the process, as in /proc/self/cgroup: no controllers for version 2.
+    Groups are (controllers, path), as in /proc/self/cgroup: no controllers for version 2. What the kernel keeps of files it drops
+    when there is need; of that, what has not been used of late counts as free.
     """
     left = []
     for controllers, path in groups:

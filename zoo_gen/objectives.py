@@ -36,9 +36,7 @@ class SimCLR(nn.Module):
 def nt_xent(views: Float[Tensor, "K 2*B M"], temperature: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
     """Returns the normalised temperature-scaled cross-entropy of each model, in nats.
 
-    Args:
-        views: first views of B images, then the second views of the same images in the same order.
-        temperature: divides the cosine similarities.
+    `views` are first views of B images, then the second views of the same images in the same order.
     """
     unit = functional.normalize(views, dim=-1)
     alike = unit @ unit.mT / temperature[:, None, None]

@@ -22,10 +22,8 @@ SHAPES = {"cosine": lambda t: (1 + math.cos(math.pi * t)) / 2, "linear": lambda 
 class StackOptimizer:
     """One optimizer for the K models of a stack, whose recipes list AdamW before SGD.
 
-    Attributes:
-        first: (K, W) first moment of AdamW, momentum buffer of SGD.
-        second: (A, W) second moment of the A models that train with AdamW.
-        steps: taken so far.
+    `first` (K, W) is the first moment of AdamW and the momentum buffer of SGD, `second` (A, W) the second moment of the A models that
+    train with AdamW.
     """
 
     def __init__(self, stack: ModelStack, recipes: Sequence[Recipe], *, steps_per_epoch: int):

@@ -47,9 +47,7 @@ class PopulationTrainer:
             specs: of one shape, objective, batch size and number of epochs, AdamW before SGD.
             images: that the models are trained and scored on.
             parents: weights each model starts from (all but the head), or None for a fresh start.
-            seed: of the zoo.
-            hardware: where and how to compute.
-            team: processes that share every batch of this stack.
+            seed, hardware, team: of the zoo; where and how to compute; processes that share every batch of this stack.
         """
         device = hardware.device
         self.hardware, self.team = hardware, team
@@ -204,10 +202,7 @@ class PopulationTrainer:
 
 
 def start_weights(spec: ModelSpec, parent: Mapping[str, Tensor] | None, *, seed: int) -> dict[str, Tensor]:
-    """Returns the weights a model starts from: a fresh initialisation, or its parent's with a fresh head.
-
-    Backbone and head come from streams of their own.
-    """
+    """Returns the weights a model starts from: its parent's with a fresh head, or fresh ones. Both parts have streams of their own."""
     initialized = partial(initialize, spec.architecture, scheme=spec.recipe.init)
     if spec.recipe.objective == "simclr":
         return initialized(stream_seed(seed, spec.model, "init"), within=SimCLR)

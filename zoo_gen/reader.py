@@ -51,14 +51,10 @@ class StoredTensor(NamedTuple):
 
 
 def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
-    """Returns the place of a file that foreign data names, symbolic links followed.
+    """Returns the place of a file that foreign data names, relative to the folder that it must be in, symbolic links followed.
 
-    Args:
-        folder: where the file must be.
-        name: path relative to the folder.
-        also: another folder where it may end up by a symbolic link.
-
-    Raises `InputError` for what is no path, or one that leads out of the folder by `..`, as an absolute path or by a link.
+    Raises `InputError` for what is no path, or one that leads out of the folder (and the folder `also`) by `..`, as an absolute path
+    or by a link.
     """
     try:
         if not isinstance(name, str):

@@ -23,14 +23,9 @@ from zoo_gen.team import Team
 
 
 class DataParallelExecutor:
-    """An executor whose processes train one stack together.
-
-    Attributes:
-        ranks: number of processes; on GPUs, one each.
-    """
+    """An executor whose `ranks` processes, one per GPU, train one stack together."""
 
     def __init__(self, *, ranks: int, device: str, precision: str, compile: str | None):
-        """Chooses the processes and their hardware, as of `zoo_gen.hardware.Hardware`; `device` is `cpu` or `cuda`."""
         if not isinstance(ranks, int) or ranks < 1 or device not in ("cpu", "cuda"):
             raise InputError(f"data-parallel training needs ranks >= 1 on device cpu or cuda, not {ranks} on {device}")
         self.ranks = ranks
@@ -59,7 +54,6 @@ class DataParallelExecutor:
 
 
 def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
-    """Trains one stack as one of several processes."""
     from zoo_gen.generate import train_stack
 
     start_worker(parent)

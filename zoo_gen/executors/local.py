@@ -29,7 +29,6 @@ class LocalExecutor:
     ranks = 1
 
     def __init__(self, *, processes: int | None, device: str, precision: str, compile: str | None):
-        """Chooses how many processes to use (None: one per core) and their hardware, as of `zoo_gen.hardware.Hardware`."""
         if processes is not None and not (isinstance(processes, int) and processes >= 1):
             raise InputError(f"processes must be at least 1, or null for one per core, not {processes}")
         self.processes = processes or len(os.sched_getaffinity(0))

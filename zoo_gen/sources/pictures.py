@@ -51,16 +51,11 @@ class Selection:
     workers: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` unless there are images of each split."""
         if len(self.images) != 3 or min(self.images) < 1:
             raise InputError(f"images must be three positive numbers (train, val, test), not {list(self.images)}")
 
     def draw(self, train: Labelled, test: Labelled) -> Images:
-        """Draws train, val and test of the stated sizes and decodes them.
-
-        Args:
-            train: pictures and labels that train and val are drawn from.
-            test: pictures and labels that test is drawn from.
+        """Draws train and val from the training pictures, test from the others, in the stated sizes, and decodes them.
 
         Raises `InputError` for too few images, for labels out of range and for images that cannot be read.
         """

@@ -24,18 +24,15 @@ class ClassTokenBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 M"]:
         """Returns the first token of what timm's block returns."""
         block = self.block
-        x = x[:, :1] + block.drop_path1(block.ls1(self._attend(block.norm1(x))))
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
-    def _attend(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 M"]:
-        """Attention of the first token to all; one query per head is too little for a matrix product."""
-        attention = cast(Attention, self.block.attn)
+        attention = cast(Attention, block.attn)
         qkv, width, heads = cast(Any, attention.qkv), attention.attn_dim, attention.num_heads
-        query = rearrange(qkv.outputs(x[:, :1], 0, width), "b one (h d) -> b one h d", h=heads)
-        key, value = rearrange(qkv.outputs(x, width, 3 * width), "b t (two h d) -> two b t h d", two=2, h=heads)
-        weight = (query * attention.scale * key).sum(-1, keepdim=True).softmax(1)
+        tokens = block.norm1(x)
+        query = rearrange(qkv.outputs(tokens[:, :1], 0, width), "b one (h d) -> b one h d", h=heads)
+        key, value = rearrange(qkv.outputs(tokens, width, 3 * width), "b t (two h d) -> two b t h d", two=2, h=heads)
+        weight = (query * attention.scale * key).sum(-1, keepdim=True).softmax(1)  # one query is too little for a matrix product
         out = rearrange((attention.attn_drop(weight) * value).sum(1, keepdim=True), "b one h d -> b one (h d)")
-        return attention.proj_drop(attention.proj(attention.norm(out)))
+        x = x[:, :1] + block.drop_path1(block.ls1(attention.proj_drop(attention.proj(attention.norm(out)))))
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
 def shorten_last_block(vit: nn.Module) -> None:

@@ -35,10 +35,9 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
         stacks = _stacks(path, blueprint, specs, executor)
         create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
         for stage in ("pretrain", "finetune"):
-            names = [
-                stack for stack in stacks if stack.startswith(stage) and epochs_done(path, stacks[stack]) < stacks[stack]["epochs"]
-            ]
-            for _ in executor.run(path, names):  # each time a stack is finished
+            left = [name for name, plan in stacks.items() if name.startswith(stage) and epochs_done(path, plan) < plan["epochs"]]
+            left.sort(key=lambda name: -len(stacks[name]["models"]) * stacks[name]["epochs"])  # the longest first ends soonest
+            for _ in executor.run(path, left):  # each time a stack is finished
                 write_index(path, models)
         write_index(path, models)
         for state in (path / "state").glob("*"):

@@ -22,8 +22,8 @@ SHAPES = {"cosine": lambda t: (1 + math.cos(math.pi * t)) / 2, "linear": lambda 
 class StackOptimizer:
     """One optimizer for the K models of a stack, whose recipes list AdamW before SGD.
 
-    `first` (K, W) is the first moment of AdamW and the momentum buffer of SGD, `second` (A, W) the second moment of the A models that
-    train with AdamW.
+    `first` (K, W) holds first moments of AdamW and momentum buffers of SGD, `second` (A, W) second moments of the A models with
+    AdamW.
     """
 
     def __init__(self, stack: ModelStack, recipes: Sequence[Recipe], *, steps_per_epoch: int):

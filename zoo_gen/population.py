@@ -99,7 +99,11 @@ class PopulationTrainer:
         mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
         self.stack.train()
-        self._open_dropout_streams()
+        rates = torch.tensor([recipe.dropout for recipe in self.recipes], device=device)
+        if bool((rates > 0).any()):
+            own = ["dropout", self.epoch, *([self.team.rank] if self.team.rank else [])]
+            seeds = [stream_seed(self.seed, spec.model, *own) for spec in self.specs]
+            self.stack.drop(rates, [torch.Generator(device).manual_seed(seed) for seed in seeds])
         for step, pixels in enumerate(train.batches(orders.unbind(1))):
             pixels = pixels.to(self.hardware.dtype)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.hardware.precision == "bfloat16"):
@@ -108,14 +112,6 @@ class PopulationTrainer:
                 else:
                     losses = self._supervised_loss(pixels, train.labels[orders[:, step]], draws[:, step, 0], mixing[:, step])
             self.optimizer.step(torch.autograd.grad(losses.sum(), parameters), self.team)
-
-    def _open_dropout_streams(self) -> None:
-        """Gives every model with dropout its stream of this epoch."""
-        rates = torch.tensor([recipe.dropout for recipe in self.recipes], device=self.hardware.device)
-        if bool((rates > 0).any()):
-            own = ["dropout", self.epoch, *([self.team.rank] if self.team.rank else [])]
-            seeds = [stream_seed(self.seed, spec.model, *own) for spec in self.specs]
-            self.stack.drop(rates, [torch.Generator(self.hardware.device).manual_seed(seed) for seed in seeds])
 
     def _supervised_loss(self, pixels: Tensor, labels: Tensor, draws: Tensor, mixing: Tensor) -> Tensor:
         """Cross-entropy (K,) on one augmented, mixed batch."""
@@ -202,7 +198,7 @@ class PopulationTrainer:
 
 
 def start_weights(spec: ModelSpec, parent: Mapping[str, Tensor] | None, *, seed: int) -> dict[str, Tensor]:
-    """Returns the weights a model starts from: its parent's with a fresh head, or fresh ones. Both parts have streams of their own."""
+    """Returns the weights a model starts from: its parent's with a fresh head, or fresh ones; both have own streams."""
     initialized = partial(initialize, spec.architecture, scheme=spec.recipe.init)
     if spec.recipe.objective == "simclr":
         return initialized(stream_seed(seed, spec.model, "init"), within=SimCLR)

@@ -53,19 +53,17 @@ class StoredTensor(NamedTuple):
 def inside(folder: Path, name: object, *, also: Path | None = None) -> Path:
     """Returns the place of a file that foreign data names, relative to the folder that it must be in, symbolic links followed.
 
-    Raises `InputError` for what is no path, or one that leads out of the folder (and the folder `also`) by `..`, as an absolute path
-    or by a link.
+    Raises `InputError` for what is no path, or one that leads out of the folder (and of `also`) by `..`, as an absolute path or by
+    a link.
     """
     try:
         if not isinstance(name, str):
             raise TypeError("not a text")
         if len(os.fsencode(name)) > 1000 or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
             raise ValueError("too long")
-        home = folder.resolve()
-        lexical = Path(os.path.normpath(folder / name))
         found = (folder / name).resolve()
-        named_inside = lexical.is_relative_to(os.path.normpath(folder))
-        is_inside = found.is_relative_to(home) or (also is not None and found.is_relative_to(also.resolve()))
+        named_inside = Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder))
+        is_inside = any(found.is_relative_to(home.resolve()) for home in (folder, also) if home is not None)
     except (TypeError, ValueError, OSError, RuntimeError) as error:  # null bytes, lone surrogates, endless names, loops of links
         raise InputError(f"{folder} names a file {shortened(name)}, which is no path ({error}); do not use it") from error
     if not (named_inside and is_inside):

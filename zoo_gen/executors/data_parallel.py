@@ -16,9 +16,8 @@ from torch.multiprocessing.spawn import ProcessException
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
-from zoo_gen.executors.local import longest_first, start_worker, watch
-from zoo_gen.hardware import Hardware
-from zoo_gen.memory import models_that_fit
+from zoo_gen.executors.local import start_worker, watch
+from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.team import Team
 
 
@@ -38,7 +37,7 @@ class DataParallelExecutor:
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
         """Trains one stack after the other."""
-        for name in longest_first(zoo, stacks):
+        for name in stacks:
             with ThreadPoolExecutor(1) as starter:
                 running: dict[Future[None], str] = {starter.submit(self.launch, zoo, name): name}
                 yield from watch(zoo, running)

@@ -17,8 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
-from zoo_gen.hardware import Hardware
-from zoo_gen.memory import models_that_fit
+from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.reader import read_json
 from zoo_gen.writer import epochs_done
 
@@ -39,13 +38,13 @@ class LocalExecutor:
         return models_that_fit(spec, self.hardware, processes=self.processes)
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
-        """Trains stacks, longest first."""
+        """Trains stacks, as many at once as there are processes."""
         if not stacks:
             return
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
-            running = {pool.submit(_train, zoo, name, self.hardware): name for name in longest_first(zoo, stacks)}
+            running = {pool.submit(_train, zoo, name, self.hardware): name for name in stacks}
             try:
                 yield from watch(zoo, running)
             except BaseException:  # an error, Ctrl-C, or nobody listens any more
@@ -70,12 +69,6 @@ def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
             for future in done:
                 future.result()
                 yield running[future]
-
-
-def longest_first(zoo: Path, stacks: Sequence[str]) -> list[str]:
-    """Returns the stacks in the order that ends soonest: the most model epochs first."""
-    plans = read_json(zoo / "zoo.json")["stacks"]
-    return sorted(stacks, key=lambda name: -len(plans[name]["models"]) * plans[name]["epochs"])
 
 
 def start_worker(parent: int) -> None:

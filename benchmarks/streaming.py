@@ -5,9 +5,8 @@ process of its own that scans the zoo (one pass over all weights), fits the stat
 the largest resident set beyond that when imports were done. Pages of mapped files count, though the system drops them when another
 process needs the room.
 
-Bars: the process with 1,000 copies takes at most 1.1 times the memory of that with 100 (what grows is the list of checkpoints and
-the sums of their parts, some 5 kB each); a model of 304M weights at most twice its bytes; a training step of the
-default hyper-representation waits at most 5 % of its time for data.
+Bars: 1,000 copies take at most 1.1 times the memory of 100 (what grows is the list of checkpoints and the sums of their parts), a
+model of 304M weights at most twice its bytes; a training step of the default hyper-representation waits at most 5 % of its time.
 """
 
 import json

@@ -1,9 +1,8 @@
 """Population trainer against a sequential timm loop: python -m benchmarks.zoo_throughput [--rounds 3] [--models 24] [--width 32].
 
-The same models, data, augmentation, steps and evaluation, whole epochs, interleaved. The loop is timm's model with fused AdamW (or
-SGD), one model after the other. Three arrangements: the loop in one process of two threads, the loop in two processes of one
-thread, and the stacks in two processes of one thread. Operations are those of timm's whole model; the stacks leave out what
-the class token of the last block does not need. Last line of stdout: JSON.
+The same models, data, augmentation, steps and evaluation, whole epochs, interleaved. Three arrangements: timm's models one by one
+with fused AdamW or SGD, in one process of two threads and in two of one thread; the stacks in two processes of one thread.
+Operations are those of timm's whole model. Last line of stdout: JSON.
 """
 
 import argparse

@@ -1,8 +1,7 @@
 """Architectures: timm models described by the `config.json` of their folder.
 
-An architecture is a plain dict in timm's own format (`architecture`, `num_classes`, `model_args`, `pretrained_cfg`), so that every
-model folder of a zoo opens with `timm.create_model("local-dir:<folder>", pretrained=True)`. timm has no ViT with an MLP head: this
-module registers one.
+They are plain dicts in timm's own format, so that every model folder of a zoo opens with `timm.create_model("local-dir:<folder>",
+pretrained=True)`. timm has no ViT with an MLP head: this module registers one.
 """
 
 import copy

@@ -1,8 +1,7 @@
 """Blueprints: generating factors -> a directed forest of model specs, roots first, then their fine-tuned children.
 
-A blueprint is data. A stage has one recipe (a value for every factor) and says what varies: members listed one by one, times the
-full grid over the axes, times samples drawn at random. Roots and children have a stage each. The blueprint of the reference is
-10 roots x 24 fine-tunings (A Model Zoo of Vision Transformers, arXiv 2504.10231).
+A stage (roots, children) has one recipe and says what varies: members listed one by one, times the full grid over the axes, times
+random samples. The reference has 10 roots x 24 fine-tunings (A Model Zoo of Vision Transformers, arXiv 2504.10231).
 """
 
 import dataclasses
@@ -208,11 +207,7 @@ def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint
 
 
 def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
-    """Draws one value.
-
-    Args:
-        rng: the model's stream of draws.
-        card: `{choices: [...]}`, or two bounds: `{uniform: [low, high]}`, `{log_uniform: ...}`, `{integers: ...}`.
+    """Draws one value from `{choices: [...]}`, or between bounds `{uniform: [low, high]}`, `{log_uniform: ...}`, `{integers: ...}`.
 
     Real numbers are rounded to three digits, so that the model id tells them exactly. Raises `InputError` for any other card.
 

@@ -1,8 +1,6 @@
 """The last block of a ViT that reads its class token alone: what the other tokens would become there is not computed.
 
-With `global_pool="token"` nothing of the last block but the class token reaches the head, so its queries, projection and MLP are
-needed for one token only; keys and values stay those of all tokens. The outputs and gradients are those of timm's block up to
-round-off (tested), at about a seventh of its arithmetic.
+Its outputs and gradients are those of timm's block up to round-off (tested), at about a seventh of its arithmetic.
 """
 
 from typing import Any, cast

@@ -1,17 +1,13 @@
 """Generating a zoo: plan, partition, train every stack that is not finished, index.
 
-The same command on the same folder goes on where the last one ended. What a stack needs to resume lies in `state/` until it is
-finished.
+The same command goes on where the last one ended: what a stack needs to resume lies in `state/` until it is finished.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zoo_gen.blueprint import Blueprint, ModelSpec, blueprint_of
-from zoo_gen.errors import InputError
 from zoo_gen.executors.executor import Executor
 from zoo_gen.files import locked, remove_leftovers, write_weights
 from zoo_gen.hardware import CPU, Hardware
@@ -67,7 +63,8 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team =
     blueprint = blueprint_of(description["config"], load=[stage])
     specs = {spec.model: spec for spec in blueprint.plan(description["seed"])}
     members = [specs[model] for model in description["stacks"][name]["models"]]
-    parents = [_parent_weights(path, spec) for spec in members]
+    models = path / "models"
+    parents = [read_weights(models / spec.parent / "model.safetensors") if spec.parent else None for spec in members]
     trainer = PopulationTrainer(members, blueprint.images(stage), parents, seed=description["seed"], hardware=hardware, team=team)
     writers = [ModelWriter(path, spec, dtype=blueprint.dtype, keep_every=blueprint.keep_every) for spec in members]
     state = path / "state" / f"{name}.safetensors"
@@ -85,13 +82,3 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team =
         write_weights(state, trainer.state())
     if not team.rank:
         state.unlink(missing_ok=True)
-
-
-def _parent_weights(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor] | None:
-    """Reads the final weights of the model that this one is fine-tuned from."""
-    if spec.parent is None:
-        return None
-    weights = path / "models" / spec.parent / "model.safetensors"
-    if not weights.exists():
-        raise InputError(f"root {spec.parent} of zoo {path} is not trained yet; run python -m zoo_gen with the zoo's arguments")
-    return read_weights(weights)

@@ -1,7 +1,6 @@
 """Hardware: where and how a stack is computed, and how many models of one shape fit into what memory is free."""
 
 import math
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,12 +98,11 @@ def free_bytes(device: str) -> int:
     """Returns the bytes that are free on a device; in main memory, for this process: a container may have less than the machine."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([free, *left_of_limits(Path("/sys/fs/cgroup"), _groups())])
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    groups = Path("/proc/self/cgroup")
+    lines = groups.read_text().splitlines() if groups.exists() else []
+    return min([free, *left_of_limits(Path("/sys/fs/cgroup"), ((line.split(":")[1], line.split(":", 2)[2]) for line in lines))])
 
 
 def left_of_limits(mount: Path, groups: Iterable[tuple[str, str]]) -> list[int]:
@@ -129,12 +127,3 @@ def left_of_limits(mount: Path, groups: Iterable[tuple[str, str]]) -> list[int]:
                 continue
             left.append(max(0, most - now + int(counts.get(key, 0))))
     return left
-
-
-def _groups() -> list[tuple[str, str]]:
-    """Returns controllers and path of each control group of this process."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]

@@ -1,8 +1,7 @@
 """Plans: what a zoo takes, before anything is spent.
 
-Arithmetic is counted on models without content (PyTorch's flop counter on the meta device): a training image costs three forward
-passes, a scored one a single pass. Hours here come from a few steps of the zoo's stacks on made-up images, one process per core;
-hours on a GPU from its peak and the share of it that `UTILIZATION` assumes.
+Arithmetic is counted by PyTorch's flop counter: a training image costs three forward passes, a scored one a single pass. Hours here
+come from a few steps of the zoo's stacks on made-up images; hours on a GPU from its peak and the share that `UTILIZATION` assumes.
 """
 
 import math

@@ -21,8 +21,6 @@ from zoo_gen.stack import ModelStack
 from zoo_gen.streams import stream, stream_seed
 from zoo_gen.team import ALONE, Team
 
-Results = dict[str, float | None]
-
 
 class PopulationTrainer:
     """A stack of models in training; one call of `train_epoch` moves all of them on by one epoch.
@@ -60,9 +58,10 @@ class PopulationTrainer:
         self.batch = min(self.recipe.batch_size, seen)
         self.steps = seen // self.batch
         self.share = team.share(self.batch)
-        self.subsets = (
-            [rng.permutation(len(images.train))[:seen] for rng in self._streams("subset", 0)] if seen < len(images.train) else None
-        )
+        self.subsets = [
+            rng.permutation(len(images.train))[:seen] if seen < len(images.train) else np.arange(seen)
+            for rng in self._streams("subset", 0)
+        ]
         with torch.device("meta"):
             template = skeleton(specs[0].architecture)
             template = SimCLR(template) if self.contrastive else template
@@ -82,10 +81,8 @@ class PopulationTrainer:
     def orders(self) -> Tensor:
         """The images (K, steps, b) of each model's coming epoch, this process's share of every batch."""
         count = self.steps * self.batch
-        orders = []
-        for index, rng in enumerate(self._streams("order", self.epoch)):
-            images = np.arange(len(self.images.train)) if self.subsets is None else self.subsets[index]
-            orders.append(images[rng.permutation(len(images))[:count]])
+        rngs = self._streams("order", self.epoch)
+        orders = [images[rng.permutation(len(images))[:count]] for images, rng in zip(self.subsets, rngs, strict=True)]
         return torch.from_numpy(np.stack(orders)).unflatten(1, (self.steps, self.batch))[..., self.share].to(self.hardware.device)
 
     def train_epoch(self) -> None:
@@ -128,23 +125,21 @@ class PopulationTrainer:
         return nt_xent(self.team.gather_views(outputs), self.temperature)
 
     @torch.no_grad()
-    def evaluate(self) -> list[Results]:
+    def evaluate(self) -> list[dict[str, Any]]:
         """Scores every model on all splits: losses, accuracies and their gaps; accuracies are None under SimCLR.
 
         A model that trains on a fraction of the images is scored on its own fraction as train split.
         """
         self.stack.eval()
-        results: list[dict[str, Any]] = [{} for _ in self.specs]
+        measured: dict[str, Sequence[Any]] = {}
         for name in ("train", "val", "test"):
             split: ImageSplit = getattr(self.images, name)
             if self.contrastive:
-                losses, accuracies = self._view_losses(split), None
+                measured |= {f"{name}_loss": self._view_losses(split), f"{name}_accuracy": [None] * len(self.specs)}
             else:
                 scored = score_stack(self.stack, split, self.seen() if name == "train" else None, team=self.team)
-                losses, accuracies = scored.loss.tolist(), scored.accuracy.tolist()
-            for index, result in enumerate(results):
-                result[f"{name}_loss"] = float(losses[index])
-                result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
+                measured |= {f"{name}_loss": scored.loss.tolist(), f"{name}_accuracy": scored.accuracy.tolist()}
+        results = [dict(zip(measured, values, strict=True)) for values in zip(*measured.values(), strict=True)]
         for result in results:
             result["loss_gap"] = result["test_loss"] - result["train_loss"]
             result["accuracy_gap"] = None if self.contrastive else result["train_accuracy"] - result["test_accuracy"]
@@ -152,7 +147,7 @@ class PopulationTrainer:
 
     def seen(self) -> Tensor | None:
         """The training images (K, N) that each model may see, None for all."""
-        if self.subsets is None:
+        if len(self.subsets[0]) == len(self.images.train):
             return None
         seen = torch.zeros(len(self.specs), len(self.images.train), dtype=torch.bool, device=self.hardware.device)
         for row, subset in zip(seen, self.subsets, strict=True):

@@ -1,7 +1,7 @@
 """Reading files that anybody may have written: a zoo, a run or a checkpoint can come from anywhere.
 
-What is read is plain data, and nothing in it is ever executed. A file is checked before it is believed, so that reading takes no
-more memory than the file's own size and a constant (what `LIMIT` bytes of names and numbers come to), whatever it says of itself.
+Nothing that is read is ever executed. A file is checked before it is believed: reading takes no more memory than the file's own
+size and a constant (what `LIMIT` bytes of names and numbers come to).
 """
 
 import json

@@ -1,11 +1,8 @@
 """Stacks: K models of one shape, run and trained as one program.
 
-A timm model has its parameters in a few kinds of leaf modules. Those are swapped for twins that hold K sets of weights and work on
-a batch of K·B images, model by model (one `baddbmm` where K models would launch K); bare parameters such as `cls_token` are
-expanded along the batch. The `forward` of timm runs unchanged: there is no second definition of the model to keep in step.
-
-All weights lie in one (K, W) buffer of which the parameters are views: an optimizer step is a handful of operations on that
-buffer, whatever the depth of the model.
+The leaf modules of a timm model are swapped for twins that hold K sets of weights and work on a batch of K·B images, model by model
+(one `baddbmm` where K models would launch K); bare parameters such as `cls_token` are expanded along the batch; the `forward` of
+timm runs unchanged. All weights lie in one (K, W) buffer of which the parameters are views: an optimizer step is a few operations.
 """
 
 import math
@@ -31,7 +28,7 @@ class Twin(nn.Module):
 
     def __init__(self, layer: nn.Module):
         super().__init__()
-        self.bias = None
+        self.register_parameter("bias", None)
 
 
 class StackedLinear(Twin):
@@ -167,8 +164,6 @@ class ModelStack(nn.Module):
         if own and twin is not None:
             stacked = twin(cast(Any, module))
             for name in own:
-                stacked._parameters.pop(name, None)
-                stacked.__dict__.pop(name, None)
                 stacked.register_parameter(name, views[prefix + name])
             return stacked
         for name in own:
@@ -212,11 +207,11 @@ class ModelStack(nn.Module):
         if weights.keys() != self.slots.keys():
             odd = sorted(weights.keys() ^ self.slots.keys())
             raise InputError(f"weights do not fit the stack: {', '.join(odd[:4])} on one side only")
-        row = self.flat[index]
-        for name, (start, shape) in self.slots.items():
+        for name, rows in self.rows(self.flat).items():
+            shape = self.slots[name][1]
             if weights[name].shape != shape:
                 raise InputError(f"weights do not fit the stack: {name} is {tuple(weights[name].shape)}, not {tuple(shape)}")
-            row[start : start + math.prod(shape)].copy_(weights[name].reshape(-1))
+            rows[index].copy_(weights[name])
 
     @torch.no_grad()
     def weights(self, index: int) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import one_clear_error
 from zoo_gen.errors import InputError, printable
 from zoo_gen.files import locked, sha256_of, weights_sha256
+from zoo_gen.index import read_record, record_path
 from zoo_gen.reader import inside, read_json, read_weights
-from zoo_gen.record import read_record, record_path
 from zoo_gen.writer import write_index
 from zoo_gen.zoo import Zoo, zoo_folder
 

@@ -1,7 +1,6 @@
 """Writing a zoo: checkpoints and records appear one by one and whole, the index is made of the records.
 
-Each model has a `record.json` that lists its finished epochs. It is written after the checkpoints it names, and the index after
-the records, so a kill between any two writes loses at most work, never consistency.
+A model's `record.json` is written after the checkpoints it names, and the index after the records, so a kill loses work at most.
 """
 
 import importlib.metadata
@@ -19,9 +18,8 @@ from torch import Tensor
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
 from zoo_gen.files import sha256_of, weights_sha256, write_atomically, write_json, write_weights
-from zoo_gen.index import COLUMNS
+from zoo_gen.index import COLUMNS, RESULTS, read_record, record_path
 from zoo_gen.reader import read_json
-from zoo_gen.record import RESULTS, read_record, record_path
 from zoo_gen.zoo import FORMAT_VERSION
 
 ABSENT = "none"
@@ -115,9 +113,11 @@ class ModelWriter:
         """Writes one checkpoint and the record that names it; a diverged model is kept up to the epoch it happened."""
         if self.diverged_epoch is not None:
             return
-        finite = all(bool(value.isfinite().all()) for value in weights.values())
-        losses_finite = all(value is None or math.isfinite(value) for value in results.values())
-        if not (finite and losses_finite):
+        recorded = {}
+        for name in RESULTS:  # JSON has no NaN and no infinities
+            value = results[name]
+            recorded[name] = value if value is not None and math.isfinite(value) else None
+        if recorded != results or not all(bool(value.isfinite().all()) for value in weights.values()):
             self.diverged_epoch = epoch
         last = epoch == self.spec.recipe.epochs or self.diverged_epoch is not None
         if not last and epoch % self.keep_every:
@@ -132,7 +132,7 @@ class ModelWriter:
                 "path": str(path.relative_to(self.zoo)),
                 "sha256": sha256_of(path),
                 "weights_sha256": weights_sha256(weights),
-                "results": {name: _finite(results[name]) for name in RESULTS},
+                "results": recorded,
             }
         )
         record = {
@@ -142,11 +142,6 @@ class ModelWriter:
             "checkpoints": self.rows,
         }
         write_json(self.folder / "record.json", record)
-
-
-def _finite(value: float | None) -> float | None:
-    """None for NaN and infinities, which JSON does not have."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:

@@ -1,8 +1,4 @@
-"""Training on this machine: one process of one thread per core.
-
-Two such processes are nearly twice as fast as one process of two threads at the size of the digits models, and the number of
-threads per process does not change with the machine, so neither do the bits.
-"""
+"""Training on this machine: one process of one thread per core, so that the bits do not depend on the number of cores."""
 
 import multiprocessing
 import os

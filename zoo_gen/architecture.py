@@ -50,13 +50,7 @@ def vit_mlp_head(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
 
 
 def architecture(
-    *,
-    timm_name: str,
-    model_args: Mapping[str, Any],
-    in_chans: int,
-    img_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    *, timm_name: str, model_args: Mapping[str, Any], in_chans: int, img_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, Any]:
     """Describes a backbone in timm's `config.json` format, without a head: a VisionTransformer of timm with other sizes.
 
@@ -157,11 +151,7 @@ def _skeleton(described: str) -> nn.Module:
 
 
 def initialize(
-    described: Mapping[str, Any],
-    seed: int,
-    *,
-    scheme: str = "timm",
-    within: Callable[[nn.Module], nn.Module] = lambda model: model,
+    described: Mapping[str, Any], seed: int, *, scheme: str = "timm", within: Callable[[nn.Module], nn.Module] = lambda model: model
 ) -> dict[str, torch.Tensor]:
     """Returns the weights of a freshly initialised model, and of what it is `within`; the same seed gives the same bits.
 

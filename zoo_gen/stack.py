@@ -227,11 +227,11 @@ def _tokens(template: nn.Module) -> int:
     return int(patches) + int(getattr(vit, "num_prefix_tokens", 0))
 
 
-def stack_of(template: nn.Module, state_dicts: Sequence[Mapping[str, Tensor]], *, device: torch.device | str = "cpu") -> ModelStack:
+def stack_of(template: nn.Module, state_dicts: Sequence[Mapping[str, Tensor]]) -> ModelStack:
     """Returns the stack of models that have the given weights, ready to run (not to train)."""
     if not state_dicts:
         raise InputError("no weights to run: the list of state dicts is empty")
-    stack = ModelStack(template, len(state_dicts), device=device)
+    stack = ModelStack(template, len(state_dicts))
     for index, weights in enumerate(state_dicts):
         stack.load(index, weights)
     return stack.requires_grad_(False)

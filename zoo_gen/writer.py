@@ -28,13 +28,7 @@ PACKAGES = ("vit-weight-space", "torch", "timm", "numpy", "safetensors")
 
 
 def create_zoo(
-    path: Path,
-    *,
-    name: str,
-    seed: int,
-    config: Mapping[str, Any],
-    specs: Sequence[ModelSpec],
-    stacks: Mapping[str, Any],
+    path: Path, *, name: str, seed: int, config: Mapping[str, Any], specs: Sequence[ModelSpec], stacks: Mapping[str, Any]
 ) -> None:
     """Writes `zoo.json` and the model folders' `config.json`, or checks that those on disk were made by the same command.
 
@@ -52,7 +46,7 @@ def create_zoo(
     }
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")
-        keys = ("format", "format_version", "name", "seed", "models", "config", "stacks")
+        keys = [key for key in description if key != "software"]
         differences = [line for key in keys for line in _differences(key, there.get(key, ABSENT), description[key])]
         if differences and (newer := _only_newer_settings(there.get("config"), config)):
             raise InputError(

@@ -21,6 +21,7 @@ import argparse
 import functools
 import json
 import math
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,13 +41,14 @@ from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_er
 from benchmarks.race import Contestant, Holdout, Pair, gain, race
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
-from wsl.data.windows import Batch, Windows
+from wsl.data.windows import Windows
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.training.initialization import TokenStatistics
+from wsl.training.trainer import Loss
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose, instantiate
 
@@ -129,7 +131,7 @@ class Field:
         sources: list[InMemory],
         standardizer: Standardizer,
         build: Callable[[], Any],
-        objective: Callable[[nn.Module, Batch], dict[str, Tensor]],
+        objective: Loss,
         rate: float,
     ) -> Contestant:
         """A contestant whose steps hold as many weights as the default's do."""
@@ -154,10 +156,9 @@ class Field:
             model=model,
             objective=objective,
             inputs=TokenInputs(tokenizer, standardizer, length),
-            windows=windows,
+            batches=windows.batches(range(sys.maxsize), batch_size, rank=0, world_size=1, workers=0),
             holdout=self.holdout,
             config=self.config,
-            batch_size=batch_size,
             rate=rate,
             seconds=time.process_time() - start,
         )

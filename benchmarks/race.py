@@ -9,9 +9,8 @@ over the variance of their part over the train checkpoints:
 
 import itertools
 import math
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,11 +21,11 @@ from benchmarks.in_memory import InMemory
 from benchmarks.padded_rows import FAINT, moments_of
 from wsl.data.sums import sums_of
 from wsl.data.token_inputs import TokenInputs
-from wsl.data.windows import Batch, Windows
+from wsl.data.windows import Batch
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.window import parts_in
 from wsl.training.ema import Average
-from wsl.training.trainer import parameter_groups
+from wsl.training.trainer import Loss, parameter_groups
 
 EMA = 0.99
 """Decay of the averaged weights that are validated."""
@@ -80,12 +79,11 @@ class Contestant:
     name: str
     about: dict[str, Any]
     model: nn.Module
-    objective: Callable[[nn.Module, Batch], dict[str, Tensor]]
+    objective: Loss
     inputs: TokenInputs
-    windows: Windows
+    batches: Iterator[Batch]
     holdout: Holdout
     config: Mapping[str, Any]
-    batch_size: int
     rate: float
     seconds: float = 0.0
     steps: int = 0
@@ -95,7 +93,6 @@ class Contestant:
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.config["weight_decay"]), lr=self.rate)
         self.average = Average(self.model, ema=EMA)
-        self.batches = self.windows.batches(range(sys.maxsize), self.batch_size, rank=0, world_size=1, workers=0)
         self.mark()
 
     @property

@@ -12,7 +12,6 @@ from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.generate import generate
 from zoo_gen.plan import GPUS, estimate, print_plan
-from zoo_gen.zoo import Zoo
 
 
 @dataclass
@@ -43,11 +42,7 @@ def main(config: ZooGenConfig) -> None:
         print_plan(estimate(blueprint_of(config.zoo, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)
         return
     zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=executor)
-    print_summary(zoo)
 
-
-def print_summary(zoo: Zoo) -> None:
-    """Prints what a zoo holds, in three lines."""
     final = zoo.select(stage="finetune", final=True).frame
     low, median, high = final["test_accuracy"].quantile([0.05, 0.5, 0.95])
     by_family = final.groupby("pretraining")["test_accuracy"].median().to_dict()

@@ -3,11 +3,11 @@
 The same command goes on where the last one ended: what a stack needs to resume lies in `state/` until it is finished.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo_gen.blueprint import Blueprint, ModelSpec, blueprint_of
+from zoo_gen.blueprint import blueprint_of
 from zoo_gen.executors.executor import Executor
 from zoo_gen.files import locked, remove_leftovers, write_weights
 from zoo_gen.hardware import CPU, Hardware
@@ -28,7 +28,13 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     models = [spec.model for spec in specs]
     with locked(path / ".lock", f"zoo {path}"):
         remove_leftovers(path)
-        stacks = _stacks(path, blueprint, specs, executor)
+        if blueprint.stack_size is None and (path / "zoo.json").exists():  # memory decided, and was another then
+            stacks = read_json(path / "zoo.json").get("stacks", {})
+        else:
+            stacks = blueprint.partition(specs, executor.models_at_once)
+        for stack in stacks.values():  # round-off depends on how a batch is shared
+            stack.pop("ranks", None)
+            stack |= {"ranks": executor.ranks} if executor.ranks > 1 else {}
         create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
         for stage in ("pretrain", "finetune"):
             left = [name for name, plan in stacks.items() if name.startswith(stage) and epochs_done(path, plan) < plan["epochs"]]
@@ -39,18 +45,6 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
         for state in (path / "state").glob("*"):
             state.unlink()  # left by a kill after the last checkpoint
     return Zoo.open(path)
-
-
-def _stacks(path: Path, blueprint: Blueprint, specs: Sequence[ModelSpec], executor: Executor) -> dict[str, Any]:
-    """Returns the partition into stacks: that on disk where memory decides (it was another then), else the card's."""
-    if blueprint.stack_size is None and (path / "zoo.json").exists():
-        stacks = read_json(path / "zoo.json").get("stacks", {})
-    else:
-        stacks = blueprint.partition(specs, executor.models_at_once)
-    for stack in stacks.values():  # round-off depends on how a batch is shared
-        stack.pop("ranks", None)
-        stack |= {"ranks": executor.ranks} if executor.ranks > 1 else {}
-    return stacks
 
 
 def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team = ALONE) -> None:

@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessException
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
 from zoo_gen.executors.local import start_worker, watch
+from zoo_gen.generate import train_stack
 from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.team import Team
 
@@ -53,8 +54,6 @@ class DataParallelExecutor:
 
 
 def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
-    from zoo_gen.generate import train_stack
-
     start_worker(parent)
     try:
         train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
+from zoo_gen.generate import train_stack
 from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.reader import read_json
 from zoo_gen.writer import epochs_done
@@ -40,7 +41,7 @@ class LocalExecutor:
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
-            running = {pool.submit(_train, zoo, name, self.hardware): name for name in stacks}
+            running = {pool.submit(train_stack, zoo, name, hardware=self.hardware): name for name in stacks}
             try:
                 yield from watch(zoo, running)
             except BaseException:  # an error, Ctrl-C, or nobody listens any more
@@ -77,9 +78,3 @@ def start_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch_parent, daemon=True).start()
-
-
-def _train(zoo: Path, name: str, hardware: Hardware) -> None:
-    from zoo_gen.generate import train_stack
-
-    train_stack(zoo, name, hardware=hardware)

@@ -227,23 +227,6 @@ def over_products(ours: Contestant, card: dict[str, Any]) -> float:
     return ours.training / ours.steps / (plain * counter.get_total_flops() / count)
 
 
-def bench(zoo: Zoo, options: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one zoo."""
-    field = Field(zoo, config, train=options.train, val=options.val)
-    contestants = chosen(field, options.rates, seconds=options.scan)
-    race(contestants, seconds=options.seconds, turns=options.turns)
-    figures: dict[str, Any] = {"zoo": zoo.path.name}
-    for one in contestants:
-        errors = {measure: one.best(measure) for measure in field.holdout.scales}
-        figures[one.name] = {**one.about, "weights_per_second": one.weights / one.training, "steps": one.steps, "errors": errors}
-        print(one.name, json.dumps(figures[one.name]))
-        for measure in errors:
-            print(f"  seconds:error of {measure}", *(f"{m.seconds:.1f}:{m.errors[measure]:.3g}" for m in one.course))
-    ours, rivals = contestants[: len(OURS)], contestants[len(OURS) :]
-    ratios = {own.name: {rival.name: gain(own, rival, RIVALS[rival.name][1]) for rival in rivals} for own in ours}
-    return figures | {"ratio": ratios, "over_products": over_products(ours[0], field.card)}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,7 +240,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", help="of wsl.train, as model.width=64")
     options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(1)
-    print(json.dumps(bench(Zoo.open(options.zoo), options, compose("train", options.settings))))
+
+    zoo = Zoo.open(options.zoo)
+    field = Field(zoo, compose("train", options.settings), train=options.train, val=options.val)
+    contestants = chosen(field, options.rates, seconds=options.scan)
+    race(contestants, seconds=options.seconds, turns=options.turns)
+    figures: dict[str, Any] = {"zoo": zoo.path.name}
+    for one in contestants:
+        errors = {measure: one.best(measure) for measure in field.holdout.scales}
+        figures[one.name] = {**one.about, "weights_per_second": one.weights / one.training, "steps": one.steps, "errors": errors}
+        print(one.name, json.dumps(figures[one.name]))
+        for measure in errors:
+            print(f"  seconds:error of {measure}", *(f"{m.seconds:.1f}:{m.errors[measure]:.3g}" for m in one.course))
+    ours, rivals = contestants[: len(OURS)], contestants[len(OURS) :]
+    ratios = {own.name: {rival.name: gain(own, rival, RIVALS[rival.name][1]) for rival in rivals} for own in ours}
+    print(json.dumps(figures | {"ratio": ratios, "over_products": over_products(ours[0], field.card)}))
 
 
 if __name__ == "__main__":

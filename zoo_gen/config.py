@@ -151,7 +151,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
-            with one_clear_error(), _raised(), _sweep_folder():
+            with one_clear_error(), _hydra():
                 sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
                 values.update(found)
                 start()
@@ -200,20 +200,14 @@ def _swept() -> str:
 
 
 @contextmanager
-def _sweep_folder() -> Iterator[None]:
-    """A context in which what Hydra writes of a sweep (multirun.yaml) goes to a folder that vanishes with it."""
-    with tempfile.TemporaryDirectory() if {"-m", "--multirun"} & set(sys.argv[1:]) else nullcontext() as folder:
-        sys.argv += [f"hydra.sweep.dir='{folder}'"] if folder else []
-        yield
-
-
-@contextmanager
-def _raised() -> Iterator[None]:
-    """A context in which Hydra raises its errors instead of printing them; those of the command line as `InputError`."""
+def _hydra() -> Iterator[None]:
+    """A context in which Hydra raises its errors, as `InputError`, and what it writes of a sweep (multirun.yaml) vanishes."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    with mock.patch.dict(os.environ, {"HYDRA_FULL_ERROR": "1"}):
+    sweeps = {"-m", "--multirun"} & set(sys.argv[1:])
+    with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"), tempfile.TemporaryDirectory() if sweeps else nullcontext() as folder:
+        sys.argv += [f"hydra.sweep.dir='{folder}'"] if folder else []
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:

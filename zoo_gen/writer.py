@@ -48,7 +48,10 @@ def create_zoo(
         there = read_json(path / "zoo.json")
         keys = [key for key in description if key != "software"]
         differences = [line for key in keys for line in _differences(key, there.get(key, ABSENT), description[key])]
-        if differences and (newer := _only_newer_settings(there.get("config"), config)):
+        of_config = [line.split(": ", 1) for line in differences if line.startswith("config.")]
+        newer = [setting for setting, values in of_config if values.startswith(f"{ABSENT} there")]
+        chosen = re.compile(r"\.(axes|draws|model_args)\.")  # whose keys the user chooses
+        if newer and len(newer) == len(of_config) and not any(map(chosen.search, newer)):
             raise InputError(
                 f"zoo {path} was made by an older version, which knew no {', '.join(newer)}; choose another path=..., or delete "
                 "that folder"
@@ -72,16 +75,6 @@ def _differences(name: str, there: Any, here: Any) -> list[str]:
         keys = sorted({*there, *here})
         return [line for key in keys for line in _differences(f"{name}.{key}", there.get(key, ABSENT), here.get(key, ABSENT))]
     return [] if there == here else [f"{name}: {there} there, {here} here"]
-
-
-def _only_newer_settings(there: Any, here: Mapping[str, Any], name: str = "config") -> list[str]:
-    """The settings of this version that a stored configuration lacks; none if it differs in anything else."""
-    if not isinstance(there, Mapping):
-        return []
-    differences = _differences(name, there, here)
-    chosen = re.compile(r"\.(axes|draws|model_args)\.")  # whose keys the user chooses
-    newer = [line.partition(": ")[0] for line in differences if line.partition(": ")[2].startswith(f"{ABSENT} there")]
-    return newer if len(newer) == len(differences) and not any(map(chosen.search, newer)) else []
 
 
 class ModelWriter:

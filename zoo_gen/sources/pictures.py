@@ -111,11 +111,6 @@ class Selection:
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Turns (..., C, H, W) of 8 bits into normalised floats."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
-
 
 class StreamedPixels:
     """Pixels that are decoded by threads whenever they are indexed; stands where a tensor (N, C, H, W) would not fit."""
@@ -133,7 +128,8 @@ class StreamedPixels:
         unique, back = numbers.unique(return_inverse=True)
         with ThreadPoolExecutor(self.selection.workers) as pool:  # Pillow lets go of the interpreter while it decodes
             decoded = list(pool.map(lambda number: self.selection.decode(self.pictures[number]), unique.tolist()))
-        return self.selection.normalize(torch.stack(decoded))[back].to(self.device)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.selection.mean, self.selection.std))
+        return ((torch.stack(decoded).float() / 255 - mean) / std)[back].to(self.device)
 
     def to(self, device: torch.device | str) -> "StreamedPixels":
         """The same pictures, decoded onto a device."""

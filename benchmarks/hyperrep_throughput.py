@@ -35,10 +35,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
-from benchmarks.in_memory import InMemory
 from benchmarks.measure import seconds
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_error, moments_of
-from benchmarks.race import Contestant, Holdout, Pair, gain, race
+from benchmarks.race import Contestant, Holdout, InMemory, Pair, gain, race
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Windows

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.in_memory import InMemory
+from wsl.data.sources import Source
 from wsl.data.standardizer import Moments
 from wsl.data.sums import Sums
 from wsl.data.windows import Batch
@@ -29,7 +29,7 @@ FAINT = 1e-8
 """Deviation under which a part never varies."""
 
 
-def moments_of(sources: Iterable[InMemory]) -> dict[str, Moments]:
+def moments_of(sources: Iterable[Source]) -> dict[str, Moments]:
     """Mean and deviation of each part of each layer over checkpoints, by its key."""
     totals: dict[str, Tensor] = {}
     for source in sources:

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmarks.in_memory import InMemory
 from benchmarks.padded_rows import FAINT, moments_of
-from wsl.data.sums import sums_of
+from wsl.data.sums import Sums, sums_of
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
-from wsl.tokenizers.window import parts_in
+from wsl.tokenizers.tokens import Tokens
+from wsl.tokenizers.window import Window, parts_in
 from wsl.training.ema import Average
 from wsl.training.trainer import Loss, parameter_groups
 
@@ -32,6 +34,24 @@ EMA = 0.99
 
 Pair = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 """Weights of a checkpoint and of its root."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """The tokens of a checkpoint in memory, a `wsl.data.sources.Source`."""
+
+    plan: Plan
+    sums: Sums
+    values: Float[Tensor, "T D"]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> "InMemory":
+        """Takes over the tokens of one checkpoint."""
+        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
+
+    def draw(self, window: Window) -> Float[Tensor, "T D"]:
+        """Returns a slice of the values."""
+        return self.values[window.start : window.stop]
 
 
 class Holdout:

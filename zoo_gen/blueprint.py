@@ -201,8 +201,8 @@ def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint
         counts = config[name].get("images", [1, 1, 1])
         if not isinstance(counts, Sequence) or len(counts) != 3 or not all(isinstance(n, int) and n >= 1 for n in counts):
             raise InputError(f"{name}.images must be three numbers of at least 1 (train, val, test), not {counts}")
-    cards = {f"{stage}_images": config[f"{stage}_images"] for stage in ("pretrain", "finetune") if stage not in load}
-    stand_ins = {name: images_stand_in(card) for name, card in cards.items() if "images" in card}
+    planned = [f"{stage}_images" for stage in ("pretrain", "finetune") if stage not in load]
+    stand_ins = {name: images_stand_in(config[name]) for name in planned if "images" in config[name]}
     return instantiate({**config, **stand_ins})
 
 

@@ -74,8 +74,7 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
     Args:
         classes: digits to keep; label i is `classes[i]`.
         fractions: shares of train, val and test, stratified by class.
-        mean: of the pixels in [0, 1], one number.
-        std: of the pixels in [0, 1], one number.
+        mean, std: of the pixels in [0, 1], one number each.
         seed: of the split.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (test part: 1,797 images).

@@ -80,9 +80,10 @@ class PopulationTrainer:
 
     def orders(self) -> Tensor:
         """The images (K, steps, b) of each model's coming epoch, this process's share of every batch."""
-        count = self.steps * self.batch
         rngs = self._streams("order", self.epoch)
-        orders = [images[rng.permutation(len(images))[:count]] for images, rng in zip(self.subsets, rngs, strict=True)]
+        orders = [
+            images[rng.permutation(len(images))[: self.steps * self.batch]] for images, rng in zip(self.subsets, rngs, strict=True)
+        ]
         return torch.from_numpy(np.stack(orders)).unflatten(1, (self.steps, self.batch))[..., self.share].to(self.hardware.device)
 
     def train_epoch(self) -> None:

@@ -125,10 +125,7 @@ def _finite(text: str) -> float:
 
 
 def read_weights(path: Path, *, advice: str = WEIGHTS_ADVICE) -> dict[str, Tensor]:
-    """Reads a safetensors file; the tensors are views of the file, mapped into memory.
-
-    Raises `InputError` if it is missing or damaged; nothing is ever unpickled.
-    """
+    """Reads a safetensors file, mapped into memory. Raises `InputError` if it is missing or damaged; nothing is ever unpickled."""
     with _weights_read(path, advice):
         _header(path, advice)
         return safetensors.torch.load_file(path)

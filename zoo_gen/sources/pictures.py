@@ -34,8 +34,7 @@ class Selection:
         images: sizes of train, val and test; train and val are drawn from the training pictures.
         num_classes: labels are 0 to `num_classes - 1`.
         size: height and width in pixels; the shorter side is resized (bicubic), the centre kept.
-        mean: per channel, of the pixels in [0, 1]; one number makes grey images, three make RGB.
-        std: per channel, of the pixels in [0, 1].
+        mean, std: per channel, of the pixels in [0, 1]; one number makes grey images, three make RGB.
         seed: of the draw.
         memory_gb: decoded images that need more than this are decoded whenever they are needed.
         workers: threads that decode.

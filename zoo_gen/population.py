@@ -81,9 +81,7 @@ class PopulationTrainer:
     def orders(self) -> Tensor:
         """The images (K, steps, b) of each model's coming epoch, this process's share of every batch."""
         rngs, count = self._streams("order", self.epoch), self.steps * self.batch
-        orders = [
-            images[rng.permutation(len(images))[:count]] for images, rng in zip(self.subsets, rngs, strict=True)
-        ]
+        orders = [images[rng.permutation(len(images))[:count]] for images, rng in zip(self.subsets, rngs, strict=True)]
         return torch.from_numpy(np.stack(orders)).unflatten(1, (self.steps, self.batch))[..., self.share].to(self.hardware.device)
 
     def train_epoch(self) -> None:

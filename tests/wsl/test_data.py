@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from tests.wsl.batches import cropped, fitted, whole
 from tests.wsl.conftest import TOKENIZER
 from wsl.data.pairs import pairs_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from tests.wsl.batches import fitted
 from tests.wsl.conftest import train_small
 from tests.wsl.test_hyperrep import batch_of

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from tests.wsl.batches import fitted
 from wsl.data.windows import MicroBatch, Windows
 from wsl.models.hyperrep import HyperRep

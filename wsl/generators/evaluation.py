@@ -21,6 +21,9 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
+from zoo_gen.threads import in_threads
+
+State = Mapping[str, Tensor]
 
 MODELS_AT_ONCE = 64
 
@@ -41,9 +44,7 @@ def silent(done: int) -> None:
     """Shows no progress."""
 
 
-def score_models(
-    states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images, advance: Callable[[int], None] = silent
-) -> Scored:
+def score_models(states: Sequence[State], *, family: Family, images: Images, advance: Callable[[int], None] = silent) -> Scored:
     """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
 
     Args:
@@ -52,7 +53,7 @@ def score_models(
         images: test images give the accuracies, val images the predicted classes.
         advance: is called with the number of models that each stack stands for.
     """
-    _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
+    first, which = distinct([flatten(state) for state in states])
     pixels = torch.cat([images.test.pixels, images.val.pixels])
     layout = layout_of(skeleton(family.architecture))
     reference = stack([family.states[0]])
@@ -66,6 +67,13 @@ def score_models(
         predictions.append(val.argmax(-1))
         advance(int(copies[start : start + MODELS_AT_ONCE].sum()))
     return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
+
+
+def distinct(rows: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray]:
+    """Returns the place of the first of each of several equal rows, and for each row which of these it equals."""
+    seen: dict[bytes, int] = {}
+    which = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
+    return np.unique(which, return_index=True)[1].tolist(), which
 
 
 class Bench:
@@ -82,15 +90,19 @@ class Bench:
         self.families = families
         self.images = images
         self.seed = seed
-        self.train = [score_models(family.states, family=family, images=images, advance=advance) for family in families]
+        self.train = self._score([(family, family.states) for family in families], advance)
 
     def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None] = silent) -> dict[int, Scored]:
         """Scores samples; the keys are the places of their families, and `advance` is called with the number of models scored."""
-        scored: dict[int, Scored] = {}
-        for i, family in enumerate(self.families):
-            if states := [state for owner, state in samples if owner is family]:
-                scored[i] = score_models(states, family=family, images=self.images, advance=advance)
-        return scored
+        of_family = {i: [state for owner, state in samples if owner is family] for i, family in enumerate(self.families)}
+        there = {i: states for i, states in of_family.items() if states}
+        return dict(zip(there, self._score([(self.families[i], states) for i, states in there.items()], advance), strict=True))
+
+    def _score(self, work: Sequence[tuple[Family, Sequence[State]]], advance: Callable[[int], None]) -> list[Scored]:
+        def one(item: tuple[Family, Sequence[State]]) -> Scored:
+            return score_models(item[1], family=item[0], images=self.images, advance=advance)
+
+        return in_threads(one, work)
 
     def measure_train(self) -> dict[str, Any]:
         """Judges each train model against the others: the row that shows what real models score."""

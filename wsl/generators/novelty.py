@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.spatial.distance import cdist
 
 THRESHOLD = 0.25
 """Samples of a lower median novelty are flagged `copied`, samples of a lower median diversity `collapsed`."""
@@ -40,9 +41,7 @@ def euclidean(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Flo
 
     Computed from differences and not from inner products, which would put a copy at the square root of the round-off.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        distances = np.stack([np.linalg.norm(a - row, axis=1) for row in b], axis=1).astype(np.float64)
-    return np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
+    return np.nan_to_num(cdist(a, b), nan=np.inf, posinf=np.inf)
 
 
 def disagreement(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:

@@ -5,8 +5,9 @@ runs beside them. One operation per core has neither fault.
 """
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -15,11 +16,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Returns `work(item)` of each item, in order, computed on all cores; PyTorch uses one thread in each.
+def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yields `work(item)` of each item, in order, computed on all cores; a few items are read ahead, never all.
 
-    From the first call on, PyTorch uses one thread in the whole process.
+    From the first call on, PyTorch uses one thread per operation in the whole process.
     """
     torch.set_num_threads(1)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(work, items))
+    cores = len(os.sched_getaffinity(0))
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -102,7 +102,7 @@ class Bench:
         def one(item: tuple[Family, Sequence[State]]) -> Scored:
             return score_models(item[1], family=item[0], images=self.images, advance=advance)
 
-        return in_threads(one, work)
+        return list(in_threads(one, work))
 
     def measure_train(self) -> dict[str, Any]:
         """Judges each train model against the others: the row that shows what real models score."""

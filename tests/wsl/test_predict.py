@@ -57,7 +57,8 @@ def test_saved_probes_predict_as_fresh_ones(of_each_model: Run, tmp_path: Path):
     probe = cards("probe", ["test_loss"])["test_loss"]
     models = [part.frame["model"].factorize()[0] for part in (train, val)]
     known = [Targets(part.frame["test_loss"].to_numpy(), some) for part, some in zip((train, val), models, strict=True)]
-    fresh = probe.predict(Inputs.of(*embedded), *known, penalties=penalties)
+    inputs = Inputs.of(*embedded)
+    fresh = probe.fit(inputs, *known, penalties=penalties).predict(inputs.test)
     np.testing.assert_allclose(saved(embedded[2], coverage=0.9)["test_loss"], fresh, atol=1e-6)
 
 

@@ -9,6 +9,7 @@ a multiple of S² + penalty, so each coefficient has a step size of its own, and
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,26 +58,11 @@ class Classification:
         if len(classes) == 1:
             return Linear(np.zeros((inputs.train.shape[1], 1)), np.zeros(1), tuple(map(str, classes)))
         strongest_first = np.array(sorted(penalties, reverse=True))
-        coefficients, intercepts = logistic(inputs.train, inputs.strengths, labels, strongest_first)
-        predictions = [classes[_choices(inputs.val, *pair)] for pair in zip(coefficients, intercepts, strict=True)]
-        best = int(np.argmax([whole(balanced_accuracy, val.values, prediction) for prediction in predictions]))
-        return Linear(coefficients[best], intercepts[best], tuple(map(str, classes)))
+        found = logistic(inputs.train, inputs.strengths, labels, strongest_first)
+        fitted = [Linear(*pair, tuple(map(str, classes))) for pair in zip(*found, strict=True)]
+        return max(fitted, key=lambda linear: whole(balanced_accuracy, val.values, linear.predict(inputs.val)))
 
-    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
-        """Returns the labels for the test inputs; see `Probe.predict`."""
-        found = self.fit(inputs, train, val, penalties=penalties)
-        return np.array(found.classes)[_choices(inputs.test, found.coefficients, found.intercepts)]
-
-    def predict_permuted(
-        self,
-        inputs: Inputs,
-        train: Targets,
-        val: Targets,
-        *,
-        penalties: Sequence[float],
-        n_permutations: int,
-        rng: np.random.Generator,
-    ) -> Shaped[np.ndarray, "R N"]:
+    def predict_permuted(self, inputs: Inputs, train: Targets, val: Targets, **_: Any) -> Shaped[np.ndarray, "R N"]:
         """Returns no rows: a label has chance beside it instead of this control."""
         return np.empty((0, len(inputs.test)), dtype=train.values.dtype)
 
@@ -127,11 +113,3 @@ def _probabilities(scores: Float[np.ndarray, "N P K"]) -> Float[np.ndarray, "N P
         return 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
     exponentials = np.exp(scores - scores.max(axis=2, keepdims=True))
     return exponentials / exponentials.sum(axis=2, keepdims=True)
-
-
-def _choices(
-    inputs: Float[np.ndarray, "N C"], coefficients: Float[np.ndarray, "C K"], intercepts: Float[np.ndarray, "K"]
-) -> Int[np.ndarray, "N"]:
-    """Returns the number of the most probable class."""
-    scores = inputs @ coefficients + intercepts
-    return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)

@@ -97,12 +97,11 @@ class CrossValidation:
                 if key not in prepared:
                     scales = None if self.unlabelled is None else table[self.unlabelled[number] & subset]
                     prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test], unlabelled=scales)
-                options: dict[str, Any] = {
-                    "n_permutations": self.n_permutations,
-                    "rng": stream(self.seed, "probe", "shuffle", number),
-                }
-                pool.predictions.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
-                pool.permuted.append(pool.probe.predict_permuted(prepared[key], train, val, penalties=self.penalties, **options))
+                known, penalties = (prepared[key], train, val), self.penalties
+                pool.predictions.append(pool.probe.fit(*known, penalties=penalties).predict(prepared[key].test))
+                rng = stream(self.seed, "probe", "shuffle", number)
+                options = {"penalties": penalties, "n_permutations": self.n_permutations, "rng": rng}
+                pool.permuted.append(pool.probe.predict_permuted(*known, **options))
         return [finding for target, pool in pooled.items() for finding in self._score(target, pool)]
 
     def planted(self, probes: Mapping[str, Probe], *, subset: Bool[np.ndarray, "N"]) -> list[Finding]:

@@ -35,6 +35,14 @@ class Linear:
         """Returns predictions or scores."""
         return features @ self.coefficients + self.intercepts
 
+    def predict(self, features: Float[np.ndarray, "N C"]) -> Shaped[np.ndarray, "N"]:
+        """Returns numbers, or the most probable of the classes."""
+        scores = self(features)
+        if not self.classes:
+            return scores[:, 0]
+        best = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
+        return np.array(self.classes)[best]
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -82,10 +90,6 @@ class Probe(Protocol):
 
     def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
         """Returns the probe in the basis of `inputs`, by the penalty that is best on val."""
-        ...
-
-    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
-        """Returns the predictions for the test inputs, by the penalty that is best on val."""
         ...
 
     def predict_permuted(

@@ -56,9 +56,7 @@ class Regression:
         bounds: Sequence[float],
     ) -> None:
         self.column, self.scale, self.trivial = column, scale, trivial
-        self.bounds = bounds
-        self.measured: Literal["none", "accuracy", "loss"] = measured
-        self.sign = sign
+        self.measured, self.sign, self.bounds = measured, sign, bounds
 
     def targets(self, frame: pd.DataFrame) -> tuple[Float[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the numbers on their scale, and which are finite."""
@@ -98,10 +96,6 @@ class Regression:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         coefficients = _ridge(inputs, train.values[None], val.values[None], val.models, penalties)
         return Linear(coefficients.T, np.array([train.values.mean()]))
-
-    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
-        """Returns the predictions for the test inputs; see `Probe.predict`."""
-        return self.fit(inputs, train, val, penalties=penalties)(inputs.test)[:, 0]
 
     def predict_permuted(
         self,

@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from tests.commands import call, refused
 from tests.foreign import write_adapter
 from wsl.predict import PredictConfig, main
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
 from wsl.probes.prediction import predict
 from wsl.probes.predictor import FILE, Predictor
-from wsl.probes.probe import Targets
+from wsl.probes.probe import Targets, probed_checkpoints
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import cards, compose

@@ -5,18 +5,17 @@ folds and scored once, with paired differences of each embedding to the best bas
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
 
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import CrossValidation, Finding
-from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, tables_of
+from wsl.probes.cross_validation import Finding
+from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, subsets, tables_of
 from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, variants
-from wsl.probes.probe import Probe
+from wsl.probes.probe import probed_checkpoints
 from wsl.probes.settings import BenchmarkConfig
 from zoo_gen import Zoo
 from zoo_gen.blueprint import FOLDS
@@ -31,14 +30,7 @@ def benchmark(
     *,
     pretrained: Pretrained = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Evaluates all features on all targets, under every split that there are runs of.
-
-    Args:
-        zoo: the zoo.
-        runs: of its folds; see `wsl.probes.fold_runs.find_runs`.
-        config: targets and features.
-        console: shows the progress.
-        pretrained: runs that serve all folds; see `wsl.probes.fold_runs.find_pretrained`.
+    """Evaluates all features on all targets, under every split that `find_runs` has found runs of.
 
     Raises:
         InputError: a card is unknown, or a split or the features of a fold leak.
@@ -60,12 +52,7 @@ def benchmark(
                 for subset, finding in evaluate_subsets(validation, probes, tables):
                     found[name, seed, subset].append(marked(finding, extractor.reads, probes))
         rows += [about | row for row in compare(found, kinds)]
-        for subset, planted in _planted(validation, probes):
-            rows.append(about | {"subset": subset, "features": "planted", "kind": "control", "seed": None} | planted.row)
+        for subset, chosen in subsets(validation.frame).items():
+            about |= {"subset": subset, "features": "planted", "kind": "control", "seed": None}
+            rows += [about | planted.row for planted in validation.planted(probes, subset=chosen)]
     return rows
-
-
-def _planted(validation: CrossValidation, probes: Mapping[str, Probe]) -> Iterator[tuple[str, Finding]]:
-    final = validation.frame["final"].to_numpy(dtype=bool)
-    for subset, chosen in {"all": final | True, "final": final}.items():
-        yield from ((subset, finding) for finding in validation.planted(probes, subset=chosen))

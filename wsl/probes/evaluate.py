@@ -12,10 +12,10 @@ from threadpoolctl import threadpool_limits
 
 from wsl.data.leakage import refuse_leaks
 from wsl.features.features import Features
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.cross_validation import CrossValidation, Finding
-from wsl.probes.noise_ceiling import TestImages, sample_rows
-from wsl.probes.probe import Probe
+from wsl.probes.fold_runs import variants
+from wsl.probes.noise_ceiling import measure, sample_rows
+from wsl.probes.probe import Probe, probed_checkpoints
 from wsl.probes.settings import Settings
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
@@ -48,29 +48,18 @@ def evaluate_runs(
             )
     children = probed_checkpoints(first.zoo)
     folds = cross_validation_of(children, {fold: first.split}, scheme, settings)
-    named = [
-        (row_name(extractor, card, run, first=first), extractor, run)
-        for card, extractor in extractors.items()
-        for run in (runs if extractor.of_model else [first])
-    ]
+    features = list(variants(extractors, {run.model_name: {0: {fold: run}} for run in runs}, {}))
     rows = []
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("probing", total=len(named))
-        for name, extractor, run in named:
+        bar = progress.add_task("probing", total=len(features))
+        for name, extractor, _, by_fold in features:
             progress.update(bar, description=name)
-            for subset, finding in evaluate_subsets(folds, probes, tables_of(extractor, {fold: run}, scheme, children)):
+            for subset, finding in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)):
                 about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
                 control = finding.row["control"]
                 rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
             progress.advance(bar)
     return rows
-
-
-def row_name(extractor: Features, card: str, run: Run, *, first: Run) -> str:
-    """Returns how rows of features are called; inputs of other models than the first one's carry the model's name."""
-    name = extractor.row_name(card, run.model_name)
-    own = name == card and extractor.of_model and run.model_name != first.model_name
-    return f"{name}_{run.model_name}" if own else name
 
 
 def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, settings: Settings) -> CrossValidation:
@@ -89,11 +78,8 @@ def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme:
         frame=frame,
         splits=folds,
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
-        measured=TestImages().measure(children, sampled),
-        penalties=settings.penalties,
-        n_bootstrap=settings.n_bootstrap,
-        n_permutations=settings.n_permutations,
-        seed=settings.seed,
+        measured=measure(children, sampled),
+        settings=settings,
     )
 
 
@@ -114,17 +100,16 @@ def tables_of(extractor: Features, runs: Mapping[int, Run], scheme: str, childre
     return [extractor.extract(run, children).to_numpy(dtype=np.float64) for run in runs.values()]
 
 
+def subsets(frame: pd.DataFrame) -> dict[str, Bool[np.ndarray, "N"]]:
+    """Returns the rows that are evaluated together, by name: all checkpoints, and final ones."""
+    final = frame["final"].to_numpy(dtype=bool)
+    return {"all": np.full(len(final), True), "final": final}
+
+
 def evaluate_subsets(
     folds: CrossValidation, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]
 ) -> Iterator[tuple[str, Finding]]:
-    """Evaluates one kind of features on all checkpoints and on final ones; yields the subset with each finding.
-
-    Args:
-        folds: the cross-validation.
-        probes: the targets.
-        tables: the features of all checkpoints of `folds.frame`, once per fold.
-    """
-    final = folds.frame["final"].to_numpy(dtype=bool)
-    for subset, chosen in {"all": np.full(len(final), True), "final": final}.items():
+    """Evaluates features, given once per fold, on all checkpoints and on final ones; yields the subset with each finding."""
+    for subset, chosen in subsets(folds.frame).items():
         with threadpool_limits(1):  # these matrices are small: threads would wait for one another
             yield from ((subset, finding) for finding in folds.evaluate(probes, tables, subset=chosen))

@@ -93,11 +93,11 @@ def variants(
     for card, extractor in extractors.items():
         for model, seeds in whole.items() if extractor.of_model else [(first, whole[first])]:
             name = extractor.row_name(card, model)
-            if extractor.kind in ("embedding", "joined"):
-                yield from ((name, extractor, seed, by_fold) for seed, by_fold in seeds.items())
-            else:
-                own = extractor.of_model and model != first
-                yield f"{name}_{model}" if own else name, extractor, None, next(iter(seeds.values()))
+            if name == card and model != first:
+                name = f"{card}_{model}"
+            several = extractor.kind in ("embedding", "joined")
+            for seed, by_fold in seeds.items() if several else [(None, next(iter(seeds.values())))]:
+                yield name, extractor, seed, by_fold
         if extractor.kind == "embedding":
             for model, runs in pretrained.items():
                 name = f"{extractor.row_name(card, model)}_pretrained"

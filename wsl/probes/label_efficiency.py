@@ -22,7 +22,7 @@ from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, tables_of
 from wsl.probes.fold_runs import SCHEME, ByModel, Pretrained, all_folds, find_runs, variants
 from wsl.probes.label_subsets import average, select
-from wsl.probes.settings import CurveSettings
+from wsl.probes.settings import LabelEfficiencyConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import cards
@@ -44,7 +44,7 @@ def curves(
     children: Zoo,
     by_model: ByModel,
     extractors: Mapping[str, Features],
-    config: CurveSettings,
+    config: LabelEfficiencyConfig,
     console: Console,
     *,
     pretrained: Pretrained = MappingProxyType({}),

@@ -40,7 +40,7 @@ def select(everything: CrossValidation, labelled: int, *, selection: int) -> Cro
         models = np.unique(names[split.train | split.val])
         if labelled > len(models):
             raise InputError(f"fold {number} has {len(models)} models to label, not {labelled}; take fewer: labelled=[8,32]")
-        chosen = stream(everything.seed, "few labels", number, selection).permutation(models)[:labelled]
+        chosen = stream(everything.settings.seed, "few labels", number, selection).permutation(models)[:labelled]
         val = np.isin(names, chosen[3::4])
         splits.append(Split(np.isin(names, chosen) & ~val, val, split.test))
     return replace(everything, splits=splits, unlabelled=[split.train | split.val for split in everything.splits])

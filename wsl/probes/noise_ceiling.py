@@ -13,19 +13,14 @@ from zoo_gen import Zoo
 from zoo_gen.images import ImageSplit
 
 
-class TestImages:
-    """The test images of a zoo, on which a sample of its checkpoints is run again."""
-
-    __test__ = False  # no test case for pytest
-
-    def measure(self, checkpoints: Zoo, rows: Int[np.ndarray, "M"]) -> Measured:
-        """Returns the results of some rows of `checkpoints`; NaN for all others."""
-        split = checkpoints.images("finetune").test
-        some = checkpoints.select(path=checkpoints.frame["path"].iloc[rows].tolist())
-        table = cached(self, some, lambda: _run(some, split)).to_numpy()
-        loss, accuracy = (np.full((len(checkpoints), len(split.labels)), np.nan) for _ in range(2))
-        loss[rows], accuracy[rows] = np.hsplit(table, 2)
-        return Measured(loss, accuracy)
+def measure(checkpoints: Zoo, rows: Int[np.ndarray, "M"]) -> Measured:
+    """Runs some rows of `checkpoints` again on the test images and returns the results; NaN for all others."""
+    split = checkpoints.images("finetune").test
+    some = checkpoints.select(path=checkpoints.frame["path"].iloc[rows].tolist())
+    table = cached(measure, some, lambda: _run(some, split)).to_numpy()
+    loss, accuracy = (np.full((len(checkpoints), len(split.labels)), np.nan) for _ in range(2))
+    loss[rows], accuracy[rows] = np.hsplit(table, 2)
+    return Measured(loss, accuracy)
 
 
 def _run(checkpoints: Zoo, split: ImageSplit) -> pd.DataFrame:

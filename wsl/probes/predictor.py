@@ -19,14 +19,13 @@ from jaxtyping import Float
 from safetensors import safe_open
 
 from wsl.data.stacks import in_float32
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
-from wsl.probes.probe import Linear, Targets
+from wsl.probes.probe import Linear, Targets, probed_checkpoints
 from wsl.probes.regression import Regression
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, cards
-from zoo_gen.files import sha256_of, weights_sha256, write_atomically
+from zoo_gen.files import sha256_of, weights_sha256, write_bytes
 from zoo_gen.reader import read_weights, shortened
 
 FILE = "probes.safetensors"
@@ -87,7 +86,7 @@ class Predictor:
     def save(self, folder: Path) -> None:
         """Writes the predictor into a run's folder."""
         data = safetensors.numpy.save(dict(self.tensors), {"about": json.dumps(dict(self.about))})
-        write_atomically(folder / FILE, lambda beside: _write(beside, data))
+        write_bytes(folder / FILE, data)
 
     @classmethod
     def of(cls, run: Run, *, penalties: Sequence[float]) -> "Predictor":
@@ -219,7 +218,3 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
 
 def _state(run: Run) -> str:
     return f"{_FORMAT} {sha256_of(run.path / 'model.safetensors')}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -10,6 +10,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric
+from zoo_gen import Zoo
+
+
+def probed_checkpoints(zoo: Zoo) -> Zoo:
+    """Returns the checkpoints that probes are about: those of fine-tuned models whose loss is finite."""
+    children = zoo.select(stage="finetune")
+    return children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ The folds are those of the other zoo; the run of fold n serves its fold n.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,16 +86,7 @@ def joint_validation(first: Zoo, other: Zoo, folds: list[int], config: TransferC
         splits.append(Split(train, val, np.concatenate([np.zeros_like(ours.test), split.test])))
     unknown = np.full((len(first), theirs.measured.loss.shape[1]), np.nan)
     measured = Measured(*(np.concatenate([unknown, part]) for part in (theirs.measured.loss, theirs.measured.accuracy)))
-    return CrossValidation(
-        frame=frame,
-        splits=splits,
-        families=np.full(len(frame), "all"),
-        measured=measured,
-        penalties=config.penalties,
-        n_bootstrap=config.n_bootstrap,
-        n_permutations=config.n_permutations,
-        seed=config.seed,
-    )
+    return replace(theirs, frame=frame, splits=splits, families=np.full(len(frame), "all"), measured=measured)
 
 
 def carry(extractor: Features, here: Run, there: Run, first: Zoo, other: Zoo) -> tuple[Float[np.ndarray, "N F"], ...]:

@@ -16,7 +16,7 @@ from wsl.generators.evaluation import Bench
 from wsl.generators.families import families_of
 from wsl.generators.family import Generator
 from wsl.generators.samples import write_samples
-from wsl.reporting.generator_table import generator_table
+from wsl.reporting.terminal_tables import generator_table
 from wsl.run import Run
 from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from wsl.probes.prediction import PredictConfig, predict
-from wsl.reporting.prediction_table import prediction_table
+from wsl.reporting.terminal_tables import prediction_table
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import command

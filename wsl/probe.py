@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from wsl.probes.evaluate import evaluate_runs
+from wsl.probes.benchmark import evaluate_runs
 from wsl.probes.settings import Settings
 from wsl.reporting.probe_table import probe_table
 from wsl.run import Run

@@ -1,23 +1,27 @@
 """The benchmark of property prediction: every model of a zoo is tested exactly once per split.
 
 In its fold, the representation and the probes are fitted on the other folds, one of which is val. Predictions are pooled over the
-folds and scored once, with paired differences of each embedding to the best baseline and to the embeddings of other models.
+folds and scored once, with paired differences of each embedding to the best baseline and to the embeddings of other models. The
+runs of a single fold are evaluated alone by `evaluate_runs`.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
+from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
 from wsl.probes.cross_validation import Finding
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, subsets, tables_of
 from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, variants
-from wsl.probes.probe import probed_checkpoints
-from wsl.probes.settings import BenchmarkConfig
-from zoo_gen import Zoo
+from wsl.probes.probe import Probe, probed_checkpoints
+from wsl.probes.settings import BenchmarkConfig, Settings
+from wsl.run import Run
+from zoo_gen import InputError, Zoo
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import cards
 
@@ -55,4 +59,44 @@ def benchmark(
         for subset, chosen in subsets(validation.frame).items():
             about |= {"subset": subset, "features": "planted", "kind": "control", "seed": None}
             rows += [about | planted.row for planted in validation.planted(probes, subset=chosen)]
+    return rows
+
+
+def evaluate_runs(
+    runs: Sequence[Run], probes: Mapping[str, Probe], extractors: Mapping[str, Features], settings: Settings, console: Console
+) -> list[dict[str, Any]]:
+    """Evaluates features on the fold of some runs: its train models fit the probes, its val models choose penalties.
+
+    Args:
+        runs: of one zoo, split and fold, each of another model. Features that are made by a model come once for each of them.
+        probes: the targets by name.
+        extractors: the kinds of features by the name of their card.
+        settings: penalties, intervals and controls.
+        console: shows the progress.
+
+    Raises:
+        InputError: the runs are of different folds, two are of one model, or the split leaks.
+    """
+    first = runs[0]
+    scheme, fold = (first.config[key] for key in ("split", "fold"))
+    for number, run in enumerate(runs):
+        if (run.config["split"], run.config["fold"], run.zoo.content_hash) != (scheme, fold, first.zoo.content_hash):
+            raise InputError(f"runs {first.path} and {run.path} are of different zoos, splits or folds; probe them one by one")
+        if run.model_name in [other.model_name for other in runs[:number]]:
+            raise InputError(
+                f"two of the runs are of model={run.model_name}, and rows are named after the model; probe them one by one"
+            )
+    children = probed_checkpoints(first.zoo)
+    folds = cross_validation_of(children, {fold: first.split}, scheme, settings)
+    features = list(variants(extractors, {run.model_name: {0: {fold: run}} for run in runs}, {}))
+    rows = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("probing", total=len(features))
+        for name, extractor, _, by_fold in features:
+            progress.update(bar, description=name)
+            for subset, finding in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)):
+                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
+                control = finding.row["control"]
+                rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
+            progress.advance(bar)
     return rows

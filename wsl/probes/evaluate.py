@@ -1,65 +1,21 @@
 """Evaluation of features by linear probes, with the folds, controls and noise ceilings that all features share."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from rich.console import Console
-from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from wsl.data.leakage import refuse_leaks
 from wsl.features.features import Features
 from wsl.probes.cross_validation import CrossValidation, Finding
-from wsl.probes.fold_runs import variants
 from wsl.probes.noise_ceiling import measure, sample_rows
-from wsl.probes.probe import Probe, probed_checkpoints
+from wsl.probes.probe import Probe
 from wsl.probes.settings import Settings
 from wsl.run import Run
-from zoo_gen import InputError, Zoo
+from zoo_gen import Zoo
 from zoo_gen.splits import Split
-
-
-def evaluate_runs(
-    runs: Sequence[Run], probes: Mapping[str, Probe], extractors: Mapping[str, Features], settings: Settings, console: Console
-) -> list[dict[str, Any]]:
-    """Evaluates features on the fold of some runs: its train models fit the probes, its val models choose penalties.
-
-    Args:
-        runs: of one zoo, split and fold, each of another model. Features that are made by a model come once for each of them.
-        probes: the targets by name.
-        extractors: the kinds of features by the name of their card.
-        settings: penalties, intervals and controls.
-        console: shows the progress.
-
-    Raises:
-        InputError: the runs are of different folds, two are of one model, or the split leaks.
-    """
-    first = runs[0]
-    scheme, fold = (first.config[key] for key in ("split", "fold"))
-    for number, run in enumerate(runs):
-        if (run.config["split"], run.config["fold"], run.zoo.content_hash) != (scheme, fold, first.zoo.content_hash):
-            raise InputError(f"runs {first.path} and {run.path} are of different zoos, splits or folds; probe them one by one")
-        if run.model_name in [other.model_name for other in runs[:number]]:
-            raise InputError(
-                f"two of the runs are of model={run.model_name}, and rows are named after the model; probe them one by one"
-            )
-    children = probed_checkpoints(first.zoo)
-    folds = cross_validation_of(children, {fold: first.split}, scheme, settings)
-    features = list(variants(extractors, {run.model_name: {0: {fold: run}} for run in runs}, {}))
-    rows = []
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("probing", total=len(features))
-        for name, extractor, _, by_fold in features:
-            progress.update(bar, description=name)
-            for subset, finding in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)):
-                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
-                control = finding.row["control"]
-                rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
-            progress.advance(bar)
-    return rows
 
 
 def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, settings: Settings) -> CrossValidation:

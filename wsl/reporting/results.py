@@ -21,11 +21,7 @@ class Results:
 
     @classmethod
     def of(cls, run: Run) -> "Results":
-        """Reads the results of a run.
-
-        Raises:
-            InputError: a file is damaged.
-        """
+        """Reads the results of a run. Raises `InputError` if a file is damaged."""
         metrics = read_rows(run.path / "metrics.jsonl", again=f"delete {run.path} and train the run again")
         return cls(metrics, *(_rows_of(run, command) for command in ("probe", "generate")))
 
@@ -41,14 +37,10 @@ def _rows_of(run: Run, command: str) -> Rows:
 
 
 def read_rows(path: Path, *, again: str) -> Rows:
-    """Returns the objects of a JSON list, or of a file with one per line.
-
-    Args:
-        path: a `.json` or `.jsonl` file.
-        again: how to make the file again.
+    """Returns the objects of a `.json` list or of a `.jsonl` file.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged; the message says how to make it `again`.
     """
     try:
         content = path.read_text(encoding="utf-8")

@@ -1,7 +1,11 @@
 """The report of a run: one HTML page about its zoo, training, embedding, probes and generated models."""
 
-from wsl.reporting.page import Section, page, text
-from wsl.reporting.projection import project
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from wsl.reporting.page import page, text
 from wsl.reporting.results import Results, command_for
 from wsl.reporting.sections import (
     embedding_section,
@@ -13,26 +17,28 @@ from wsl.reporting.sections import (
     zoo_section,
 )
 from wsl.run import Run
+from zoo_gen import Zoo
 
 
 def report(run: Run, results: Results, *, checkpoints: int) -> str:
     """Returns the page of a run, the same one, byte for byte, every time.
 
-    Args:
-        run: the run.
-        results: of the run; the page names the command that makes a missing one.
-        checkpoints: about how many points the map of the embedding has.
+    The page names the command that makes a missing result. The map of the embedding has about `checkpoints` points.
     """
     children = run.zoo.select(stage="finetune")
     chance = 1 / children[0].architecture["num_classes"]
+    varied = [name for name in ("root", *children[0].factors) if len(set(children.frame[name].dropna())) > 1]
+    measured = [name for name in children[0].results if len(children.frame[name].dropna())]
+    colourings = dict.fromkeys(["test_accuracy", *varied, "split", "epoch", *measured])
+    points, explained = project(run, children, limit=checkpoints)
     return page(
         run.path.resolve().name,
         over="Report of a run",
         lead=introduction(run, results.metrics),
         sections=[
-            zoo_section(children.frame, _varied(run), chance=chance),
+            zoo_section(children.frame, varied, chance=chance),
             training_section(results.metrics),
-            _embedding(run, checkpoints),
+            embedding_section(points, list(colourings), explained=explained, total=len(children)),
             probe_section(results.probes) if results.probes else missing_section("Probes", command_for(run, "probe")),
             generation_section(results.samples, chance=chance)
             if results.samples
@@ -42,16 +48,25 @@ def report(run: Run, results: Results, *, checkpoints: int) -> str:
     )
 
 
-def _embedding(run: Run, checkpoints: int) -> Section:
-    """Returns the map of the embedding, which can be coloured by factors and results."""
-    children = run.zoo.select(stage="finetune")
-    results = [name for name in children[0].results if len(children.frame[name].dropna())]
-    colourings = dict.fromkeys(["test_accuracy", *_varied(run), "split", "epoch", *results])
-    points, explained = project(run, children, limit=checkpoints)
-    return embedding_section(points, list(colourings), explained=explained, total=len(children))
+def project(run: Run, children: Zoo, *, limit: int) -> tuple[pd.DataFrame, list[float]]:
+    """Embeds checkpoints and projects them on two principal components of the train models.
 
+    Final checkpoints are all in the map; other epochs are thinned evenly to about `limit` rows in total. Diverged models are not in
+    it.
 
-def _varied(run: Run) -> list[str]:
-    """Returns the root and the generating factors that differ between fine-tuned models."""
-    children = run.zoo.select(stage="finetune")
-    return [name for name in ("root", *children[0].factors) if len(set(children.frame[name].dropna())) > 1]
+    Returns:
+        Rows of the zoo's frame with `x`, `y` and `split`, and the explained variance ratio of each component.
+    """
+    frame = children.frame
+    stride = -(-len(frame) // limit)
+    before_end = frame.groupby("model")["epoch"].transform("max") - frame["epoch"]
+    shown = children.select(path=frame["path"][before_end % stride == 0].tolist())
+    split_of = {model: name for name, zoo in run.split._asdict().items() for model in zoo.frame["model"]}
+    features = run.embed(shown)
+    finite = np.isfinite(features.sum(axis=1))
+    points = shown.frame.assign(split=[split_of[model] for model in shown.frame["model"]])[finite]
+
+    scaler, pca = StandardScaler(), PCA(n_components=2, svd_solver="full")
+    pca.fit(scaler.fit_transform(features[finite][points["split"] == "train"]))
+    x, y = pca.transform(scaler.transform(features[finite])).T
+    return points.assign(x=x, y=y), pca.explained_variance_ratio_.tolist()

@@ -101,7 +101,8 @@ def curve_figure(rows: Rows) -> str:
             for name in names(baselines):
                 own = [row for row in baselines if name_of(row) == name]
                 panel.plot(*_points(own, ticks), color=FAINT, linewidth=0.7)
-            best = [max(some, key=lambda row: row["value"]) for tick in ticks if (some := _labelled(baselines, tick))]
+            by_tick = [[row for row in baselines if row["labelled"] == tick] for tick in ticks]
+            best = [max(some, key=lambda row: row["value"]) for some in by_tick if some]
             _curve(panel, best, ticks, colour=COLOURS["baseline"], shift=-0.08)
             for i, (name, colour) in enumerate(colours.items()):
                 _curve(panel, [row for row in alike if name_of(row) == name], ticks, colour=colour, shift=0.08 * i)
@@ -141,10 +142,6 @@ def _interval(rows: Rows) -> tuple[list[float], list[float]]:
 
 def _points(rows: Rows, ticks: Sequence[int | None]) -> tuple[list[int], list[float]]:
     return [ticks.index(row["labelled"]) for row in rows], [_inside(row["value"]) for row in rows]
-
-
-def _labelled(rows: Rows, labelled: int | None) -> list[Row]:
-    return [row for row in rows if row["labelled"] == labelled]
 
 
 def _inside(value: float) -> float:

@@ -38,11 +38,7 @@ def candidates(
 
 
 def card_of(name: str) -> Card:
-    """Returns a card of `configs/generator`.
-
-    Raises:
-        InputError: there is none; the message lists the others.
-    """
+    """Returns a card of `configs/generator`. Raises `InputError` if there is none; the message lists the others."""
     folder = CONFIGS / "generator"
     if not (folder / f"{name}.yaml").is_file():
         existing = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
@@ -50,8 +46,3 @@ def card_of(name: str) -> Card:
     card = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     assert isinstance(card, dict)
     return {str(key): value for key, value in card.items()}
-
-
-def settings_of(card: Card) -> dict[str, Any]:
-    """Returns the keyword values of a card."""
-    return {key: value for key, value in card.items() if key != "_target_"}

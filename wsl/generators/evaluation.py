@@ -4,7 +4,7 @@ Weights are compared modulo symmetry (`wsl.symmetry.alignment`): all models of a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,8 @@ class Bench:
             self.families[i].name: judge(_distances(models, self.train[i]), stream(self.seed, "judge", i))
             for i, models in scored.items()
         }
-        verdict = pool(judgements)
+        verdict = asdict(pool(judgements))
+        novelties = verdict.pop("novelties")
         accuracies = np.concatenate([models.accuracy for models in scored.values()])
         q25, median, q75 = np.quantile(accuracies, [0.25, 0.5, 0.75])
         return null_if_undefined(
@@ -119,18 +120,12 @@ class Bench:
                 "settings": dict(settings),
                 "n": len(accuracies),
                 "accuracy": {"median": median, "q25": q25, "q75": q75},
-                "novelty": verdict.novelty,
-                "novelty_by_space": verdict.novelty_by_space,
-                "diversity": verdict.diversity,
-                "diversity_by_space": verdict.diversity_by_space,
-                "effective_rank_ratio": verdict.effective_rank_ratio,
-                "flags": verdict.flags,
-                "notes": verdict.notes,
+                **verdict,
                 "aligned": True,
                 "samples": {
                     "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
                     "accuracy": accuracies,
-                    "novelty": verdict.novelties,
+                    "novelty": novelties,
                 },
             }
         )

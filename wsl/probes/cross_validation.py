@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
-from wsl.probes.metrics import Metric, bootstrap_counts, interval, whole
+from wsl.probes.metrics import Metric, Values, bootstrap_counts, interval, whole
 from wsl.probes.probe import Measured, Probe, Targets
 from wsl.probes.settings import Settings
 from zoo_gen.errors import InputError
@@ -164,12 +164,7 @@ class _Pool:
         self.permuted: list[Shaped[np.ndarray, "R T"]] = []
 
 
-def _control(
-    name: str,
-    metric: Metric,
-    truth: Shaped[np.ndarray, "N"],
-    permuted: Shaped[np.ndarray, "R N"],
-) -> dict[str, Any] | None:
+def _control(name: str, metric: Metric, truth: Values, permuted: Shaped[np.ndarray, "R N"]) -> dict[str, Any] | None:
     """Returns the median of the scores (of Kendall's tau without its sign), and their 1st and 99th percentile."""
     if not len(permuted):
         return None

@@ -56,7 +56,7 @@ def main(config: GenerateConfig) -> None:
             progress.update(bar, description=name, completed=done)
             generator: Generator = instantiate(card)
             samples = generator.fit(families).sample(config.n, stream(config.seed, "sample", name))
-            scored = bench.score(samples, advance=lambda n: progress.advance(bar, n))
+            scored = bench.score(samples)
             settings = {key: value for key, value in card.items() if key != "_target_"}
             rows.append(bench.measure(name, settings, scored))
             if i == 0:

@@ -17,11 +17,7 @@ def candidates(
 ) -> Iterator[tuple[str, Card]]:
     """Yields names and cards: the generator as it is, then each combination of scanned values and the baselines.
 
-    Args:
-        name: of the generator.
-        card: of the generator.
-        baselines: names of cards in `configs/generator`.
-        scan: values by card and keyword.
+    Baselines are names of cards in `configs/generator`; `scan` holds values by card and keyword.
 
     Raises:
         InputError: there is no card of a name, or a card has no such keyword.

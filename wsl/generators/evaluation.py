@@ -46,11 +46,7 @@ def score_models(
 ) -> Scored:
     """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
 
-    Args:
-        states: the models.
-        family: that they belong to.
-        images: test images give the accuracies, val images the predicted classes.
-        advance: is called with the number of models that each stack stands for.
+    Test images give the accuracies, val images the predicted classes. `advance` is called with the number of models of each stack.
     """
     _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
     pixels = torch.cat([images.test.pixels, images.val.pixels])
@@ -71,25 +67,19 @@ def score_models(
 class Bench:
     """Families of train models, scored once, against which any number of generators are measured.
 
-    Args:
-        families: the train models.
-        images: test images give the accuracies, val images the behaviour.
-        seed: of the random subsets that diversity is computed on.
-        advance: is called with the number of models scored.
+    The seed is that of the random subsets that diversity is computed on. Images and `advance` are as in `score_models`.
     """
 
     def __init__(self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = silent):
-        self.families = families
-        self.images = images
-        self.seed = seed
+        self.families, self.images, self.seed, self.advance = families, images, seed, advance
         self.train = [score_models(family.states, family=family, images=images, advance=advance) for family in families]
 
-    def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None] = silent) -> dict[int, Scored]:
-        """Scores samples; the keys are the places of their families, and `advance` is called with the number of models scored."""
+    def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:
+        """Scores samples; the keys are the places of their families."""
         scored: dict[int, Scored] = {}
         for i, family in enumerate(self.families):
             if states := [state for owner, state in samples if owner is family]:
-                scored[i] = score_models(states, family=family, images=self.images, advance=advance)
+                scored[i] = score_models(states, family=family, images=self.images, advance=self.advance)
         return scored
 
     def measure_train(self) -> dict[str, Any]:

@@ -102,12 +102,7 @@ class Judgement:
 
 
 def judge(spaces: Mapping[str, Distances], rng: np.random.Generator) -> Judgement:
-    """Judges the samples of one family.
-
-    Args:
-        spaces: "weights" and "behaviour" with their distances.
-        rng: chooses the subsets that diversity is measured on.
-    """
+    """Judges the samples of one family by distances in "weights" and "behaviour"; `rng` chooses the subsets for diversity."""
     n_samples, n_train = spaces["weights"].to_train.shape
     size = min(n_samples, n_train)
     subsets = [(rng.permutation(n_samples)[:size], rng.permutation(n_train)[:size]) for _ in range(SUBSETS)]

@@ -67,12 +67,7 @@ def evaluate_runs(
 ) -> list[dict[str, Any]]:
     """Evaluates features on the fold of some runs: its train models fit the probes, its val models choose penalties.
 
-    Args:
-        runs: of one zoo, split and fold, each of another model. Features that are made by a model come once for each of them.
-        probes: the targets by name.
-        extractors: the kinds of features by the name of their card.
-        settings: penalties, intervals and controls.
-        console: shows the progress.
+    The runs are of one zoo, split and fold, each of another model. Features that are made by a model come once for each of them.
 
     Raises:
         InputError: the runs are of different folds, two are of one model, or the split leaks.

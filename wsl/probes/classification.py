@@ -9,6 +9,7 @@ a multiple of S² + penalty, so each coefficient has a step size of its own, and
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ _STEPS = 60
 _CHANGE = 2e-3  # of the coefficients in one step, below which weak penalties need no last digit
 
 
+@dataclass(kw_only=True, eq=False)
 class Classification:
     """A probe of a label in the zoo's frame, scored by balanced accuracy.
 
@@ -31,10 +33,9 @@ class Classification:
         trivial: whether the label can be read from the shapes of the weights.
     """
 
-    metrics: Mapping[str, Metric] = {"balanced_accuracy": balanced_accuracy}
-
-    def __init__(self, column: str, *, trivial: bool) -> None:
-        self.column, self.trivial = column, trivial
+    column: str
+    trivial: bool
+    metrics: Mapping[str, Metric] = field(init=False, default_factory=lambda: {"balanced_accuracy": balanced_accuracy})
 
     def targets(self, frame: pd.DataFrame) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the labels as strings, and which are known."""

@@ -52,7 +52,8 @@ def kendall_tau(truth: Numbers, prediction: Numbers, groups: Groups, counts: Cou
     step = max(1, PAIRS_AT_ONCE // len(truth))
     for start in range(0, len(truth), step):
         rows = slice(start, start + step)
-        of_truth, of_prediction = (_signs(values[rows], values) for values in (truth, prediction))
+        signs = (np.sign(np.subtract.outer(values[rows], values)) for values in (truth, prediction))
+        of_truth, of_prediction = (each.astype(np.float32) for each in signs)
         for total, pairs in zip(sums, (of_truth * of_prediction, np.abs(of_truth), np.abs(of_prediction)), strict=True):
             by_column = np.add.reduceat(pairs, starts, axis=1)  # at most as large as a group is: exact in float32
             total[:, present] += _sum_by_group(by_column, groups[order][rows], n_groups)
@@ -69,11 +70,6 @@ def _tau_of_all(truth: Numbers, prediction: Numbers) -> float:
     if len(np.unique(prediction)) < 2:
         return 0.0
     return cast(float, kendalltau(truth, prediction, method="asymptotic" if len(truth) > 2 else "exact")[0])
-
-
-def _signs(rows: Float[np.ndarray, "R"], values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "R N"]:
-    """Returns the signs of all differences."""
-    return (rows[:, None] > values).astype(np.float32) - (rows[:, None] < values).astype(np.float32)
 
 
 def balanced_accuracy(truth: Values, prediction: Values, groups: Groups, counts: Counts) -> Resampled:

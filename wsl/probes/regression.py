@@ -15,6 +15,7 @@ not in it, and ȳ alone would order the folds upside down (a tau of -.1 to -.3 f
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ _SCALES = {"linear": np.asarray, "log": np.log, "log10": np.log10}
 _INVERSES = {"linear": np.asarray, "log": np.exp, "log10": lambda values: 10.0**values}
 
 
+@dataclass(kw_only=True, eq=False)
 class Regression:
     """A probe of a number in the zoo's frame, scored by R2 and Kendall's tau.
 
@@ -43,20 +45,13 @@ class Regression:
         bounds: the smallest and the largest value that the number can have, infinite where there is none.
     """
 
-    metrics: Mapping[str, Metric] = {"r2": r2, "kendall_tau": kendall_tau}
-
-    def __init__(
-        self,
-        column: str,
-        *,
-        scale: Literal["linear", "log", "log10"],
-        measured: Literal["none", "accuracy", "loss"],
-        sign: Literal[1, -1],
-        trivial: bool,
-        bounds: Sequence[float],
-    ) -> None:
-        self.column, self.scale, self.trivial = column, scale, trivial
-        self.measured, self.sign, self.bounds = measured, sign, bounds
+    column: str
+    scale: Literal["linear", "log", "log10"]
+    measured: Literal["none", "accuracy", "loss"]
+    sign: Literal[1, -1]
+    trivial: bool
+    bounds: Sequence[float]
+    metrics: Mapping[str, Metric] = field(init=False, default_factory=lambda: {"r2": r2, "kendall_tau": kendall_tau})
 
     def targets(self, frame: pd.DataFrame) -> tuple[Float[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the numbers on their scale, and which are finite."""

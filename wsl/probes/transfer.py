@@ -46,13 +46,8 @@ def without_labels(
 ) -> list[dict[str, Any]]:
     """Evaluates probes of the first zoo on the other: no model of the other has labels.
 
-    Args:
-        first: fine-tuned checkpoints of the zoo that the runs were trained on; train and val models of a run's fold fit its probes.
-        other: fine-tuned checkpoints of the other zoo, the test models of each fold by the run of that fold.
-        here: the runs on the first zoo.
-        there: the runs on the other.
-        config: targets and probes.
-        console: where progress is shown.
+    Both zoos are fine-tuned checkpoints, and the runs were trained on the first: `here` they are on it, `there` on the other. Train
+    and val models of a run's fold fit its probes, and test models of the other zoo in that fold are predicted.
     """
     probes = cards("probe", config.targets)
     validation = joint_validation(first, other, all_folds(here), config)

@@ -1,8 +1,7 @@
 """Tables (Markdown) of the benchmarks of property prediction and of compression, and figures, from their rows alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from wsl.reporting.benchmark_rows import COUNTED, LOW_CEILING, Row, Rows, is_counted, name_of, names, scores, values, words
 from wsl.reporting.numbers import number, signed
@@ -81,7 +80,7 @@ def _heading(row: Row) -> str:
     return words(row["target"]) if is_counted(row) else f"*{words(row['target'])}*"
 
 
-def _cell(row: Mapping[str, Any] | None, *, bold: bool) -> str:
+def _cell(row: Row | None, *, bold: bool) -> str:
     if row is None:
         return "–"
     if row["given"]:
@@ -91,7 +90,7 @@ def _cell(row: Mapping[str, Any] | None, *, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _difference(row: Mapping[str, Any] | None) -> str:
+def _difference(row: Row | None) -> str:
     if row is None or "difference" not in row:
         return ""
     return f"{signed(row['difference'], 3)} [{signed(row['difference_low'], 3)}, {signed(row['difference_high'], 3)}]"

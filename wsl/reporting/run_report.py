@@ -3,27 +3,17 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from wsl.reporting import sections
+from wsl.reporting.benchmark_rows import Rows
 from wsl.reporting.page import page, text
-from wsl.reporting.sections import (
-    embedding_section,
-    generation_section,
-    introduction,
-    missing_section,
-    probe_section,
-    training_section,
-    zoo_section,
-)
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,15 +68,17 @@ def report(run: Run, results: Results, *, checkpoints: int) -> str:
     return page(
         run.path.resolve().name,
         over="Report of a run",
-        lead=introduction(run, results.metrics),
+        lead=sections.introduction(run, results.metrics),
         sections=[
-            zoo_section(children.frame, varied, chance=chance),
-            training_section(results.metrics),
-            embedding_section(points, list(colourings), explained=explained, total=len(children)),
-            probe_section(results.probes) if results.probes else missing_section("Probes", command_for(run, "probe")),
-            generation_section(results.samples, chance=chance)
+            sections.zoo_section(children.frame, varied, chance=chance),
+            sections.training_section(results.metrics),
+            sections.embedding_section(points, list(colourings), explained=explained, total=len(children)),
+            sections.probe_section(results.probes)
+            if results.probes
+            else sections.missing_section("Probes", command_for(run, "probe")),
+            sections.generation_section(results.samples, chance=chance)
             if results.samples
-            else missing_section("Generation", command_for(run, "generate")),
+            else sections.missing_section("Generation", command_for(run, "generate")),
         ],
         footer=f"Made by <code>{text(command_for(run, 'report'))}</code>. One file that loads nothing.",
     )

@@ -1,20 +1,16 @@
 """Sections of the report: each function turns rows of a run's folder into a part of the page, with its caveats."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.benchmark_rows import LOW_CEILING, is_counted, words
+from wsl.reporting.benchmark_rows import LOW_CEILING, Rows, is_counted, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import heading
 from wsl.run import Run
-
-Rows = Sequence[Mapping[str, Any]]
-"""Objects of a JSON file."""
 
 METRICS = {"r2": "R²", "kendall_tau": "Kendall τ", "balanced_accuracy": "balanced accuracy"}
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -75,8 +76,8 @@ def score_figure(rows: Rows) -> str:
             for kind in kinds:
                 own = [row for row in alike if row["kind"] == kind]
                 heights = [features.index(name_of(row)) for row in own]
-                panel.hlines(heights, *_interval(own), color=COLOURS[kind], linewidth=1.4)
-                _dots(panel, [_inside(row["value"]) for row in own], heights, own, below="<", color=COLOURS[kind])
+                panel.hlines(heights, _inside(own, "low"), _inside(own, "high"), color=COLOURS[kind], linewidth=1.4)
+                _dots(panel, _inside(own, "value"), heights, own, below="<", color=COLOURS[kind])
             panel.set(xlim=LIMITS, xticks=[0, 0.5, 1], xlabel="R²", ylim=(len(features) - 0.4, -0.6))
             first = panel.get_subplotspec().is_first_col()  # pyright: ignore[reportOptionalMemberAccess]
             panel.set_yticks(range(len(features)), features if first else [""] * len(features))
@@ -123,7 +124,7 @@ def _curve(panel: Axes, rows: Rows, ticks: Sequence[int | None], *, colour: str,
     places, heights = _points(rows, ticks)
     moved = [place + shift for place in places]
     panel.plot(moved, heights, color=colour, linewidth=1.6)
-    panel.vlines(moved, *_interval(rows), color=colour, linewidth=1)
+    panel.vlines(moved, _inside(rows, "low"), _inside(rows, "high"), color=colour, linewidth=1)
     _dots(panel, moved, heights, rows, below="v", color=colour)
 
 
@@ -136,17 +137,13 @@ def _dots(panel: Axes, x: Sequence[float], y: Sequence[float], rows: Rows, *, be
             panel.plot(*places, marker, color=color, markersize=4, clip_on=False)
 
 
-def _interval(rows: Rows) -> tuple[list[float], list[float]]:
-    return [_inside(row["low"]) for row in rows], [_inside(row["high"]) for row in rows]
-
-
 def _points(rows: Rows, ticks: Sequence[int | None]) -> tuple[list[int], list[float]]:
-    return [ticks.index(row["labelled"]) for row in rows], [_inside(row["value"]) for row in rows]
+    return [ticks.index(row["labelled"]) for row in rows], _inside(rows, "value")
 
 
-def _inside(value: float) -> float:
-    """Returns a score, or the edge of the axis if it lies beyond."""
-    return min(max(value, FLOOR), 1)
+def _inside(rows: Rows, key: str) -> list[float]:
+    """Returns scores, or the edge of the axis where they lie beyond."""
+    return np.clip([row[key] for row in rows], FLOOR, 1).tolist()
 
 
 def _ceiling(line: Callable[..., object], rows: Rows) -> None:

@@ -4,9 +4,7 @@ The table of probes is in `wsl.reporting.probe_table`.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE
@@ -15,11 +13,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
-from wsl.reporting.benchmark_rows import words
+from wsl.reporting.benchmark_rows import Row, Rows, words
 from wsl.reporting.numbers import number
 from wsl.run import Run
-
-Rows = Sequence[Mapping[str, Any]]
 
 NAME_WIDTH = 25
 """Columns for names and settings of generators; longer settings go on in the next line."""
@@ -65,14 +61,14 @@ def generator_table(rows: Rows) -> Group:
     return Group("Generated models\n", table, f"\n{GENERATED}")
 
 
-def _figures(row: Mapping[str, Any]) -> list[str]:
+def _figures(row: Row) -> list[str]:
     """Returns the figures of a row, each flag beside the figure that raised it."""
     median, low, high = (number(row["accuracy"][key]) for key in ("median", "q25", "q75"))
     copied, collapsed = (f"[red]{flag}[/]" if flag in row["flags"] else "" for flag in (COPIED, COLLAPSED))
     return [str(row["n"]), f"{median} {low}…{high}", number(row["novelty"]), copied, number(row["diversity"]), collapsed]
 
 
-def _settings(row: Mapping[str, Any]) -> str:
+def _settings(row: Row) -> str:
     """Returns the settings of a row as indented text that breaks between settings only."""
     text = " ".join(f"{key}={'all' if value is None else value}" for key, value in row["settings"].items())
     lines = textwrap.wrap(text, NAME_WIDTH - 2, break_long_words=False, break_on_hyphens=False)

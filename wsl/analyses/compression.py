@@ -62,12 +62,6 @@ class DecodedFamily:
         found = [logits(architecture, states, images.pixels).argmax(-1).numpy() for states in (before, after)]
         return cls(weights, (found[0], found[1]), images.labels.numpy(), 1 / architecture["num_classes"])
 
-    @property
-    def accuracies(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """Accuracy before and after."""
-        before, after = ((classes == self.labels).mean(axis=1) for classes in self.classes)
-        return before, after
-
 
 def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
     """Compares the models of all families after decoding with those before.
@@ -77,7 +71,7 @@ def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
         `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `diversity_weights` and
         `diversity_behaviour` (None where no two models can be compared).
     """
-    before, after = (np.concatenate(each) for each in zip(*(family.accuracies for family in families), strict=True))
+    before, after = (np.concatenate([(family.classes[i] == family.labels).mean(axis=1) for family in families]) for i in (0, 1))
     chance = np.concatenate([np.full(len(family.classes[0]), family.chance) for family in families])
     judged = before - chance > ABOVE_CHANCE
     retained = (after - chance)[judged] / (before - chance)[judged]

@@ -4,7 +4,7 @@ Weights are compared modulo symmetry (`wsl.symmetry.alignment`): all models of a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ class Bench:
             self.families[i].name: judge(_distances(models, self.train[i]), stream(self.seed, "judge", i))
             for i, models in scored.items()
         }
-        verdict = asdict(pool(judgements))
+        verdict = pool(judgements)
         novelties = verdict.pop("novelties")
         accuracies = np.concatenate([models.accuracy for models in scored.values()])
         q25, median, q75 = np.quantile(accuracies, [0.25, 0.5, 0.75])

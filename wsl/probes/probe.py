@@ -87,11 +87,7 @@ class Probe(Protocol):
     def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns the score of the truth against its re-evaluation on a bootstrap of the test images; NaN if unknown.
 
-        Args:
-            metric: a name in `metrics`.
-            frame: test checkpoints, rows of `zoo.frame`.
-            measured: their results image by image.
-            rng: the randomness of the bootstrap.
+        `frame` has the rows of test checkpoints, and `measured` their results image by image.
         """
         ...
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from rich.console import Console
 
 from wsl.features.embedding import Rescaled
-from wsl.features.features import Features, train_models
+from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
 from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, rows_of
@@ -91,11 +91,7 @@ def carry(extractor: Features, here: Run, there: Run, first: Zoo, other: Zoo) ->
     as_they_are = extractor.extract(there, other).reindex(columns=columns).to_numpy(dtype=np.float64)
     rescaled = Rescaled() if extractor.kind == "embedding" else extractor
     table = rescaled.extract(there, other).reindex(columns=columns).to_numpy(dtype=np.float64)
-    own = Standardizer.fit(known[_train_rows(here, first)])
-    their = Standardizer.fit(table[_train_rows(there, other)])
+    own = Standardizer.fit(known[rows_of(first.frame, here.split).train])
+    their = Standardizer.fit(table[rows_of(other.frame, there.split).train])
     carried = own.mean + their(table) * np.where(np.isfinite(own.scale), own.scale, 0)
     return np.concatenate([known, as_they_are]), np.concatenate([known, carried])
-
-
-def _train_rows(run: Run, checkpoints: Zoo) -> Bool[np.ndarray, "N"]:
-    return checkpoints.frame["model"].isin(list(train_models(run))).to_numpy(copy=True)

@@ -103,8 +103,8 @@ def curves(name: str, title: str, lines: Mapping[str, Sequence[tuple[int, float]
 def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Sequence[float]) -> Figure:
     """Checkpoints at their first two principal components, coloured by a chosen factor or result.
 
-    `points` has a row per checkpoint: `x`, `y`, `model`, `epoch`, `test_accuracy` and the columns of `colourings`, the first of which
-    is drawn first. `explained` is the explained variance ratio of each component.
+    `points` has a row per checkpoint: `x`, `y`, `model`, `epoch`, `test_accuracy` and the columns of `colourings`. The first is
+    drawn first. `explained` is the explained variance ratio of each component.
     """
 
     def dots(column: str, name: str, marker: dict[str, Any], rows: pd.DataFrame) -> go.Scatter:

@@ -29,7 +29,6 @@ from wsl.run import Run
 from zoo_gen import Checkpoint
 from zoo_gen.evaluate import logits
 from zoo_gen.files import sha256_of, write_json
-from zoo_gen.images import ImageSplit
 from zoo_gen.reader import read_json
 
 RESULT = "compression.json"
@@ -52,15 +51,6 @@ class DecodedFamily:
     classes: tuple[Int[np.ndarray, "N images"], Int[np.ndarray, "N images"]]
     labels: Int[np.ndarray, " images"]
     chance: float
-
-    @classmethod
-    def of(
-        cls, architecture: Mapping[str, Any], before: Sequence[Weights], after: Sequence[Weights], images: ImageSplit
-    ) -> "DecodedFamily":
-        """Runs models of one architecture before and after."""
-        weights = np.stack([flatten(state) for state in before]), np.stack([flatten(state) for state in after])
-        found = [logits(architecture, states, images.pixels).argmax(-1).numpy() for states in (before, after)]
-        return cls(weights, (found[0], found[1]), images.labels.numpy(), 1 / architecture["num_classes"])
 
 
 def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
@@ -117,8 +107,12 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     images = run.zoo.images("finetune").test
     found = []
     for family in families.values():
-        checkpoints, decoded = zip(*family, strict=True)
-        found.append(DecodedFamily.of(checkpoints[0].architecture, [c.state_dict() for c in checkpoints], decoded, images))
+        architecture = family[0][0].architecture
+        states = [checkpoint.state_dict() for checkpoint, _ in family], [decoded for _, decoded in family]
+        before, after = (np.stack([flatten(state) for state in some]) for some in states)
+        classes, decoded_classes = (logits(architecture, some, images.pixels).argmax(-1).numpy() for some in states)
+        labels, chance = images.labels.numpy(), 1 / architecture["num_classes"]
+        found.append(DecodedFamily((before, after), (classes, decoded_classes), labels, chance))
     objective = run.config["objective"]
     return {
         "run": run.path.name,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.special
 from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
@@ -112,5 +113,4 @@ def _probabilities(scores: Float[np.ndarray, "N P K"]) -> Float[np.ndarray, "N P
     """Returns softmax over classes, or for one column the logistic function."""
     if scores.shape[2] == 1:
         return 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
-    exponentials = np.exp(scores - scores.max(axis=2, keepdims=True))
-    return exponentials / exponentials.sum(axis=2, keepdims=True)
+    return scipy.special.softmax(scores, axis=2)

@@ -67,12 +67,9 @@ class CrossValidation:
     def evaluate(
         self, probes: Mapping[str, Probe], features: Iterable[Float[np.ndarray, "N F"]], *, subset: Bool[np.ndarray, "N"]
     ) -> list[Finding]:
-        """Evaluates probes on one kind of features.
+        """Evaluates probes on the features of every row of `frame`, once per fold: what is fitted differs from fold to fold.
 
-        Args:
-            probes: the targets by name.
-            features: of every row of `frame`, once per fold: what is fitted differs from fold to fold.
-            subset: the rows that are trained on, validated on and tested.
+        Only rows of the subset are trained on, validated on and tested.
 
         Returns:
             For each probe and each of its metrics a row of the real score, `control: None`, and where the probe has one

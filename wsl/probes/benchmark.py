@@ -5,7 +5,6 @@ folds and scored once, with paired differences of each embedding to the best bas
 runs of a single fold are evaluated alone by `evaluate_runs`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +14,6 @@ from rich.progress import Progress
 
 from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import Finding
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, subsets, tables_of
 from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, variants
 from wsl.probes.probe import Probe, probed_checkpoints
@@ -47,14 +45,13 @@ def benchmark(
         folds = all_folds(by_model)
         validation = cross_validation_of(children, {fold: children.split(scheme, fold=fold) for fold in folds}, scheme, config)
         about = {"split": scheme, "fold": None, "folds": len(folds), "smoke_test": len(folds) < there_are}
-        found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
-        kinds = {}
+        found, kinds = {}, {}
         for name, extractor, seed, by_fold in variants(extractors, by_model, pretrained):
             kinds[name] = extractor.kind
             with console.status(f"{scheme}: {name}" + ("" if seed is None else f", seed {seed}")):
                 tables = tables_of(extractor, by_fold, scheme, children)
-                for subset, finding in evaluate_subsets(validation, probes, tables):
-                    found[name, seed, subset].append(marked(finding, extractor.reads, probes))
+                for subset, findings in evaluate_subsets(validation, probes, tables).items():
+                    found[name, seed, subset] = marked(findings, extractor.reads, probes)
         rows += [about | row for row in compare(found, kinds)]
         for subset, chosen in subsets(validation.frame).items():
             about |= {"subset": subset, "features": "planted", "kind": "control", "seed": None}
@@ -89,9 +86,9 @@ def evaluate_runs(
         bar = progress.add_task("probing", total=len(features))
         for name, extractor, _, by_fold in features:
             progress.update(bar, description=name)
-            for subset, finding in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)):
+            for subset, findings in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)).items():
                 about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
-                control = finding.row["control"]
-                rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
+                for row in (finding.row for finding in findings):
+                    rows.append(about | {"features": f"{name}, {row['control']}" if row["control"] else name} | row)
             progress.advance(bar)
     return rows

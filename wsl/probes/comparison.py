@@ -54,10 +54,9 @@ def _difference(finding: Finding, beside: Finding) -> dict[str, float]:
     return {"difference": finding.row["value"] - beside.row["value"], "low": low, "high": high}
 
 
-def marked(finding: Finding, reads: Sequence[str], probes: Mapping[str, Probe]) -> Finding:
-    """Marks a target as given for features that read it."""
-    given = probes[finding.row["target"]].column in reads
-    return Finding({**finding.row, "given": given}, finding.resampled)
+def marked(findings: Sequence[Finding], reads: Sequence[str], probes: Mapping[str, Probe]) -> list[Finding]:
+    """Marks targets as given for features that read them."""
+    return [Finding({**one.row, "given": probes[one.row["target"]].column in reads}, one.resampled) for one in findings]
 
 
 def _best_baselines(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) -> dict[tuple, tuple[str, Finding]]:

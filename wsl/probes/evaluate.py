@@ -1,6 +1,6 @@
 """Evaluation of features by linear probes, with the folds, controls and noise ceilings that all features share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -64,8 +64,7 @@ def subsets(frame: pd.DataFrame) -> dict[str, Bool[np.ndarray, "N"]]:
 
 def evaluate_subsets(
     folds: CrossValidation, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]
-) -> Iterator[tuple[str, Finding]]:
-    """Evaluates features, given once per fold, on all checkpoints and on final ones; yields the subset with each finding."""
-    for subset, chosen in subsets(folds.frame).items():
-        with threadpool_limits(1):  # these matrices are small: threads would wait for one another
-            yield from ((subset, finding) for finding in folds.evaluate(probes, tables, subset=chosen))
+) -> dict[str, list[Finding]]:
+    """Evaluates features, given once per fold, on all checkpoints and on final ones."""
+    with threadpool_limits(1):  # these matrices are small: threads would wait for one another
+        return {subset: folds.evaluate(probes, tables, subset=chosen) for subset, chosen in subsets(folds.frame).items()}

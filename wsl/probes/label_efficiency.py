@@ -9,7 +9,6 @@ eight labels, hand-made features would be far off (R2 of test accuracy, digits s
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -85,17 +84,15 @@ def curves(
             tables = tables_of(extractor, by_fold, SCHEME, children)
 
             def evaluated(some: CrossValidation, tables: Sequence[Any] = tables) -> dict[str, list[Finding]]:
-                by_subset = defaultdict(list)
-                for subset, finding in evaluate_subsets(some, probes, tables):
-                    by_subset[subset].append(finding)
+                findings = evaluate_subsets(some, probes, tables)
                 progress.advance(bar)
-                return by_subset
+                return findings
 
             for labelled, some in validations.items():
                 evaluations = list(pool.map(evaluated, some))
                 for subset in evaluations[0]:
                     averaged = average([one[subset] for one in evaluations], seed=config.seed)
-                    found[labelled][name, seed, subset] = [marked(one, extractor.reads, probes) for one in averaged]
+                    found[labelled][name, seed, subset] = marked(averaged, extractor.reads, probes)
     about = {"split": SCHEME, "fold": None, "folds": len(folds), "smoke_test": len(folds) < FOLDS}
     kinds = {name: extractor.kind for name, extractor, *_ in features}
     return [

@@ -68,7 +68,10 @@ class Predictor:
             linear = Linear(coefficients, turned.intercepts - inputs.standardize.mean @ coefficients, turned.classes)
             tensors[f"{target}/coefficients"], tensors[f"{target}/intercepts"] = linear.coefficients, linear.intercepts
             tensors[f"{target}/nonconformity"] = _nonconformity(linear, of_val[val_known], val_truth)
-            tensors[f"{target}/weights"] = _weights(models[1][val_known])
+            _, codes, counts = np.unique(models[1][val_known], return_inverse=True, return_counts=True)
+            tensors[f"{target}/weights"] = 1 / (
+                counts[codes] * (len(counts) + 1)
+            )  # as much for each model, and for one that is new
             classes[target] = list(turned.classes)
         variances, vectors = np.linalg.eigh(np.cov(of_train.T))
         scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))
@@ -193,12 +196,6 @@ def _nonconformity(linear: Linear, features: Float[np.ndarray, "N F"], truth: np
         true = np.array(linear.classes) == truth[:, None]
         return 1 - _probabilities(linear(features), len(linear.classes))[true]
     return np.abs(linear(features)[:, 0] - truth)
-
-
-def _weights(models: np.ndarray) -> Float[np.ndarray, "N"]:
-    """Returns the weight of each checkpoint: every model has the same, and so has one that is not there."""
-    _, codes, counts = np.unique(models, return_inverse=True, return_counts=True)
-    return 1 / (counts[codes] * (len(counts) + 1))
 
 
 def _quantile(scores: Float[np.ndarray, "N"], weights: Float[np.ndarray, "N"], coverage: float) -> float:

@@ -8,7 +8,6 @@ The folds are those of the other zoo; the run of fold n serves its fold n.
   the names of their columns; columns of one zoo alone are not read. Rescaled ones have the scales of the other's train models.
 """
 
-from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from rich.console import Console
 from wsl.features.embedding import Rescaled
 from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import CrossValidation, Finding
+from wsl.probes.cross_validation import CrossValidation
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, rows_of
 from wsl.probes.fold_runs import SCHEME, ByModel, all_folds, variants
 from wsl.probes.inputs import Standardizer
@@ -53,15 +52,14 @@ def without_labels(
     validation = joint_validation(first, other, all_folds(here), config)
     extractors = cards("features", config.carried)
     moved = {run.path: run for seeds in there.values() for by_fold in seeds.values() for run in by_fold.values()}
-    found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
-    kinds = {}
+    found, kinds = {}, {}
     for name, extractor, seed, by_fold in variants(extractors, here, {}):
         with console.status(f"without labels: {name}" + ("" if seed is None else f", seed {seed}")):
             carried = [carry(extractor, run, moved[run.path], first, other) for run in by_fold.values()]
             for label, tables in zip((name, f"{name} rescaled"), zip(*carried, strict=True), strict=True):
                 kinds[label] = extractor.kind
-                for subset, finding in evaluate_subsets(validation, probes, tables):
-                    found[label, seed, subset].append(marked(finding, extractor.reads, probes))
+                for subset, findings in evaluate_subsets(validation, probes, tables).items():
+                    found[label, seed, subset] = marked(findings, extractor.reads, probes)
     folds = len(validation.splits)
     about = {"split": SCHEME, "fold": None, "folds": folds, "smoke_test": folds < FOLDS, "labelled": 0, "selections": 1}
     return [about | row for row in compare(found, kinds)]

@@ -14,7 +14,7 @@ fraction of test images with another predicted class.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,6 @@ ABOVE_CHANCE = 0.05
 
 Refine = Callable[[Run, Sequence[Checkpoint], Sequence[Float[Tensor, "T Z"]]], Sequence[Float[Tensor, "T Z"]]]
 """Makes better latents of checkpoints (`wsl.training.latent_optimization`)."""
-
-Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     tokens, latents = zip(*run.latents(finals), strict=True)
     if refinement is not None:
         latents = refinement(run, finals, latents)
-    families: dict[tuple[str, str], list[tuple[Checkpoint, Weights]]] = defaultdict(list)
+    families: dict[tuple[str, str], list[tuple[Checkpoint, dict[str, Tensor]]]] = defaultdict(list)
     ratios = []
     for checkpoint, own, latent in zip(finals, tokens, latents, strict=True):
         decoded = run.decode(own, latent, root=run.zoo.root(checkpoint).state_dict())

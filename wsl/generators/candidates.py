@@ -35,10 +35,7 @@ def candidates(
 
 def card_of(name: str) -> Card:
     """Returns a card of `configs/generator`. Raises `InputError` if there is none; the message lists the others."""
-    folder = CONFIGS / "generator"
-    if not (folder / f"{name}.yaml").is_file():
-        existing = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise InputError(f"no generator '{name}'; choose among {existing}")
-    card = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(card, dict)
-    return {str(key): value for key, value in card.items()}
+    files = {path.stem: path for path in sorted((CONFIGS / "generator").glob("*.yaml"))}
+    if name not in files:
+        raise InputError(f"no generator '{name}'; choose among {', '.join(files)}")
+    return yaml.safe_load(files[name].read_text(encoding="utf-8"))

@@ -37,12 +37,8 @@ class Scored:
     predictions: Int[np.ndarray, "S images"]
 
 
-def silent(done: int) -> None:
-    """Shows no progress."""
-
-
 def score_models(
-    states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images, advance: Callable[[int], None] = silent
+    states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images, advance: Callable[[int], None] = lambda done: None
 ) -> Scored:
     """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
 
@@ -70,7 +66,9 @@ class Bench:
     The seed is that of the random subsets that diversity is computed on. Images and `advance` are as in `score_models`.
     """
 
-    def __init__(self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = silent):
+    def __init__(
+        self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = lambda done: None
+    ):
         self.families, self.images, self.seed, self.advance = families, images, seed, advance
         self.train = [score_models(family.states, family=family, images=images, advance=advance) for family in families]
 

@@ -8,7 +8,7 @@ a multiple of S² + penalty, so each coefficient has a step size of its own, and
 (Böhning: Multinomial logistic regression algorithm, 1992, bounds the curvature).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, balanced_accuracy, whole
-from wsl.probes.probe import Linear, Measured, Targets
+from wsl.probes.probe import Linear, Measured, Penalties, Targets
 
 _STEPS = 60
 _CHANGE = 2e-3  # of the coefficients in one step, below which weak penalties need no last digit
@@ -54,7 +54,7 @@ class Classification:
         """Returns 1: a label does not depend on the test images."""
         return 1.0
 
-    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         classes, labels = np.unique(train.values, return_inverse=True)
         if len(classes) == 1:

@@ -12,6 +12,8 @@ from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric
 from zoo_gen import Zoo
 
+Penalties = Sequence[float]
+
 
 def probed_checkpoints(zoo: Zoo) -> Zoo:
     """Returns the checkpoints that probes are about: those of fine-tuned models whose loss is finite."""
@@ -91,19 +93,12 @@ class Probe(Protocol):
         """
         ...
 
-    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties) -> Linear:
         """Returns the probe in the basis of `inputs`, by the penalty that is best on val."""
         ...
 
     def predict_permuted(
-        self,
-        inputs: Inputs,
-        train: Targets,
-        val: Targets,
-        *,
-        penalties: Sequence[float],
-        n_permutations: int,
-        rng: np.random.Generator,
+        self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties, n_permutations: int, rng: np.random.Generator
     ) -> Shaped[np.ndarray, "R N"]:
         """Returns predictions less the mean of train after fitting permuted targets, one row per permutation.
 

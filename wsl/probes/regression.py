@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, kendall_tau, r2, whole
-from wsl.probes.probe import Linear, Measured, Targets
+from wsl.probes.probe import Linear, Measured, Penalties, Targets
 
 _RE_EVALUATIONS = 100  # bootstraps of the test images behind a noise ceiling
 
@@ -87,20 +87,13 @@ class Regression:
         changes = self.sign * (counts @ by_image.T / images - by_image.mean(axis=1))
         return float(np.mean([whole(self.metrics[metric], truth + change, truth) for change in changes]))
 
-    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         coefficients = _ridge(inputs, train.values[None], val.values[None], val.models, penalties)
         return Linear(coefficients.T, np.array([train.values.mean()]))
 
     def predict_permuted(
-        self,
-        inputs: Inputs,
-        train: Targets,
-        val: Targets,
-        *,
-        penalties: Sequence[float],
-        n_permutations: int,
-        rng: np.random.Generator,
+        self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties, n_permutations: int, rng: np.random.Generator
     ) -> Float[np.ndarray, "R N"]:
         """Returns predictions for the test inputs after fitting permuted targets; see `Probe.predict_permuted`."""
         of_train = permute_models(train.values, train.models, n_permutations=n_permutations, rng=rng)
@@ -124,7 +117,7 @@ def _ridge(
     train_targets: Float[np.ndarray, "R N"],
     val_targets: Float[np.ndarray, "R V"],
     val_models: Int[np.ndarray, "V"],
-    penalties: Sequence[float],
+    penalties: Penalties,
 ) -> Float[np.ndarray, "R C"]:
     """Returns the coefficients of R targets at once, each by its own best penalty, relative to its mean in train."""
     mean = train_targets.mean(axis=1, keepdims=True)

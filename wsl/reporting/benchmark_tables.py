@@ -52,7 +52,7 @@ def table(rows: Rows) -> str:
         found = [cells.get((name, target)) for target in targets]
         lines.append([name, *(_cell(row, bold=row is not None and best.get(row["target"]) == name) for row in found)])
         if any(row is not None and "difference" in row for row in found):
-            lines.append([f"*{name} − best baseline*", *map(_difference, found)])
+            lines.append([f"*{name} − best baseline*", *map(difference, found)])
     return markdown(["features", *(_heading(first[target]) for target in targets)], lines)
 
 
@@ -90,7 +90,8 @@ def _cell(row: Row | None, *, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _difference(row: Row | None) -> str:
+def difference(row: Row | None) -> str:
+    """Returns the paired difference to the best baseline and its interval; nothing where there is none."""
     if row is None or "difference" not in row:
         return ""
     return f"{signed(row['difference'], 3)} [{signed(row['difference_low'], 3)}, {signed(row['difference_high'], 3)}]"

@@ -154,12 +154,7 @@ def probe_scores(rows: Rows) -> Figure:
         return go.Scatter(
             x=shown,
             y=[height[row["target"]] + shift[name] for row in part],
-            error_x={
-                "array": [row["high"] - x for row, x in zip(part, shown, strict=True)],
-                "arrayminus": [x - max(row["low"], floor) for row, x in zip(part, shown, strict=True)],
-                "thickness": 1.5,
-                "width": 0,
-            },
+            error_x=_bars(shown, [max(row["low"], floor) for row in part], [row["high"] for row in part], thickness=1.5),
             name=heading(name),
             mode="markers",
             marker={"color": colour, "size": 8, "symbol": ["circle" if x > floor else "triangle-left" for x in shown]},
@@ -201,16 +196,11 @@ def frontier(rows: Rows, *, threshold: float, chance: float) -> Figure:
 
     def points(name: str, colour: str) -> go.Scatter:
         part = [row for row in drawn if row["generator"] == name]
-        accuracy = [row["accuracy"] for row in part]
+        median, low, high = ([row["accuracy"][key] for row in part] for key in ("median", "q25", "q75"))
         return go.Scatter(
             x=[row["novelty"] for row in part],
-            y=[each["median"] for each in accuracy],
-            error_y={
-                "array": [each["q75"] - each["median"] for each in accuracy],
-                "arrayminus": [each["median"] - each["q25"] for each in accuracy],
-                "thickness": 1.2,
-                "width": 0,
-            },
+            y=median,
+            error_y=_bars(median, low, high, thickness=1.2),
             name=heading(name),
             text=[settings(row) for row in part],
             mode="lines+markers",
@@ -246,6 +236,12 @@ def frontier(rows: Rows, *, threshold: float, chance: float) -> Figure:
     )
     views = {"": [*(points(*each) for each in zip(names, kinds(len(names)), strict=True)), rings]}
     return Figure("frontier", "Accuracy against novelty", views, layout)
+
+
+def _bars(x: Sequence[float], low: Sequence[float], high: Sequence[float], *, thickness: float) -> dict[str, Any]:
+    """Returns error bars from low to high."""
+    above, below = np.subtract(high, x).tolist(), np.subtract(x, low).tolist()
+    return {"array": above, "arrayminus": below, "thickness": thickness, "width": 0}
 
 
 def settings(row: Row) -> str:

@@ -28,17 +28,13 @@ class Results:
     def of(cls, run: Run) -> "Results":
         """Reads the results of a run. Raises `InputError` if a file is damaged."""
         metrics = read_rows(run.path / "metrics.jsonl", again=f"delete {run.path} and train the run again")
-        return cls(metrics, *(_rows_of(run, command) for command in ("probe", "generate")))
+        again = {run.path / f"{command}.json": command_for(run, command) for command in ("probe", "generate")}
+        return cls(metrics, *(read_rows(path, again=line) if path.exists() else [] for path, line in again.items()))
 
 
 def command_for(run: Run, command: str) -> str:
     """Returns the command line that makes a result of a run."""
     return f"python -m wsl.{command} run={run.path}"
-
-
-def _rows_of(run: Run, command: str) -> Rows:
-    path = run.path / f"{command}.json"
-    return read_rows(path, again=command_for(run, command)) if path.exists() else []
 
 
 def read_rows(path: Path, *, again: str) -> Rows:

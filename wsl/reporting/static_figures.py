@@ -34,6 +34,7 @@ WIDTH, LEGEND = 13, 0.55
 """Inches of a figure, and of the legend below it."""
 
 DOT: dict[str, Any] = {"linewidth": 1.6, "markersize": 4}
+CEILING: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 2))}
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "wsl",
@@ -82,7 +83,7 @@ def score_figure(rows: Rows) -> str:
             first = panel.get_subplotspec().is_first_col()  # pyright: ignore[reportOptionalMemberAccess]
             panel.set_yticks(range(len(features)), features if first else [""] * len(features))
         keys = [Line2D([], [], color=COLOURS[kind], label=kind, marker="o", **DOT) for kind in kinds]
-        return _svg(figure, [*keys, _ceiling_key()])
+        return _svg(figure, keys)
 
 
 def curve_figure(rows: Rows) -> str:
@@ -111,7 +112,7 @@ def curve_figure(rows: Rows) -> str:
             panel.set_xticks(range(len(ticks)), ["all" if tick is None else str(tick) for tick in ticks])
         compared = {**colours, "best baseline of each point": COLOURS["baseline"]}
         keys = [Line2D([], [], color=colour, label=name, marker="o", **DOT) for name, colour in compared.items()]
-        return _svg(figure, [*keys, Line2D([], [], color=FAINT, linewidth=0.7, label="each baseline"), _ceiling_key()])
+        return _svg(figure, [*keys, Line2D([], [], color=FAINT, linewidth=0.7, label="each baseline")])
 
 
 def _shown(rows: Rows) -> list[Row]:
@@ -149,11 +150,7 @@ def _inside(rows: Rows, key: str) -> list[float]:
 def _ceiling(line: Callable[..., object], rows: Rows) -> None:
     """Draws the noise ceiling of a panel by `axvline` or `axhline`."""
     if rows[0]["noise_ceiling"] is not None:
-        line(rows[0]["noise_ceiling"], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
-
-
-def _ceiling_key() -> Line2D:
-    return Line2D([], [], color=MUTED, linewidth=1, linestyle=(0, (4, 2)), label="noise ceiling")
+        line(rows[0]["noise_ceiling"], **CEILING)
 
 
 @contextmanager
@@ -176,7 +173,8 @@ def _figure(rows: Rows, *, height: float) -> Iterator[tuple[Figure, list[tuple[A
 def _svg(figure: Figure, keys: Sequence[Line2D]) -> str:
     """Returns a figure with its legend as SVG."""
     title = "Points: R², the mean over seeds where there are several. Bars: 95 % intervals."
-    figure.legend(handles=list(keys), loc="lower center", ncols=len(keys), title=title)
+    handles = [*keys, Line2D([], [], label="noise ceiling", **CEILING)]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), title=title)
     out = io.StringIO()
     FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
     return out.getvalue()

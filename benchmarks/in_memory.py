@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window, parts_in
+from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
 
 
 @dataclass(frozen=True)

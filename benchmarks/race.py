@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from benchmarks.in_memory import InMemory
 from benchmarks.padded_rows import FAINT, moments_of, segments_of
-from wsl.data.sums import sums_of
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch, Windows
 from wsl.tokenizers.residual import Residual
-from wsl.tokenizers.window import parts_in
+from wsl.tokenizers.window import parts_in, sums_of
 from wsl.training.ema import Average
 from wsl.training.trainer import parameter_groups
 

@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.tokenizers.window import Window, parts_in, parts_of
+from wsl.tokenizers.window import Sums, Window, parts_in, parts_of, sums_of
 from zoo_gen import Checkpoint
 from zoo_gen.reader import tensors_in
 

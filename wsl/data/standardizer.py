@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window, parts_in
+from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
 

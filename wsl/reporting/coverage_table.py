@@ -11,7 +11,7 @@ padding: fraction of the values of tokens that hold no weight."""
 
 
 def coverage_table(frame: pd.DataFrame) -> Group:
-    """Returns a frame of `wsl.tokenizers.coverage.coverage`, its total last, as a table of at most 80 columns."""
+    """Returns a frame of `wsl.tokenizers.plan.coverage`, its total last, as a table of at most 80 columns."""
     table = Table("role", box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     for column in frame.columns:
         table.add_column(str(column), justify="right", no_wrap=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import balance, canonicalize, choose
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
 from wsl.symmetry.null_directions import NULLS, fold, unfold
 from wsl.symmetry.stacks import check_stack
@@ -63,13 +63,9 @@ def align_by_loss(
     """Aligns a stack (K, *shape) by weight matching and, from there, by the loss half way to the other stack.
 
     Args:
-        weights: see `align`.
-        layout: see `align`.
-        to: see `align`.
+        weights, layout, to: see `align`.
         moves: see `align`; orthogonal maps of heads and rotations follow the loss, permutations the weights alone.
-        loss: see `wsl.symmetry.learned_alignment.descend`.
-        steps: see `wsl.symmetry.learned_alignment.descend`.
-        rate: see `wsl.symmetry.learned_alignment.descend`.
+        loss, steps, rate: see `wsl.symmetry.learned_alignment.descend`.
     """
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
@@ -113,11 +109,7 @@ Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Collection[str]], Maps]
 
 
 def _align(
-    weights: Mapping[str, Tensor],
-    layout: Layout,
-    to: Mapping[str, Tensor],
-    moves: Collection[str],
-    climb: Climb,
+    weights: Mapping[str, Tensor], layout: Layout, to: Mapping[str, Tensor], moves: Collection[str], climb: Climb
 ) -> Alignment:
     check_moves(moves)
     for stacked in (weights, to):
@@ -125,29 +117,21 @@ def _align(
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
     folds = set(NULLS) <= set(moves)
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
-    if not folds:
-        b = _expand(b, a)
-        aligned = transform(a, climb(a, b, moves), layout)
-        return Alignment(aligned, _distance(aligned, b))
-    folded, gauge = fold(b, layout)
-    balanced = balance(folded, layout)
-    b, steps = choose(transform(folded, balanced, layout), layout)
-    a = canonicalize(a, layout)
+    gauge, balanced, steps = dict[str, Tensor](), Maps(), list[Maps]()
+    if folds:
+        folded, gauge = fold(b, layout)
+        balanced = balance(folded, layout)
+        b, steps = choose(transform(folded, balanced, layout), layout)
+        a = canonicalize(a, layout)
     b = _expand(b, a)
     aligned = transform(a, climb(a, b, moves), layout)
     found = _distance(aligned, b)
+    if not folds:
+        return Alignment(aligned, found)
     for step in reversed([balanced, *steps]):
-        aligned = transform(aligned, _repeat(inverse(step), len(found)), layout)
+        aligned = transform(aligned, inverse(step), layout)
     gauge = {name: tensor.expand(len(found), *tensor.shape[1:]) for name, tensor in gauge.items()}
     return Alignment(unfold(aligned, gauge, layout), found)
-
-
-def _repeat(maps: Maps, size: int) -> Maps:
-    """Repeats the maps of one checkpoint for each of a stack, as views."""
-    return {
-        name: Matrix(*(x.expand(size, *x.shape[1:]) for x in g)) if isinstance(g, Matrix) else g.expand(size, -1)
-        for name, g in maps.items()
-    }
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -196,24 +196,25 @@ def _move(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], maps: Maps, sizes: 
     axes = tuple(dim if all(axis.name in sizes for axis in dim) else (Axis("unknown", False),) for dim in axes)
     flat = [axis for dim in axes for axis in dim]
     x = split(piece, axes, sizes)
-    rows = torch.arange(len(x), device=x.device).unsqueeze(1)
     head = next((i for i, axis in enumerate(flat, 1) if axis.kind == "head"), 0)
     for kinds in (PERMUTED, MAPPED):  # matrices belong to the heads of the new order
         for i, axis in enumerate(flat, 1):
             g = maps.get(axis.name)
-            if g is None or (axis.kind in PERMUTED) != (kinds is PERMUTED):
-                continue
-            if not isinstance(g, Matrix):
-                x = x.movedim(i, 1)[rows, g.to(x.device)].movedim(1, i)
-                continue
-            matrix = (g.dual if axis.dual else g.matrix).to(x)
-            if matrix.ndim == 3:
-                y = x.movedim(i, -1)
-                x = (y.reshape(len(y), -1, y.shape[-1]) @ matrix.mT).view(y.shape).movedim(-1, i)
-            else:
-                y = x.movedim((head, i), (1, -1))
-                x = (y.reshape(*y.shape[:2], -1, y.shape[-1]) @ matrix.mT).view(y.shape).movedim((1, -1), (head, i))
+            if g is not None and (axis.kind in PERMUTED) == (kinds is PERMUTED):
+                x = move_axis(x, i, (g.dual if axis.dual else g.matrix) if isinstance(g, Matrix) else g, head=head)
     return x.reshape(piece.shape)
+
+
+def move_axis(x: Tensor, i: int, g: Tensor, *, head: int) -> Tensor:
+    """Moves dimension i of (K, *dims) by a permutation (K n), a matrix (K n n), or one of each head (K H n n) along `head`."""
+    if g.ndim == 2:
+        rows = torch.arange(len(x), device=x.device).unsqueeze(1)
+        return x.movedim(i, 1)[rows, g.to(x.device)].movedim(1, i)
+    if g.ndim == 3:
+        y = x.movedim(i, -1)
+        return (y.flatten(1, -2) @ g.to(x).mT).view(y.shape).movedim(-1, i)
+    y = x.movedim((head, i), (1, -1))
+    return (y.flatten(2, -2) @ g.to(x).mT).view(y.shape).movedim((1, -1), (head, i))
 
 
 def frame_of(n: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "n n-1"]:

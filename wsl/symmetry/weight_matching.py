@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, split
+from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, move_axis, split
 from wsl.symmetry.null_directions import rotatable
 
 SWEEPS = 100
@@ -138,18 +138,9 @@ class _Stack:
             if isinstance(g, Tensor) and bool((g == torch.arange(g.shape[1], device=g.device)).all()):
                 continue
             for names in (names for names in entries if name in names):
+                head = next((i for i, one in enumerate(names, 2) if one.partition(".")[0] == "head"), 0)
                 for i in (i for i, one in enumerate(names, 2) if one == name):
-                    x = entries[names]
-                    if not isinstance(g, Matrix):
-                        rows = torch.arange(len(g), device=g.device).unsqueeze(1)
-                        entries[names] = x.movedim(i, 1)[rows, g].movedim(1, i)
-                    elif g.matrix.ndim == 3:
-                        y = x.movedim(i, -1)
-                        entries[names] = (y.flatten(1, -2) @ g.matrix.mT).view(y.shape).movedim(-1, i)
-                    else:
-                        head = next(h for h, one in enumerate(names, 2) if one.partition(".")[0] == "head")
-                        y = x.movedim((head, i), (1, -1))
-                        entries[names] = (y.flatten(2, -2) @ g.matrix.mT).view(y.shape).movedim((1, -1), (head, i))
+                    entries[names] = move_axis(entries[names], i, g.matrix if isinstance(g, Matrix) else g, head=head)
         return _Stack(entries)
 
     def products(self, other: "_Stack", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:

@@ -11,12 +11,11 @@ have scales too. Where decoding (`wsl.tokenizers.coding`) does not return the we
 bits. A checkpoint in canonical form carries all of its own, as no rounded form leads back to it.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from wsl.layout import layout_of
@@ -24,15 +23,14 @@ from wsl.layout.slots import Layout, Part, Slot
 from wsl.symmetry.canonical import canonicalize
 from wsl.tokenizers.coding import pack, unpack, unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
-from wsl.tokenizers.tokens import Correction, Tokens
-from zoo_gen import Checkpoint
+from wsl.tokenizers.tokens import Correction, Tokenizer, Tokens
 from zoo_gen.errors import InputError
 from zoo_gen.reader import shortened
 
 _OPTIONS = {"reference": ("none", "root"), "form": ("raw", "canonical"), "scale": ("within", "apart")}
 
 
-class Codec(ABC):
+class Codec(Tokenizer):
     """A tokenizer but for the laying out, which `lay` does.
 
     Args:
@@ -55,22 +53,6 @@ class Codec(ABC):
     def local(self) -> bool:
         """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
         return self.form == "raw" and self.scale == "within"
-
-    @property
-    def linear(self) -> bool:
-        """Whether decoded weights are those of the root plus `turn_back` of the values, so that gradients flow."""
-        return self.local
-
-    def prepare(self, roots: Iterable[Checkpoint]) -> None:  # noqa: B027 (most tokenizers need no preparation)
-        """Does nothing: roots are given where they are needed."""
-
-    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
-        """Returns a single one: the dependence of outputs on each number is not known."""
-        return torch.ones(1, 1)
-
-    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the tensors that the tokens hold: they are differences of weights already, or weights."""
-        return dict(coded)
 
     @abstractmethod
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:

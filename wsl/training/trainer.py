@@ -119,27 +119,10 @@ class Trainer:
     def _update(
         self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Loss, batch: Batch, step: int
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Takes one step of the optimizer; returns what `_backward` does."""
+        """Takes one step of the optimizer; returns the scalars of its micro-batches, and the number of weights on all devices."""
         for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
             group["lr"] = self._learning_rate(step)
         optimizer.zero_grad()
-        found = self._backward(fabric, wrapped, objective, batch, step)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=self.config.gradient_clip_val, error_if_nonfinite=False)
-        optimizer.step()
-        return found
-
-    def _means(self, meter: Meter, step: int) -> dict[str, float]:
-        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
-        means = meter.means()
-        if not math.isfinite(means["loss"]):
-            rate = self.config.learning_rate
-            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {rate:g})")
-        return means
-
-    def _backward(
-        self, fabric: Fabric, wrapped: nn.Module, objective: Loss, batch: Batch, step: int
-    ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
         parts = Batch(*fabric.to_device(tuple(batch))).split(self.config.accumulate_grad_batches)
         counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
         counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
@@ -150,7 +133,17 @@ class Trainer:
                 scalars = objective(wrapped, MicroBatch.of(part, counts))
                 fabric.backward(scalars["loss"] / len(parts))
             found.append({name: value.detach() for name, value in scalars.items()})
+        fabric.clip_gradients(wrapped, optimizer, max_norm=self.config.gradient_clip_val, error_if_nonfinite=False)
+        optimizer.step()
         return found, counts[0] * len(parts) * fabric.world_size
+
+    def _means(self, meter: Meter, step: int) -> dict[str, float]:
+        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
+        means = meter.means()
+        if not math.isfinite(means["loss"]):
+            rate = self.config.learning_rate
+            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {rate:g})")
+        return means
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to zero; steps count from 1."""

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsl.data.pairs import ROOTS_KEPT
 from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
@@ -29,9 +30,6 @@ from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
 from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
-
-ROOTS_KEPT = 16
-"""Roots whose weights are kept in memory."""
 
 Turn = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Makes differences of weights of what tokens hold of each tensor."""

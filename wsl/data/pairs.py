@@ -1,12 +1,10 @@
 """Checkpoints with the roots that they descend from."""
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from torch import Tensor
 
 from zoo_gen import Checkpoint, Zoo
-from zoo_gen.reader import read_weights
 
 ROOTS_KEPT = 16
 """Roots whose weights are kept in memory."""
@@ -23,8 +21,13 @@ def pairs_of(zoo: Zoo) -> Iterator[tuple[Checkpoint, Checkpoint]]:
 
 def with_roots(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[tuple[Checkpoint, dict[str, Tensor]]]:
     """Yields checkpoints with the weights of their roots; those of the last few roots stay in memory."""
-    weights_of = lru_cache(ROOTS_KEPT)(read_weights)
-    return ((checkpoint, weights_of(root.path)) for checkpoint, root in pairs)
+    kept: dict[str, dict[str, Tensor]] = {}
+    for checkpoint, root in pairs:
+        if (key := str(root.path)) not in kept:
+            if len(kept) == ROOTS_KEPT:
+                kept.pop(next(iter(kept)))
+            kept[key] = root.state_dict()
+        yield checkpoint, kept[key]
 
 
 def roots_of(zoo: Zoo) -> list[Checkpoint]:

@@ -91,7 +91,8 @@ class Standardizer:
                 columns += _columns(rows[plan], {n: s.n_weights for n, s in enumerate(plan.parts) if s.kind == kind})
             mean[kind] = torch.cat([total / count for count, total, _ in columns]).median()
             squares = torch.cat([_squares_about(mean[kind], *column) / column[0] for column in columns])
-            deviation[kind] = _typical_size(squares)
+            size = squares.quantile(UPPER).sqrt()
+            deviation[kind] = size if size > 0 else torch.ones_like(size)
         scales = defaultdict(list)
         for plan in rows:
             number = 0
@@ -200,9 +201,3 @@ def _squares_about(
 ) -> Float[Tensor, " N"]:
     """Sum of squares about a given mean, from count, sum and sum of squares."""
     return (square - 2 * mean * total + count * mean**2).clamp(min=0)
-
-
-def _typical_size(squares: Float[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Root of the upper decile of mean squares; 1 if that is zero."""
-    size = squares.quantile(UPPER).sqrt()
-    return size if size > 0 else torch.ones_like(size)

@@ -5,7 +5,7 @@ import struct
 import zipfile
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -50,8 +50,11 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         if odd := _opaque(tree if chosen is None else chosen):
             raise Refused(f"it asks for {shortened(odd.text)}, which is no weight")
         described = _tensors(chosen)
+        if not isinstance(tree, dict):
+            raise Refused(f"it holds a {type(tree).__name__.lower()} where a dict of tensors should be")
         if not described:
-            _explain(tree)
+            there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"
+            raise Refused(f"it has no tensors, and none under {', '.join(WRAPPERS)}, but {there}")
         if len(described) > TENSORS:
             raise Refused(f"it has {len(described):,} tensors, more than any checkpoint")
         storages = _Storages(torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size), places)
@@ -105,14 +108,6 @@ def _opaque(tree: Any) -> Opaque | None:
         elif type(node) in (list, tuple):
             stack += node
     return None
-
-
-def _explain(tree: Any) -> NoReturn:
-    """Raises `Refused` with a list of the keys of a file without tensors."""
-    if not isinstance(tree, dict):
-        raise Refused(f"it holds a {type(tree).__name__.lower()} where a dict of tensors should be")
-    there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"
-    raise Refused(f"it has no tensors, and none under {', '.join(WRAPPERS)}, but {there}")
 
 
 def _zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]], bool]:

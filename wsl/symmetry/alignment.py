@@ -15,11 +15,11 @@ from torch import Tensor
 
 from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import balance, canonicalize, choose
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, check_moves, inverse, transform
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
 from wsl.symmetry.null_directions import NULLS, fold, unfold
 from wsl.symmetry.stacks import check_stack
-from wsl.symmetry.weight_matching import compose, match
+from wsl.symmetry.weight_matching import match
 from zoo_gen.errors import InputError
 
 
@@ -71,7 +71,9 @@ def align_by_loss(
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         maps = match(a, b, layout, moves)
         learned = descend(transform(a, maps, layout), b, layout, moves=moves, loss=loss, steps=steps, rate=rate)
-        return maps | {name: compose(step, maps[name]) for name, step in learned.items()}
+        for name, turn in learned.items():
+            maps[name] = Matrix(*(step @ last for step, last in zip(turn, maps[name], strict=True)))
+        return maps
 
     return _align(weights, layout, to, moves, climb)
 

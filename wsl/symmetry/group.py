@@ -212,9 +212,9 @@ def move_axis(x: Tensor, i: int, g: Tensor, *, head: int) -> Tensor:
         return x.movedim(i, 1)[rows, g.to(x.device)].movedim(1, i)
     if g.ndim == 3:
         y = x.movedim(i, -1)
-        return (y.flatten(1, -2) @ g.to(x).mT).view(y.shape).movedim(-1, i)
+        return (y.reshape(len(y), -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim(-1, i)
     y = x.movedim((head, i), (1, -1))
-    return (y.flatten(2, -2) @ g.to(x).mT).view(y.shape).movedim((1, -1), (head, i))
+    return (y.reshape(*y.shape[:2], -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim((1, -1), (head, i))
 
 
 def frame_of(n: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "n n-1"]:

@@ -43,8 +43,12 @@ class Chunks(EndToEnd):
 def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
     if not shapes:
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
+
+    def natural(pair: tuple[str, tuple[int, ...]]) -> list[str | int]:  # a number has no more digits than Python converts
+        return [int(text) if text.isdecimal() else text for text in re.split(r"(\d{1,1000})", pair[0])]
+
     slots = []
-    for name, shape in sorted(shapes, key=lambda pair: _natural(pair[0])):
+    for name, shape in sorted(shapes, key=natural):
         if 0 in shape:
             raise InputError(f"tensor {name!r} of the checkpoint is empty; remove it")
         role, block = ("head", 1) if name.partition(".")[0] in HEADS else ("vectors", 0)
@@ -53,8 +57,3 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
             Slot(name, shape, re.sub(r"(?<![^.])\d+(?![^.])", "{b}", name), (Part(role, block, shape[0] if shape else 1, axes),))
         )
     return Layout("any", 0, tuple(slots), ())
-
-
-def _natural(name: str) -> list[str | int]:
-    """Returns what a name is sorted by, texts and numbers by turns; a number has no more digits than Python converts."""
-    return [int(text) if text.isdecimal() else text for text in re.split(r"(\d{1,1000})", name)]

@@ -1,5 +1,4 @@
-"""Linear heads on the embeddings of ensemble members, by which an invariant encoder is pre-trained; they are thrown away after
-it."""
+"""Linear heads on the embeddings of ensemble members, by which an invariant encoder is pre-trained and then does without."""
 
 from collections.abc import Mapping
 

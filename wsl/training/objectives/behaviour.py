@@ -114,8 +114,11 @@ class Behaviour(Objective):
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""
         decoded = model(batch.values, batch.mask, batch.positions).float()
         pixels = self.pixels[torch.randint(len(self.pixels), (self.images,))].to(decoded.device)
+        groups: dict[tuple[str, Plan], list[int]] = {}
+        for row, number in enumerate(batch.source.tolist()):
+            groups.setdefault((self.architectures[number], self.sources[number].plan), []).append(row)
         losses, agreements = [], []
-        for (architecture, plan), rows in self._groups(batch.source.tolist()).items():
+        for (architecture, plan), rows in groups.items():
             runner = self.runner_of(architecture, plan)
             if plan.n_tokens > decoded.shape[1]:
                 raise InputError(
@@ -133,10 +136,3 @@ class Behaviour(Objective):
             losses.append((expected.exp() * (expected - found)).sum(-1).mean(1))
             agreements.append((expected.argmax(-1) == found.argmax(-1)).float().mean(1))
         return {"loss": torch.cat(losses).mean(), "agreement": torch.cat(agreements).mean().detach()}
-
-    def _groups(self, sources: list[int]) -> dict[tuple[str, Plan], list[int]]:
-        """Rows of a batch by architecture and plan."""
-        found: dict[tuple[str, Plan], list[int]] = {}
-        for row, number in enumerate(sources):
-            found.setdefault((self.architectures[number], self.sources[number].plan), []).append(row)
-        return found

@@ -66,19 +66,14 @@ def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, null
     gauge = dict(own)
     names = {slot.name for slot in layout.slots}
 
-    def normal(name: str) -> Tensor:
-        like = own[name]
-        drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
-        return strength * drawn.to(like.device)
-
     for rule in _rules(layout):
         if rule.verb not in nulls:
             continue
-        for name in _keys(rule):
-            if name not in own:
-                continue
+        for name in filter(own.__contains__, _keys(rule)):
+            like = own[name]
+            drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
             scales = rule.verb == "scale" or name == f"{rule.source}.weight"
-            gauge[name] = normal(name).exp() if scales else normal(name)
+            gauge[name] = (strength * drawn).exp() if scales else strength * drawn
         shift = f"{rule.source}.bias"
         if rule.verb == "norm" and shift in own and any(f"{layer}.bias" not in names for layer in rule.targets):
             gauge[shift] = 1 + gauge[shift]  # a layer without bias reads its constant off the mean of the shift

@@ -1,6 +1,6 @@
-r"""The residual tokenizer in the basis of the root: differences along the directions that the root's outputs feel most.
+r"""The residual tokenizer in the basis of the root: differences in the Fisher eigenbasis of the root.
 
-Gradient descent moves a weight along what its layer reads and what its outputs feel, which are few directions of many. Along each
+Gradient descent moves a weight along what its layer reads and what outputs depend on, which are few directions of many. Along each
 dimension of a tensor of the root the gradients of its outputs have a second moment (`wsl.symmetry.fisher`), whose eigenvectors,
 strongest first, are a basis; in it
 
@@ -34,12 +34,12 @@ Bases = tuple[tuple[Tensor | None, ...], ...]
 """Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
 
 NEW = 0.9
-"""A head, which a root does not have, is felt as strongly as this quantile of the root's weights."""
+"""Outputs depend on a head, which a root does not have, as strongly as on this quantile of the root's weights."""
 
 
 @dataclass(frozen=True)
 class RootBasis:
-    """Orthogonal bases of the tensors of a root, and how strongly each number in them is felt, in the shapes of the table."""
+    """Orthogonal bases of the tensors of a root, and how strongly outputs depend on numbers in them; in the shapes of the table."""
 
     slots: Mapping[str, Slot]
     bases: Mapping[str, Bases]
@@ -165,7 +165,7 @@ class FisherBasis(Residual):
         return self.decode(tokens, root=root)
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
-        """How strongly the root's outputs feel each number of the tokens of a plan, in mean squares of gradients."""
+        """How strongly the root's outputs depend on each number of the tokens of a plan, in mean squares of gradients."""
         found = self.basis(root).strength
         values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
         for (_, slot), segments in zip(plan.tensors, plan.segments, strict=True):

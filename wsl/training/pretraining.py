@@ -115,7 +115,7 @@ def pretrain(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder, values = build(inputs), train.values(inputs.columns)
+        encoder, values = build(inputs), inputs.values(train.invariants)
         encoder.fit_scales(values)
         heads = Heads(
             encoder,
@@ -151,7 +151,7 @@ def pretrain(
 
     encoder, heads = encoder.cpu().eval(), heads.cpu().eval()
     with torch.no_grad():
-        embeddings = encoder.member_embeddings(standardized := encoder.standardize(val.values(inputs.columns)))
+        embeddings = encoder.member_embeddings(standardized := encoder.standardize(inputs.values(val.invariants)))
         mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
         found = {
             "divergence": heads.divergence(embeddings, val.log_probabilities).item(),

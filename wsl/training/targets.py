@@ -78,10 +78,6 @@ class PretrainingTargets:
         centred = self.update_norms.reindex(columns=by.update_norms.columns) - by.update_norms.mean()
         return replace(self, update_norms=centred / deviation.where(deviation > 1e-6))
 
-    def values(self, columns: Sequence[str]) -> Float[Tensor, "N C"]:
-        """Returns some columns of the invariants."""
-        return torch.from_numpy(self.invariants.reindex(columns=list(columns)).to_numpy(dtype="float64", copy=True))
-
     def update_norm_values(self) -> Float[Tensor, "N P"]:
         """Returns the update norms as a tensor."""
         return torch.from_numpy(self.update_norms.to_numpy(dtype=np.float32, copy=True))

@@ -12,7 +12,7 @@ Everything is batched over a stack of K checkpoints, name -> (K, *shape), each w
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.null_directions import NULLS, Gauge, fold, random_gauge, rotatable, unfold
+from wsl.symmetry.null_directions import NULLS, fold, random_gauge, rotatable, unfold
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
@@ -44,14 +44,10 @@ Maps = dict[str, Int[Tensor, "K n"] | Matrix]
 
 @dataclass(frozen=True)
 class Element:
-    """One symmetry for each checkpoint of a stack: rotations, then maps of axes, then a gauge to unfold in.
-
-    Without rotations and gauge nothing is folded, which is cheaper.
-    """
+    """One symmetry for each checkpoint of a stack: rotations, then maps of axes. Without rotations nothing is folded."""
 
     maps: Maps
-    rotations: Maps = field(default_factory=dict)
-    gauge: Gauge | None = None
+    rotations: Maps
 
 
 def check_moves(moves: Collection[str]) -> None:
@@ -119,15 +115,10 @@ def sample(
 def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Moves each checkpoint of a stack (K, *shape) by its element; the function of each stays the same.
 
-    Rotations leave the stack folded, unless the element has a gauge to unfold it in.
+    Rotations leave the stack folded.
     """
     check_stack(weights, layout)
-    if not element.rotations and element.gauge is None:
-        return transform(weights, element.maps, layout)
-    folded, _ = fold(weights, layout)
-    turned = transform(folded, element.rotations, layout) if element.rotations else folded
-    if element.gauge is not None:
-        turned = unfold(turned, element.gauge, layout)
+    turned = transform(fold(weights, layout)[0], element.rotations, layout) if element.rotations else weights
     return transform(turned, element.maps, layout)
 
 
@@ -153,13 +144,14 @@ def random_view(
     check_stack(weights, layout)
     first = next(iter(weights.values()))
     element = sample(layout, len(first), generator, moves=moves, maps=maps, dtype=first.dtype)
-    if nulls := set(moves) & set(NULLS):
-        folded, own = fold(weights, layout)
-        if element.rotations:
-            _, own = fold(folded, layout)  # the plain gauge, which rotations leave as it is
-        gauge = random_gauge(own, layout, generator, nulls=nulls, strength=strength)
-        element = Element(element.maps, element.rotations, gauge)
-    return apply(element, weights, layout)
+    if not (nulls := set(moves) & set(NULLS)):
+        return apply(element, weights, layout)
+    folded, own = fold(weights, layout)
+    if element.rotations:
+        _, own = fold(folded, layout)  # the plain gauge, which rotations leave as it is
+    gauge = random_gauge(own, layout, generator, nulls=nulls, strength=strength)
+    turned = transform(folded, element.rotations, layout)
+    return transform(unfold(turned, gauge, layout), element.maps, layout)
 
 
 def transform(weights: Mapping[str, Tensor], maps: Maps, layout: Layout) -> dict[str, Tensor]:

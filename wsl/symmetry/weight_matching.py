@@ -108,10 +108,6 @@ def _anchored(names: tuple[str, ...]) -> bool:
     return len(names) == 1
 
 
-def _without_features(names: tuple[str, ...]) -> bool:
-    return not any(name.partition(".")[0] in MAPPED for name in names)
-
-
 class _Stack:
     """Entries of K checkpoints by the axes that move them: names of axes -> (K, entries, *sizes).
 
@@ -184,7 +180,7 @@ def _stream_step(a: _Stack, b: _Stack, name: str, where: Where, *, rotates: bool
 def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collection[str], maps: Steps) -> Steps:
     """Assigns heads and turns their features: a pair of heads scores the similarity that it has under its best maps."""
     size = dict(layout.sizes)[head]
-    scores = a.products(b, (head,), _without_features)
+    scores = a.products(b, (head,), lambda names: not any(name.partition(".")[0] in MAPPED for name in names))
     turned: dict[str, Tensor] = {}
     for name in (name for name, owner in layout.heads.items() if owner == head):
         products = a.products(b, (head, name), _everywhere).unflatten(2, (size, -1)).unflatten(1, (size, -1)).transpose(2, 3)

@@ -12,10 +12,11 @@ import functools
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
-from wsl.layout.slots import Axis, Layout, Part, Slot
+from wsl.layout.slots import Layout, Slot, opaque_slot
 from wsl.tokenizers.end_to_end import EndToEnd
 from zoo_gen.errors import InputError
 
@@ -52,8 +53,6 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
         if 0 in shape:
             raise InputError(f"tensor {name!r} of the checkpoint is empty; remove it")
         role, block = ("head", 1) if name.partition(".")[0] in HEADS else ("vectors", 0)
-        axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
-        slots.append(
-            Slot(name, shape, re.sub(r"(?<![^.])\d+(?![^.])", "{b}", name), (Part(role, block, shape[0] if shape else 1, axes),))
-        )
+        row = re.sub(r"(?<![^.])\d+(?![^.])", "{b}", name)
+        slots.append(replace(opaque_slot(name, shape, block=block, role=role), row=row))
     return Layout("any", 0, tuple(slots), ())

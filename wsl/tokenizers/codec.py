@@ -83,7 +83,7 @@ class Codec(Tokenizer):
     def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
         """Returns the tokens of a checkpoint. Raises `InputError` for unknown tensors and for a missing root."""
         plan = self.plan(state_dict, root=root)
-        tokens = pack(plan, self._formed(state_dict), self._formed_root(root))
+        tokens = pack(plan, self.formed(state_dict, root), self._formed_root(root))
         if self.form == "raw":
             return tokens
         return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
@@ -104,9 +104,10 @@ class Codec(Tokenizer):
         return unpack_in_place(tokens, self._formed_root(root))
 
     def _formed_root(self, root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
-        return root if root is None or self.reference == "none" else self._formed(root)
+        return root if root is None or self.reference == "none" else self.formed(root, root)
 
-    def _formed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def formed(self, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """Returns the weights of a checkpoint, or of a root, in the tokenizer's form."""
         if self.form == "raw" or not all(tensor.isfinite().all() for tensor in weights.values()):
             return weights
         try:

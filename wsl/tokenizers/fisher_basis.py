@@ -13,7 +13,7 @@ and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -22,10 +22,9 @@ from torch import Tensor
 from wsl.layout import layout_of
 from wsl.layout.slots import Slot
 from wsl.symmetry.fisher import moments
-from wsl.tokenizers.coding import pack, unpack
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
-from wsl.tokenizers.tokens import Correction, Tokens
+from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
@@ -116,15 +115,11 @@ class FisherBasis(Residual):
 
     def __init__(self, *, width: int, images: int, seed: int):
         super().__init__(width=width, reference="root")
+        self.form = "turned"
         if images < 1:
             raise InputError(f"images {images} of the tokenizer is not positive; 128 serve")
         self.images, self.seed = images, seed
         self._bases: dict[str, RootBasis] = {}
-
-    @property
-    def local(self) -> bool:
-        """False: each value depends on a whole tensor."""
-        return False
 
     @property
     def linear(self) -> bool:
@@ -137,28 +132,21 @@ class FisherBasis(Residual):
             if (key := _key(root.state_dict())) not in self._bases:
                 self._bases[key] = RootBasis.of(root, images=self.images, seed=self.seed)
 
-    def basis(self, root: Mapping[str, Tensor] | None) -> RootBasis:
+    def basis(self, root: Mapping[str, Tensor]) -> RootBasis:
         """The basis of a root by its weights. Raises `InputError` for one that the tokenizer has not been told of."""
-        if root is None:
-            raise InputError("the tokenizer codes differences to a root; pass root=<state dict of the root>")
         found = self._bases.get(_key(root))
         if found is None:
             raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
         return found
 
-    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
-        """Returns the tokens of a checkpoint, with the bits of all weights: no rounded turn leads back to them."""
-        basis, plan = self.basis(root), self.plan(state_dict, root=root)
-        assert root is not None
-        tokens = pack(plan, basis.forward(state_dict), basis.forward(root))
-        return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
+    def formed(self, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """Returns weights in the basis of the root."""
+        return weights if root is None else self.basis(root).forward(weights)
 
     def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens; those of other values (`Tokens.with_values`) are turned back."""
-        basis = self.basis(root)
-        assert root is not None
-        weights = unpack(tokens, basis.forward(root))
-        return weights if tokens.corrections else basis.backward(weights)
+        weights = super().decode(tokens, root=root)
+        return weights if root is None or tokens.corrections else self.basis(root).backward(weights)
 
     def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns what `decode` does; turning takes memory of its own."""

@@ -188,8 +188,7 @@ class Run:
         return self.inputs.embed_weights(self.model, pairs, within=self.zoo).to_numpy(dtype=np.float32)
 
     def encoder_inputs(self, checkpoints: Zoo) -> pd.DataFrame:
-        """Returns what the model reads of checkpoints as features (N F): invariants, or standardised tokens pooled as latents
-        are."""
+        """Returns what the model reads of checkpoints as features (N F): invariants, or tokens pooled as latents are."""
         return self.inputs.table(self.model, checkpoints, within=self.zoo)
 
     def latents(self, checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:

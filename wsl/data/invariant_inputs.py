@@ -1,5 +1,4 @@
-"""Inputs of an invariant encoder: the columns of `wsl.data.invariants` that it was trained on, and how checkpoints become such
-columns."""
+"""Inputs of an invariant encoder: the columns of `wsl.data.invariants` that it was trained on."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence

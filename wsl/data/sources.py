@@ -61,8 +61,10 @@ class FileSource:
         weights, reference = MemoryMapped(checkpoint), MemoryMapped(root)
         plan = tokenizer.plan(weights, root=reference)
         if tokenizer.local:
-            return cls(checkpoint, root, tokenizer, plan, sums_of(parts_of(plan, weights, reference)))
-        return cls(checkpoint, root, tokenizer, plan, sums_of(parts_in(plan, tokenizer.encode(weights, root=reference).values)))
+            parts = parts_of(plan, weights, reference)
+        else:
+            parts = parts_in(plan, tokenizer.encode(weights, root=reference).values)
+        return cls(checkpoint, root, tokenizer, plan, sums_of(parts))
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""

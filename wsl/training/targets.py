@@ -1,5 +1,4 @@
-"""Targets that an encoder of invariants is pre-trained on: numbers of the weights themselves, predictions on images, update
-norms."""
+"""Targets that an encoder of invariants is pre-trained on: the invariants themselves, predictions on images, update norms."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

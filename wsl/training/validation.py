@@ -4,7 +4,7 @@ checkpoints.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,7 @@ class Validation:
         self.groups = [(json.loads(architecture), members) for architecture, members in groups.items()]
 
     def __call__(self) -> dict[str, float]:
-        """Scalars of the objective; mean accuracy of final checkpoints on the validation images, as recorded and
-        after decoding.
-        """
+        """Scalars of the objective; mean accuracy of final checkpoints on validation images, as recorded and after decoding."""
         self.run.model.eval()
         device = next(self.run.model.parameters()).device
         with torch.no_grad():
@@ -58,13 +56,10 @@ class Validation:
         for architecture, members in self.groups:
             step = max(1, WEIGHTS_AT_ONCE // sum(tensor.numel() for tensor in members[0].state_dict().values()))
             for start in range(0, len(members), step):
-                weights = self._decoded(members[start : start + step])
+                some = members[start : start + step]
+                pairs = zip(some, self.run.latents(some), strict=True)
+                weights = [self.run.decode(tokens, z, root=self.run.zoo.root(c).state_dict()) for c, (tokens, z) in pairs]
                 decoded.append(score(architecture, weights, self.images).accuracy)
         self.run.model.train()
         accuracies = {"original": torch.tensor(original).nanmean(), "decoded": torch.cat(decoded).mean()}
         return means | {f"accuracy_{name}": accuracy.item() for name, accuracy in accuracies.items()}
-
-    def _decoded(self, checkpoints: Sequence[Checkpoint]) -> list[dict[str, Tensor]]:
-        """Checkpoints after encoding and decoding."""
-        pairs = zip(checkpoints, self.run.latents(checkpoints), strict=True)
-        return [self.run.decode(tokens, z, root=self.run.zoo.root(c).state_dict()) for c, (tokens, z) in pairs]

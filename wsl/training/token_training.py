@@ -21,7 +21,7 @@ from wsl.training.metrics_log import Journal
 from wsl.training.objectives.objective import Objective
 from wsl.training.resume_state import STATE
 from wsl.training.settings import TrainConfig
-from wsl.training.trainer import Trainer
+from wsl.training.trainer import fit
 from wsl.training.validation import Validation
 from zoo_gen import Zoo
 from zoo_gen.config import instantiate
@@ -66,7 +66,7 @@ def train_on_tokens(
 
     journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
     objective = _objective(config, run, train_models)
-    Trainer(config).fit(fabric, folder, run.model, objective, train_windows, validation, console, journal)
+    fit(config, fabric, folder, run.model, objective, train_windows, validation, console, journal)
 
 
 def _objective(config: TrainConfig, run: Run, models: Sequence[FileSource]) -> Objective:

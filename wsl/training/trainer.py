@@ -39,118 +39,109 @@ Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]
 """An objective (`wsl.training.objectives`): the loss of a model on a batch of windows, and other scalars."""
 
 
-class Trainer:
-    """The loop; its settings are those of configs/train.yaml."""
+def fit(
+    config: TrainConfig,
+    fabric: Fabric,
+    folder: Path,
+    model: nn.Module,
+    objective: Loss,
+    windows: Windows,
+    validate: Callable[[], dict[str, float]],
+    console: Console,
+    journal: Journal,
+) -> None:
+    """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
+    Called by each process with a launched Fabric; the one of rank 0 validates and writes. Where the model is sharded all of
+    them validate, since it takes all of them to run it.
 
-    def fit(
-        self,
-        fabric: Fabric,
-        folder: Path,
-        model: nn.Module,
-        objective: Loss,
-        windows: Windows,
-        validate: Callable[[], dict[str, float]],
-        console: Console,
-        journal: Journal,
-    ) -> None:
-        """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
+    Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
+    """
+    wrapped: Any = fabric.setup_module(model)
+    for name in METHODS:
+        if hasattr(model, name):
+            wrapped.mark_forward_method(name)
+    optimizer = AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+    wrapped_optimizer = fabric.setup_optimizers(optimizer)
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    average, state, writes = Average(model, ema=config.ema), folder / STATE, fabric.is_global_zero
+    done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
+    fabric.barrier()
+    if writes:
+        journal.resume(done)
+    ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    batches = windows.batches(range(done, config.steps), config.batch_size, **ranks, workers=config.workers)
 
-        Called by each process with a launched Fabric; the one of rank 0 validates and writes. Where the model is sharded all of
-        them validate, since it takes all of them to run it.
+    with closing(batches), shown(console, done=done, total=config.steps) as progress:
+        meter = Meter(fabric, since_log)
+        for step, batch in enumerate(batches, start=done + 1):
+            meter.add(*_update(config, fabric, wrapped, wrapped_optimizer, objective, batch, step))
+            average.update(step)
 
-        Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
-        """
-        config = self.config
-        wrapped: Any = fabric.setup_module(model)
-        for name in METHODS:
-            if hasattr(model, name):
-                wrapped.mark_forward_method(name)
-        optimizer = AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
-        wrapped_optimizer = fabric.setup_optimizers(optimizer)
-        sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-        average, state, writes = Average(model, ema=config.ema), folder / STATE, fabric.is_global_zero
-        done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
-        fabric.barrier()
+            validating = step % config.validate_every == 0 or step == config.steps
+            logging = validating or step % config.log_every == 0
+            if logging:
+                means = meter.means()
+                if not math.isfinite(means["loss"]):
+                    advice = f"use a smaller learning_rate (now {config.learning_rate:g})"
+                    raise InputError(f"the loss is not finite at step {step}; {advice}")
+                progress.logged(step, means)
+                if writes:
+                    rate = {"learning_rate": _learning_rate(config, step)}
+                    journal.write("train", step, {**means, **rate, **meter.measured()})
+            if validating:
+                with average.applied():
+                    validation = validate() if writes or sharded else {}
+                if writes:
+                    journal.write("validation", step, validation)
+                    progress.validated(step, validation)
+                fabric.barrier()
+            if step % config.save_every == 0 or step == config.steps:
+                tensors = tensors_of(model, optimizer, average)
+                if writes:
+                    save_state(state, dict(tensors), step, meter.since_log)
+                elif sharded:
+                    deque(tensors, maxlen=0)  # the others gather its parts
+            if logging:
+                meter.restart()
+            progress.advance(step)
+    with average.applied():
+        weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
         if writes:
-            journal.resume(done)
-        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-        batches = windows.batches(range(done, config.steps), config.batch_size, **ranks, workers=config.workers)
+            write_weights(folder / "model.safetensors", weights)
+    if writes:
+        journal.close()
+        state.unlink()
 
-        with closing(batches), shown(console, done=done, total=config.steps) as progress:
-            meter = Meter(fabric, since_log)
-            for step, batch in enumerate(batches, start=done + 1):
-                meter.add(*self._update(fabric, wrapped, wrapped_optimizer, objective, batch, step))
-                average.update(step)
 
-                validating = step % config.validate_every == 0 or step == config.steps
-                logging = validating or step % config.log_every == 0
-                if logging:
-                    progress.logged(step, means := self._means(meter, step))
-                    if writes:
-                        rate = {"learning_rate": self._learning_rate(step)}
-                        journal.write("train", step, {**means, **rate, **meter.measured()})
-                if validating:
-                    with average.applied():
-                        validation = validate() if writes or sharded else {}
-                    if writes:
-                        journal.write("validation", step, validation)
-                        progress.validated(step, validation)
-                    fabric.barrier()
-                if step % config.save_every == 0 or step == config.steps:
-                    tensors = tensors_of(model, optimizer, average)
-                    if writes:
-                        save_state(state, dict(tensors), step, meter.since_log)
-                    elif sharded:
-                        deque(tensors, maxlen=0)  # the others gather its parts
-                if logging:
-                    meter.restart()
-                progress.advance(step)
-        with average.applied():
-            weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-            if writes:
-                write_weights(folder / "model.safetensors", weights)
-        if writes:
-            journal.close()
-            state.unlink()
+def _update(
+    config: TrainConfig, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Loss, batch: Batch, step: int
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Takes one step of the optimizer; returns the scalars of its micro-batches, and the number of weights on all devices."""
+    for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
+        group["lr"] = _learning_rate(config, step)
+    optimizer.zero_grad()
+    parts = Batch(*fabric.to_device(tuple(batch))).split(config.accumulate_grad_batches)
+    counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
+    counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
+    found = []
+    for number, part in enumerate(parts, start=1):
+        torch.manual_seed(config.seed * config.steps + step)
+        with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
+            scalars = objective(wrapped, MicroBatch.of(part, counts))
+            fabric.backward(scalars["loss"] / len(parts))
+        found.append({name: value.detach() for name, value in scalars.items()})
+    fabric.clip_gradients(wrapped, optimizer, max_norm=config.gradient_clip_val, error_if_nonfinite=False)
+    optimizer.step()
+    return found, counts[0] * len(parts) * fabric.world_size
 
-    def _update(
-        self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Loss, batch: Batch, step: int
-    ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Takes one step of the optimizer; returns the scalars of its micro-batches, and the number of weights on all devices."""
-        for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
-            group["lr"] = self._learning_rate(step)
-        optimizer.zero_grad()
-        parts = Batch(*fabric.to_device(tuple(batch))).split(self.config.accumulate_grad_batches)
-        counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
-        counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
-        found = []
-        for number, part in enumerate(parts, start=1):
-            torch.manual_seed(self.config.seed * self.config.steps + step)
-            with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
-                scalars = objective(wrapped, MicroBatch.of(part, counts))
-                fabric.backward(scalars["loss"] / len(parts))
-            found.append({name: value.detach() for name, value in scalars.items()})
-        fabric.clip_gradients(wrapped, optimizer, max_norm=self.config.gradient_clip_val, error_if_nonfinite=False)
-        optimizer.step()
-        return found, counts[0] * len(parts) * fabric.world_size
 
-    def _means(self, meter: Meter, step: int) -> dict[str, float]:
-        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
-        means = meter.means()
-        if not math.isfinite(means["loss"]):
-            rate = self.config.learning_rate
-            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {rate:g})")
-        return means
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero; steps count from 1."""
-        rate, warmup, steps = self.config.learning_rate, self.config.warmup, self.config.steps
-        if step <= warmup:
-            return rate * step / warmup
-        return rate * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1))) / 2
+def _learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine to zero; steps count from 1."""
+    rate, warmup, steps = config.learning_rate, config.warmup, config.steps
+    if step <= warmup:
+        return rate * step / warmup
+    return rate * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1))) / 2
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -113,10 +113,7 @@ def sample(
 
 
 def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Moves each checkpoint of a stack (K, *shape) by its element; the function of each stays the same.
-
-    Rotations leave the stack folded.
-    """
+    """Moves each checkpoint of a stack (K, *shape) by its element, its function the same; rotations leave the stack folded."""
     check_stack(weights, layout)
     turned = transform(fold(weights, layout)[0], element.rotations, layout) if element.rotations else weights
     return transform(turned, element.maps, layout)

@@ -170,7 +170,8 @@ def _decode(tokens: Tokens, values: Tensor, root: Mapping[str, Tensor] | None, w
         if correction is None or correction.index is not None:
             coding = Coding.of(plan, i, root, values.device)
             if i in plan.scales:
-                coding = coding._replace(scale=_power(plan.segments[plan.scales[i]][0].of(values).item(), plan.dtype))
+                exponent, limit = plan.segments[plan.scales[i]][0].of(values).item(), _limit(plan.dtype)
+                coding = coding._replace(scale=2.0 ** max(-limit, min(limit, exponent)))  # a network's is not within any limits
             for segment in plan.segments[i]:
                 _restore(segment, values, coding, weight)
         if correction is not None:
@@ -247,11 +248,6 @@ def _exponent(weight: Tensor, coding: Coding) -> int:
 def _limit(dtype: torch.dtype) -> int:
     """Returns the largest e for which 2^e and 2^-e are normal numbers of a type."""
     return -round(math.log2(torch.finfo(dtype).tiny))
-
-
-def _power(exponent: float, dtype: torch.dtype) -> float:
-    """Returns a power of two, exact for whole exponents; a network's are neither whole nor within any limits."""
-    return 2.0 ** max(-_limit(dtype), min(_limit(dtype), exponent))
 
 
 def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -91,8 +91,7 @@ class Tokenizer(Protocol):
         return dict(coded)
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
-        """Returns how strongly outputs depend on each number of the tokens of a plan, up to a factor; ones where it is not
-        known."""
+        """Returns how strongly outputs depend on each number of the tokens, up to a factor; ones where it is not known."""
         return torch.ones(1, 1)
 
     def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:

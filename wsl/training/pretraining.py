@@ -28,9 +28,6 @@ from wsl.training.targets import PretrainingTargets, known_rows, scaled_summarie
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
-Log = Callable[[str, int, Mapping[str, float]], None]
-"""Writes an event of a step with its scalars."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
@@ -76,7 +73,7 @@ def pretrain(
     zoos: Sequence[tuple[Zoo, Split[Zoo]]],
     build: Callable[[InvariantInputs], InvariantEncoder],
     *,
-    log: Log,
+    log: Callable[[str, int, Mapping[str, float]], None],
     console: Console,
     device: torch.device,
 ) -> tuple[InvariantEncoder, InvariantInputs]:
@@ -88,7 +85,7 @@ def pretrain(
         zoos: each with the split whose train models are learned from. All models are evaluated on training images of the first
             zoo; models of other images are learned from without their logits.
         build: makes the encoder with fresh weights, given the columns that there are.
-        log: takes the losses, and at the end measurements on the first zoo's val models: `divergence` (nats per image),
+        log: takes the losses by step, and at the end measurements on the first zoo's val models: `divergence` (nats per image),
             `divergence_of_mean` (of the mean prediction of the train models), `error` of standardised invariants,
             `forecast_error` of standardised update norms (1: the mean) and `summary_error`, if that is learned.
         console: shows the progress.

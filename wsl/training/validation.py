@@ -1,6 +1,4 @@
-"""What a run measures on its validation models while it trains: reconstruction of windows, and accuracy of decoded
-checkpoints.
-"""
+"""Validation of a run in training: reconstruction of windows, and accuracy of decoded checkpoints."""
 
 import json
 from collections import defaultdict

@@ -40,13 +40,13 @@ from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_er
 from benchmarks.race import Contestant, Holdout, InMemory, Pair, gain, race
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
+from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Windows
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.training.initialization import TokenStatistics
 from wsl.training.trainer import Loss
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose, instantiate

@@ -18,12 +18,11 @@ from torch.nn import functional
 
 from wsl.data.sources import Source
 from wsl.data.standardizer import Moments
-from wsl.data.sums import Sums
 from wsl.data.windows import Batch
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window
+from wsl.tokenizers.window import Sums, Window
 
 FAINT = 1e-8
 """Deviation under which a part never varies."""

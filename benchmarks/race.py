@@ -19,13 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from benchmarks.padded_rows import FAINT, moments_of
-from wsl.data.sums import Sums, sums_of
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window, parts_in
+from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
 from wsl.training.ema import Average
 from wsl.training.trainer import Loss, parameter_groups
 

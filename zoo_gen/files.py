@@ -41,13 +41,18 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8, atomically."""
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes atomically."""
+    write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically. A full disk raises `OSError`, as it does for every other file."""
     content = safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}, metadata={"format": "pt"})
-    write_atomically(path, lambda beside: beside.write_bytes(content))
+    write_bytes(path, content)
 
 
 def sha256_of(path: Path) -> str:

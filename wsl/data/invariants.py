@@ -68,11 +68,8 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
 
 def invariants_of(checkpoints: Zoo) -> pd.DataFrame:
     """Describes the checkpoints of a zoo, or finds their description in the cache; see `invariants`."""
-
-    def compute() -> pd.DataFrame:
-        return invariants((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
-
-    return cached(invariants, checkpoints, compute)
+    pairs = ((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
+    return cached(invariants, checkpoints, lambda: invariants(pairs))
 
 
 def columns_by_kind(columns: Sequence[str]) -> dict[str, list[int]]:

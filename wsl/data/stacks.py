@@ -1,6 +1,6 @@
 """Weights of many checkpoints at once: stacks of one shape, as they are or as differences to the root."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -57,23 +57,24 @@ def changes(weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> dict[s
     return {name: tensor - root[name] for name, tensor in weights.items() if name in shared}
 
 
-class Columns:
-    """Numbers per tensor and checkpoint, collected stack by stack; NaN where a checkpoint lacks a tensor."""
+def tensor_table(
+    checkpoints: Zoo, *, reference: Reference, describe: Callable[[Tensor], Mapping[str, Float[np.ndarray, "K"]]]
+) -> pd.DataFrame:
+    """Returns what `describe` says of every tensor (K, *shape) of checkpoints (N C), in columns `<tensor>/<what>`.
 
-    def __init__(self, n: int) -> None:
-        self._n, self._tables = n, dict[str, pd.DataFrame]()
-
-    def put(self, tensor: str, rows: list[int], values: Float[np.ndarray, "K S"], names: list[str]) -> None:
-        """Writes the rows of a tensor's table, whose columns are called `<tensor>/<name>`."""
-        if tensor not in self._tables:
-            unknown = np.full((self._n, len(names)), np.nan)
-            self._tables[tensor] = pd.DataFrame(unknown, columns=[f"{tensor}/{name}" for name in names])
-        self._tables[tensor].iloc[rows] = values
-
-    def frame(self) -> pd.DataFrame:
-        """Returns all columns, and whether each tensor is there with finite weights."""
-        present = {f"{name}/present": table.iloc[:, 0].notna().astype(float) for name, table in self._tables.items()}
-        return pd.concat([*self._tables.values(), pd.DataFrame(present)], axis=1)
+    NaN where a checkpoint lacks a tensor; `<tensor>/present` tells whether it is there with finite weights.
+    """
+    tables, first = [], dict[str, str]()
+    for rows, weights in stacks(checkpoints, reference=reference):
+        found = {}
+        for name, tensor in weights.items():
+            described = {f"{name}/{what}": column for what, column in describe(tensor).items()}
+            first.setdefault(name, next(iter(described)))
+            found |= described
+        tables.append(pd.DataFrame(found, index=rows))
+    whole = pd.concat(tables).sort_index()
+    present = {f"{name}/present": whole[column].notna().astype(float) for name, column in first.items()}
+    return pd.concat([whole, pd.DataFrame(present)], axis=1)
 
 
 def _stack(alike: list[tuple[int, dict[str, Tensor]]]) -> Stack:

@@ -21,11 +21,9 @@ from wsl.data.windows import padded
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import window_starts
-from zoo_gen import InputError, Zoo
+from zoo_gen import Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.reader import read_json
-
-FILE = "standardizer.json"
 
 CHECKPOINTS_AT_ONCE = 32
 """Checkpoints of one plan that are encoded together, at most."""
@@ -50,7 +48,7 @@ class TokenInputs:
 
     reads: ClassVar[Literal["tokens"]] = "tokens"
     fitted: ClassVar[bool] = True
-    file: ClassVar[str] = FILE
+    file: ClassVar[str] = "standardizer.json"
 
     tokenizer: Tokenizer
     standardizer: Standardizer
@@ -59,16 +57,13 @@ class TokenInputs:
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any], *, advice: str) -> Self:
         """Reads what `save` wrote into a run's folder. Raises `InputError` for a file that is missing or damaged."""
-        read_json(folder / FILE, advice=advice)
-        try:
-            standardizer = Standardizer.load(folder / FILE)
-        except OverflowError as error:
-            raise InputError(f"{folder / FILE} is damaged ({error}); {advice}") from error
+        read_json(folder / cls.file, advice=advice)
+        standardizer = Standardizer.load(folder / cls.file)
         return cls(instantiate(config["tokenizer"], group="tokenizer"), standardizer, config["window"])
 
     def save(self, folder: Path) -> None:
         """Writes the statistics into a run's folder."""
-        self.standardizer.save(folder / FILE)
+        self.standardizer.save(folder / self.file)
 
     @property
     def model_values(self) -> dict[str, Any]:
@@ -90,13 +85,7 @@ class TokenInputs:
         return self._pooled(model, ((tokens, self.standardizer.standardize(tokens)) for tokens in encoded), within)
 
     def embed(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
-        """Returns the pooled latents of checkpoints of a zoo (N F); NaN for a model that diverged.
-
-        Args:
-            model: encodes and pools.
-            checkpoints: a selection of a zoo.
-            within: the zoo of the run, whose groups (block, role) are pooled.
-        """
+        """Returns the latents of checkpoints, pooled over each (block, role) of `within` (N F); NaN for a model that diverged."""
         return self.embed_weights(model, ((c.state_dict(), root) for c, root in with_roots(pairs_of(checkpoints))), within=within)
 
     def embed_weights(self, model: Any, pairs: Pairs, *, within: Zoo) -> pd.DataFrame:

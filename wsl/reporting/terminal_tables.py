@@ -38,7 +38,7 @@ _ABOUT = ("checkpoint", "taken_root", "out_of_distribution", "error", "distance"
 
 
 def coverage_table(frame: pd.DataFrame) -> Group:
-    """Returns a frame of `wsl.tokenizers.coverage.coverage`, its total last, as a table."""
+    """Returns a frame of `wsl.tokenizers.plan.coverage`, its total last, as a table."""
     table = _table(Column("role"), *map(str, frame.columns))
     for role, (weights, tokens, padding) in zip(frame.index, frame.to_numpy(), strict=True):
         if role == "total":

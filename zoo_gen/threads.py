@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -31,3 +32,9 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Yields the items, n at a time."""
+    left = iter(items)
+    return iter(lambda: list(islice(left, n)), [])

@@ -12,6 +12,7 @@ from torch import Tensor
 from wsl.data.pairs import pairs_of, with_roots
 from wsl.layout.lookup import layout_of
 from zoo_gen import Zoo
+from zoo_gen.threads import in_threads
 
 WEIGHTS_AT_ONCE = 8_000_000
 Reference = Literal["none", "root"]
@@ -64,16 +65,15 @@ def tensor_table(
 
     NaN where a checkpoint lacks a tensor; `<tensor>/present` tells whether it is there with finite weights.
     """
-    tables, first = [], dict[str, str]()
-    for rows, weights in stacks(checkpoints, reference=reference):
-        found = {}
-        for name, tensor in weights.items():
-            described = {f"{name}/{what}": column for what, column in describe(tensor).items()}
-            first.setdefault(name, next(iter(described)))
-            found |= described
-        tables.append(pd.DataFrame(found, index=rows))
-    whole = pd.concat(tables).sort_index()
-    present = {f"{name}/present": whole[column].notna().astype(float) for name, column in first.items()}
+
+    def table(stack: Stack) -> pd.DataFrame:
+        rows, weights = stack
+        found = {f"{name}/{what}": column for name, tensor in weights.items() for what, column in describe(tensor).items()}
+        return pd.DataFrame(found, index=rows)
+
+    whole = pd.concat(in_threads(table, stacks(checkpoints, reference=reference))).sort_index()
+    first = {str(column).rpartition("/")[0]: column for column in reversed(whole.columns)}
+    present = {f"{name}/present": whole[first[name]].notna().astype(float) for name in reversed(first)}
     return pd.concat([whole, pd.DataFrame(present)], axis=1)
 
 

@@ -34,6 +34,7 @@ Stack = dict[str, Tensor]
 ORTHOGONAL = (*PERMUTED, *MAPPED)
 POINTS = 11
 N_BOOTSTRAP = 2000
+QUARTILES, INTERVAL = (0.25, 0.5, 0.75), (0.025, 0.975)
 
 IMAGES = 128
 """Number of labelled train images in the loss that `align_by_loss` lowers."""
@@ -126,37 +127,34 @@ def measure(zoo: Zoo) -> dict[str, Any]:
         barriers[name], accuracy, distance = _barriers(roots[0], row.align(pairs), pairs.b, images.test)
         naive = barriers["naive"]
         rows[name] = {
-            "loss": _quartiles(barriers[name]),
-            "accuracy": _quartiles(accuracy),
-            "distance": _quartiles(distance),
+            "loss": _quantiles(barriers[name], *QUARTILES),
+            "accuracy": _quantiles(accuracy, *QUARTILES),
+            "distance": _quantiles(distance, *QUARTILES),
             "ratio_to_naive": round(float(barriers[name].mean() / naive.mean()), 3),
-            "ratio_interval": _interval((resamples @ barriers[name]) / (resamples @ naive)),
+            "ratio_interval": _quantiles((resamples @ barriers[name]) / (resamples @ naive), *INTERVAL),
         }
         for step, other in {"previous": row.previous, "naive": "naive", **{one: one for one in row.beside}}.items():
             change = barriers[name] - barriers[other]
             rows[name][f"change_from_{step}"] = {
                 "from": other,
                 "mean": round(float(change.mean()), 4),
-                "interval": _interval(resamples @ change),
+                "interval": _quantiles(resamples @ change, *INTERVAL),
                 "ratio": round(float(change.mean() / naive.mean()), 4),
-                "ratio_interval": _interval((resamples @ change) / (resamples @ naive)),
+                "ratio_interval": _quantiles((resamples @ change) / (resamples @ naive), *INTERVAL),
             }
-        _print(zoo.path.name, name, rows[name])
+        ratio, step = f"{rows[name]['ratio_to_naive']:.3f} {rows[name]['ratio_interval']}", rows[name]["change_from_previous"]
+        print(
+            f"{zoo.path.name:16} {name:36} {ratio:24} {step['ratio']:+.3f} {step['ratio_interval']} from {step['from']}", flush=True
+        )
     accuracy = score(roots[0].architecture, unstack({n: t.float() for n, t in weights.items()}), images.test).accuracy
     return {
         "zoo": zoo.name,
         "seed": zoo.config["seed"],
         "roots": len(roots),
         "pairs": len(index),
-        "test_accuracy_of_roots": _quartiles(accuracy.numpy()),
+        "test_accuracy_of_roots": _quantiles(accuracy.numpy(), *QUARTILES),
         "alignments": rows,
     }
-
-
-def _print(zoo: str, name: str, row: Mapping[str, Any]) -> None:
-    step = row["change_from_previous"]
-    ratio = f"{row['ratio_to_naive']:.3f} {row['ratio_interval']}"
-    print(f"{zoo:16} {name:36} {ratio:24} {step['ratio']:+.3f} {step['ratio_interval']} from {step['from']}", flush=True)
 
 
 def bootstrap_weights(roots: int, index: Sequence[tuple[int, int]]) -> Float[np.ndarray, "samples pairs"]:
@@ -167,8 +165,8 @@ def bootstrap_weights(roots: int, index: Sequence[tuple[int, int]]) -> Float[np.
     return weights / weights.sum(1, keepdims=True)
 
 
-def _interval(samples: np.ndarray) -> list[float]:
-    return [round(float(q), 4) for q in np.quantile(samples, [0.025, 0.975])]
+def _quantiles(values: np.ndarray, *at: float) -> list[float]:
+    return [round(float(q), 4) for q in np.quantile(values, at)]
 
 
 def _barriers(root: Checkpoint, a: Mapping[str, Tensor], b: Mapping[str, Tensor], images: ImageSplit) -> tuple[np.ndarray, ...]:
@@ -188,10 +186,6 @@ def excess(values: Sequence[Tensor]) -> Float[np.ndarray, "K"]:
     along = torch.stack(list(values)).double()
     t = torch.linspace(0, 1, len(along), dtype=torch.float64).unsqueeze(1)
     return (along - (1 - t) * along[0] - t * along[-1]).amax(0).numpy()
-
-
-def _quartiles(values: np.ndarray) -> list[float]:
-    return [round(float(q), 4) for q in np.quantile(values, [0.25, 0.5, 0.75])]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import argparse
 import functools
 import json
 import math
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -29,24 +30,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
-from benchmarks.clock import seconds
-from benchmarks.in_memory import InMemory
+from benchmarks.measure import seconds
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_error, moments_of
-from benchmarks.race import Contestant, Holdout, Pair, gain, race
+from benchmarks.race import Contestant, Holdout, InMemory, Pair, gain, race
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
-from wsl.data.windows import Batch, Windows
+from wsl.data.token_statistics import TokenStatistics
+from wsl.data.windows import Windows
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.training.initialization import TokenStatistics
+from wsl.training.trainer import Loss
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose, instantiate
 
@@ -70,13 +71,7 @@ CACHE = 2 * 10**9
 
 
 class Field:
-    """The train and validation checkpoints of a zoo, and who may train on them.
-
-    Args:
-        zoo: whose split `by_model` is used, fold 0.
-        config: of `wsl.train`, whose defaults ours has.
-        train, val: how many checkpoints, evenly over all there are.
-    """
+    """Some train and validation checkpoints of a zoo (split `by_model`, fold 0), and who may train on them."""
 
     def __init__(self, zoo: Zoo, config: dict[str, Any], *, train: int, val: int):
         split, self.config = zoo.split("by_model", fold=0), config
@@ -135,7 +130,7 @@ class Field:
         sources: list[InMemory],
         standardizer: Standardizer,
         build: Callable[[], Any],
-        objective: Callable[[nn.Module, Batch], dict[str, Tensor]],
+        objective: Loss,
         rate: float,
     ) -> Contestant:
         """A contestant whose steps hold as many weights as the default's do."""
@@ -160,10 +155,9 @@ class Field:
             model=model,
             objective=objective,
             inputs=TokenInputs(tokenizer, standardizer, length),
-            windows=windows,
+            batches=windows.batches(range(sys.maxsize), batch_size, rank=0, world_size=1, workers=0),
             holdout=self.holdout,
             config=self.config,
-            batch_size=batch_size,
             rate=rate,
             seconds=time.process_time() - start,
         )
@@ -232,23 +226,6 @@ def over_products(ours: Contestant, card: dict[str, Any]) -> float:
     return ours.training / ours.steps / (plain * counter.get_total_flops() / count)
 
 
-def bench(zoo: Zoo, options: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one zoo."""
-    field = Field(zoo, config, train=options.train, val=options.val)
-    contestants = chosen(field, options.rates, seconds=options.scan)
-    race(contestants, seconds=options.seconds, turns=options.turns)
-    figures: dict[str, Any] = {"zoo": zoo.path.name}
-    for one in contestants:
-        errors = {measure: one.best(measure) for measure in field.holdout.scales}
-        figures[one.name] = {**one.about, "weights_per_second": one.weights / one.training, "steps": one.steps, "errors": errors}
-        print(one.name, json.dumps(figures[one.name]))
-        for measure in errors:
-            print(f"  seconds:error of {measure}", *(f"{m.seconds:.1f}:{m.errors[measure]:.3g}" for m in one.course))
-    ours, rivals = contestants[: len(OURS)], contestants[len(OURS) :]
-    ratios = {own.name: {rival.name: gain(own, rival, RIVALS[rival.name][1]) for rival in rivals} for own in ours}
-    return figures | {"ratio": ratios, "over_products": over_products(ours[0], field.card)}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -262,7 +239,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", help="of wsl.train, as model.width=64")
     options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(1)
-    print(json.dumps(bench(Zoo.open(options.zoo), options, compose("train", options.settings))))
+
+    zoo = Zoo.open(options.zoo)
+    field = Field(zoo, compose("train", options.settings), train=options.train, val=options.val)
+    contestants = chosen(field, options.rates, seconds=options.scan)
+    race(contestants, seconds=options.seconds, turns=options.turns)
+    figures: dict[str, Any] = {"zoo": zoo.path.name}
+    for one in contestants:
+        errors = {measure: one.best(measure) for measure in field.holdout.scales}
+        figures[one.name] = {**one.about, "weights_per_second": one.weights / one.training, "steps": one.steps, "errors": errors}
+        print(one.name, json.dumps(figures[one.name]))
+        for measure in errors:
+            print(f"  seconds:error of {measure}", *(f"{m.seconds:.1f}:{m.errors[measure]:.3g}" for m in one.course))
+    ours, rivals = contestants[: len(OURS)], contestants[len(OURS) :]
+    ratios = {own.name: {rival.name: gain(own, rival, RIVALS[rival.name][1]) for rival in rivals} for own in ours}
+    print(json.dumps(figures | {"ratio": ratios, "over_products": over_products(ours[0], field.card)}))
 
 
 if __name__ == "__main__":

@@ -16,29 +16,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.in_memory import InMemory
+from wsl.data.sources import Source
 from wsl.data.standardizer import Moments
-from wsl.data.sums import Sums
 from wsl.data.windows import Batch
 from wsl.layout.slots import ROLES
-from wsl.tokenizers.plan import Plan, Segment
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window
+from wsl.tokenizers.window import Sums, Window
 
 FAINT = 1e-8
 """Deviation under which a part never varies."""
 
 
-def segments_of(plan: Plan) -> list[Segment]:
-    """Parts of a plan in the order of sums; a part has the same key under every tokenizer."""
-    return [segment for group in plan.groups for segment in group.segments]
-
-
-def moments_of(sources: Iterable[InMemory]) -> dict[str, Moments]:
+def moments_of(sources: Iterable[Source]) -> dict[str, Moments]:
     """Mean and deviation of each part of each layer over checkpoints, by its key."""
     totals: dict[str, Tensor] = {}
     for source in sources:
-        for segment, sums in zip(segments_of(source.plan), source.sums.tolist(), strict=True):
+        for segment, sums in zip(source.plan.parts, source.sums.tolist(), strict=True):
             totals[segment.key] = totals.get(segment.key, 0) + torch.tensor([segment.n_weights, *sums], dtype=torch.float64)
     found = {}
     for key, (count, total, square) in totals.items():
@@ -48,11 +42,7 @@ def moments_of(sources: Iterable[InMemory]) -> dict[str, Moments]:
 
 
 class LayerStandardizer:
-    """A z-score of each part of each layer, in the interface of `wsl.data.standardizer.Standardizer`.
-
-    Args:
-        parts: mean and deviation by the key of the part.
-    """
+    """A z-score of each part of each layer, in the interface of `wsl.data.standardizer.Standardizer`; `parts` by their keys."""
 
     def __init__(self, parts: Mapping[str, Moments]):
         self.parts = parts
@@ -64,45 +54,34 @@ class LayerStandardizer:
 
     def standardize(self, tokens: Tokens) -> Float[Tensor, "T D+1"]:
         """All tokens of a checkpoint, and a last coordinate that nobody reads."""
-        return self.standardize_window(tokens.values, _whole(tokens.plan), torch.empty(0))
+        return self._scaled(tokens.values, tokens.plan, tokens.plan.part_of)
 
     def standardize_window(
         self, values: Float[Tensor, "T D"], window: Window, log_scales: Float[Tensor, " G"]
     ) -> Float[Tensor, "T D+1"]:
         """Tokens of a window, and a last coordinate that nobody reads."""
-        mean, deviation = self._entries(window.plan)
-        scaled = (values.float() - mean[window.parts]) / deviation[window.parts]
-        return functional.pad(torch.where(window.parts >= 0, scaled, 0), (0, 1))
+        return self._scaled(values, window.plan, window.parts)
+
+    def _scaled(self, values: Float[Tensor, "T D"], plan: Plan, parts: Int[Tensor, "T D"]) -> Float[Tensor, "T D+1"]:
+        mean, deviation = self._entries(plan)
+        scaled = (values.float() - mean[parts]) / deviation[parts]
+        return functional.pad(torch.where(parts >= 0, scaled, 0), (0, 1))
 
     def restore(self, values: Float[Tensor, "T D"], plan: Plan) -> Float[Tensor, "T D"]:
         """Inverse of `standardize`, without the last coordinate."""
         mean, deviation = self._entries(plan)
-        parts = _whole(plan).parts
-        return torch.where(parts >= 0, values * deviation[parts] + mean[parts], 0)
+        return torch.where(plan.mask, values * deviation[plan.part_of] + mean[plan.part_of], 0)
 
     def _entries(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each part, and of padding."""
         if id(plan) not in self._laid_out:
-            mean, deviation = torch.tensor([*(self.parts[segment.key] for segment in segments_of(plan)), (0.0, 1.0)]).T
+            mean, deviation = torch.tensor([*(self.parts[segment.key] for segment in plan.parts), (0.0, 1.0)]).T
             self._laid_out[id(plan)] = plan, mean, torch.where(deviation > FAINT, deviation, 1)
         return self._laid_out[id(plan)][1:]
 
 
-def _whole(plan: Plan) -> Window:
-    return Window.of(plan, 0, plan.n_tokens)
-
-
 class RowsAutoencoder(nn.Module):
-    """A transformer autoencoder of padded rows.
-
-    Args:
-        token_width: numbers per token D.
-        latent: numbers per token that the decoder gets (Z).
-        width: of the transformer (M).
-        layers, places: how many layers there are, and places in a layer.
-        heads: of attention.
-        depth: blocks on either side.
-    """
+    """A transformer autoencoder of padded rows of D weights, with latents of Z numbers, and `depth` blocks on either side."""
 
     def __init__(self, *, token_width: int, latent: int, width: int, layers: int, places: int, heads: int, depth: int):
         super().__init__()

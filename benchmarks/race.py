@@ -9,24 +9,24 @@ over the variance of their part over the train checkpoints:
 
 import itertools
 import math
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmarks.in_memory import InMemory
-from benchmarks.padded_rows import FAINT, moments_of, segments_of
-from wsl.data.sums import sums_of
+from benchmarks.padded_rows import FAINT, moments_of
 from wsl.data.token_inputs import TokenInputs
-from wsl.data.windows import Batch, Windows
+from wsl.data.windows import Batch
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
-from wsl.tokenizers.window import parts_in
+from wsl.tokenizers.tokens import Tokens
+from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
 from wsl.training.ema import Average
-from wsl.training.trainer import parameter_groups
+from wsl.training.trainer import Loss, parameter_groups
 
 EMA = 0.99
 """Decay of the averaged weights that are validated."""
@@ -35,13 +35,26 @@ Pair = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 """Weights of a checkpoint and of its root."""
 
 
-class Holdout:
-    """Validation checkpoints and the scales of errors.
+@dataclass(frozen=True)
+class InMemory:
+    """The tokens of a checkpoint in memory, a `wsl.data.sources.Source`."""
 
-    Args:
-        train: whose variances are the scales.
-        checkpoints: to decode.
-    """
+    plan: Plan
+    sums: Sums
+    values: Float[Tensor, "T D"]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> "InMemory":
+        """Takes over the tokens of one checkpoint."""
+        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
+
+    def draw(self, window: Window) -> Float[Tensor, "T D"]:
+        """Returns a slice of the values."""
+        return self.values[window.start : window.stop]
+
+
+class Holdout:
+    """Validation checkpoints to decode, and the scales of errors: the variances over train checkpoints."""
 
     def __init__(self, train: Sequence[Pair], checkpoints: Sequence[Pair]):
         self.checkpoints = checkpoints
@@ -61,7 +74,7 @@ class Holdout:
             stored = self.tokenizer.encode(weights)
             squares = sums_of(parts_in(stored.plan, decoded.values - stored.values))[:, 1]
             for measure, parts in self.scales.items():
-                deviation = torch.tensor([parts[s.key][1] for s in segments_of(stored.plan)], dtype=torch.float64)
+                deviation = torch.tensor([parts[s.key][1] for s in stored.plan.parts], dtype=torch.float64)
                 totals[measure] += torch.where(deviation > FAINT, squares / deviation**2, 0).sum().item()
             count += stored.plan.n_weights
         return {measure: total / count for measure, total in totals.items()}
@@ -78,26 +91,18 @@ class Mark(NamedTuple):
 class Contestant:
     """One side of a race: a model in training at a constant rate after the warm-up, and the marks of its course.
 
-    Attributes:
-        name: of the side.
-        about: what is reported of it.
-        model, objective, inputs, windows: as in training.
-        holdout: that its errors are measured on.
-        config: of `wsl.train`, whose weight decay, warm-up and clipping it has.
-        batch_size: windows of a step.
-        rate: learning rate.
-        seconds: of training so far, at first those of preparing the model.
+    It has the weight decay, warm-up and clipping of `config`, that of `wsl.train`; `about` is reported of it; `seconds` of training
+    begin with those of preparing the model.
     """
 
     name: str
     about: dict[str, Any]
     model: nn.Module
-    objective: Callable[[nn.Module, Batch], dict[str, Tensor]]
+    objective: Loss
     inputs: TokenInputs
-    windows: Windows
+    batches: Iterator[Batch]
     holdout: Holdout
     config: Mapping[str, Any]
-    batch_size: int
     rate: float
     seconds: float = 0.0
     steps: int = 0
@@ -107,7 +112,6 @@ class Contestant:
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.config["weight_decay"]), lr=self.rate)
         self.average = Average(self.model, ema=EMA)
-        self.batches = self.windows.batches(range(sys.maxsize), self.batch_size, rank=0, world_size=1, workers=0)
         self.mark()
 
     @property
@@ -116,25 +120,21 @@ class Contestant:
         return self.seconds - self.course[0].seconds
 
     def train(self, *, until: float) -> None:
-        """Goes on until it has trained for so many seconds, and is marked."""
+        """Takes steps of `wsl.training.trainer`, at a constant rate, for so many seconds, and is marked."""
         while self.seconds < until:
             start = time.process_time()
-            self.step()
+            batch = next(self.batches)
+            self.steps += 1
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * min(1, self.steps / self.config["warmup"])
+            self.optimizer.zero_grad()
+            self.objective(self.model, batch)["loss"].backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config["gradient_clip_val"])
+            self.optimizer.step()
+            self.average.update(self.steps)
+            self.weights += batch.entries.item()
             self.seconds += time.process_time() - start
         self.mark()
-
-    def step(self) -> None:
-        """One step of `wsl.training.trainer`, at a constant rate."""
-        batch = next(self.batches)
-        self.steps += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * min(1, self.steps / self.config["warmup"])
-        self.optimizer.zero_grad()
-        self.objective(self.model, batch)["loss"].backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config["gradient_clip_val"])
-        self.optimizer.step()
-        self.average.update(self.steps)
-        self.weights += batch.entries.item()
 
     def mark(self) -> None:
         """Takes the errors of the averaged weights."""

@@ -5,17 +5,14 @@ process of its own that scans the zoo (one pass over all weights), fits the stat
 the largest resident set beyond that when imports were done. Pages of mapped files count, though the system drops them when another
 process needs the room.
 
-Bars: the process with 1,000 copies takes at most 1.1 times the memory of that with 100 (what grows is the list of checkpoints and
-the sums of their parts, some 5 kB each); a model of 304M weights at most twice its bytes; a training step of the
-default hyper-representation waits at most 5 % of its time for data.
+Bars: 1,000 copies take at most 1.1 times the memory of 100 (what grows is the list of checkpoints and the sums of their parts), a
+model of 304M weights at most twice its bytes; a training step of the default hyper-representation waits at most 5 % of its time.
 """
 
 import json
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
-from benchmarks.clock import last_line
-from benchmarks.memory import child, fine_tuned, peak, random_weights, reset_peak
-from wsl.data.sources import FileSource, scan
+from benchmarks.measure import alone, fine_tuned, last_line, peak, random_weights
+from wsl.data.sources import scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Windows
 from wsl.tokenizers.residual import Residual
@@ -56,20 +52,15 @@ def make_zoo(folder: Path, name: str, copies: int) -> None:
         os.link(folder / "epochs" / "0.safetensors", folder / "epochs" / f"{copy}.safetensors")
 
 
-def sources_of(folder: Path, copies: int) -> list[FileSource]:
-    """The scanned copies of a zoo."""
+def stream(folder: Path, copies: int, config: dict[str, Any]) -> Windows:
+    """Windows of the default training from the scanned copies of a zoo, nothing cached."""
     columns: dict[str, Any] = {"parent": None, "stage": "finetune", "epoch": 1, "final": True, "status": "ok", "fold": 0}
 
     def checkpoint(name: str) -> Checkpoint:
         path = folder / "epochs" / f"{name}.safetensors"
         return Checkpoint(model=name, root="root", factors={}, results={}, path=path, **columns)
 
-    return scan(((checkpoint(str(n)), checkpoint("root")) for n in range(copies)), TOKENIZER)
-
-
-def stream(folder: Path, copies: int, config: dict[str, Any]) -> Windows:
-    """Windows of the default training, nothing cached."""
-    sources = sources_of(folder, copies)
+    sources = scan(((checkpoint(str(n)), checkpoint("root")) for n in range(copies)), TOKENIZER)
     standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
     return Windows(sources, standardizer, length=config["window"], seed=0, cache=0)
 
@@ -79,7 +70,7 @@ def measure_memory(folder: Path, copies: int) -> dict[str, float]:
     config = compose("train")
     build(ARCHITECTURES["digits"])  # what is imported late
     _ = stream(folder, 1, config)[0]
-    before = reset_peak()
+    before = peak(reset=True)
     windows = stream(folder, copies, config)
     start = time.perf_counter()
     for _ in windows.batches(range(BATCHES), config["batch_size"], rank=0, world_size=1, workers=1):
@@ -88,13 +79,13 @@ def measure_memory(folder: Path, copies: int) -> dict[str, float]:
     return {"bytes": peak() - before, "windows_per_second": speed}
 
 
-def measure_wait(folder: Path, copies: int, workers: int) -> dict[str, float]:
+def measure_wait(folder: Path, copies: int) -> dict[str, float]:
     """Share of the default training's time that it waits for data, over all steps but the first."""
     config = compose("train")
     model, objective = instantiate({**config["model"], "token_width": TOKENIZER.width + 1}), instantiate(config["objective"])
     optimizer = torch.optim.AdamW(parameter_groups(model, config["weight_decay"]), lr=1e-4)
     windows = stream(folder, copies, config)
-    batches = windows.batches(range(STEPS), config["batch_size"], rank=0, world_size=1, workers=workers)
+    batches = windows.batches(range(STEPS), config["batch_size"], rank=0, world_size=1, workers=1)
     waited = total = 0.0
     for step in range(STEPS):
         start = time.perf_counter()
@@ -107,10 +98,7 @@ def measure_wait(folder: Path, copies: int, workers: int) -> dict[str, float]:
         if step >= FIRST:
             waited += ready - start
             total += time.perf_counter() - start
-    return {"wait_share": waited / total, "step_ms": total / (STEPS - FIRST) * 1e3}
-
-
-MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {"memory": measure_memory, "wait": measure_wait}
+    return {"wait_share": waited / total}
 
 
 def main() -> None:
@@ -120,27 +108,15 @@ def main() -> None:
         folders = {name: Path(place, name) for name in ARCHITECTURES}
         for (name, folder), copies in zip(folders.items(), (100, 1000, 1), strict=True):
             make_zoo(folder, name, copies)
-
-        def measured(kind: str, name: str, *numbers: int) -> dict[str, float]:
-            return child("benchmarks.streaming", kind, folders[name], *numbers)
-
-        few, many = (measured("memory", "vit_small", copies)["bytes"] for copies in (100, 1000))
+        few, many = (alone(measure_memory, folders["vit_small"], copies)["bytes"] for copies in (100, 1000))
         figures["memory_1000_over_100"] = many / few
-        print(f"memory: {many / 1e6:.0f} MB with 1,000 copies of ViT-S, {few / 1e6:.0f} MB with 100")
         size = (folders["vit_large"] / "epochs" / "0.safetensors").stat().st_size
-        figures["memory_vit_large_over_bytes"] = measured("memory", "vit_large", 1)["bytes"] / size
+        figures["memory_vit_large_over_bytes"] = alone(measure_memory, folders["vit_large"], 1)["bytes"] / size
         for name in ("digits", "vit_small"):
-            figures[f"{name}_windows_per_second"] = measured("memory", name, 10)["windows_per_second"]
-            for workers in (0, 1):
-                wait = measured("wait", name, 20, workers)
-                figures[f"{name}_wait_share_{workers}_workers"] = wait["wait_share"]
-                print(f"{name}, {workers} workers: {wait['wait_share']:.1%} of a step of {wait['step_ms']:.0f} ms waits for data")
+            figures[f"{name}_windows_per_second"] = alone(measure_memory, folders[name], 10)["windows_per_second"]
+            figures[f"{name}_wait_share"] = alone(measure_wait, folders[name], 20)["wait_share"]
     print(last_line(figures))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if len(sys.argv) > 1:
-        print(json.dumps(MEASUREMENTS[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))))
-    else:
-        main()
+    main()

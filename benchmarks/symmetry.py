@@ -1,7 +1,7 @@
 """Costs of symmetries, in CPU seconds of one thread: a random view against a training step, a canonical form, all-pairs distances.
 
-python -m benchmarks.symmetry ZOO: the last line is JSON. Bars: a view of 16 checkpoints costs at most a tenth of a training step of
-the default hyper-representation on them; ViT-S at most 10 s on 2 cores; 250 digits models at most a minute.
+python -m benchmarks.symmetry ZOO: the last line is JSON. Bars: a view of 16 checkpoints costs a tenth of a training step of the
+default hyper-representation on them, at most; ViT-S at most 10 s; 250 digits models at most a minute.
 """
 
 import sys
@@ -12,7 +12,7 @@ import timm
 import torch
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
-from benchmarks.clock import last_line, seconds
+from benchmarks.measure import last_line, seconds
 from wsl.generators.novelty import euclidean
 from wsl.layout import layout_of
 from wsl.symmetry.alignment import aligned_vectors

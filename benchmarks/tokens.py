@@ -7,15 +7,12 @@ tokens are one copy of them, decoded weights another. `decode_in_place` is for w
 the tokens, then the weights.
 """
 
-import json
-import sys
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from benchmarks.clock import last_line, seconds
-from benchmarks.memory import child, fine_tuned, peak, random_weights, reset_peak
+from benchmarks.measure import alone, fine_tuned, last_line, peak, random_weights, seconds
 from wsl.tokenizers.residual import Residual
 
 REPEATS = 14
@@ -36,7 +33,7 @@ def memory(reference: str, form: str) -> dict[str, float]:
     weights = fine_tuned(root) if reference == "root" else root
     size = sum(weight.nbytes for weight in weights.values())
     tokenizer = Residual(width=64, reference=reference)
-    before = reset_peak()
+    before = peak(reset=True)
     tokens = tokenizer.encode(weights, root=root)
     encoded = peak()
     decoded = {"decode": tokenizer.decode, "decode_in_place": tokenizer.decode_in_place}[form](tokens, root=root)
@@ -47,6 +44,7 @@ def memory(reference: str, form: str) -> dict[str, float]:
 
 def main() -> None:
     """Prints the costs."""
+    torch.set_num_threads(1)
     root = random_weights(SMALL)
     weights = fine_tuned(root)
     raw, difference = (Residual(width=64, reference=reference) for reference in ("none", "root"))
@@ -70,11 +68,10 @@ def main() -> None:
     }
     for reference in ("none", "root"):
         for form in ("decode_in_place", "decode"):
-            peaks = child("benchmarks.tokens", reference, form)
+            peaks = alone(memory, reference, form)
             figures |= {f"memory_{key}_{reference}": value for key, value in peaks.items()}
     print(last_line(figures))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(memory(*sys.argv[1:]))) if len(sys.argv) > 1 else main()
+    main()

@@ -1,15 +1,13 @@
 """Population trainer against a sequential timm loop: python -m benchmarks.zoo_throughput [--rounds 3] [--models 24] [--width 32].
 
-The same models, data, augmentation, steps and evaluation, whole epochs, interleaved. The loop is timm's model with fused AdamW (or
-SGD), one model after the other. Three arrangements: the loop in one process of two threads, the loop in two processes of one
-thread, and the stacks in two processes of one thread. Operations are those of timm's whole model; the stacks leave out what
-the class token of the last block does not need. Last line of stdout: JSON.
+The same models, data, augmentation, steps and evaluation, whole epochs, interleaved. Three arrangements: timm's models one by one
+with fused AdamW or SGD, in one process of two threads and in two of one thread; the stacks in two processes of one thread.
+Operations are those of timm's whole model. Last line of stdout: JSON.
 """
 
 import argparse
 import itertools
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,15 +18,15 @@ import torch
 from torch.nn import functional
 
 import zoo_gen.__main__  # noqa: F401 (its settings, for `compose`)
-from benchmarks.clock import seconds
+from benchmarks.measure import process, seconds
 from zoo_gen.architecture import build
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import compose, instantiate
 from zoo_gen.hardware import CPU
+from zoo_gen.objectives import smooth_targets
 from zoo_gen.plan import costs
 from zoo_gen.population import PopulationTrainer
-from zoo_gen.supervised import smooth_targets
 
 Epoch = Callable[[], None]
 
@@ -36,7 +34,7 @@ STACK_SIZE = 12
 """Models per stack, as on the card of the digits zoo."""
 
 SIZES = (1, 2, 4, 8, 12, 24)
-"""Stacks whose scaling is measured."""
+"""Stacks whose CPU time per model and epoch (training and scoring) is measured on one thread."""
 
 
 def members(models: int, width: int) -> tuple[Blueprint, list[ModelSpec]]:
@@ -105,17 +103,10 @@ EPOCHS: list[Epoch] = []
 """What a process of the benchmark trains."""
 
 
-def process(kind: str, threads: int, models: int, width: int, share: slice) -> ProcessPoolExecutor:
-    """Starts a process that trains a share of the population."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, prepare, (kind, threads, models, width, share))
-
-
-def prepare(kind: str, threads: int, models: int, width: int, share: slice) -> None:
-    """Builds the models of this process."""
-    torch.set_num_threads(threads)
+def prepare(kind: Callable[[Blueprint, list[ModelSpec]], Epoch], models: int, width: int, share: slice) -> None:
+    """Builds a share of the population in this process."""
     blueprint, specs = members(models, width)
-    EPOCHS.append({"loop": loop_epoch, "stack": stack_epoch}[kind](blueprint, specs[share]))
+    EPOCHS.append(kind(blueprint, specs[share]))
 
 
 def cpu_seconds() -> float:
@@ -133,19 +124,6 @@ def train_epoch(processes: list[ProcessPoolExecutor]) -> tuple[float, float]:
     return time.perf_counter() - start, cpu
 
 
-def matrix_peak() -> float:
-    """Operations per CPU second of one large matrix product on one thread."""
-    a = torch.randn(1536, 1536)
-    return 2 * 1536**3 / seconds(lambda: torch.mm(a, a), repeats=4)[0]
-
-
-def scaling(width: int) -> dict[int, float]:
-    """CPU milliseconds per epoch of a model (training and scoring), for stacks of K models on one thread."""
-    blueprint, specs = members(max(SIZES), width)
-    times = seconds(*(stack_epoch(blueprint, specs[:size], size) for size in SIZES), repeats=3)
-    return {size: round(1e3 * spent / size, 1) for size, spent in zip(SIZES, times, strict=True)}
-
-
 def main() -> None:
     """Measures all arrangements and prints what was found."""
     parser = argparse.ArgumentParser()
@@ -154,32 +132,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    size = {"models": options.models, "width": options.width}
+    size = (options.models, options.width)
     halves = (slice(0, None, 2), slice(1, None, 2))
-    one, two, ours = "loop, 1 process x 2 threads", "loop, 2 processes x 1 thread", "stacks, 2 processes x 1 thread"
-    rivals = {
-        one: [process("loop", 2, **size, share=slice(None))],
-        two: [process("loop", 1, **size, share=half) for half in halves],
-        ours: [process("stack", 1, **size, share=half) for half in halves],
-    }
-    times = [[train_epoch(processes) for processes in rivals.values()] for _ in range(1 + options.rounds)]
-    wall, cpu = (dict(zip(rivals, np.median(times[1:], axis=0)[:, clock].tolist(), strict=True)) for clock in (0, 1))
-    for pool in itertools.chain(*rivals.values()):
+    rivals = ((loop_epoch, 2, (slice(None),)), (loop_epoch, 1, halves), (stack_epoch, 1, halves))
+    pools = [[process(threads) for _ in shares] for _, threads, shares in rivals]
+    for (kind, _, shares), processes in zip(rivals, pools, strict=True):
+        for share, pool in zip(shares, processes, strict=True):
+            pool.submit(prepare, kind, *size, share).result()
+    times = np.array([[train_epoch(processes) for processes in pools] for _ in range(1 + options.rounds)])
+    for pool in itertools.chain(*pools):
         pool.shutdown()
-    blueprint, specs = members(**size)
+    (one, two, ours), (_, _, cpu) = np.median(times[1:], axis=0).T.tolist()
+    blueprint, specs = members(*size)
     images, recipe = blueprint.finetune_images, specs[0].recipe
     seen = 3 * (len(images.train) // recipe.batch_size) * recipe.batch_size
     seen += len(images.train) + len(images.val) + len(images.test)
+    matrix = torch.randn(1536, 1536)
+    matrix_peak = 2 * 1536**3 / seconds(lambda: matrix @ matrix, repeats=4)[0]  # operations per CPU second of one thread
     work = costs(specs[0])[1] * seen * options.models
+    blueprint, specs = members(max(SIZES), options.width)
+    cpu_times = seconds(*(stack_epoch(blueprint, specs[:size], size) for size in SIZES), repeats=3)
     result = {
-        "ratio": wall[one] / wall[ours],
-        "ratio_best": min(wall[one], wall[two]) / wall[ours],
-        "ratio_cpu": cpu[two] / cpu[ours],
-        "models_per_minute": 60 * options.models / (wall[ours] * recipe.epochs),
-        "share_of_matrix_product": work / cpu[ours] / matrix_peak(),
-        "cpu_ms_per_model_epoch_by_stack_size": scaling(options.width),
-        "wall_seconds": wall,
-        "cpu_seconds": cpu,
+        "ratio": one / ours,
+        "ratio_best": min(one, two) / ours,
+        "models_per_minute": 60 * options.models / (ours * recipe.epochs),
+        "share_of_matrix_product": work / cpu / matrix_peak,
+        "cpu_ms_per_model_epoch_by_stack_size": {k: round(1e3 * t / k, 1) for k, t in zip(SIZES, cpu_times, strict=True)},
     }
     print(json.dumps(result))
 

@@ -139,7 +139,7 @@ def disguises(zoo: Zoo, rng: torch.Generator) -> dict[str, Any]:
             samples += [(family, copy) for copy in copies]
             raw.append(novelty(Distances.between(np.stack([flatten(copy) for copy in copies]), family.weights, distance=euclidean)))
         if samples:
-            row = bench.measure(name, {}, scored := bench.score(samples, advance=lambda done: None))
+            row = bench.measure(name, {}, scored := bench.score(samples))
             aligned = [
                 novelty(Distances.between(models.vectors, bench.train[i].vectors, distance=euclidean))
                 for i, models in scored.items()

@@ -25,7 +25,7 @@ from wsl.probes.predictor import Predictor
 from wsl.run_files import FORMAT, write_config
 from zoo_gen.blueprint import Blueprint
 from zoo_gen.config import CONFIGS, instantiate
-from zoo_gen.record import RESULTS
+from zoo_gen.index import RESULTS
 from zoo_gen.writer import ModelWriter, create_zoo, write_index
 from zoo_gen.zoo import Zoo
 

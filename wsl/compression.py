@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from wsl.analyses.compression import rows_of
-from wsl.reporting.compression_table import compression_table
+from wsl.reporting.benchmark_tables import compression_table
 from wsl.training.latent_optimization import Refinement
 from zoo_gen.config import one_clear_error
 from zoo_gen.errors import InputError

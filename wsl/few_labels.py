@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.fold_runs import find_pretrained
 from wsl.probes.label_efficiency import curves, runs_by_model
+from wsl.probes.probe import probed_checkpoints
 from wsl.probes.settings import LabelEfficiencyConfig
 from wsl.reporting.label_curves import write_curves
 from zoo_gen import Zoo

@@ -11,12 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsl.generators.candidates import candidates, settings_of
+from wsl.generators.candidates import candidates
 from wsl.generators.evaluation import Bench
-from wsl.generators.families import families_of
-from wsl.generators.family import Generator
-from wsl.generators.samples import write_samples
-from wsl.reporting.generator_table import generator_table
+from wsl.generators.family import Generator, families_of, write_samples
+from wsl.reporting.terminal_tables import generator_table
 from wsl.run import Run
 from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
@@ -58,8 +56,9 @@ def main(config: GenerateConfig) -> None:
             progress.update(bar, description=name, completed=done)
             generator: Generator = instantiate(card)
             samples = generator.fit(families).sample(config.n, stream(config.seed, "sample", name))
-            scored = bench.score(samples, advance=lambda n: progress.advance(bar, n))
-            rows.append(bench.measure(name, settings_of(card), scored))
+            scored = bench.score(samples)
+            settings = {key: value for key, value in card.items() if key != "_target_"}
+            rows.append(bench.measure(name, settings, scored))
             if i == 0:
                 rows.append(bench.measure_nearest(scored))
                 write_samples(run.path / "samples" / name, samples)

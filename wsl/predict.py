@@ -6,33 +6,18 @@ of train models. Of several checkpoints, one that cannot be read is a row that s
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from wsl.probes.prediction import predict
-from wsl.reporting.prediction_table import prediction_table
+from wsl.probes.prediction import PredictConfig, predict
+from wsl.reporting.terminal_tables import prediction_table
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import command
 from zoo_gen.files import write_text
 
 NAMED = 10  # checkpoints that cannot be read, in the message
-
-
-@dataclass
-class PredictConfig:
-    """The values of configs/predict.yaml."""
-
-    run: str
-    path: str
-    root: str | None
-    base: str | None
-    zoo: str | None
-    coverage: float
-    out: str | None
-    penalties: list[float]
 
 
 @command("predict", PredictConfig)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from wsl.probes.evaluate import evaluate_runs
+from wsl.probes.benchmark import evaluate_runs
+from wsl.probes.settings import Settings
 from wsl.reporting.probe_table import probe_table
 from wsl.run import Run
 from zoo_gen.config import cards, command
@@ -18,19 +19,12 @@ from zoo_gen.files import write_json
 
 
 @dataclass
-class ProbeConfig:
+class ProbeConfig(Settings):
     """The values of configs/probe.yaml."""
 
     run: str
     beside: list[str]
     zoo: str | None
-    targets: list[str]
-    features: list[str]
-    penalties: list[float]
-    n_bootstrap: int
-    n_permutations: int
-    noise_ceiling_checkpoints: int
-    seed: int
 
 
 @command("probe", ProbeConfig)

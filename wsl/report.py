@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from wsl.reporting.results import Results
-from wsl.reporting.run_report import report
-from wsl.reporting.summary import summary
+from wsl.reporting.run_report import Results, report
+from wsl.reporting.terminal_tables import summary
 from wsl.run import Run
 from zoo_gen.config import command
 from zoo_gen.files import write_text

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wsl.data.invariant_inputs import InvariantInputs
 from wsl.data.leakage import refuse_shared
+from wsl.data.pairs import with_roots
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import Pairs, TokenInputs
 from wsl.run_files import check_config, read_config
@@ -91,17 +92,15 @@ class Run:
             inputs = inputs_of(config["model"]).read(folder, config, advice=again)
             with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
                 shapes = {name: tensor.shape for name, tensor in build_model(config, inputs).state_dict().items()}
-        except InputError as error:
-            raise InputError(f"{folder} cannot be opened: {error}; if another version wrote it, {again}") from error
-        except _WRONG as error:
-            raise InputError(_damaged(weights, error, again)) from error
-        try:
             if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
                 raise ValueError("names or shapes differ from those of the configuration's model")
             model = build_model(config, inputs)
             model.load_state_dict(tensors)
+        except InputError as error:
+            raise InputError(f"{folder} cannot be opened: {error}; if another version wrote it, {again}") from error
         except _WRONG as error:
-            raise InputError(_damaged(weights, error, again)) from error
+            first_line = str(error).partition("\n")[0]
+            raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error
         return cls(folder, config, model, inputs, zoo=zoo)
 
     @property
@@ -189,8 +188,7 @@ class Run:
         return self.inputs.embed_weights(self.model, pairs, within=self.zoo).to_numpy(dtype=np.float32)
 
     def encoder_inputs(self, checkpoints: Zoo) -> pd.DataFrame:
-        """Returns what the model reads of checkpoints as features (N F): invariants, or standardised tokens pooled as latents
-        are."""
+        """Returns what the model reads of checkpoints as features (N F): invariants, or tokens pooled as latents are."""
         return self.inputs.table(self.model, checkpoints, within=self.zoo)
 
     def latents(self, checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:
@@ -198,15 +196,8 @@ class Run:
 
         Raises `InputError` for a model that reads no tokens.
         """
-        tokens, roots = self.inputs.tokens, dict[str, Mapping[str, Tensor]]()
-
-        def pairs() -> Pairs:
-            for checkpoint in checkpoints:
-                if checkpoint.root not in roots:
-                    roots[checkpoint.root] = self.zoo.root(checkpoint).state_dict()
-                yield checkpoint.state_dict(), roots[checkpoint.root]
-
-        return tokens.latents(self.model, pairs())
+        pairs = with_roots((checkpoint, self.zoo.root(checkpoint)) for checkpoint in checkpoints)
+        return self.inputs.tokens.latents(self.model, ((checkpoint.state_dict(), root) for checkpoint, root in pairs))
 
     def decode(
         self, tokens: Tokens, latents: Float[Tensor, "T Z"], *, root: Mapping[str, Tensor] | None = None
@@ -275,11 +266,6 @@ def run_folder(path: str | Path) -> Path:
     """Returns the folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
     given = Path(path)
     return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
-
-
-def _damaged(weights: Path, error: Exception, again: str) -> str:
-    first_line = str(error).partition("\n")[0]
-    return f"the weights {weights} are damaged or of another model ({first_line}); {again}"
 
 
 def _is_zoo(place: Path) -> bool:

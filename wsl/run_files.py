@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from zoo_gen import InputError
-from zoo_gen.files import write_atomically
+from zoo_gen.files import write_text
 from zoo_gen.reader import read_text, shortened
 
 FORMAT = 2
@@ -64,12 +64,7 @@ def check_config(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Writes a run's config.yaml in one piece."""
-    data = OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode()
-    write_atomically(folder / "config.yaml", lambda beside: _write(beside, data))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 FREE = ("accelerator", "devices", "strategy", "accumulate_grad_batches", "logger", "workers", "cache_mb", "save_every")

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from wsl.formats.shapes import SHARD, shapes_of
-from wsl.reporting.coverage_table import coverage_table
-from wsl.tokenizers.coverage import coverage
+from wsl.reporting.terminal_tables import coverage_table
+from wsl.tokenizers.plan import coverage
 from zoo_gen.config import CONFIGS, instantiate, one_clear_error
 from zoo_gen.errors import printable
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from wsl.features.embedding import Rescaled
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.fold_runs import find_pretrained
 from wsl.probes.label_efficiency import curves, runs_by_model
+from wsl.probes.probe import probed_checkpoints
 from wsl.probes.settings import TransferConfig
 from wsl.probes.transfer import transferred, without_labels
 from wsl.reporting.label_curves import write_curves

@@ -8,11 +8,9 @@
 zoo 'zoo' not found
 """
 
-from zoo_gen import architecture as _architecture  # registers the ViT with an MLP head in timm
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, ImageSplit
 from zoo_gen.splits import Split
-from zoo_gen.zoo import Checkpoint, Zoo
+from zoo_gen.zoo import Checkpoint, Zoo  # registers the ViT with an MLP head in timm, too
 
 __all__ = ["Checkpoint", "ImageSplit", "Images", "InputError", "Split", "Zoo"]
-del _architecture

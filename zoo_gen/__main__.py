@@ -12,7 +12,6 @@ from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.generate import generate
 from zoo_gen.plan import GPUS, estimate, print_plan
-from zoo_gen.zoo import Zoo
 
 
 @dataclass
@@ -27,7 +26,6 @@ class ZooGenConfig:
     path: str | None = MISSING
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for values that nothing can be made with."""
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, not {self.seed}")
         if self.gpu not in GPUS:
@@ -44,11 +42,7 @@ def main(config: ZooGenConfig) -> None:
         print_plan(estimate(blueprint_of(config.zoo, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)
         return
     zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=executor)
-    print_summary(zoo)
 
-
-def print_summary(zoo: Zoo) -> None:
-    """Prints what a zoo holds, in three lines."""
     final = zoo.select(stage="finetune", final=True).frame
     low, median, high = final["test_accuracy"].quantile([0.05, 0.5, 0.95])
     by_family = final.groupby("pretraining")["test_accuracy"].median().to_dict()

@@ -1,20 +1,21 @@
 """Blueprints: generating factors -> a directed forest of model specs, roots first, then their fine-tuned children.
 
-A blueprint is data. A stage has one recipe (a value for every factor) and says what varies: members listed one by one, times the
-full grid over the axes, times samples drawn at random. Roots and children have a stage each. The blueprint of the reference is
-10 roots x 24 fine-tunings (A Model Zoo of Vision Transformers, arXiv 2504.10231).
+A stage (roots, children) has one recipe and says what varies: members listed one by one, times the full grid over the axes, times
+random samples. The reference has 10 roots x 24 fine-tunings (A Model Zoo of Vision Transformers, arXiv 2504.10231).
 """
 
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from zoo_gen.architecture import resized, timm_sizes, with_head
 from zoo_gen.config import instantiate
-from zoo_gen.draws import draw
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, images_stand_in
 from zoo_gen.recipe import FACTORS, Recipe
@@ -52,7 +53,7 @@ class Stage:
         axes: factor -> values; the stage has the full grid. A key of several factors joined by commas varies them together:
             `optimizer,learning_rate: [[adamw, 1e-3], [sgd, 1e-1]]`.
         members: explicit list of changes to the recipe, one model (times the grid) each.
-        draws: factor -> what to draw it from (`zoo_gen.draws.draw`), for each model by its own stream.
+        draws: factor -> what to draw it from (`draw`), for each model by its own stream.
         samples: models with draws of their own for each point of the grid; 1 without draws.
     """
 
@@ -63,16 +64,11 @@ class Stage:
     samples: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for a stage without models."""
         if not isinstance(self.samples, int) or self.samples < 1:
             raise InputError(f"samples must be at least 1, not {self.samples}")
 
     def variants(self, seed: int, family: str) -> list[tuple[dict[str, Any], Recipe]]:
-        """Returns what varies, and the whole recipe, for each model of the stage.
-
-        Args:
-            seed: of the zoo.
-            family: root that the models descend from; its random draws are its own.
+        """Returns what varies, and the whole recipe, for each model of the stage; a family (root) has random draws of its own.
 
         Raises `InputError` for a factor that does not exist or has no value.
         """
@@ -131,7 +127,6 @@ class Blueprint:
     keep_every: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for settings that mean nothing."""
         if self.dtype not in DTYPES:
             raise InputError(f"unknown dtype '{self.dtype}' of stored weights; choose one of {', '.join(DTYPES)}")
         for name in ("stack_size", "keep_every"):
@@ -166,7 +161,8 @@ class Blueprint:
                         f"a child of {root.model} cannot have width {recipe.width} and depth {recipe.depth}: its weights have "
                         f"width {root.recipe.width} and depth {root.recipe.depth}; vary both in zoo.pretrain"
                     )
-                name = "-".join([root.model, *(_short(value) for value in changes.values())])
+                varied_values = (f"{value:g}" if isinstance(value, float) else str(value) for value in changes.values())
+                name = "-".join([root.model, *varied_values])
                 fold = (number * len(variants) + place) % FOLDS
                 children.append(ModelSpec(name, root.model, root.model, "finetune", fold, root.pretraining, described, recipe))
         if len({spec.model for spec in (*roots, *children)}) < len(roots) + len(children):
@@ -176,9 +172,7 @@ class Blueprint:
     def partition(self, specs: Sequence[ModelSpec], at_once: Callable[[ModelSpec], int]) -> dict[str, dict[str, Any]]:
         """Returns the stacks: id -> `models` of one stage, shape, length and objective (AdamW before SGD), and their `epochs`.
 
-        Args:
-            specs: all models.
-            at_once: how many models like one fit in memory, where the card states no stack size.
+        Where the card states no stack size, `at_once` says how many models like one fit in memory.
         """
         groups: dict[tuple[object, ...], list[ModelSpec]] = {}
         for spec in specs:
@@ -199,9 +193,7 @@ class Blueprint:
 def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint:
     """Builds a blueprint from its resolved card.
 
-    Args:
-        config: the card.
-        load: stages whose images are loaded; the others get stand-ins of the right sizes where their card states these.
+    Stages that are not in `load` get stand-ins of the right sizes for their images, where their card states these.
     """
     for name in ("pretrain_images", "finetune_images"):
         if not isinstance(config[name], Mapping):
@@ -209,9 +201,32 @@ def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint
         counts = config[name].get("images", [1, 1, 1])
         if not isinstance(counts, Sequence) or len(counts) != 3 or not all(isinstance(n, int) and n >= 1 for n in counts):
             raise InputError(f"{name}.images must be three numbers of at least 1 (train, val, test), not {counts}")
-    cards = {f"{stage}_images": config[f"{stage}_images"] for stage in ("pretrain", "finetune") if stage not in load}
-    stand_ins = {name: images_stand_in(card) for name, card in cards.items() if "images" in card}
+    planned = [f"{stage}_images" for stage in ("pretrain", "finetune") if stage not in load]
+    stand_ins = {name: images_stand_in(config[name]) for name in planned if "images" in config[name]}
     return instantiate({**config, **stand_ins})
+
+
+def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
+    """Draws one value from `{choices: [...]}`, or between bounds `{uniform: [low, high]}`, `{log_uniform: ...}`, `{integers: ...}`.
+
+    Real numbers are rounded to three digits, so that the model id tells them exactly. Raises `InputError` for any other card.
+
+    >>> draw(np.random.default_rng(0), {"log_uniform": [1e-4, 1e-1]})
+    0.00814
+    """
+    match list(card.items()):
+        case [("choices", [_, *_] as choices)]:
+            return choices[int(rng.integers(len(choices)))]
+        case [("uniform", [low, high])] if low <= high:
+            return float(f"{rng.uniform(low, high):.3g}")
+        case [("log_uniform", [low, high])] if 0 < low <= high:
+            return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+        case [("integers", [int(low), int(high)])] if low <= high:
+            return int(rng.integers(low, high + 1))
+    raise InputError(
+        f"cannot draw from {dict(card)}; write {{choices: [...]}}, {{uniform: [low, high]}}, {{log_uniform: [low, high]}} "
+        "or {integers: [low, high]}, low <= high"
+    )
 
 
 def _sized(backbone: Mapping[str, Any], recipe: Recipe, num_classes: int) -> tuple[dict[str, Any], Recipe]:
@@ -220,8 +235,3 @@ def _sized(backbone: Mapping[str, Any], recipe: Recipe, num_classes: int) -> tup
     sizes = timm_sizes(described)
     recipe = dataclasses.replace(recipe, width=sizes["embed_dim"], depth=sizes["depth"])
     return with_head(described, recipe.head, num_classes), recipe
-
-
-def _short(value: Any) -> str:
-    """Writes a factor's value for a model id."""
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from zoo_gen.errors import InputError, printable
 
@@ -28,26 +29,24 @@ CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "con
 TRUSTED = ("zoo_gen", "wsl")
 
 
-def resolve(target: str, trusted: Sequence[str] = (), *, group: str | None = None) -> Callable[..., Any]:
-    """Returns the class or function named by a dotted path, if a card may name it.
+def resolve(target: str, *, group: str | None = None) -> Callable[..., Any]:
+    """Returns the class or function named by a dotted path, if a card in `CONFIGS` (or in one `group` of them) names it.
 
-    In the trusted packages these are the targets of the cards in `CONFIGS`, or in one `group` of them: being reachable
-    (`zoo_gen.zoo.pd.read_pickle`) or even defined there (`zoo_gen.files.write_json`) is not enough. In packages that the caller
-    trusts besides, everything that is public and defined there. Raises `InputError` for anything else, and imports nothing else.
+    Being reachable (`zoo_gen.zoo.pd.read_pickle`) or even defined in a trusted package (`zoo_gen.files.write_json`) is not enough.
+    Raises `InputError` for anything else, and imports nothing else.
     """
-    module_name, _, name = target.rpartition(".")
-    package = module_name.partition(".")[0]
     refusal = InputError(
-        f"config names _target_ '{target}', which is no card's in {CONFIGS / (group or '')} and in no package you trust; "
-        "nothing was executed. If you wrote it yourself, give it a card, or add its package to trusted=[...]"
+        f"config names _target_ '{target}', which is no card's in {CONFIGS / (group or '')}; "
+        "nothing was executed. If you wrote it yourself, give it a card"
     )
-    if name.startswith("_") or (package not in trusted and target not in _targets(group)):
+    if target not in _targets(group):
         raise refusal
+    module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"config names _target_ '{target}', which does not exist ({error})") from error
-    if getattr(found, "__module__", "").partition(".")[0] not in (*TRUSTED, *trusted) or not callable(found):
+    if getattr(found, "__module__", "").partition(".")[0] not in TRUSTED or not callable(found):
         raise refusal
     return found
 
@@ -59,7 +58,7 @@ def _targets(group: str | None) -> frozenset[str]:
     return frozenset(found for card in cards for found in re.findall(r"_target_: *([\w.]+)", card.read_text(encoding="utf-8")))
 
 
-def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = None) -> Any:
+def instantiate(card: Any, *, group: str | None = None) -> Any:
     """Builds what a card describes: calls `_target_` with its keyword values, nested cards first.
 
     Anything that is not a card is returned as it is (mappings and lists with the cards inside them built). A card that was read
@@ -67,10 +66,10 @@ def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = N
     that the target does not take or values that it cannot be built of.
     """
     if isinstance(card, Mapping):
-        built = {key: instantiate(value, trusted, group=group) for key, value in card.items() if key != "_target_"}
+        built = {key: instantiate(value, group=group) for key, value in card.items() if key != "_target_"}
         if "_target_" not in card:
             return built
-        target = resolve(str(card["_target_"]), trusted, group=group)
+        target = resolve(str(card["_target_"]), group=group)
         try:
             inspect.signature(target).bind(**built)
         except TypeError as error:
@@ -80,16 +79,12 @@ def instantiate(card: Any, trusted: Sequence[str] = (), *, group: str | None = N
         except (TypeError, ValueError) as error:
             raise InputError(f"card of {card['_target_']} has values that it cannot be built of: {error}") from error
     if isinstance(card, list | tuple):
-        return [instantiate(value, trusted, group=group) for value in card]
+        return [instantiate(value, group=group) for value in card]
     return card
 
 
 def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
-    """Builds the cards of a group by name or pattern, in the order of their names.
-
-    Raises:
-        InputError: nothing is wanted, or a name or pattern fits no card; the message lists them.
-    """
+    """Builds the cards of a group by name or pattern, in the order of their names. Raises `InputError` if one fits no card."""
     from omegaconf import OmegaConf
 
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
@@ -156,7 +151,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
-            with one_clear_error(), _raised(), _sweep_folder():
+            with one_clear_error(), _hydra():
                 sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
                 values.update(found)
                 start()
@@ -205,29 +200,18 @@ def _swept() -> str:
 
 
 @contextmanager
-def _sweep_folder() -> Iterator[None]:
-    """A context in which what Hydra writes of a sweep (multirun.yaml) goes to a folder that vanishes with it."""
-    with tempfile.TemporaryDirectory() if {"-m", "--multirun"} & set(sys.argv[1:]) else nullcontext() as folder:
-        sys.argv += [f"hydra.sweep.dir='{folder}'"] if folder else []
-        yield
-
-
-@contextmanager
-def _raised() -> Iterator[None]:
-    """A context in which Hydra raises its errors instead of printing them; those of the command line as `InputError`."""
+def _hydra() -> Iterator[None]:
+    """A context in which Hydra raises its errors, as `InputError`, and what it writes of a sweep (multirun.yaml) vanishes."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_in_our_words(error)) from error
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
+    sweeps = {"-m", "--multirun"} & set(sys.argv[1:])
+    with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"), tempfile.TemporaryDirectory() if sweeps else nullcontext() as folder:
+        sys.argv += [f"hydra.sweep.dir='{folder}'"] if folder else []
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(_in_our_words(error)) from error
 
 
 def _in_our_words(error: Exception) -> str:
@@ -269,27 +253,25 @@ def _set_apart(config_name: str, overrides: Sequence[str]) -> tuple[list[str], d
     return [text for text in overrides if text.partition("=")[0] not in plain], values
 
 
-class one_clear_error:
-    """A context in which expected failures end the process with one message and exit code 1."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Turns `InputError`, what the file system refuses, and Ctrl-C into a message."""
+@contextmanager
+def one_clear_error() -> Iterator[None]:
+    """A context in which `InputError`, what the file system refuses and Ctrl-C end the process with one message and code 1."""
+    try:
+        yield
+    except (InputError, OSError, KeyboardInterrupt) as error:
         if isinstance(error, InputError):
             message = str(error)
-        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        elif isinstance(error, KeyboardInterrupt):
+            message = "interrupted; the same command resumes"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = (
                 f"no space left on the disk of {error.filename or Path.cwd()}; free some and run the same command again: it resumes"
             )
         elif isinstance(error, PermissionError):
             message = f"no permission for {error.filename}; make it accessible or choose another folder"
-        elif isinstance(error, OSError) and error.filename is not None:  # no folder, read-only, a file where a folder is wanted ...
+        elif error.filename is not None:  # no folder, read-only, a file where a folder is wanted ...
             message = f"cannot use {error.filename} ({error.strerror}); choose another folder"
-        elif isinstance(error, KeyboardInterrupt):
-            message = "interrupted; the same command resumes"
         else:
-            return
+            raise
         print(f"error: {printable(message)}", file=sys.stderr)
         raise SystemExit(1) from error

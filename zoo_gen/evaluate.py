@@ -37,33 +37,28 @@ def logits(
     Raises `InputError` if the weights do not have the shapes of the architecture.
     """
     stack = stack_of(skeleton(architecture), state_dicts).eval()
-    pieces = pixels.split(max(1, images_at_once(stack) // stack.size))
+    pieces = pixels.split(images_at_once(stack))
     return torch.cat([stack(repeat(piece, "b ... -> k b ...", k=stack.size)).float() for piece in pieces], dim=1)
 
 
 def images_at_once(stack: ModelStack) -> int:
-    """Images of all models of a stack together in one forward pass: as many as fit the budget of activations."""
+    """Images of each model in one forward pass: as many as fit the budget of activations."""
     per_image = max((math.prod(shape[1:]) for name, (_, shape) in stack.slots.items() if name.endswith("pos_embed")), default=2048)
     budget = ENTRIES_AT_ONCE if stack.flat.device.type == "cpu" else 256 * ENTRIES_AT_ONCE
-    return max(1, budget // per_image)
+    return max(1, budget // per_image // stack.size)
 
 
 @torch.no_grad()
 def score_stack(stack: ModelStack, split: ImageSplit, seen: Bool[Tensor, "K N"] | None, *, team: Team = ALONE) -> Score:
-    """Scores a stack piece by piece, so that images and outputs never lie in memory as a whole.
+    """Scores a stack piece by piece, so that images and outputs never lie in memory as a whole; a team divides the pieces.
 
-    Args:
-        stack: of K models.
-        split: N images.
-        seen: the images that count for each model, None for all.
-        team: processes that divide the pieces among them.
+    `seen` marks the images that count for each model, None for all.
     """
-    images = max(1, images_at_once(stack) // stack.size)
     was_training = stack.training
     stack.eval()
     losses = torch.zeros(stack.size, dtype=torch.float64, device=stack.flat.device)
     hits, counts = torch.zeros_like(losses), torch.zeros_like(losses)
-    pieces = torch.arange(len(split)).split(images)[team.rank :: team.size]
+    pieces = torch.arange(len(split)).split(images_at_once(stack))[team.rank :: team.size]
     for piece, pixels in zip(pieces, split.batches(pieces), strict=True):
         labels = split.labels[piece].expand(stack.size, -1)
         outputs = stack(pixels.to(stack.flat.dtype).expand(stack.size, -1, -1, -1, -1)).to(stack.flat.dtype)
@@ -80,9 +75,8 @@ def score_stack(stack: ModelStack, split: ImageSplit, seen: Bool[Tensor, "K N"] 
 
 def score_logits(outputs: Float[Tensor, "K N classes"], labels: Int[Tensor, "N"]) -> Score:
     """Scores the outputs of K models; a model whose outputs are not finite has a loss of NaN and the accuracy of its argmax."""
-    losses = functional.cross_entropy(outputs.mT, labels.expand(len(outputs), -1), reduction="none").mean(1)
-    accuracies = (outputs.argmax(-1) == labels).float().mean(1)
-    return Score(loss=losses, accuracy=accuracies)
+    loss = functional.cross_entropy(outputs.mT, labels.expand(len(outputs), -1), reduction="none").mean(1)
+    return Score(loss, accuracy=(outputs.argmax(-1) == labels).float().mean(1))
 
 
 def score(architecture: Mapping[str, Any], state_dicts: Sequence[Mapping[str, Tensor]], split: ImageSplit) -> Score:

@@ -1,17 +1,13 @@
 """Generating a zoo: plan, partition, train every stack that is not finished, index.
 
-The same command on the same folder goes on where the last one ended. What a stack needs to resume lies in `state/` until it is
-finished.
+The same command goes on where the last one ended: what a stack needs to resume lies in `state/` until it is finished.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from zoo_gen.blueprint import Blueprint, ModelSpec, blueprint_of
-from zoo_gen.errors import InputError
+from zoo_gen.blueprint import blueprint_of
 from zoo_gen.executors.executor import Executor
 from zoo_gen.files import locked, remove_leftovers, write_weights
 from zoo_gen.hardware import CPU, Hardware
@@ -23,14 +19,7 @@ from zoo_gen.zoo import Zoo
 
 
 def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, executor: Executor) -> Zoo:
-    """Makes a zoo, or finishes one that was interrupted.
-
-    Args:
-        path: folder of the zoo.
-        config: the resolved card of a `Blueprint`.
-        name: of the zoo.
-        seed: of all streams.
-        executor: that trains the stacks.
+    """Makes the zoo of a `Blueprint`'s resolved card, or finishes one that was interrupted.
 
     Raises `InputError` if the folder holds another zoo, or another process is writing it.
     """
@@ -39,13 +28,18 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     models = [spec.model for spec in specs]
     with locked(path / ".lock", f"zoo {path}"):
         remove_leftovers(path)
-        stacks = _stacks(path, blueprint, specs, executor)
+        if blueprint.stack_size is None and (path / "zoo.json").exists():  # memory decided, and was another then
+            stacks = read_json(path / "zoo.json").get("stacks", {})
+        else:
+            stacks = blueprint.partition(specs, executor.models_at_once)
+        for stack in stacks.values():  # round-off depends on how a batch is shared
+            stack.pop("ranks", None)
+            stack |= {"ranks": executor.ranks} if executor.ranks > 1 else {}
         create_zoo(path, name=name, seed=seed, config=config, specs=specs, stacks=stacks)
         for stage in ("pretrain", "finetune"):
-            names = [
-                stack for stack in stacks if stack.startswith(stage) and epochs_done(path, stacks[stack]) < stacks[stack]["epochs"]
-            ]
-            for _ in executor.run(path, names):  # each time a stack is finished
+            left = [name for name, plan in stacks.items() if name.startswith(stage) and epochs_done(path, plan) < plan["epochs"]]
+            left.sort(key=lambda name: -len(stacks[name]["models"]) * stacks[name]["epochs"])  # the longest first ends soonest
+            for _ in executor.run(path, left):  # each time a stack is finished
                 write_index(path, models)
         write_index(path, models)
         for state in (path / "state").glob("*"):
@@ -53,35 +47,18 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     return Zoo.open(path)
 
 
-def _stacks(path: Path, blueprint: Blueprint, specs: Sequence[ModelSpec], executor: Executor) -> dict[str, Any]:
-    """Returns the partition into stacks: that on disk where memory decides (it was another then), else the card's."""
-    if blueprint.stack_size is None and (path / "zoo.json").exists():
-        stacks = read_json(path / "zoo.json").get("stacks", {})
-    else:
-        stacks = blueprint.partition(specs, executor.models_at_once)
-    for stack in stacks.values():  # round-off depends on how a batch is shared
-        stack.pop("ranks", None)
-        stack |= {"ranks": executor.ranks} if executor.ranks > 1 else {}
-    return stacks
-
-
 def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team = ALONE) -> None:
-    """Trains one stack of a zoo to its end, from its saved state if there is one.
+    """Trains one stack of a zoo to its end, from its saved state if there is one; all of a team's processes call it together.
 
     Everything comes from `zoo.json`, so this is all that a worker on any machine has to be told.
-
-    Args:
-        path: folder of the zoo.
-        name: of the stack.
-        hardware: where and how to compute.
-        team: processes that call this together for the same stack.
     """
     description = read_json(path / "zoo.json")
     stage = name.partition("_")[0]
     blueprint = blueprint_of(description["config"], load=[stage])
     specs = {spec.model: spec for spec in blueprint.plan(description["seed"])}
     members = [specs[model] for model in description["stacks"][name]["models"]]
-    parents = [_parent_weights(path, spec) for spec in members]
+    models = path / "models"
+    parents = [read_weights(models / spec.parent / "model.safetensors") if spec.parent else None for spec in members]
     trainer = PopulationTrainer(members, blueprint.images(stage), parents, seed=description["seed"], hardware=hardware, team=team)
     writers = [ModelWriter(path, spec, dtype=blueprint.dtype, keep_every=blueprint.keep_every) for spec in members]
     state = path / "state" / f"{name}.safetensors"
@@ -99,13 +76,3 @@ def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team =
         write_weights(state, trainer.state())
     if not team.rank:
         state.unlink(missing_ok=True)
-
-
-def _parent_weights(path: Path, spec: ModelSpec) -> dict[str, torch.Tensor] | None:
-    """Reads the final weights of the model that this one is fine-tuned from."""
-    if spec.parent is None:
-        return None
-    weights = path / "models" / spec.parent / "model.safetensors"
-    if not weights.exists():
-        raise InputError(f"root {spec.parent} of zoo {path} is not trained yet; run python -m zoo_gen with the zoo's arguments")
-    return read_weights(weights)

@@ -74,8 +74,7 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
     Args:
         classes: digits to keep; label i is `classes[i]`.
         fractions: shares of train, val and test, stratified by class.
-        mean: of the pixels in [0, 1], one number.
-        std: of the pixels in [0, 1], one number.
+        mean, std: of the pixels in [0, 1], one number each.
         seed: of the split.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (test part: 1,797 images).
@@ -84,26 +83,20 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
 
     if not set(classes) <= set(range(10)) or len(set(classes)) != len(classes) or len(classes) < 2:
         raise InputError(f"classes must be two or more different ones of the digits' 0 to 9, not {list(classes)}")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}")
     bunch: Any = load_digits()
     kept = np.isin(bunch.target, classes)
     pixels = torch.from_numpy(bunch.images[kept]).float().unsqueeze(1) / 16
     order = {digit: label for label, digit in enumerate(classes)}
     labels = torch.tensor([order[digit] for digit in bunch.target[kept].tolist()])
     normalized = (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    return split_images(normalized, labels, fractions=fractions, seed=seed)
-
-
-def split_images(pixels: Float[Tensor, "N C H W"], labels: Int[Tensor, "N"], *, fractions: Sequence[float], seed: int) -> Images:
-    """Splits images into train, val and test, stratified by label. Raises `InputError` unless the three fractions sum to 1."""
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}")
     rng = np.random.default_rng(seed)
     parts: tuple[list[int], ...] = ([], [], [])
-    num_classes = int(labels.max()) + 1
-    for label in range(num_classes):
+    for label in range(len(classes)):
         members = rng.permutation(np.flatnonzero(labels.numpy() == label))
         first, second = (round(len(members) * share) for share in (fractions[0], fractions[0] + fractions[1]))
         for part, chosen in zip(parts, (members[:first], members[first:second], members[second:]), strict=True):
             part.extend(chosen.tolist())
-    train, val, test = (ImageSplit(pixels[sorted(part)], labels[sorted(part)]) for part in parts)
-    return Images(train, val, test, num_classes)
+    train, val, test = (ImageSplit(normalized[sorted(part)], labels[sorted(part)]) for part in parts)
+    return Images(train, val, test, len(classes))

@@ -1,10 +1,11 @@
-"""The index of a zoo, `index.parquet`: one row per checkpoint, made of the models' records.
+"""The records of a zoo's models (JSON), and its index (Parquet), which is made of them: one row per checkpoint.
 
 Parquet is compressed, so a small file can say that it is large. The index is measured before it is read: its rows are counted
 against the file's size, and its texts by their dictionaries, which hold each one once.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -12,9 +13,27 @@ import pyarrow.parquet as pq
 from pyarrow.compute import call_function
 
 from zoo_gen.errors import InputError
-from zoo_gen.reader import shortened, size_of
+from zoo_gen.reader import ZOO_ADVICE, inside, read_json, shortened, size_of
 from zoo_gen.recipe import FACTORS
-from zoo_gen.record import RESULTS
+
+RESULTS = (
+    *(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")),
+    "loss_gap",
+    "accuracy_gap",
+)
+"""What is measured of a checkpoint."""
+
+_MODEL = {
+    **dict.fromkeys(("model", "root", "stage"), (str,)),
+    **dict.fromkeys(("fold", "diverged_epoch"), (int, type(None))),
+    "parent": (str, type(None)),
+    "factors": (dict,),
+    "checkpoints": (list,),
+}
+_CHECKPOINT = {"epoch": (int,), "final": (bool,), "path": (str,), "sha256": (str,), "weights_sha256": (str,), "results": (dict,)}
+_RESULT = dict.fromkeys(RESULTS, (int, float, type(None)))
+_WHOLE = 2**53
+"""Larger numbers are none that a zoo holds, and columns of the index could not take them."""
 
 IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "diverged_epoch", "fold")
 ALL_FACTORS = ("pretraining", *FACTORS)
@@ -30,6 +49,39 @@ _ROW = 8
 """Bytes that a row takes at the very least: its path, if nothing else, is its own (83 bytes in the zoo `digits`)."""
 _GROWTH = 64
 """How many times its size a file can grow to; snappy reaches 22."""
+
+
+def record_path(zoo: Path, model: object) -> Path:
+    """Returns the place of a model's record. Raises `InputError` for a name that leads out of the zoo."""
+    return inside(zoo, f"models/{model}/record.json" if isinstance(model, str) else model)
+
+
+def read_record(zoo: Path, model: object) -> dict[str, Any]:
+    """Reads a model's record. Raises `InputError` if it is missing or damaged, or a value in it is of the wrong type."""
+    path = record_path(zoo, model)
+    record = read_json(path)
+    expect(record, _MODEL, path)
+    expect(record["factors"], dict.fromkeys(record["factors"], (str, int, float, bool, type(None))), path)
+    for checkpoint in record["checkpoints"]:
+        expect(checkpoint, _CHECKPOINT, path)
+        expect(checkpoint["results"], _RESULT, path)
+    return record
+
+
+def expect(values: object, kinds: dict[str, tuple[type, ...]], where: Path) -> None:
+    """Raises `InputError` unless `values` is a JSON object that has every key of `kinds`, with a value of one of its types."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is damaged ({shortened(values)} where an object should be); {ZOO_ADVICE}")
+    for key, allowed in kinds.items():
+        if key not in values:
+            raise InputError(f"{where} is damaged ({shortened(key)} is missing); {ZOO_ADVICE}")
+        value = values[key]
+        fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
+        if not fits or (isinstance(value, int) and abs(value) > _WHOLE):
+            raise InputError(
+                f"{where} is damaged ({shortened(key)} is {shortened(value) if isinstance(value, str) else type(value).__name__}, "
+                f"not {' or '.join(kind.__name__ for kind in allowed)}); {ZOO_ADVICE}"
+            )
 
 
 def read_index(path: Path, folder: Path) -> pd.DataFrame:

@@ -22,24 +22,22 @@ SHAPES = {"cosine": lambda t: (1 + math.cos(math.pi * t)) / 2, "linear": lambda 
 class StackOptimizer:
     """One optimizer for the K models of a stack, whose recipes list AdamW before SGD.
 
-    Attributes:
-        first: (K, W) first moment of AdamW, momentum buffer of SGD.
-        second: (A, W) second moment of the A models that train with AdamW.
-        steps: taken so far.
+    `first` (K, W) holds first moments of AdamW and momentum buffers of SGD, `second` (A, W) second moments of the A models with
+    AdamW.
     """
 
     def __init__(self, stack: ModelStack, recipes: Sequence[Recipe], *, steps_per_epoch: int):
         self.stack, self.recipes, self.steps_per_epoch = stack, recipes, steps_per_epoch
         self.adamw = sum(recipe.optimizer == "adamw" for recipe in recipes)
-        if any(recipe.optimizer == "adamw" for recipe in recipes[self.adamw :]):
-            raise ValueError("recipes must list AdamW before SGD")
         flat = stack.flat
         self.gradient = torch.zeros_like(flat)
         self._gradients = list(stack.rows(self.gradient).values())
-        decays = [torch.full(shape, float(len(shape) == 2 or len(shape) == 4)).flatten() for _, shape in stack.slots.values()]
+        decays = [torch.full(shape, float(len(shape) in (2, 4))).flatten() for _, shape in stack.slots.values()]
         strength = torch.tensor([[recipe.weight_decay] for recipe in recipes], dtype=flat.dtype, device=flat.device)
         self.decay = strength * torch.cat(decays).to(flat)
-        self.frozen = self._frozen_weights()
+        models = torch.tensor([recipe.frozen == "backbone" for recipe in recipes])
+        in_head = [torch.full(shape, name.startswith("head.")).flatten() for name, (_, shape) in stack.slots.items()]
+        self.frozen = (models[:, None] & ~torch.cat(in_head)).to(flat.device) if models.any() else None
         if self.frozen is not None:
             self.decay.masked_fill_(self.frozen, 0.0)
         self.first = torch.zeros_like(flat)
@@ -58,22 +56,9 @@ class StackOptimizer:
             rates.append([recipe.learning_rate * share])
         return torch.tensor(rates, dtype=self.first.dtype, device=self.first.device)
 
-    def _frozen_weights(self) -> Float[Tensor, "K W"] | None:
-        """Where weights stay as they are: all but the head of models with a frozen backbone; None where nothing is frozen."""
-        models = torch.tensor([recipe.frozen == "backbone" for recipe in self.recipes], device=self.gradient.device)
-        if not bool(models.any()):
-            return None
-        in_head = [torch.full(shape, name.startswith("head.")).flatten() for name, (_, shape) in self.stack.slots.items()]
-        return models[:, None] & ~torch.cat(in_head).to(models.device)
-
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], team: Team = ALONE) -> None:
-        """Updates all weights.
-
-        Args:
-            gradients: of the stack's parameters, in their order.
-            team: over which they are averaged.
-        """
+        """Updates all weights by the gradients of the stack's parameters, in their order, averaged over a team."""
         for row, gradient in zip(self._gradients, gradients, strict=True):
             row.copy_(gradient)
         team.mean_(self.gradient)

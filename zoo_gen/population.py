@@ -2,25 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo_gen.architecture import build, initialize, redraw, skeleton
+from zoo_gen.architecture import initialize, skeleton
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.evaluate import score_stack
 from zoo_gen.hardware import Hardware
 from zoo_gen.images import Images, ImageSplit
+from zoo_gen.objectives import SimCLR, cross_entropy, nt_xent, smooth_targets
 from zoo_gen.optimizers import StackOptimizer
-from zoo_gen.simclr import SimCLR, nt_xent
 from zoo_gen.stack import ModelStack
 from zoo_gen.streams import stream, stream_seed
-from zoo_gen.supervised import cross_entropy, smooth_targets
 from zoo_gen.team import ALONE, Team
-
-Results = dict[str, float | None]
 
 
 class PopulationTrainer:
@@ -46,9 +45,7 @@ class PopulationTrainer:
             specs: of one shape, objective, batch size and number of epochs, AdamW before SGD.
             images: that the models are trained and scored on.
             parents: weights each model starts from (all but the head), or None for a fresh start.
-            seed: of the zoo.
-            hardware: where and how to compute.
-            team: processes that share every batch of this stack.
+            seed, hardware, team: of the zoo; where and how to compute; processes that share every batch of this stack.
         """
         device = hardware.device
         self.hardware, self.team = hardware, team
@@ -61,14 +58,15 @@ class PopulationTrainer:
         self.batch = min(self.recipe.batch_size, seen)
         self.steps = seen // self.batch
         self.share = team.share(self.batch)
-        self.subsets = (
-            [rng.permutation(len(images.train))[:seen] for rng in self._streams("subset", 0)] if seen < len(images.train) else None
-        )
+        self.subsets = [
+            rng.permutation(len(images.train))[:seen] if seen < len(images.train) else np.arange(seen)
+            for rng in self._streams("subset", 0)
+        ]
         with torch.device("meta"):
             template = skeleton(specs[0].architecture)
             template = SimCLR(template) if self.contrastive else template
         self.stack = ModelStack(template, len(specs), dtype=hardware.dtype, device=device)
-        self.forward = hardware.compiled(self.stack)
+        self.forward = self.stack if hardware.compile is None else torch.compile(self.stack, mode=hardware.compile)
         for index, (spec, parent) in enumerate(zip(specs, parents, strict=True)):
             self.stack.load(index, start_weights(spec, parent, seed=seed))
         self.optimizer = StackOptimizer(self.stack, self.recipes, steps_per_epoch=self.steps)
@@ -82,11 +80,8 @@ class PopulationTrainer:
 
     def orders(self) -> Tensor:
         """The images (K, steps, b) of each model's coming epoch, this process's share of every batch."""
-        count = self.steps * self.batch
-        orders = []
-        for index, rng in enumerate(self._streams("order", self.epoch)):
-            images = np.arange(len(self.images.train)) if self.subsets is None else self.subsets[index]
-            orders.append(images[rng.permutation(len(images))[:count]])
+        rngs, count = self._streams("order", self.epoch), self.steps * self.batch
+        orders = [images[rng.permutation(len(images))[:count]] for images, rng in zip(self.subsets, rngs, strict=True)]
         return torch.from_numpy(np.stack(orders)).unflatten(1, (self.steps, self.batch))[..., self.share].to(self.hardware.device)
 
     def train_epoch(self) -> None:
@@ -100,23 +95,19 @@ class PopulationTrainer:
         mixing = torch.from_numpy(mixing_draws(self._streams("mixing", self.epoch), self.steps, self.strengths)).to(device)
         parameters = list(self.stack.parameters())
         self.stack.train()
-        self._open_dropout_streams()
+        rates = torch.tensor([recipe.dropout for recipe in self.recipes], device=device)
+        if bool((rates > 0).any()):
+            own = ["dropout", self.epoch, *([self.team.rank] if self.team.rank else [])]
+            seeds = [stream_seed(self.seed, spec.model, *own) for spec in self.specs]
+            self.stack.drop(rates, [torch.Generator(device).manual_seed(seed) for seed in seeds])
         for step, pixels in enumerate(train.batches(orders.unbind(1))):
             pixels = pixels.to(self.hardware.dtype)
-            with self.hardware.precision_context():
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.hardware.precision == "bfloat16"):
                 if self.contrastive:
                     losses = self._contrastive_loss(pixels, draws[:, step])
                 else:
                     losses = self._supervised_loss(pixels, train.labels[orders[:, step]], draws[:, step, 0], mixing[:, step])
             self.optimizer.step(torch.autograd.grad(losses.sum(), parameters), self.team)
-
-    def _open_dropout_streams(self) -> None:
-        """Gives every model with dropout its stream of this epoch."""
-        rates = torch.tensor([recipe.dropout for recipe in self.recipes], device=self.hardware.device)
-        if bool((rates > 0).any()):
-            own = ["dropout", self.epoch, *([self.team.rank] if self.team.rank else [])]
-            seeds = [stream_seed(self.seed, spec.model, *own) for spec in self.specs]
-            self.stack.drop(rates, [torch.Generator(self.hardware.device).manual_seed(seed) for seed in seeds])
 
     def _supervised_loss(self, pixels: Tensor, labels: Tensor, draws: Tensor, mixing: Tensor) -> Tensor:
         """Cross-entropy (K,) on one augmented, mixed batch."""
@@ -133,31 +124,29 @@ class PopulationTrainer:
         return nt_xent(self.team.gather_views(outputs), self.temperature)
 
     @torch.no_grad()
-    def evaluate(self) -> list[Results]:
+    def evaluate(self) -> list[dict[str, Any]]:
         """Scores every model on all splits: losses, accuracies and their gaps; accuracies are None under SimCLR.
 
         A model that trains on a fraction of the images is scored on its own fraction as train split.
         """
         self.stack.eval()
-        results: list[Results] = [{} for _ in self.specs]
+        measured: dict[str, Sequence[Any]] = {}
         for name in ("train", "val", "test"):
             split: ImageSplit = getattr(self.images, name)
             if self.contrastive:
-                losses, accuracies = self._view_losses(split), None
+                measured |= {f"{name}_loss": self._view_losses(split), f"{name}_accuracy": [None] * len(self.specs)}
             else:
                 scored = score_stack(self.stack, split, self.seen() if name == "train" else None, team=self.team)
-                losses, accuracies = scored.loss.tolist(), scored.accuracy.tolist()
-            for index, result in enumerate(results):
-                result[f"{name}_loss"] = float(losses[index])
-                result[f"{name}_accuracy"] = None if accuracies is None else float(accuracies[index])
+                measured |= {f"{name}_loss": scored.loss.tolist(), f"{name}_accuracy": scored.accuracy.tolist()}
+        results = [dict(zip(measured, values, strict=True)) for values in zip(*measured.values(), strict=True)]
         for result in results:
-            result["loss_gap"] = _difference(result["test_loss"], result["train_loss"])
-            result["accuracy_gap"] = _difference(result["train_accuracy"], result["test_accuracy"])
+            result["loss_gap"] = result["test_loss"] - result["train_loss"]
+            result["accuracy_gap"] = None if self.contrastive else result["train_accuracy"] - result["test_accuracy"]
         return results
 
     def seen(self) -> Tensor | None:
         """The training images (K, N) that each model may see, None for all."""
-        if self.subsets is None:
+        if len(self.subsets[0]) == len(self.images.train):
             return None
         seen = torch.zeros(len(self.specs), len(self.images.train), dtype=torch.bool, device=self.hardware.device)
         for row, subset in zip(seen, self.subsets, strict=True):
@@ -203,24 +192,12 @@ class PopulationTrainer:
 
 
 def start_weights(spec: ModelSpec, parent: Mapping[str, Tensor] | None, *, seed: int) -> dict[str, Tensor]:
-    """Returns the weights a model starts from: a fresh initialisation, or its parent's with a fresh head.
-
-    Backbone and head come from streams of their own.
-    """
+    """Returns the weights a model starts from: its parent's with a fresh head, or fresh ones; both have own streams."""
+    initialized = partial(initialize, spec.architecture, scheme=spec.recipe.init)
     if spec.recipe.objective == "simclr":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(seed, spec.model, "init"))
-            model: nn.Module = SimCLR(build(spec.architecture))
-            redraw(model, spec.recipe.init)
-        return {name: value.detach() for name, value in model.state_dict().items()}
-    fresh = initialize(spec.architecture, stream_seed(seed, spec.model, "init"), scheme=spec.recipe.init)
-    head = initialize(spec.architecture, stream_seed(seed, spec.model, "head"), scheme=spec.recipe.init)
+        return initialized(stream_seed(seed, spec.model, "init"), within=SimCLR)
+    fresh, head = (initialized(stream_seed(seed, spec.model, part)) for part in ("init", "head"))
     start = {name: head[name] if name.startswith("head.") else value for name, value in fresh.items()}
     if parent is not None:
         start |= {name: value for name, value in parent.items() if not name.startswith("head.")}
     return start
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    """Returns a - b, or None where one is missing."""
-    return None if a is None or b is None else a - b

@@ -1,7 +1,7 @@
 """Reading files that anybody may have written: a zoo, a run or a checkpoint can come from anywhere.
 
-What is read is plain data, and nothing in it is ever executed. A file is checked before it is believed, so that reading takes no
-more memory than the file's own size and a constant (what `LIMIT` bytes of names and numbers come to), whatever it says of itself.
+Nothing that is read is ever executed. A file is checked before it is believed: reading takes no more memory than the file's own
+size and a constant (what `LIMIT` bytes of names and numbers come to).
 """
 
 import json
@@ -51,25 +51,19 @@ class StoredTensor(NamedTuple):
 
 
 def inside(folder: Path, name: object, *, also: Sequence[Path] = ()) -> Path:
-    """Returns the place of a file that foreign data names, symbolic links followed.
+    """Returns the place of a file that foreign data names, relative to the folder that it must be in, symbolic links followed.
 
-    Args:
-        folder: where the file must be.
-        name: path relative to the folder.
-        also: other folders where it may end up by a symbolic link.
-
-    Raises `InputError` for what is no path, or one that leads out of the folder by `..`, as an absolute path or by a link.
+    Raises `InputError` for what is no path, or one that leads out of the folder (and of all in `also`) by `..`, as an absolute path
+    or by a link.
     """
     try:
         if not isinstance(name, str):
             raise TypeError("not a text")
         if len(os.fsencode(name)) > 1000 or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
             raise ValueError("too long")
-        home = folder.resolve()
-        lexical = Path(os.path.normpath(folder / name))
         found = (folder / name).resolve()
-        named_inside = lexical.is_relative_to(os.path.normpath(folder))
-        is_inside = any(found.is_relative_to(place) for place in (home, *(one.resolve() for one in also)))
+        named_inside = Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder))
+        is_inside = any(found.is_relative_to(home.resolve()) for home in (folder, *also))
     except (TypeError, ValueError, OSError, RuntimeError) as error:  # null bytes, lone surrogates, endless names, loops of links
         raise InputError(f"{folder} names a file {shortened(name)}, which is no path ({error}); do not use it") from error
     if not (named_inside and is_inside):
@@ -115,7 +109,7 @@ def read_json(path: Path, *, advice: str = ZOO_ADVICE) -> dict[str, Any]:
     if sum(map(text.count, ",[{")) > ITEMS:
         raise InputError(f"{path} holds more than {ITEMS:,} values; {advice}")
     try:
-        found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); {advice}") from error
     if not isinstance(found, dict):
@@ -123,22 +117,15 @@ def read_json(path: Path, *, advice: str = ZOO_ADVICE) -> dict[str, Any]:
     return found
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"{text[:20]} is no finite number")
     return value
 
 
 def read_weights(path: Path, *, advice: str = WEIGHTS_ADVICE) -> dict[str, Tensor]:
-    """Reads a safetensors file; the tensors are views of the file, mapped into memory.
-
-    Raises `InputError` if it is missing or damaged; nothing is ever unpickled.
-    """
+    """Reads a safetensors file, mapped into memory. Raises `InputError` if it is missing or damaged; nothing is ever unpickled."""
     with _weights_read(path, advice):
         _header(path, advice)
         return safetensors.torch.load_file(path)

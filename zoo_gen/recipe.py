@@ -94,7 +94,6 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for values that cannot be trained."""
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"unknown {name} '{getattr(self, name)}'; choose one of {', '.join(allowed)}")

@@ -19,13 +19,9 @@ class Split(NamedTuple, Generic[Part]):
 
 
 def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[str]]:
-    """Returns the model ids of each part, from the index of the fine-tuned models.
+    """Returns the model ids of each part; `fold` is tested, the one after it validates.
 
-    Args:
-        frame: one row per checkpoint, with the columns `model`, `root` and `fold`.
-        scheme: `by_model` or `leave_root_out`.
-        fold: the part that is tested; the one after it is the validation part.
-
+    `frame` is the index of the fine-tuned models (columns `model`, `root`, `fold`); `scheme` is `by_model` or `leave_root_out`.
     Raises `InputError` for an unknown scheme or fold, and when there are too few parts to split.
     """
     if scheme == "by_model":

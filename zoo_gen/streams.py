@@ -1,7 +1,4 @@
-"""Named streams of randomness: every draw depends on the seed, the model's own id and what it is for, never on its neighbours.
-
-A stream is opened anew for each epoch, so an interrupted training needs no generator state to resume bit for bit.
-"""
+"""Named streams of randomness: every draw depends on the seed, the model's own id and what it is for, never on its neighbours."""
 
 import hashlib
 

@@ -16,12 +16,7 @@ from zoo_gen.errors import InputError
 
 
 class Team:
-    """The processes that train a stack, seen from one of them; without a `Fabric` it is alone.
-
-    Attributes:
-        rank: number of this process; the one of rank 0 writes.
-        size: number of processes.
-    """
+    """The processes that train a stack, seen from one of them, `rank` (0 writes) of `size`; without a `Fabric` it is alone."""
 
     def __init__(self, fabric: Fabric | None):
         self.fabric = fabric

@@ -1,7 +1,5 @@
 """Checks a zoo: `python -m zoo_gen.verify <zoo>` reads every checkpoint and compares it with the records and the index.
 
-A zoo is named by its folder, or its name under checkpoints/zoos.
-
 With `--repair` it makes the index anew from the records; weights are never repaired, they are made again by `python -m zoo_gen`.
 """
 
@@ -15,8 +13,8 @@ from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import one_clear_error
 from zoo_gen.errors import InputError, printable
 from zoo_gen.files import locked, sha256_of, weights_sha256
+from zoo_gen.index import read_record, record_path
 from zoo_gen.reader import inside, read_json, read_weights
-from zoo_gen.record import read_record, record_path
 from zoo_gen.writer import write_index
 from zoo_gen.zoo import Zoo, zoo_folder
 
@@ -43,7 +41,7 @@ def problems(path: Path) -> Iterator[str]:
             row = rows.get(name)
             if row is None or any(row[key] != checkpoint[key] for key in ("epoch", "final", "sha256", "weights_sha256")):
                 yield f"the index does not agree with {record} on {name}; rebuild it with --repair"
-            elif any(not _same(row[key], value) for key, value in checkpoint["results"].items()):
+            elif any(value != (None if pd.isna(row[key]) else row[key]) for key, value in checkpoint["results"].items()):
                 yield f"the index does not agree with {record} on the results of {name}; rebuild it with --repair"
             yield from _damage(inside(path, name), checkpoint)
     for name in sorted(rows.keys() - listed):
@@ -53,11 +51,6 @@ def problems(path: Path) -> Iterator[str]:
         yield f"{path / name} is named by no record; delete it"
     if finished < len(models):
         yield f"{len(models) - finished} of {len(models)} models are not finished; run python -m zoo_gen with the zoo's arguments"
-
-
-def _same(there: float | None, here: float | None) -> bool:
-    """Whether two results agree; a missing one is NaN in the index and None in a record."""
-    return bool(pd.isna(there)) if here is None else there == here
 
 
 def _damage(file: Path, checkpoint: dict[str, str]) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Writing a zoo: checkpoints and records appear one by one and whole, the index is made of the records.
 
-Each model has a `record.json` that lists its finished epochs. It is written after the checkpoints it names, and the index after
-the records, so a kill between any two writes loses at most work, never consistency.
+A model's `record.json` is written after the checkpoints it names, and the index after the records, so a kill loses work at most.
 """
 
 import importlib.metadata
@@ -19,9 +18,8 @@ from torch import Tensor
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
 from zoo_gen.files import sha256_of, weights_sha256, write_atomically, write_json, write_weights
-from zoo_gen.index import COLUMNS
+from zoo_gen.index import COLUMNS, RESULTS, read_record, record_path
 from zoo_gen.reader import read_json
-from zoo_gen.record import RESULTS, read_record, record_path
 from zoo_gen.zoo import FORMAT_VERSION
 
 ABSENT = "none"
@@ -30,13 +28,7 @@ PACKAGES = ("vit-weight-space", "torch", "timm", "numpy", "safetensors")
 
 
 def create_zoo(
-    path: Path,
-    *,
-    name: str,
-    seed: int,
-    config: Mapping[str, Any],
-    specs: Sequence[ModelSpec],
-    stacks: Mapping[str, Any],
+    path: Path, *, name: str, seed: int, config: Mapping[str, Any], specs: Sequence[ModelSpec], stacks: Mapping[str, Any]
 ) -> None:
     """Writes `zoo.json` and the model folders' `config.json`, or checks that those on disk were made by the same command.
 
@@ -54,9 +46,12 @@ def create_zoo(
     }
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")
-        keys = ("format", "format_version", "name", "seed", "models", "config", "stacks")
+        keys = [key for key in description if key != "software"]
         differences = [line for key in keys for line in _differences(key, there.get(key, ABSENT), description[key])]
-        if differences and (newer := _only_newer_settings(there.get("config"), config)):
+        of_config = [line.split(": ", 1) for line in differences if line.startswith("config.")]
+        newer = [setting for setting, values in of_config if values.startswith(f"{ABSENT} there")]
+        chosen = re.compile(r"\.(axes|draws|model_args)\.")  # whose keys the user chooses
+        if newer and len(newer) == len(of_config) and not any(map(chosen.search, newer)):
             raise InputError(
                 f"zoo {path} was made by an older version, which knew no {', '.join(newer)}; choose another path=..., or delete "
                 "that folder"
@@ -82,16 +77,6 @@ def _differences(name: str, there: Any, here: Any) -> list[str]:
     return [] if there == here else [f"{name}: {there} there, {here} here"]
 
 
-def _only_newer_settings(there: Any, here: Mapping[str, Any], name: str = "config") -> list[str]:
-    """The settings of this version that a stored configuration lacks; none if it differs in anything else."""
-    if not isinstance(there, Mapping):
-        return []
-    differences = _differences(name, there, here)
-    chosen = re.compile(r"\.(axes|draws|model_args)\.")  # whose keys the user chooses
-    newer = [line.partition(": ")[0] for line in differences if line.partition(": ")[2].startswith(f"{ABSENT} there")]
-    return newer if len(newer) == len(differences) and not any(map(chosen.search, newer)) else []
-
-
 class ModelWriter:
     """The writer of one model's folder: a checkpoint and its record for each epoch."""
 
@@ -115,9 +100,11 @@ class ModelWriter:
         """Writes one checkpoint and the record that names it; a diverged model is kept up to the epoch it happened."""
         if self.diverged_epoch is not None:
             return
-        finite = all(bool(value.isfinite().all()) for value in weights.values())
-        losses_finite = all(value is None or math.isfinite(value) for value in results.values())
-        if not (finite and losses_finite):
+        recorded = {}
+        for name in RESULTS:  # JSON has no NaN and no infinities
+            value = results[name]
+            recorded[name] = value if value is not None and math.isfinite(value) else None
+        if recorded != results or not all(bool(value.isfinite().all()) for value in weights.values()):
             self.diverged_epoch = epoch
         last = epoch == self.spec.recipe.epochs or self.diverged_epoch is not None
         if not last and epoch % self.keep_every:
@@ -132,7 +119,7 @@ class ModelWriter:
                 "path": str(path.relative_to(self.zoo)),
                 "sha256": sha256_of(path),
                 "weights_sha256": weights_sha256(weights),
-                "results": {name: _finite(results[name]) for name in RESULTS},
+                "results": recorded,
             }
         )
         record = {
@@ -142,11 +129,6 @@ class ModelWriter:
             "checkpoints": self.rows,
         }
         write_json(self.folder / "record.json", record)
-
-
-def _finite(value: float | None) -> float | None:
-    """None for NaN and infinities, which JSON does not have."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:

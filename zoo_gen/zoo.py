@@ -15,9 +15,8 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
-from zoo_gen.index import ALL_FACTORS, read_index
+from zoo_gen.index import ALL_FACTORS, RESULTS, expect, read_index
 from zoo_gen.reader import ZOO_ADVICE, inside, read_json, read_weights, shortened
-from zoo_gen.record import RESULTS, expect
 from zoo_gen.splits import Split, split_models
 
 FORMAT_VERSION = 1

@@ -76,7 +76,6 @@ def test_pages_use_the_words_of_the_field(pattern: str, word: str) -> None:
     assert [use for use in uses_of(pattern, ".md") if not use.startswith(README)] == [], f"say: {word}"
 
 
-@pytest.mark.xfail(strict=False, reason="code, cards and README are being renamed; the mark goes when they are")
 @pytest.mark.parametrize(("pattern", "word"), WORDS.items(), ids=WORDS.values())
 def test_code_cards_and_readme_use_the_words_of_the_field(pattern: str, word: str) -> None:
     found = uses_of(pattern, ".py", ".yaml", ".sh", ".html", "")

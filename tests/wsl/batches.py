@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch.nn import functional
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import Batch, padded
 from wsl.tokenizers.tokens import Tokens

@@ -6,6 +6,7 @@ import pandas as pd
 from wsl.probes.cross_validation import CrossValidation
 from wsl.probes.probe import Measured
 from wsl.probes.regression import Regression
+from wsl.probes.settings import Settings
 from zoo_gen.splits import Split
 
 PENALTIES = [1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0]
@@ -49,16 +50,15 @@ def numbers(frame: pd.DataFrame) -> np.ndarray:
 
 def cross_validation(frame: pd.DataFrame, **changes) -> CrossValidation:
     number = numbers(frame)
-    settings = {
+    counts = {"n_bootstrap": 200, "n_permutations": 100, "noise_ceiling_checkpoints": 0, "seed": 0}
+    counts |= {name: changes.pop(name) for name in counts.keys() & changes.keys()}
+    parts = {
         "splits": [fold(number, 0)],
         "families": np.full(len(frame), "all"),
         "measured": measured(frame, 360),
-        "penalties": PENALTIES,
-        "n_bootstrap": 200,
-        "n_permutations": 100,
-        "seed": 0,
+        "settings": Settings(targets=[], features=[], penalties=PENALTIES, **counts),
     }
-    return CrossValidation(frame=frame, **(settings | changes))
+    return CrossValidation(frame=frame, **(parts | changes))
 
 
 def evaluate(probe, features, frame=None, **changes) -> dict[tuple, dict]:

@@ -66,7 +66,7 @@ def test_a_copy_in_disguise_is_flagged_and_would_not_be_by_its_raw_weights(bench
     assert (raw.to_train > 0).all()
     control = judge({"weights": raw, "behaviour": raw}, np.random.default_rng(0))
     assert control.novelty["weights"].min() > THRESHOLD
-    assert "copied" not in pool({"family": control}).flags
+    assert "copied" not in pool({"family": control})["flags"]
 
 
 def test_a_model_moved_by_what_is_no_symmetry_is_no_copy(bench: Bench) -> None:

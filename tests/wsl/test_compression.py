@@ -9,7 +9,7 @@ import torch
 
 from wsl.analyses.compression import DecodedFamily, measure
 from wsl.compression import main
-from wsl.reporting.compression_table import compression_table
+from wsl.reporting.benchmark_tables import compression_table
 from wsl.run import Run
 from wsl.training.latent_optimization import Refinement
 from zoo_gen import InputError

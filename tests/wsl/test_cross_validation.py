@@ -35,7 +35,7 @@ def test_pooled_folds_test_every_model_once_and_score_once():
         models = numbers(frame)
         known = [Targets(truth[part], models[part]) for part in (train, val)]
         inputs = Inputs.of(features[train], features[val], features[test])
-        predictions[test] = accuracy_probe().predict(inputs, *known, penalties=PENALTIES)
+        predictions[test] = accuracy_probe().fit(inputs, *known, penalties=PENALTIES).predict(inputs.test)
     assert row["value"] == pytest.approx(1 - np.sum((predictions - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from wsl.generators.families import families_of
-from wsl.generators.family import Generator
+from wsl.generators.family import Generator, families_of
 from wsl.run import Run
 from zoo_gen.config import compose
 

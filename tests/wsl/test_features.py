@@ -16,7 +16,7 @@ from wsl.features.features import Features
 from wsl.features.weight_pca import WeightPCA, project
 from wsl.features.weight_statistics import WeightStatistics
 from wsl.layout.slots import ROLES
-from wsl.probes.checkpoints import probed_checkpoints
+from wsl.probes.probe import probed_checkpoints
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.architecture import build

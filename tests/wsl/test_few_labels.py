@@ -20,12 +20,11 @@ from wsl.data.leakage import refuse_shared
 from wsl.features.embedding import Embedding, EncoderInputs, Rescaled
 from wsl.features.features import Features
 from wsl.probes.benchmark import benchmark
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.comparison import compare
 from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.fold_runs import ByModel
-from wsl.probes.label_efficiency import curves, numeric, runs_by_model
-from wsl.probes.label_subsets import average, select
+from wsl.probes.label_efficiency import average, curves, numeric, runs_by_model, select
+from wsl.probes.probe import probed_checkpoints
 from wsl.probes.settings import BenchmarkConfig, LabelEfficiencyConfig, TransferConfig
 from wsl.probes.transfer import carry, transferred, without_labels
 from wsl.reporting.label_curves import tables, write_curves

@@ -11,7 +11,7 @@ from tests.commands import call, refused
 from tests.wsl.conftest import SMALL
 from wsl.generate import main as generate
 from wsl.generators.evaluation import score_models
-from wsl.generators.families import families_of
+from wsl.generators.family import families_of
 from wsl.run import Run
 from wsl.train import main as train
 

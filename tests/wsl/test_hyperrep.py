@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from tests.wsl.batches import cropped, fitted, stacked
 from wsl.data.windows import Batch, Windows
 from wsl.layout.slots import ROLES

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from tests.wsl.batches import fitted
 from tests.wsl.conftest import train_small
 from tests.wsl.test_hyperrep import batch_of
 from tests.wsl.test_train_cli import events
+from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Batch, Windows
 from wsl.models.hyperrep import HyperRep
 from wsl.tokenizers.tokens import Tokens
 from wsl.train import main
-from wsl.training.initialization import TokenStatistics
 
 
 def fresh(latent: int) -> HyperRep:

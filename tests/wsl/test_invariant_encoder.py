@@ -19,17 +19,20 @@ from wsl.data.invariants import columns_by_kind
 from wsl.models.invariant_encoder import EnsembleMembers, InvariantEncoder
 from wsl.run import Run
 from wsl.train import main
-from wsl.training.pretraining import Pretrainer, Pretraining
+from wsl.training.pretraining import Pretraining, pretrain
+from wsl.training.settings import TrainConfig
 from wsl.training.targets import SUMMARIES, PretrainingTargets, summaries_of
 from zoo_gen import InputError, Zoo
+from zoo_gen.config import compose
 from zoo_gen.splits import Split
 
 COLUMNS = ["a/l2", "a/present", "change of a/l2", "change of a/s0"]
 SIZES = {"everything": 1, "updates": 1, "directions": 0, "hidden": 8, "latent": 3, "dropout": 0.0}
 LOSSES = Pretraining(behaviour=1.0, summary=0.0, reconstruction=0.2, forecast=1.0, images=16, noise=0.0)
-TRAINER = Pretrainer(steps=150, batch_size=32, learning_rate=3e-3, weight_decay=0.0, log_every=50, seed=0)
-SHORT = replace(TRAINER, steps=5)
-ONCE = replace(TRAINER, steps=1)
+SETTINGS = {"steps": 150, "batch_size": 32, "learning_rate": 3e-3, "weight_decay": 0.0, "log_every": 50, "seed": 0}
+LONG = TrainConfig(**{**compose("train", ["model=invariant_encoder"]), **SETTINGS})
+SHORT = replace(LONG, steps=5)
+ONCE = replace(LONG, steps=1)
 
 
 def encoder_of(columns: Sequence[str], **sizes: float) -> InvariantEncoder:
@@ -126,22 +129,22 @@ def build(inputs: InvariantInputs) -> InvariantEncoder:
 
 
 def fit(
-    zoo: Zoo, split: Split[Zoo], *others: Zoo, trainer: Pretrainer = TRAINER, **losses: float
+    zoo: Zoo, split: Split[Zoo], *others: Zoo, config: TrainConfig = LONG, **losses: float
 ) -> tuple[InvariantEncoder, InvariantInputs, dict[str, float]]:
     events = []
     parts = [(zoo, split), *((other, other.split("by_model", fold=0)) for other in others)]
     objective = replace(LOSSES, **losses)
     keep = {"console": Console(quiet=True), "device": torch.device("cpu"), "log": lambda *event: events.append(event)}
-    encoder, inputs = trainer.fit(objective, parts, build, **keep)  # type: ignore[arg-type]
+    encoder, inputs = pretrain(config, objective, parts, build, **keep)  # type: ignore[arg-type]
     event, step, found = events[-1]
-    assert (event, step) == ("validation", trainer.steps)
-    assert [step for event, step, _ in events if event == "train"][-1] == trainer.steps
+    assert (event, step) == ("validation", config.steps)
+    assert [step for event, step, _ in events if event == "train"][-1] == config.steps
     return encoder, inputs, found
 
 
 def test_training_learns_predictions_and_invariants_of_models_it_has_not_seen(zoo: Zoo, split: Split[Zoo]):
     *_, learned = fit(zoo, split)
-    *_, unlearned = fit(zoo, split, trainer=ONCE)
+    *_, unlearned = fit(zoo, split, config=ONCE)
     assert learned["divergence"] < unlearned["divergence"]
     assert learned["error"] < 0.8 < unlearned["error"]
 
@@ -168,14 +171,14 @@ def test_summaries_tell_how_far_predictions_are_those_of_the_average():
 
 def test_the_summary_is_learned_from_predictions_alone(zoo: Zoo, split: Split[Zoo]):
     *_, learned = fit(zoo, split, summary=1.0)
-    *_, unlearned = fit(zoo, split, summary=1.0, trainer=ONCE)
+    *_, unlearned = fit(zoo, split, summary=1.0, config=ONCE)
     assert learned["summary_error"] < unlearned["summary_error"]
 
 
 def test_models_of_other_images_are_learned_from_without_predictions(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
     wide, images, card = Zoo.open(wide_zoo), zoo.images("finetune"), zoo.image_card("finetune")
     assert not PretrainingTargets.of(wide, images, 16, card=card).log_probabilities.isfinite().any()
-    _, inputs, found = fit(zoo, split, wide, trainer=SHORT, summary=1.0)
+    _, inputs, found = fit(zoo, split, wide, config=SHORT, summary=1.0)
     assert all(np.isfinite(list(found.values())))
     assert any(column.startswith("blocks.3.") for column in inputs.columns)
     joined = PretrainingTargets.joined([PretrainingTargets.of(one, images, 4, card=card) for one in (zoo, wide)])
@@ -210,14 +213,14 @@ def test_settings_that_mean_nothing_or_cannot_be_trained_are_refused(
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(zoo: Zoo, split: Split[Zoo]):
-    first, again, other = (fit(zoo, split, trainer=replace(SHORT, seed=seed))[0].state_dict() for seed in (0, 0, 1))
+    first, again, other = (fit(zoo, split, config=replace(SHORT, seed=seed))[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_test_models_do_not_move_the_encoder(zoo: Zoo, split: Split[Zoo]):
     swapped = Split(split.train, split.test, split.val)
-    first, other = (fit(zoo, one, trainer=SHORT)[0].state_dict() for one in (split, swapped))
+    first, other = (fit(zoo, one, config=SHORT)[0].state_dict() for one in (split, swapped))
     assert all(torch.equal(first[name], other[name]) for name in first)
 
 

@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from tests.commands import call, refused
 from tests.foreign import write_adapter
 from wsl.predict import PredictConfig, main
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
 from wsl.probes.prediction import predict
 from wsl.probes.predictor import FILE, Predictor
-from wsl.probes.probe import Targets
+from wsl.probes.probe import Targets, probed_checkpoints
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import cards, compose
@@ -57,7 +56,8 @@ def test_saved_probes_predict_as_fresh_ones(of_each_model: Run, tmp_path: Path):
     probe = cards("probe", ["test_loss"])["test_loss"]
     models = [part.frame["model"].factorize()[0] for part in (train, val)]
     known = [Targets(part.frame["test_loss"].to_numpy(), some) for part, some in zip((train, val), models, strict=True)]
-    fresh = probe.predict(Inputs.of(*embedded), *known, penalties=penalties)
+    inputs = Inputs.of(*embedded)
+    fresh = probe.fit(inputs, *known, penalties=penalties).predict(inputs.test)
     np.testing.assert_allclose(saved(embedded[2], coverage=0.9)["test_loss"], fresh, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.commands import call, refused
 from wsl.probe import ProbeConfig, main
-from wsl.probes.evaluate import evaluate_runs
+from wsl.probes.benchmark import evaluate_runs
 from wsl.reporting.probe_table import probe_table
 from wsl.run import Run
 from zoo_gen import InputError

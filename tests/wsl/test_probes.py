@@ -81,7 +81,7 @@ def test_ridge_predictions_are_those_of_scikit_learn():
     train, val, test = np.split(np.arange(90), 3)
     inputs = Inputs.of(features[train], features[val], features[test])
     known = (Targets(targets[rows], models[rows]) for rows in (train, val))
-    found = accuracy_probe().predict(inputs, *known, penalties=[0.1])
+    found = accuracy_probe().fit(inputs, *known, penalties=[0.1]).predict(inputs.test)
     standardize = Standardizer.fit(features[train])
     reference = Ridge(alpha=0.1 * len(train)).fit(standardize(features[train]), targets[train])
     np.testing.assert_allclose(found, reference.predict(standardize(features[test])))

@@ -16,8 +16,7 @@ from tests.commands import call, refused
 from wsl.report import main
 from wsl.reporting import figures
 from wsl.reporting.page import page
-from wsl.reporting.projection import project
-from wsl.reporting.results import read_rows
+from wsl.reporting.run_report import project, read_rows
 from wsl.reporting.sections import (
     embedding_section,
     generation_section,

@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from wsl.reporting.generator_table import generator_table
 from wsl.reporting.probe_table import probe_table
-from wsl.reporting.summary import summary
+from wsl.reporting.terminal_tables import generator_table, summary
 from wsl.run import Run
 
 WIDEST = {"value": -0.333, "low": -2.468, "high": -0.181}

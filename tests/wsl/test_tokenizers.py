@@ -14,9 +14,8 @@ from torch import Tensor
 from tests.checkpoints import fine_tuned, identical, shapes, tokenizers, weights
 from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.chunks import Chunks
-from wsl.tokenizers.coverage import coverage
 from wsl.tokenizers.fisher_basis import FisherBasis
-from wsl.tokenizers.plan import Segment
+from wsl.tokenizers.plan import Segment, coverage
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer, Tokens

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from safetensors.torch import load_file
 
-from benchmarks.in_memory import InMemory
+from benchmarks.race import InMemory
 from tests.wsl.batches import fitted
 from wsl.data.windows import MicroBatch, Windows
 from wsl.models.hyperrep import HyperRep
@@ -20,8 +20,10 @@ from wsl.training.ema import Average
 from wsl.training.loggers.logger import Nothing
 from wsl.training.metrics_log import MEASURED, Journal
 from wsl.training.objectives.reconstruction import Reconstruction
-from wsl.training.trainer import Trainer
+from wsl.training.settings import TrainConfig
+from wsl.training.trainer import fit as fit_model
 from zoo_gen import InputError
+from zoo_gen.config import compose
 
 SETTINGS: dict[str, Any] = {
     "steps": 8,
@@ -62,9 +64,9 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, precis
         model = HyperRep(token_width=17, latent=4, blocks=4, roles=10, initialization="random", **sizes)
     windows = Windows([InMemory.of(tokens) for tokens in family], fitted(family), length=16, seed=0, cache=0)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    trainer = Trainer(**{**SETTINGS, **changes})
+    config = TrainConfig(**{**compose("train"), **SETTINGS, **changes})
     journal = Journal(folder / "metrics.jsonl", Nothing())
-    trainer.fit(fabric, folder, model, Reconstruction(scale_weight=1), windows, validate, Console(quiet=True), journal)
+    fit_model(config, fabric, folder, model, Reconstruction(scale_weight=1), windows, validate, Console(quiet=True), journal)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -14,12 +14,11 @@ from wsl.analyses.compression import compress
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
+from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Batch, Windows
-from wsl.models.bit_allocation import levels_of
-from wsl.models.transform_code import TransformCode
+from wsl.models.transform_code import TransformCode, levels_of
 from wsl.run import Run
 from wsl.tokenizers.residual import Residual
-from wsl.training.initialization import TokenStatistics
 from wsl.training.run_training import train
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo

@@ -8,8 +8,7 @@ import torch
 
 from tests.zoo_gen.test_stack import recipes
 from zoo_gen.augment import DRAWS, Strengths, mix, mixing_draws, view
-from zoo_gen.simclr import nt_xent
-from zoo_gen.supervised import cross_entropy, smooth_targets
+from zoo_gen.objectives import cross_entropy, nt_xent, smooth_targets
 
 NOTHING = {
     "crop": 1.0,

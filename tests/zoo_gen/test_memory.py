@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from tests.zoos import InThisProcess, compose, make_zoo
-from zoo_gen import memory
+from zoo_gen import hardware as memory
 from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import instantiate
 from zoo_gen.generate import generate
-from zoo_gen.hardware import CPU
-from zoo_gen.memory import bytes_of_training, free_bytes, left_of_limits, models_that_fit
+from zoo_gen.hardware import CPU, bytes_of_training, free_bytes, left_of_limits, models_that_fit
 
 
 def spec() -> ModelSpec:

@@ -18,11 +18,11 @@ from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import instantiate
 from zoo_gen.hardware import Hardware
 from zoo_gen.images import Images
+from zoo_gen.objectives import smooth_targets
 from zoo_gen.optimizers import StackOptimizer
 from zoo_gen.population import PopulationTrainer, start_weights
 from zoo_gen.stack import ModelStack
 from zoo_gen.streams import stream
-from zoo_gen.supervised import smooth_targets
 
 FLOAT64 = Hardware(device="cpu", precision="float64", compile=None)
 AUGMENTED = {

@@ -12,8 +12,7 @@ import torch
 from tests.zoos import TWO_RATES, InThisProcess, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
-from zoo_gen.index import COLUMNS
-from zoo_gen.record import RESULTS
+from zoo_gen.index import COLUMNS, RESULTS
 
 
 def test_no_model_and_no_epoch_is_lost(tiny_zoo: Path) -> None:

@@ -14,7 +14,7 @@ fraction of test images with another predicted class.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from wsl.run import Run
 from zoo_gen import Checkpoint
 from zoo_gen.evaluate import logits
 from zoo_gen.files import sha256_of, write_json
-from zoo_gen.images import ImageSplit
 from zoo_gen.reader import read_json
 
 RESULT = "compression.json"
@@ -41,8 +40,6 @@ ABOVE_CHANCE = 0.05
 Refine = Callable[[Run, Sequence[Checkpoint], Sequence[Float[Tensor, "T Z"]]], Sequence[Float[Tensor, "T Z"]]]
 """Makes better latents of checkpoints (`wsl.training.latent_optimization`)."""
 
-Weights = Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class DecodedFamily:
@@ -53,21 +50,6 @@ class DecodedFamily:
     labels: Int[np.ndarray, " images"]
     chance: float
 
-    @classmethod
-    def of(
-        cls, architecture: Mapping[str, Any], before: Sequence[Weights], after: Sequence[Weights], images: ImageSplit
-    ) -> "DecodedFamily":
-        """Runs models of one architecture before and after."""
-        weights = np.stack([flatten(state) for state in before]), np.stack([flatten(state) for state in after])
-        found = [logits(architecture, states, images.pixels).argmax(-1).numpy() for states in (before, after)]
-        return cls(weights, (found[0], found[1]), images.labels.numpy(), 1 / architecture["num_classes"])
-
-    @property
-    def accuracies(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """Accuracy before and after."""
-        before, after = ((classes == self.labels).mean(axis=1) for classes in self.classes)
-        return before, after
-
 
 def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
     """Compares the models of all families after decoding with those before.
@@ -77,7 +59,7 @@ def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
         `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `diversity_weights` and
         `diversity_behaviour` (None where no two models can be compared).
     """
-    before, after = (np.concatenate(each) for each in zip(*(family.accuracies for family in families), strict=True))
+    before, after = (np.concatenate([(family.classes[i] == family.labels).mean(axis=1) for family in families]) for i in (0, 1))
     chance = np.concatenate([np.full(len(family.classes[0]), family.chance) for family in families])
     judged = before - chance > ABOVE_CHANCE
     retained = (after - chance)[judged] / (before - chance)[judged]
@@ -114,7 +96,7 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     tokens, latents = zip(*run.latents(finals), strict=True)
     if refinement is not None:
         latents = refinement(run, finals, latents)
-    families: dict[tuple[str, str], list[tuple[Checkpoint, Weights]]] = defaultdict(list)
+    families: dict[tuple[str, str], list[tuple[Checkpoint, dict[str, Tensor]]]] = defaultdict(list)
     ratios = []
     for checkpoint, own, latent in zip(finals, tokens, latents, strict=True):
         decoded = run.decode(own, latent, root=run.zoo.root(checkpoint).state_dict())
@@ -123,8 +105,12 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     images = run.zoo.images("finetune").test
     found = []
     for family in families.values():
-        checkpoints, decoded = zip(*family, strict=True)
-        found.append(DecodedFamily.of(checkpoints[0].architecture, [c.state_dict() for c in checkpoints], decoded, images))
+        architecture = family[0][0].architecture
+        states = [checkpoint.state_dict() for checkpoint, _ in family], [decoded for _, decoded in family]
+        before, after = (np.stack([flatten(state) for state in some]) for some in states)
+        classes, decoded_classes = (logits(architecture, some, images.pixels).argmax(-1).numpy() for some in states)
+        labels, chance = images.labels.numpy(), 1 / architecture["num_classes"]
+        found.append(DecodedFamily((before, after), (classes, decoded_classes), labels, chance))
     objective = run.config["objective"]
     return {
         "run": run.path.name,

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from zoo_gen import Zoo
-from zoo_gen.files import write_atomically
+from zoo_gen.files import write_bytes
 
 FOLDER = Path("checkpoints", "features")
 SOURCE = Path(__file__).parent.parent.parent
@@ -61,7 +60,7 @@ def cached(
         found = compute().astype(np.float64)
         values = np.ascontiguousarray(found.to_numpy())
         data = safetensors.numpy.save({"values": values}, {"columns": json.dumps(list(map(str, found.columns))), "features": name})
-        write_atomically(path, lambda beside: _write(beside, data))
+        write_bytes(path, data)
     return found
 
 
@@ -124,7 +123,3 @@ def _read(path: Path) -> pd.DataFrame | None:
             return pd.DataFrame(file.get_tensor("values"), columns=json.loads(file.metadata()["columns"]))
     except (OSError, safetensors.SafetensorError, KeyError, ValueError):
         return None
-
-
-def _write(path: Path, data: bytes) -> Any:
-    path.write_bytes(data)

@@ -1,5 +1,4 @@
-"""Inputs of an invariant encoder: the columns of `wsl.data.invariants` that it was trained on, and how checkpoints become such
-columns."""
+"""Inputs of an invariant encoder: the columns of `wsl.data.invariants` that it was trained on."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,6 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.files import write_json
 from zoo_gen.reader import read_json
 
-FILE = "inputs.json"
-
 
 @dataclass(frozen=True)
 class InvariantInputs:
@@ -32,21 +29,21 @@ class InvariantInputs:
 
     reads: ClassVar[Literal["invariants"]] = "invariants"
     fitted: ClassVar[bool] = False
-    file: ClassVar[str] = FILE
+    file: ClassVar[str] = "inputs.json"
 
     columns: Sequence[str]
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any], *, advice: str) -> Self:
         """Reads what `save` wrote into a run's folder. Raises `InputError` for a file that is missing or damaged."""
-        columns = read_json(folder / FILE, advice=advice).get("columns")
+        columns = read_json(folder / cls.file, advice=advice).get("columns")
         if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-            raise InputError(f"{folder / FILE} does not say which columns the model reads; {advice}")
+            raise InputError(f"{folder / cls.file} does not say which columns the model reads; {advice}")
         return cls(columns)
 
     def save(self, folder: Path) -> None:
         """Writes the columns into a run's folder."""
-        write_json(folder / FILE, {"columns": list(self.columns)})
+        write_json(folder / self.file, {"columns": list(self.columns)})
 
     @property
     def model_values(self) -> dict[str, Any]:
@@ -73,7 +70,7 @@ class InvariantInputs:
     def rescaled(self, model: Any, train: Zoo) -> tuple[Any, "InvariantInputs"]:
         """Returns the model with the scales of its inputs taken from other checkpoints, and its inputs."""
         model = copy.deepcopy(model)
-        model.fit_scales(self._values(invariants_of(train)))
+        model.fit_scales(self.values(invariants_of(train)))
         return model, self
 
     @property
@@ -83,8 +80,8 @@ class InvariantInputs:
 
     @torch.no_grad()
     def _latents(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame(model(self._values(table)).numpy()).rename(columns="latent/{}".format)
+        return pd.DataFrame(model(self.values(table)).numpy()).rename(columns="latent/{}".format)
 
-    def _values(self, table: pd.DataFrame) -> Float[Tensor, "N C"]:
+    def values(self, table: pd.DataFrame) -> Float[Tensor, "N C"]:
         """Returns the columns that the encoder reads; NaN for those that a checkpoint lacks."""
         return torch.from_numpy(table.reindex(columns=list(self.columns)).to_numpy(dtype=np.float64, copy=True))

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from wsl.data.cache import cached
 from wsl.data.pairs import pairs_of, with_roots
-from wsl.data.stacks import changes, in_float32, stacked
+from wsl.data.stacks import Stack, changes, in_float32, stacked
 from zoo_gen import Zoo
+from zoo_gen.threads import in_threads
 
 CHANGE = "change of "
 """How the columns begin that describe the change of a tensor since the root."""
@@ -46,33 +47,32 @@ def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Te
     Raises:
         InputError: a checkpoint is of no known architecture.
     """
-    tables = []
-    for rows, stack in stacked(map(_with_changes, checkpoints)):
-        found: dict[str, np.ndarray] = {}
-        for name, tensor in stack.items():
-            spectra = spectrum(tensor, _VALUES)
-            values = np.column_stack([spectra, statistics(tensor.flatten(1).numpy(), _QUANTILES)])
-            singular = [f"s{i}" for i in range(spectra.shape[1] - len(_NORMS))]
-            found |= {f"{name}/{what}": column for what, column in zip((*_NORMS, *singular, *_STATISTICS), values.T, strict=True)}
-            if name.startswith(CHANGE):
-                found |= {f"{name}/{what}": column for what, column in direction(tensor, stack[name.removeprefix(CHANGE)]).items()}
-            else:
-                found[f"{name}/present"] = np.ones(len(values))
-        table = pd.DataFrame(found, index=rows)
-        tables.append(table.where(table.notna().all(axis=1), np.nan))
-    whole = pd.concat(tables).sort_index()
+    whole = pd.concat(in_threads(_described, stacked(map(_with_changes, checkpoints)))).sort_index()
     known, flags = whole.notna().any(axis=1), [column for column in whole if str(column).endswith("/present")]
     whole.loc[known, flags] = whole.loc[known, flags].fillna(0.0)
     return whole
 
 
+def _described(stack: Stack) -> pd.DataFrame:
+    rows, tensors = stack
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        spectra = spectrum(tensor, _VALUES)
+        values = np.column_stack([spectra, statistics(tensor.flatten(1).numpy(), _QUANTILES)])
+        singular = [f"s{i}" for i in range(spectra.shape[1] - len(_NORMS))]
+        found |= {f"{name}/{what}": column for what, column in zip((*_NORMS, *singular, *_STATISTICS), values.T, strict=True)}
+        if name.startswith(CHANGE):
+            found |= {f"{name}/{what}": column for what, column in direction(tensor, tensors[name.removeprefix(CHANGE)]).items()}
+        else:
+            found[f"{name}/present"] = np.ones(len(values))
+    table = pd.DataFrame(found, index=rows)
+    return table.where(table.notna().all(axis=1), np.nan)
+
+
 def invariants_of(checkpoints: Zoo) -> pd.DataFrame:
     """Describes the checkpoints of a zoo, or finds their description in the cache; see `invariants`."""
-
-    def compute() -> pd.DataFrame:
-        return invariants((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
-
-    return cached(invariants, checkpoints, compute)
+    pairs = ((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
+    return cached(invariants, checkpoints, lambda: invariants(pairs))
 
 
 def columns_by_kind(columns: Sequence[str]) -> dict[str, list[int]]:

@@ -70,16 +70,12 @@ def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
     known = {image.numpy().tobytes() for image in train}
     count = sum(image.numpy().tobytes() in known for image in test)
     if count:
+        cards = {stage: probed.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
+        seeds = [f"zoo.{stage}_images.seed={card['seed']}" for stage, card in cards.items() if card and "seed" in card]
         raise InputError(
             f"the models of {seen.path} were fine-tuned on {count} of the {len(test)} test images of {probed.path}; make a zoo "
-            f"with the same split of the images: python -m zoo_gen ... {_same_images(probed)}"
+            f"with the same split of the images: python -m zoo_gen ... {' '.join(seeds)}"
         )
-
-
-def _same_images(probed: Zoo) -> str:
-    """Returns the settings that give a new zoo the splits of the images of another one."""
-    cards = {stage: probed.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
-    return " ".join(f"zoo.{stage}_images.seed={card['seed']}" for stage, card in cards.items() if card and "seed" in card)
 
 
 def _names(values: Collection[str]) -> str:

@@ -26,17 +26,14 @@ class Shuffle:
     def __getitem__(self, place: int) -> int:
         if not 0 <= place < self.size:
             raise IndexError(f"place {place} of a shuffle of {self.size}")
+        mask = (1 << self._half) - 1
         while True:
-            place = self._once(place)
+            left, right = place >> self._half, place & mask
+            for key in self._keys:
+                left, right = right, left ^ (_mixed(right ^ key) & mask)
+            place = left << self._half | right
             if place < self.size:
                 return place
-
-    def _once(self, place: int) -> int:
-        mask = (1 << self._half) - 1
-        left, right = place >> self._half, place & mask
-        for key in self._keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
-        return left << self._half | right
 
 
 def _mixed(number: int) -> int:

@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.tokenizers.window import Window, parts_in, parts_of
+from wsl.tokenizers.window import Sums, Window, parts_in, parts_of, sums_of
 from zoo_gen import Checkpoint
 from zoo_gen.reader import tensors_in
 
@@ -62,8 +61,10 @@ class FileSource:
         weights, reference = MemoryMapped(checkpoint), MemoryMapped(root)
         plan = tokenizer.plan(weights, root=reference)
         if tokenizer.local:
-            return cls(checkpoint, root, tokenizer, plan, sums_of(parts_of(plan, weights, reference)))
-        return cls(checkpoint, root, tokenizer, plan, sums_of(parts_in(plan, tokenizer.encode(weights, root=reference).values)))
+            parts = parts_of(plan, weights, reference)
+        else:
+            parts = parts_in(plan, tokenizer.encode(weights, root=reference).values)
+        return cls(checkpoint, root, tokenizer, plan, sums_of(parts))
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""

@@ -1,6 +1,6 @@
 """Weights of many checkpoints at once: stacks of one shape, as they are or as differences to the root."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from wsl.data.pairs import pairs_of, with_roots
 from wsl.layout.lookup import layout_of
 from zoo_gen import Zoo
+from zoo_gen.threads import in_threads
 
 WEIGHTS_AT_ONCE = 8_000_000
 Reference = Literal["none", "root"]
@@ -57,23 +58,23 @@ def changes(weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> dict[s
     return {name: tensor - root[name] for name, tensor in weights.items() if name in shared}
 
 
-class Columns:
-    """Numbers per tensor and checkpoint, collected stack by stack; NaN where a checkpoint lacks a tensor."""
+def tensor_table(
+    checkpoints: Zoo, *, reference: Reference, describe: Callable[[Tensor], Mapping[str, Float[np.ndarray, "K"]]]
+) -> pd.DataFrame:
+    """Returns what `describe` says of every tensor (K, *shape) of checkpoints (N C), in columns `<tensor>/<what>`.
 
-    def __init__(self, n: int) -> None:
-        self._n, self._tables = n, dict[str, pd.DataFrame]()
+    NaN where a checkpoint lacks a tensor; `<tensor>/present` tells whether it is there with finite weights.
+    """
 
-    def put(self, tensor: str, rows: list[int], values: Float[np.ndarray, "K S"], names: list[str]) -> None:
-        """Writes the rows of a tensor's table, whose columns are called `<tensor>/<name>`."""
-        if tensor not in self._tables:
-            unknown = np.full((self._n, len(names)), np.nan)
-            self._tables[tensor] = pd.DataFrame(unknown, columns=[f"{tensor}/{name}" for name in names])
-        self._tables[tensor].iloc[rows] = values
+    def table(stack: Stack) -> pd.DataFrame:
+        rows, weights = stack
+        found = {f"{name}/{what}": column for name, tensor in weights.items() for what, column in describe(tensor).items()}
+        return pd.DataFrame(found, index=rows)
 
-    def frame(self) -> pd.DataFrame:
-        """Returns all columns, and whether each tensor is there with finite weights."""
-        present = {f"{name}/present": table.iloc[:, 0].notna().astype(float) for name, table in self._tables.items()}
-        return pd.concat([*self._tables.values(), pd.DataFrame(present)], axis=1)
+    whole = pd.concat(in_threads(table, stacks(checkpoints, reference=reference))).sort_index()
+    first = {str(column).rpartition("/")[0]: column for column in reversed(whole.columns)}
+    present = {f"{name}/present": whole[first[name]].notna().astype(float) for name in reversed(first)}
+    return pd.concat([whole, pd.DataFrame(present)], axis=1)
 
 
 def _stack(alike: list[tuple[int, dict[str, Tensor]]]) -> Stack:

@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.data.sums import Sums, sums_of
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Window, parts_in
+from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
 
@@ -92,7 +91,8 @@ class Standardizer:
                 columns += _columns(rows[plan], {n: s.n_weights for n, s in enumerate(plan.parts) if s.kind == kind})
             mean[kind] = torch.cat([total / count for count, total, _ in columns]).median()
             squares = torch.cat([_squares_about(mean[kind], *column) / column[0] for column in columns])
-            deviation[kind] = _typical_size(squares)
+            size = squares.quantile(UPPER).sqrt()
+            deviation[kind] = size if size > 0 else torch.ones_like(size)
         scales = defaultdict(list)
         for plan in rows:
             number = 0
@@ -114,8 +114,8 @@ class Standardizer:
     def standardize(self, tokens: Tokens) -> Float[Tensor, "T D+1"]:
         """Returns directions and log-scales; zeros where tokens are padded. Non-finite weights make their group non-finite."""
         plan = tokens.plan
-        log_scales = self.log_scales(plan, sums_of(parts_in(plan, tokens.values)))
-        return self._standardized(tokens.values, plan, plan.part_of, plan.group_of, log_scales)
+        whole = Window(plan, 0, plan.n_tokens, plan.part_of, plan.group_of, plan.positions, ())
+        return self.standardize_window(tokens.values, whole, self.log_scales(plan, sums_of(parts_in(plan, tokens.values))))
 
     def log_scales(self, plan: Plan, sums: Sums) -> Float[Tensor, " G"]:
         """Returns standardised log-scales of the groups of a checkpoint; not finite where its weights are not."""
@@ -130,12 +130,7 @@ class Standardizer:
         self, values: Float[Tensor, "T D"], window: Window, log_scales: Float[Tensor, " G"]
     ) -> Float[Tensor, "T D+1"]:
         """Returns tokens of a window as `standardize` has them, to the bit, given the log-scales of the whole checkpoint."""
-        return self._standardized(values, window.plan, window.parts, window.groups, log_scales)
-
-    def _standardized(
-        self, values: Float[Tensor, "T D"], plan: Plan, parts: Int[Tensor, "T D"], groups: Int[Tensor, " T"], log_scales: Tensor
-    ) -> Float[Tensor, "T D+1"]:
-        of_plan = self._of(plan)
+        of_plan, parts, groups = self._of(window.plan), window.parts, window.groups
         centred = (values.float() - of_plan.mean[parts]) / of_plan.deviation[parts]
         direction = centred / of_plan.scale(log_scales)[groups, None]
         return torch.cat([torch.where(parts >= 0, direction, 0), log_scales[groups, None]], dim=-1)
@@ -158,7 +153,7 @@ class Standardizer:
         try:
             stored = json.loads(path.read_text())
             moments = {name: {key: (float(m), float(d)) for key, (m, d) in stored[name].items()} for name in ("parts", "roles")}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"cannot read the statistics of the run at {path} ({error}); train the run again") from error
         return cls(**moments)
 
@@ -201,9 +196,3 @@ def _squares_about(
 ) -> Float[Tensor, " N"]:
     """Sum of squares about a given mean, from count, sum and sum of squares."""
     return (square - 2 * mean * total + count * mean**2).clamp(min=0)
-
-
-def _typical_size(squares: Float[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Root of the upper decile of mean squares; 1 if that is zero."""
-    size = squares.quantile(UPPER).sqrt()
-    return size if size > 0 else torch.ones_like(size)

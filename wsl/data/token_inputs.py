@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -21,11 +21,10 @@ from wsl.data.windows import padded
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import window_starts
-from zoo_gen import InputError, Zoo
+from zoo_gen import Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.reader import read_json
-
-FILE = "standardizer.json"
+from zoo_gen.threads import batched, in_threads
 
 CHECKPOINTS_AT_ONCE = 32
 """Checkpoints of one plan that are encoded together, at most."""
@@ -50,7 +49,7 @@ class TokenInputs:
 
     reads: ClassVar[Literal["tokens"]] = "tokens"
     fitted: ClassVar[bool] = True
-    file: ClassVar[str] = FILE
+    file: ClassVar[str] = "standardizer.json"
 
     tokenizer: Tokenizer
     standardizer: Standardizer
@@ -59,16 +58,13 @@ class TokenInputs:
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any], *, advice: str) -> Self:
         """Reads what `save` wrote into a run's folder. Raises `InputError` for a file that is missing or damaged."""
-        read_json(folder / FILE, advice=advice)
-        try:
-            standardizer = Standardizer.load(folder / FILE)
-        except OverflowError as error:
-            raise InputError(f"{folder / FILE} is damaged ({error}); {advice}") from error
+        read_json(folder / cls.file, advice=advice)
+        standardizer = Standardizer.load(folder / cls.file)
         return cls(instantiate(config["tokenizer"], group="tokenizer"), standardizer, config["window"])
 
     def save(self, folder: Path) -> None:
         """Writes the statistics into a run's folder."""
-        self.standardizer.save(folder / FILE)
+        self.standardizer.save(folder / self.file)
 
     @property
     def model_values(self) -> dict[str, Any]:
@@ -86,22 +82,20 @@ class TokenInputs:
 
     def table(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
         """Returns the inputs of checkpoints as features (N F): standardised tokens, pooled as latents are."""
-        encoded = (self.tokenizer.encode(c.state_dict(), root=root) for c, root in with_roots(pairs_of(checkpoints)))
-        return self._pooled(model, ((tokens, self.standardizer.standardize(tokens)) for tokens in encoded), within)
+
+        def standardized(pairs: Pairs) -> Iterator[tuple[Tokens, Tensor]]:
+            encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
+            return ((tokens, self.standardizer.standardize(tokens)) for tokens in encoded)
+
+        return self._pooled(model, standardized, _pairs(checkpoints), within)
 
     def embed(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
-        """Returns the pooled latents of checkpoints of a zoo (N F); NaN for a model that diverged.
-
-        Args:
-            model: encodes and pools.
-            checkpoints: a selection of a zoo.
-            within: the zoo of the run, whose groups (block, role) are pooled.
-        """
-        return self.embed_weights(model, ((c.state_dict(), root) for c, root in with_roots(pairs_of(checkpoints))), within=within)
+        """Returns the latents of checkpoints, pooled over each (block, role) of `within` (N F); NaN for a model that diverged."""
+        return self.embed_weights(model, _pairs(checkpoints), within=within)
 
     def embed_weights(self, model: Any, pairs: Pairs, *, within: Zoo) -> pd.DataFrame:
         """Returns the pooled latents (N F) of weights, each with those of its root; see `embed`."""
-        return self._pooled(model, self.latents(model, pairs), within)
+        return self._pooled(model, partial(self.latents, model), pairs, within)
 
     def latents(self, model: Any, pairs: Pairs) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:
         """Yields tokens and latents of weights, in order; latents of a model that diverged are not finite."""
@@ -127,9 +121,15 @@ class TokenInputs:
         standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
         return model, TokenInputs(self.tokenizer, standardizer, self.window)
 
-    def _pooled(self, model: Any, latents: Iterable[tuple[Tokens, Tensor]], within: Zoo) -> pd.DataFrame:
+    def _pooled(
+        self, model: Any, latents: Callable[[Pairs], Iterable[tuple[Tokens, Tensor]]], pairs: Pairs, within: Zoo
+    ) -> pd.DataFrame:
         groups = _groups(self.tokenizer, within)
-        rows = torch.stack([model.embed(z[None], tokens.positions, groups)[0] for tokens, z in latents])
+
+        def pooled(some: Pairs) -> Tensor:
+            return torch.stack([model.embed(z[None], tokens.positions, groups)[0] for tokens, z in latents(some)])
+
+        rows = torch.cat(list(in_threads(pooled, batched(pairs, CHECKPOINTS_AT_ONCE))))
         each = rows.shape[1] // len(groups)
         last = max(block for block, _ in groups)  # it has another number in deeper models, and the same name
         names = [f"{'tail' if block == last else block}.{ROLES[role]}/{i}" for block, role in groups for i in range(each)]
@@ -145,6 +145,10 @@ class TokenInputs:
             window = (padded(tensor[:, start : start + self.window], self.window).to(device) for tensor in tensors)
             pieces.append(function(*window)[..., : following - start, :].float().cpu())
         return torch.cat(pieces, dim=-2)
+
+
+def _pairs(checkpoints: Zoo) -> Pairs:
+    return ((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
 
 
 @lru_cache(16)

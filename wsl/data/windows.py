@@ -108,14 +108,15 @@ class Windows:
                 f"the checkpoints have tokens of {' and '.join(map(str, widths)) or 'no'} width; choose tokenizer=residual, whose "
                 "tokens all have one, and a split with at least one model whose weights are finite"
             )
-        self.sources, self.standardizer, self.seed = sources, standardizer, seed
+        self.sources, self.standardizer = sources, standardizer
         self._plans = list({id(source.plan): source.plan for source in sources}.values())
         self.length = length = min(length, max(plan.n_tokens for plan in self._plans))
         number = {id(plan): n for n, plan in enumerate(self._plans)}
         self._plan_of = np.array([number[id(source.plan)] for source in sources])
         self._starts = [window_starts(plan.n_tokens, length) for plan in self._plans]
         self._ends = np.array([len(starts) for starts in self._starts])[self._plan_of].cumsum()
-        self._layout, self._shuffle = lru_cache(KEPT)(self._lay_out), lru_cache(2)(self._shuffled)
+        self._layout = lru_cache(KEPT)(self._lay_out)
+        self._shuffle = lru_cache(2)(lambda epoch: Shuffle(self.per_epoch, (seed, epoch)))
         self._kept: dict[int, Tensor] = {}
         self._room = cache
 
@@ -123,12 +124,6 @@ class Windows:
     def per_epoch(self) -> int:
         """Number of windows of one epoch: all of every checkpoint."""
         return int(self._ends[-1])
-
-    @property
-    def padding(self) -> float:
-        """Fraction of an epoch's tokens that is padding, as some checkpoints are shorter than a window."""
-        missing = np.array([max(0, self.length - plan.n_tokens) for plan in self._plans])[self._plan_of]
-        return float(missing.sum() / (self.per_epoch * self.length))
 
     def __getitem__(self, number: int) -> Batch:
         """One window, without a batch dimension."""
@@ -172,10 +167,6 @@ class Windows:
         window = Window.of(self._plans[plan], start, min(start + self.length, self._plans[plan].n_tokens))
         mask = functional.pad(window.parts >= 0, (0, 1), value=True)
         return window, padded(mask, self.length), padded(window.positions, self.length)
-
-    def _shuffled(self, epoch: int) -> Shuffle:
-        """The order of an epoch."""
-        return Shuffle(self.per_epoch, (self.seed, epoch))
 
 
 def ahead(make: Callable[[int], Batch], steps: Iterable[int], workers: int) -> Generator[Batch, None, None]:

@@ -58,11 +58,7 @@ class Untrained(Features):
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the embedding of each checkpoint (N F); see `Features.extract`."""
-
-        def compute() -> pd.DataFrame:
-            return run.untrained().embeddings(checkpoints)
-
-        return cached(self, checkpoints, compute, state=state_of(run), modules=EVERYTHING)
+        return cached(self, checkpoints, lambda: run.untrained().embeddings(checkpoints), state=state_of(run), modules=EVERYTHING)
 
 
 class EncoderInputs(Features):

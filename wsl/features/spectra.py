@@ -1,10 +1,13 @@
 """Logarithms of the singular values and norms of every tensor, a hand-made baseline that knows how large and how low-rank it is."""
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
 
 from wsl.data.cache import cached
 from wsl.data.invariants import spectrum
-from wsl.data.stacks import Columns, Reference, stacks
+from wsl.data.stacks import Reference, tensor_table
 from wsl.features.features import Features
 from wsl.run import Run
 from zoo_gen import Zoo
@@ -24,12 +27,8 @@ class Spectra(Features):
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the spectra of each checkpoint (N F), columns `<tensor>/<what>`; see `Features.extract`."""
-        return cached(self, checkpoints, lambda: self._compute(checkpoints))
+        return cached(self, checkpoints, lambda: tensor_table(checkpoints, reference=self.reference, describe=self._describe))
 
-    def _compute(self, checkpoints: Zoo) -> pd.DataFrame:
-        columns = Columns(len(checkpoints))
-        for rows, weights in stacks(checkpoints, reference=self.reference):
-            for name, tensor in weights.items():
-                found = spectrum(tensor, self.values)
-                columns.put(name, rows, found, ["l1", "l2", "max", *(f"s{i}" for i in range(found.shape[1] - 3))])
-        return columns.frame()
+    def _describe(self, tensor: Tensor) -> dict[str, Float[np.ndarray, "K"]]:
+        found = spectrum(tensor, self.values)
+        return dict(zip(["l1", "l2", "max", *(f"s{i}" for i in range(found.shape[1] - 3))], found.T, strict=True))

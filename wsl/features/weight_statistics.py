@@ -7,11 +7,14 @@ takes the same of what fine-tuning has changed.
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
 
 from wsl.data.cache import cached
 from wsl.data.invariants import statistics
-from wsl.data.stacks import Columns, Reference, stacks
+from wsl.data.stacks import Reference, tensor_table
 from wsl.features.features import Features
 from wsl.run import Run
 from zoo_gen import Zoo
@@ -31,12 +34,8 @@ class WeightStatistics(Features):
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the statistics of each checkpoint (N F), columns `<tensor>/<statistic>`; see `Features.extract`."""
-        return cached(self, checkpoints, lambda: self._compute(checkpoints))
+        return cached(self, checkpoints, lambda: tensor_table(checkpoints, reference=self.reference, describe=self._describe))
 
-    def _compute(self, checkpoints: Zoo) -> pd.DataFrame:
+    def _describe(self, tensor: Tensor) -> dict[str, Float[np.ndarray, "K"]]:
         names = ["mean", "variance", *(f"q{100 * q:g}" for q in self.quantiles)]
-        columns = Columns(len(checkpoints))
-        for rows, weights in stacks(checkpoints, reference=self.reference):
-            for name, tensor in weights.items():
-                columns.put(name, rows, statistics(tensor.flatten(1).numpy(), self.quantiles), names)
-        return columns.frame()
+        return dict(zip(names, statistics(tensor.flatten(1).numpy(), self.quantiles).T, strict=True))

@@ -44,18 +44,13 @@ _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _ARGUMENTS = 10  # at most, of a call that describes a tensor; longer ones, used again and again, would take long to look through
 _MARK = object()
+_MADE = object()  # stands for a harmless value that a pickle would have made by a call, such as a device
 
 
 class Name(NamedTuple):
     """A class or function that a pickle names; it is never looked up."""
 
     text: str
-
-
-class Call(NamedTuple):
-    """A harmless value that a pickle would have made by a call, such as a device; it is never made."""
-
-    function: str
 
 
 class Opaque(NamedTuple):
@@ -213,7 +208,7 @@ def _call(function: Any, arguments: Any) -> Any:
         if function.text == "collections.OrderedDict" and arguments:
             raise Refused("it has an ordered dict of an unknown form")
         return {}
-    return Call(function.text)
+    return _MADE
 
 
 def _storage(described: Any) -> Storage | Opaque:

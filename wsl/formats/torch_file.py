@@ -5,7 +5,7 @@ import struct
 import zipfile
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -49,12 +49,15 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], bool]:
         if odd := _opaque(tree if chosen is None else chosen):
             raise Refused(f"it asks for {shortened(odd.text)}, which is no weight")
         described = _tensors(chosen)
+        if not isinstance(tree, dict):
+            raise Refused(f"it holds a {type(tree).__name__.lower()} where a dict of tensors should be")
         if not described:
-            _explain(tree)
+            there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"
+            raise Refused(f"it has no tensors, and none under {', '.join(WRAPPERS)}, but {there}")
         if len(described) > TENSORS:
             raise Refused(f"it has {len(described):,} tensors, more than any checkpoint")
-        storages = _Storages(torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size), places)
-        weights = {name: _tensor(found, storages) for name, found in described.items()}
+        whole, copies = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size), dict[str, Tensor]()
+        weights = {name: _tensor(found, whole, places, copies) for name, found in described.items()}
     except Refused as error:
         raise InputError(
             f"{path} is no file of weights: {error}; nothing was executed. Save the state dict alone, best as safetensors"
@@ -96,14 +99,6 @@ def _opaque(tree: Any) -> Opaque | None:
         elif type(node) in (list, tuple):
             stack += node
     return None
-
-
-def _explain(tree: Any) -> NoReturn:
-    """Raises `Refused` with a list of the keys of a file without tensors."""
-    if not isinstance(tree, dict):
-        raise Refused(f"it holds a {type(tree).__name__.lower()} where a dict of tensors should be")
-    there = ", ".join(shortened(key) for key in list(tree)[:8]) or "nothing"
-    raise Refused(f"it has no tensors, and none under {', '.join(WRAPPERS)}, but {there}")
 
 
 def _zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]], bool]:
@@ -185,29 +180,15 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, dict[str, tuple[int, int]],
     return tree, places, system.get("little_endian") is True
 
 
-class _Storages:
-    """The storages of a file, mapped into memory, each at its place (start, length)."""
+def _tensor(described: Described, whole: Any, places: dict[str, tuple[int, int]], copies: dict[str, Tensor]) -> Tensor:
+    """Returns a described tensor of a mapped file, a view of it or of a copy where the file does not align the storage.
 
-    def __init__(self, whole: Any, places: dict[str, tuple[int, int]]):
-        self.whole, self.places = whole, places
-        self.copies: dict[str, Tensor] = {}
-
-    def numbers(self, key: str, dtype: torch.dtype) -> Tensor:
-        """Returns a storage as a row of numbers: a view of the file, or one copy where the file does not align it."""
-        start, length = self.places[key]
-        row = self.whole[start : start + length // dtype.itemsize * dtype.itemsize]
-        numbers = torch.empty(0, dtype=torch.uint8).set_(row)
-        if numbers.data_ptr() % dtype.itemsize:  # as in the older format
-            numbers = self.copies.setdefault(f"{key} {dtype.itemsize}", numbers.clone())
-        return numbers.view(dtype)
-
-
-def _tensor(described: Described, storages: _Storages) -> Tensor:
-    """Returns a described tensor. Raises `Refused` for one that does not lie inside its storage."""
+    Raises `Refused` for one that does not lie inside its storage.
+    """
     key, kind = described.storage.key, described.storage.kind
-    if key not in storages.places:
+    if key not in places:
         raise ValueError(f"storage {shortened(key)} is missing")
-    length, dtype = storages.places[key][1], dtype_of(kind, described.dtype)
+    (start, length), dtype = places[key], dtype_of(kind, described.dtype)
     if described.storage.length * dtype_of(kind).itemsize > length:
         raise ValueError(f"storage {shortened(key)} is shorter than it says")
     count, dimensions = prod(described.shape), zip(described.shape, described.strides, strict=True)
@@ -216,4 +197,8 @@ def _tensor(described: Described, storages: _Storages) -> Tensor:
         raise Refused("it describes a tensor that is larger than its storage")
     if not count:
         return torch.empty(described.shape, dtype=dtype)
-    return storages.numbers(key, dtype).as_strided(described.shape, described.strides, described.offset)
+    row = whole[start : start + length // dtype.itemsize * dtype.itemsize]
+    numbers = torch.empty(0, dtype=torch.uint8).set_(row)
+    if numbers.data_ptr() % dtype.itemsize:  # as in the older format
+        numbers = copies.setdefault(f"{key} {dtype.itemsize}", numbers.clone())
+    return numbers.view(dtype).as_strided(described.shape, described.strides, described.offset)

@@ -17,11 +17,7 @@ def candidates(
 ) -> Iterator[tuple[str, Card]]:
     """Yields names and cards: the generator as it is, then each combination of scanned values and the baselines.
 
-    Args:
-        name: of the generator.
-        card: of the generator.
-        baselines: names of cards in `configs/generator`.
-        scan: values by card and keyword.
+    Baselines are names of cards in `configs/generator`; `scan` holds values by card and keyword.
 
     Raises:
         InputError: there is no card of a name, or a card has no such keyword.
@@ -38,20 +34,8 @@ def candidates(
 
 
 def card_of(name: str) -> Card:
-    """Returns a card of `configs/generator`.
-
-    Raises:
-        InputError: there is none; the message lists the others.
-    """
-    folder = CONFIGS / "generator"
-    if not (folder / f"{name}.yaml").is_file():
-        existing = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise InputError(f"no generator '{name}'; choose among {existing}")
-    card = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(card, dict)
-    return {str(key): value for key, value in card.items()}
-
-
-def settings_of(card: Card) -> dict[str, Any]:
-    """Returns the keyword values of a card."""
-    return {key: value for key, value in card.items() if key != "_target_"}
+    """Returns a card of `configs/generator`. Raises `InputError` if there is none; the message lists the others."""
+    files = {path.stem: path for path in sorted((CONFIGS / "generator").glob("*.yaml"))}
+    if name not in files:
+        raise InputError(f"no generator '{name}'; choose among {', '.join(files)}")
+    return yaml.safe_load(files[name].read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Copies of train models, with or without noise: the baseline that every sampler must beat at equal novelty."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from wsl.generators.family import FamilySampler, Sample, draw_families
 
 
+@dataclass(kw_only=True, eq=False)
 class CopyModel(FamilySampler):
     """A train model's weights plus white noise.
 
@@ -17,9 +19,8 @@ class CopyModel(FamilySampler):
         anchors: how many train models per family, best val accuracy first; None means all.
     """
 
-    def __init__(self, *, noise: float, anchors: int | None):
-        self.noise = noise
-        self.anchors = anchors
+    noise: float
+    anchors: int | None
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n train models with replacement and adds the noise."""
@@ -27,14 +28,8 @@ class CopyModel(FamilySampler):
         return [(family, self._noisy(family.states[rng.choice(family.anchors(self.anchors))], rng)) for family in drawn]
 
     def _noisy(self, state: Mapping[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-        return {name: tensor + self.noise * rms(tensor) * white(tensor, rng) for name, tensor in state.items()}
-
-
-def rms(tensor: Tensor) -> Tensor:
-    """Returns the root of the mean square of a tensor, in float32."""
-    return tensor.float().square().mean().sqrt()
-
-
-def white(tensor: Tensor, rng: np.random.Generator) -> Tensor:
-    """Returns standard normal noise of a tensor's shape."""
-    return torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))
+        noisy = {}
+        for name, tensor in state.items():
+            white = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))
+            noisy[name] = tensor + self.noise * tensor.float().square().mean().sqrt() * white
+        return noisy

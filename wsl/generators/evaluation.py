@@ -21,6 +21,9 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
+from zoo_gen.threads import in_threads
+
+State = Mapping[str, Tensor]
 
 MODELS_AT_ONCE = 64
 
@@ -37,22 +40,14 @@ class Scored:
     predictions: Int[np.ndarray, "S images"]
 
 
-def silent(done: int) -> None:
-    """Shows no progress."""
-
-
 def score_models(
-    states: Sequence[Mapping[str, Tensor]], *, family: Family, images: Images, advance: Callable[[int], None] = silent
+    states: Sequence[State], *, family: Family, images: Images, advance: Callable[[int], None] = lambda done: None
 ) -> Scored:
     """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
 
-    Args:
-        states: the models.
-        family: that they belong to.
-        images: test images give the accuracies, val images the predicted classes.
-        advance: is called with the number of models that each stack stands for.
+    Test images give the accuracies, val images the predicted classes. `advance` is called with the number of models of each stack.
     """
-    _, first, which = np.unique(np.stack([flatten(state) for state in states]), axis=0, return_index=True, return_inverse=True)
+    first, which = distinct([flatten(state) for state in states])
     pixels = torch.cat([images.test.pixels, images.val.pixels])
     layout = layout_of(skeleton(family.architecture))
     reference = stack([family.states[0]])
@@ -68,29 +63,36 @@ def score_models(
     return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
 
 
+def distinct(rows: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray]:
+    """Returns the place of the first of each of several equal rows, and for each row which of these it equals."""
+    seen: dict[bytes, int] = {}
+    which = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
+    return np.unique(which, return_index=True)[1].tolist(), which
+
+
 class Bench:
     """Families of train models, scored once, against which any number of generators are measured.
 
-    Args:
-        families: the train models.
-        images: test images give the accuracies, val images the behaviour.
-        seed: of the random subsets that diversity is computed on.
-        advance: is called with the number of models scored.
+    The seed is that of the random subsets that diversity is computed on. Images and `advance` are as in `score_models`.
     """
 
-    def __init__(self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = silent):
-        self.families = families
-        self.images = images
-        self.seed = seed
-        self.train = [score_models(family.states, family=family, images=images, advance=advance) for family in families]
+    def __init__(
+        self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = lambda done: None
+    ):
+        self.families, self.images, self.seed, self.advance = families, images, seed, advance
+        self.train = self._score([(family, family.states) for family in families])
 
-    def score(self, samples: Sequence[Sample], *, advance: Callable[[int], None] = silent) -> dict[int, Scored]:
-        """Scores samples; the keys are the places of their families, and `advance` is called with the number of models scored."""
-        scored: dict[int, Scored] = {}
-        for i, family in enumerate(self.families):
-            if states := [state for owner, state in samples if owner is family]:
-                scored[i] = score_models(states, family=family, images=self.images, advance=advance)
-        return scored
+    def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:
+        """Scores samples; the keys are the places of their families."""
+        of_family = {i: [state for owner, state in samples if owner is family] for i, family in enumerate(self.families)}
+        there = {i: states for i, states in of_family.items() if states}
+        return dict(zip(there, self._score([(self.families[i], states) for i, states in there.items()]), strict=True))
+
+    def _score(self, work: Sequence[tuple[Family, Sequence[State]]]) -> list[Scored]:
+        def one(item: tuple[Family, Sequence[State]]) -> Scored:
+            return score_models(item[1], family=item[0], images=self.images, advance=self.advance)
+
+        return list(in_threads(one, work))
 
     def measure_train(self) -> dict[str, Any]:
         """Judges each train model against the others: the row that shows what real models score."""
@@ -111,6 +113,7 @@ class Bench:
             for i, models in scored.items()
         }
         verdict = pool(judgements)
+        novelties = verdict.pop("novelties")
         accuracies = np.concatenate([models.accuracy for models in scored.values()])
         q25, median, q75 = np.quantile(accuracies, [0.25, 0.5, 0.75])
         return null_if_undefined(
@@ -119,18 +122,12 @@ class Bench:
                 "settings": dict(settings),
                 "n": len(accuracies),
                 "accuracy": {"median": median, "q25": q25, "q75": q75},
-                "novelty": verdict.novelty,
-                "novelty_by_space": verdict.novelty_by_space,
-                "diversity": verdict.diversity,
-                "diversity_by_space": verdict.diversity_by_space,
-                "effective_rank_ratio": verdict.effective_rank_ratio,
-                "flags": verdict.flags,
-                "notes": verdict.notes,
+                **verdict,
                 "aligned": True,
                 "samples": {
                     "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
                     "accuracy": accuracies,
-                    "novelty": verdict.novelties,
+                    "novelty": novelties,
                 },
             }
         )

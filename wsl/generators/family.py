@@ -4,9 +4,12 @@ Models of a family share a shape and their root, so their weights (N W) and late
 inherits root and head type. A generator samples weights or latents; the family turns either into a state dict.
 """
 
+import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -15,7 +18,11 @@ from einops import pack
 from jaxtyping import Float
 from torch import Tensor
 
+from wsl.run import Run
+from wsl.tokenizers.tokens import Tokens
 from zoo_gen.errors import InputError
+from zoo_gen.files import write_json, write_weights
+from zoo_gen.zoo import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +101,44 @@ def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) 
         raise InputError(f"n={n} models cannot be sampled; ask for at least 1, and for 200 if the figures are to be quoted")
     sizes = np.array([len(family) for family in families])
     return [families[i] for i in rng.choice(len(families), size=n, p=sizes / sizes.sum())]
+
+
+def families_of(run: Run) -> list[Family]:
+    """Returns the train models of a run at their final epochs by root and head type; diverged models are left out.
+
+    Raises:
+        InputError: no train model is left.
+    """
+    finals = run.split.train.select(final=True, status="ok")
+    groups = defaultdict(list)
+    for checkpoint, encoded in zip(finals, run.latents(finals), strict=True):
+        groups[checkpoint.root, checkpoint.factors["head"]].append((checkpoint, *encoded))
+    if not groups:
+        raise InputError(f"run {run.path} has no train model that finished without diverging; make a larger zoo")
+    return [_family(run, *zip(*members, strict=True)) for members in groups.values()]
+
+
+def _family(run: Run, checkpoints: Sequence[Checkpoint], tokens: Sequence[Tokens], latents: Sequence[Tensor]) -> Family:
+    first = checkpoints[0]
+    root_state = run.zoo.root(first).state_dict()
+    return Family(
+        root=first.root,
+        head=first.factors["head"],
+        architecture=first.architecture,
+        root_state=root_state,
+        states=[checkpoint.state_dict() for checkpoint in checkpoints],
+        val_accuracy=np.array([checkpoint.results["val_accuracy"] for checkpoint in checkpoints]),
+        latents=np.stack([one.numpy() for one in latents]),
+        decode=lambda latents: run.decode(tokens[0], torch.from_numpy(latents).float(), root=root_state),
+    )
+
+
+def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
+    """Writes each model as a timm folder `0000`, `0001`, ..., in place of older ones in `folder`."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for i, (family, state) in enumerate(samples):
+        write_json(partial / f"{i:04d}" / "config.json", family.architecture)
+        write_weights(partial / f"{i:04d}" / "model.safetensors", state)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -5,11 +5,14 @@ In each family a sample is the latents :math:`z_a` of a train model (its anchor)
 latent. Bandwidth :math:`h = 0` gives the decoded anchors themselves, and a large one forgets the anchor.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from wsl.generators.family import Family, FamilySampler, Sample, draw_families
 
 
+@dataclass(kw_only=True, eq=False)
 class KDE(FamilySampler):
     """A Gaussian around each anchor, in latent space, per family.
 
@@ -18,9 +21,8 @@ class KDE(FamilySampler):
         anchors: how many train models per family, best val accuracy first; None means all.
     """
 
-    def __init__(self, *, bandwidth: float, anchors: int | None):
-        self.bandwidth = bandwidth
-        self.anchors = anchors
+    bandwidth: float
+    anchors: int | None
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models: anchor, noise, decoder."""

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.spatial.distance import cdist
 
 THRESHOLD = 0.25
 """Samples of a lower median novelty are flagged `copied`, samples of a lower median diversity `collapsed`."""
@@ -40,9 +41,7 @@ def euclidean(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Flo
 
     Computed from differences and not from inner products, which would put a copy at the square root of the round-off.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        distances = np.stack([np.linalg.norm(a - row, axis=1) for row in b], axis=1).astype(np.float64)
-    return np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
+    return np.nan_to_num(cdist(a, b), nan=np.inf, posinf=np.inf)
 
 
 def disagreement(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:
@@ -102,12 +101,7 @@ class Judgement:
 
 
 def judge(spaces: Mapping[str, Distances], rng: np.random.Generator) -> Judgement:
-    """Judges the samples of one family.
-
-    Args:
-        spaces: "weights" and "behaviour" with their distances.
-        rng: chooses the subsets that diversity is measured on.
-    """
+    """Judges the samples of one family by distances in "weights" and "behaviour"; `rng` chooses the subsets for diversity."""
     n_samples, n_train = spaces["weights"].to_train.shape
     size = min(n_samples, n_train)
     subsets = [(rng.permutation(n_samples)[:size], rng.permutation(n_train)[:size]) for _ in range(SUBSETS)]
@@ -141,52 +135,32 @@ def _over_median(distances: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return distances / scale if 0 < scale < np.inf else np.full(len(distances), np.nan)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Medians of one generator over the samples of all its families. NaN: undefined."""
+def pool(judgements: Mapping[str, Judgement]) -> dict[str, Any]:
+    """Returns medians over the samples of all families (whose names are the keys), NaN where undefined, flags, and notes.
 
-    novelties: Float[np.ndarray, " S"]
-    novelty: float
-    novelty_by_space: dict[str, float]
-    diversity: float
-    diversity_by_space: dict[str, float]
-    effective_rank_ratio: float
-    flags: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def pool(judgements: Mapping[str, Judgement]) -> Verdict:
-    """Returns medians over the samples of all families (whose names are the keys), and the flags.
-
-    One space suffices for a flag, also where the other is undefined.
+    One space suffices for a flag, also where the other is undefined. `novelties` are those of the samples, one by one.
     """
     each = list(judgements.values())
-    spaces = list(each[0].novelty)
-    novelty = {space: np.concatenate([one.novelty[space] for one in each]) for space in spaces}
-    diversity = {space: np.concatenate([one.diversity[space] for one in each]) for space in spaces}
-    novelty_median, novelty_by_space = _medians(novelty)
-    diversity_median, diversity_by_space = _medians(diversity)
-    judged = {COPIED: (novelty_median, *novelty_by_space.values()), COLLAPSED: (diversity_median, *diversity_by_space.values())}
-    return Verdict(
-        novelties=smaller(novelty),
-        novelty=novelty_median,
-        novelty_by_space=novelty_by_space,
-        diversity=diversity_median,
-        diversity_by_space=diversity_by_space,
-        effective_rank_ratio=_median(np.array([one.effective_rank_ratio for one in each])),
-        flags=tuple(flag for flag, medians in judged.items() if any(median < THRESHOLD for median in medians)),
-        notes=tuple(f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes),
-    )
+    found: dict[str, Any] = {}
+    flags = []
+    for name, flag in (("novelty", COPIED), ("diversity", COLLAPSED)):
+        ratios = {space: np.concatenate([getattr(one, name)[space] for one in each]) for space in each[0].novelty}
+        by_space = {space: _median(values) for space, values in ratios.items()}
+        found |= {name: _median(smaller(ratios)), f"{name}_by_space": by_space}
+        if any(median < THRESHOLD for median in (found[name], *by_space.values())):
+            flags.append(flag)
+    return {
+        **found,
+        "effective_rank_ratio": _median(np.array([one.effective_rank_ratio for one in each])),
+        "flags": flags,
+        "notes": [f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes],
+        "novelties": np.concatenate([smaller(one.novelty) for one in each]),
+    }
 
 
 def smaller(ratios: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the smaller ratio of each sample; NaN where one is undefined, as it might have been the smaller."""
     return np.minimum.reduce(list(ratios.values()))
-
-
-def _medians(ratios: Mapping[str, np.ndarray]) -> tuple[float, dict[str, float]]:
-    """Returns the median of the smaller ratio of each sample, and the median of each space."""
-    return _median(smaller(ratios)), {space: _median(values) for space, values in ratios.items()}
 
 
 def _median(values: np.ndarray) -> float:

@@ -1,9 +1,8 @@
 """Models that no fine-tuning has touched: random weights, or the root with a random head."""
 
 import numpy as np
-from torch import Tensor
 
-from wsl.generators.family import Family, FamilySampler, Sample, draw_families
+from wsl.generators.family import FamilySampler, Sample, draw_families
 from zoo_gen.architecture import initialize
 
 
@@ -21,11 +20,8 @@ class NewHead(FamilySampler):
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n heads, each on the root of its family."""
-        fresh = RandomInit().fit(self.families).sample(n, rng)
-        return [(family, state | _body(family)) for family, state in fresh]
-
-
-def _body(family: Family) -> dict[str, Tensor]:
-    """Returns the weights of the root that its fine-tuned models have too, without the head."""
-    own = family.states[0]
-    return {name: tensor for name, tensor in family.root_state.items() if name in own and not name.startswith("head.")}
+        samples = []
+        for family, state in RandomInit().fit(self.families).sample(n, rng):
+            body = {name: tensor for name, tensor in family.root_state.items() if name in state and not name.startswith("head.")}
+            samples.append((family, state | body))
+        return samples

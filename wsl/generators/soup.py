@@ -1,10 +1,13 @@
 """Uniform soup: the average of a family's train models (Wortsman et al., arXiv 2203.05482)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from wsl.generators.family import FamilySampler, Sample
 
 
+@dataclass(kw_only=True, eq=False)
 class UniformSoup(FamilySampler):
     """The mean of the weights, one model per family.
 
@@ -12,8 +15,7 @@ class UniformSoup(FamilySampler):
         anchors: how many train models per family, best val accuracy first; None means all.
     """
 
-    def __init__(self, *, anchors: int | None):
-        self.anchors = anchors
+    anchors: int | None
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Gives the soup of each family, n at most; nothing is drawn at random."""

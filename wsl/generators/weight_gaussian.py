@@ -1,11 +1,14 @@
 """A Gaussian in weight space, per family: fine-tuned weights mixed without any learned representation."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from einops import einsum
 
 from wsl.generators.family import Family, FamilySampler, Sample, draw_families
 
 
+@dataclass(kw_only=True, eq=False)
 class WeightGaussian(FamilySampler):
     """A Gaussian with the mean and the covariance of the anchors' weights.
 
@@ -14,9 +17,8 @@ class WeightGaussian(FamilySampler):
         anchors: how many train models per family, best val accuracy first; None means all.
     """
 
-    def __init__(self, *, spread: float, anchors: int | None):
-        self.spread = spread
-        self.anchors = anchors
+    spread: float
+    anchors: int | None
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models."""

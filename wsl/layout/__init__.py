@@ -6,6 +6,5 @@ the order of the slots (`wsl.tokenizers`).
 """
 
 from wsl.layout.lookup import layout_of
-from wsl.layout.slots import Axis, Layout, Part, Rule, Slot
 
-__all__ = ["Axis", "Layout", "Part", "Rule", "Slot", "layout_of"]
+__all__ = ["layout_of"]

@@ -37,11 +37,8 @@ class Table(NamedTuple):
 @functools.cache
 def parse(text: str) -> Table:
     """Reads a table. Raises `ValueError` for a malformed one: a bug of its module, not bad input."""
-    lines = [
-        line
-        for line in map(str.strip, re.sub(r"\n\s*[|/]|->\s*\n", lambda joint: joint[0].replace("\n", " "), text).splitlines())
-        if line
-    ]
+    joined = re.sub(r"\n\s*[|/]|->\s*\n", lambda joint: joint[0].replace("\n", " "), text)
+    lines = [line for line in map(str.strip, joined.splitlines()) if line]
     runs = list(dict.fromkeys(line.partition("{b}")[0] for line in lines if "->" not in line and "{b}" in line.split()[0]))
     rows: list[Row] = []
     rules = []

@@ -56,7 +56,7 @@ from torch import Tensor, nn
 
 from wsl.layout import architectures
 from wsl.layout.axis_table import Table, parse
-from wsl.layout.slots import Axis, Layout, Part, Rule, Slot
+from wsl.layout.slots import Axis, Layout, Part, Rule, Slot, opaque_slot
 from zoo_gen.errors import InputError
 
 
@@ -129,7 +129,7 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
     passed = [pair for pair in shapes if any(fnmatch.fnmatchcase(pair[0], pattern) for pattern in opaque)]
     known = tuple(pair for pair in shapes if pair not in passed)
     if not known:
-        return Layout("opaque", 0, tuple(_opaque(name, shape, 1) for name, shape in passed), ())
+        return Layout("opaque", 0, tuple(opaque_slot(name, shape, block=1) for name, shape in passed), ())
     mismatches: list[tuple[str, _Mismatch]] = []
     for module in pkgutil.iter_modules(architectures.__path__):
         for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
@@ -138,7 +138,7 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
             except _Mismatch as mismatch:
                 mismatches.append((module.name, mismatch))
             else:
-                tail = tuple(_opaque(name, shape, layout.depth + 1) for name, shape in passed)
+                tail = tuple(opaque_slot(name, shape, block=layout.depth + 1) for name, shape in passed)
                 return replace(layout, slots=layout.slots + tail)
     families = ", ".join(dict.fromkeys(name for name, _ in mismatches))
     family, closest = min(mismatches, key=lambda item: item[1].unknown)
@@ -150,11 +150,6 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
         f"{families}: add a table for another (one file in wsl/layout/architectures), "
         "remove tensors that are no weights of the model (--without on the command line), or pass their names as opaque (--opaque)"
     )
-
-
-def _opaque(name: str, shape: tuple[int, ...], block: int) -> Slot:
-    axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
-    return Slot(name, shape, name, (Part("vectors", block, shape[0] if shape else 1, axes),))
 
 
 def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:

@@ -62,6 +62,12 @@ class Slot:
         return sum(one.size for one in self.parts[:part])
 
 
+def opaque_slot(name: str, shape: tuple[int, ...], *, block: int, role: str = "vectors") -> Slot:
+    """Returns the slot of a tensor of one part whose axes are its own."""
+    axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
+    return Slot(name, shape, name, (Part(role, block, shape[0] if shape else 1, axes),))
+
+
 class Rule(NamedTuple):
     """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into."""
 

@@ -11,28 +11,20 @@ Sequential autoencoders of weights: Schürholt et al., "Towards Scalable and Ver
 2406.09997.
 """
 
-import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
-
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
+from wsl.data.token_statistics import TokenStatistics
+from wsl.models.autoencoder import Autoencoder, check_sizes
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
-from wsl.models.initialization import TrainStatistics
 from zoo_gen.errors import InputError
-
-FAINT = 1e-4
-"""Singular values below this are as good as none; latents are of the order of 1."""
 
 FAINT_POSITIONS = 0.1
 """How large positions are at a linear start, beside those of a start at random."""
 
 
-class HyperRep(nn.Module):
+class HyperRep(Autoencoder):
     """Autoencoder of weight tokens, whose latents are the representation of a checkpoint.
 
     Args:
@@ -48,8 +40,6 @@ class HyperRep(nn.Module):
 
     Raises `InputError` for sizes of which no model can be built.
     """
-
-    reads: ClassVar[Literal["tokens"]] = "tokens"
 
     def __init__(
         self,
@@ -67,16 +57,7 @@ class HyperRep(nn.Module):
     ):
         super().__init__()
         sizes = {"latent": latent, "width": width, "heads": heads, "blocks": blocks, "roles": roles}
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"model.{name} must be at least 1, not {size}")
-        if min(encoder_depth, decoder_depth) < 0 or not int(width * mlp_ratio) >= 1:
-            raise InputError(
-                "model.encoder_depth and model.decoder_depth must be at least 0, and width * mlp_ratio at least 1, not "
-                f"{encoder_depth}, {decoder_depth} and {width} * {mlp_ratio}"
-            )
-        if width % heads:
-            raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
+        check_sizes(sizes, depths=(encoder_depth, decoder_depth), mlp_ratio=mlp_ratio)
         if initialization not in ("linear", "random"):
             raise InputError(f"model.initialization must be linear or random, not {initialization}")
         self.latent, self.blocks, self.roles, self.initialization = latent, blocks, roles, initialization
@@ -89,14 +70,14 @@ class HyperRep(nn.Module):
         self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
         self.unproject = RoleLinear(width, token_width, roles=roles)
 
-    def initialize(self, statistics: TrainStatistics) -> None:
+    def initialize(self, statistics: TokenStatistics) -> None:
         """Makes the model the best linear code of the train checkpoints, unless its initialization is random."""
         if self.initialization == "linear":
             self.initialize_linear(statistics.second_moments(roles=self.roles))
 
     @torch.no_grad()
     def initialize_linear(self, moments: Float[Tensor, "R D D"]) -> None:
-        """Makes the untrained model a linear code of each role (`wsl.training.initialization`), which training goes on from.
+        """Makes the untrained model a linear code of each role (`wsl.data.token_statistics`), which training goes on from.
 
         One number of a latent is the log-scale, the others are the leading components of the direction: the log-scale is one entry
         of many, and no leading component, but an error in it is one in all weights of its group.
@@ -121,7 +102,7 @@ class HyperRep(nn.Module):
     def encode(
         self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
     ) -> Float[Tensor, "B T Z"]:
-        """Latents of each token. `mask` is False at padding within tokens; padded tokens have negative positions."""
+        """Latents of each token."""
         real = positions[..., 0] >= 0
         x = self.project(values.masked_fill(~mask, 0), positions[..., 1]) + self.encoder_positions(positions)
         for block in self.encoder:
@@ -136,43 +117,6 @@ class HyperRep(nn.Module):
             x = block(x, real)
         return self.unproject(x, positions[..., 1])
 
-    def forward(
-        self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
-    ) -> Float[Tensor, "B T D"]:
-        """Reconstruction: `decode(encode(...))`."""
-        return self.decode(self.encode(values, mask, positions), positions)
-
     def numbers(self, positions: Int[Tensor, "T P"]) -> int:
         """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""
         return len(positions) * self.latent
-
-    def embed(
-        self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
-    ) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint: moments and spectrum of its latents, group by group."""
-        return pooled(latents, positions, groups)
-
-
-def pooled(
-    latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
-) -> Float[Tensor, "B F"]:
-    """One vector per checkpoint: moments and spectrum of its latents, group by group.
-
-    For each (block, role) of `groups`: the mean, the standard deviation and the log singular values of the group's latents
-    (over the root of their number), none of which the order of neurons or heads can change; zeros where a checkpoint has no
-    such group. F = groups x 3Z. Non-finite latents give NaN.
-    """
-    block, role = positions[:, 0], positions[:, 1]
-    return torch.cat([_moments(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)
-
-
-def _moments(latents: Float[Tensor, "B t Z"]) -> Float[Tensor, "B 3*Z"]:
-    """Mean, standard deviation and log singular values of the latents of a group."""
-    count, width = latents.shape[1:]
-    if not count:
-        return latents.new_zeros(len(latents), 3 * width)
-    finite = rearrange(latents.isfinite().all(-1).all(-1), "b -> b 1")
-    spectrum = torch.linalg.svdvals(latents.where(finite[..., None], 0) / count**0.5).clamp(min=FAINT).log()
-    spectrum = functional.pad(spectrum, (0, width - spectrum.shape[1]), value=math.log(FAINT))
-    moments = torch.cat([latents.mean(1), latents.std(1, correction=0), spectrum], dim=1)
-    return moments.where(finite, torch.nan)

@@ -6,23 +6,21 @@ is kept,
     latents = m (x + e(x)),    x' = latents + (1 - m) d(latents)
 
 e and d are transformers over the tokens of a model that begin as zero, so training begins at the plain code and can only mend it.
-What is kept is chosen once, before training, by the energy of train checkpoints (`wsl.models.bit_allocation`): as many numbers
+What is kept is chosen once, before training, by the energy of train checkpoints: as many numbers
 per checkpoint as its weights over `compression_ratio`, spread unevenly, as reverse water-filling has it: a head keeps nearly all,
 a large matrix a few corners.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Sequence
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wsl.models.bit_allocation import levels_of
+from wsl.data.token_statistics import TokenStatistics
+from wsl.models.autoencoder import Autoencoder, check_sizes
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
-from wsl.models.hyperrep import pooled
-from wsl.models.initialization import TrainStatistics
 from wsl.tokenizers.plan import Plan
 from zoo_gen.errors import InputError
 
@@ -36,7 +34,7 @@ class Correction(nn.Module):
         blocks, roles: largest block index and role id, plus one.
     """
 
-    def __init__(self, *, token_width: int, width: int, heads: int, depth: int, mlp_ratio: float, blocks: int, roles: int):
+    def __init__(self, token_width: int, width: int, *, heads: int, depth: int, mlp_ratio: float, blocks: int, roles: int):
         super().__init__()
         self.project = RoleLinear(token_width, width, roles=roles)
         self.positions = PositionEmbedding(width, blocks=blocks, roles=roles)
@@ -54,7 +52,7 @@ class Correction(nn.Module):
         return self.unproject(self.norm(y), positions[..., 1])
 
 
-class TransformCode(nn.Module):
+class TransformCode(Autoencoder):
     """Autoencoder of the tokens of whole models; latents are tokens with zeros where nothing is kept.
 
     Args:
@@ -69,8 +67,6 @@ class TransformCode(nn.Module):
 
     Raises `InputError` for sizes of which no model can be built.
     """
-
-    reads: ClassVar[Literal["tokens"]] = "tokens"
 
     energy: Tensor
     levels: Tensor
@@ -94,28 +90,19 @@ class TransformCode(nn.Module):
         if not compression_ratio >= 1:
             raise InputError(f"model.compression_ratio must be at least 1, not {compression_ratio}")
         positive = {"width": width, "heads": heads, "blocks": blocks, "roles": roles, "tokens": tokens, "longest": longest}
-        for name, size in positive.items():
-            if size < 1:
-                raise InputError(f"model.{name} must be at least 1, not {size}")
-        if min(encoder_depth, decoder_depth) < 0 or width % heads or not int(width * mlp_ratio) >= 1:
-            raise InputError(
-                "model.encoder_depth and model.decoder_depth must be at least 0, width a multiple of heads and width * mlp_ratio "
-                f"at least 1, not {encoder_depth}, {decoder_depth}, {width} and {heads}, {width} * {mlp_ratio}"
-            )
-        self.compression_ratio, self.blocks, self.roles, self.tokens, self.longest = (
-            compression_ratio,
-            blocks,
-            roles,
-            tokens,
-            longest,
-        )
-        sizes = {"token_width": token_width, "width": width, "heads": heads, "mlp_ratio": mlp_ratio}
-        self.encoder = Correction(**sizes, depth=encoder_depth, blocks=blocks, roles=roles)
-        self.decoder = Correction(**sizes, depth=decoder_depth, blocks=blocks, roles=roles)
+        check_sizes(positive, depths=(encoder_depth, decoder_depth), mlp_ratio=mlp_ratio)
+        self.compression_ratio, self.longest = compression_ratio, longest
+        self.blocks, self.roles, self.tokens = blocks, roles, tokens
+
+        def correction(depth: int) -> Correction:
+            embedded = {"blocks": blocks, "roles": roles}
+            return Correction(token_width, width, heads=heads, depth=depth, mlp_ratio=mlp_ratio, **embedded)
+
+        self.encoder, self.decoder = correction(encoder_depth), correction(decoder_depth)
         self.register_buffer("energy", torch.zeros(blocks, roles, tokens, token_width - 1))
         self.register_buffer("levels", torch.zeros(longest + 1))
 
-    def initialize(self, statistics: TrainStatistics) -> None:
+    def initialize(self, statistics: TokenStatistics) -> None:
         """Chooses what is kept by the energy of the train checkpoints."""
         self.allocate(*statistics.energy(blocks=self.blocks, roles=self.roles, tokens=self.tokens))
 
@@ -133,7 +120,7 @@ class TransformCode(nn.Module):
     def encode(
         self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
     ) -> Float[Tensor, "B T D"]:
-        """Latents of each token. `mask` is False at padding within tokens; padded tokens have negative positions."""
+        """Latents of each token."""
         values = values.masked_fill(~mask, 0)
         kept = self._mask(positions)
         steered = values[..., :-1] + self.encoder(values, positions)[..., :-1]
@@ -152,18 +139,6 @@ class TransformCode(nn.Module):
         filled = latents[..., :-1] + self.decoder(latents, positions)[..., :-1].masked_fill(kept[..., :-1], 0)
         return torch.cat([filled, latents[..., -1:]], dim=-1)
 
-    def forward(
-        self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
-    ) -> Float[Tensor, "B T D"]:
-        """Reconstruction: `decode(encode(...))`."""
-        return self.decode(self.encode(values, mask, positions), positions)
-
-    def embed(
-        self, latents: Float[Tensor, "B T D"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
-    ) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint: moments and spectrum of its latents, group by group (`wsl.models.hyperrep.pooled`)."""
-        return pooled(latents, positions, groups)
-
     def _mask(self, positions: Int[Tensor, "B T P"]) -> Bool[Tensor, "B T D"]:
         """What is kept of each token; nothing of padded ones."""
         block, role, index = positions.unbind(-1)
@@ -176,3 +151,30 @@ class TransformCode(nn.Module):
         level = rearrange(self.levels[real.sum(1)], "b -> b 1 1")
         above = self.energy[block.clamp(min=0), role.clamp(min=0), index.clamp(min=0)] > level
         return torch.cat([above, rearrange(index == 0, "b t -> b t 1")], dim=-1) & rearrange(real, "b t -> b t 1")
+
+
+def levels_of(
+    energy: Float[Tensor, "blocks roles tokens D"], plans: Iterable[Plan], *, compression_ratio: float, longest: int
+) -> Float[Tensor, " longest+1"]:
+    """Returns the energy above which numbers are kept, for each number of tokens of a checkpoint.
+
+    With a fixed number of latents, squared error is least where the numbers of the largest energy are kept. A level is the lowest
+    at which no plan of so many tokens keeps more numbers, the log-scales of its groups among them, than its weights over
+    `compression_ratio`. Checkpoints that none of the plans is of have the highest of these levels.
+    Raises `InputError` where not even the log-scales fit.
+    """
+    found: dict[int, float] = {}
+    for plan in plans:
+        block, role, index = plan.positions.unbind(-1)
+        budget = int(plan.n_weights / compression_ratio) - len(plan.groups)
+        if budget < 1:
+            raise InputError(
+                f"model.compression_ratio {compression_ratio} leaves nothing of {plan.n_weights} weights; choose a smaller one"
+            )
+        energies = energy[block, role, index].flatten().sort(descending=True).values  # padding of one plan may be another's weight
+        level = float(energies[budget]) if budget < len(energies) else 0.0
+        found[plan.n_tokens] = max(level, found.get(plan.n_tokens, 0.0))
+    levels = torch.full((longest + 1,), max(found.values()))
+    for tokens, level in found.items():
+        levels[tokens] = level
+    return levels

@@ -1,24 +1,25 @@
 """The benchmark of property prediction: every model of a zoo is tested exactly once per split.
 
 In its fold, the representation and the probes are fitted on the other folds, one of which is val. Predictions are pooled over the
-folds and scored once, with paired differences of each embedding to the best baseline and to the embeddings of other models.
+folds and scored once, with paired differences of each embedding to the best baseline and to the embeddings of other models. The
+runs of a single fold are evaluated alone by `evaluate_runs`.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
-from wsl.probes.checkpoints import probed_checkpoints
+from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import CrossValidation, Finding
-from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, tables_of
+from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, subsets, tables_of
 from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, variants
-from wsl.probes.probe import Probe
-from wsl.probes.settings import BenchmarkConfig
-from zoo_gen import Zoo
+from wsl.probes.probe import Probe, probed_checkpoints
+from wsl.probes.settings import BenchmarkConfig, Settings
+from wsl.run import Run
+from zoo_gen import InputError, Zoo
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.config import cards
 
@@ -31,14 +32,7 @@ def benchmark(
     *,
     pretrained: Pretrained = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Evaluates all features on all targets, under every split that there are runs of.
-
-    Args:
-        zoo: the zoo.
-        runs: of its folds; see `wsl.probes.fold_runs.find_runs`.
-        config: targets and features.
-        console: shows the progress.
-        pretrained: runs that serve all folds; see `wsl.probes.fold_runs.find_pretrained`.
+    """Evaluates all features on all targets, under every split that `find_runs` has found runs of.
 
     Raises:
         InputError: a card is unknown, or a split or the features of a fold leak.
@@ -51,21 +45,50 @@ def benchmark(
         folds = all_folds(by_model)
         validation = cross_validation_of(children, {fold: children.split(scheme, fold=fold) for fold in folds}, scheme, config)
         about = {"split": scheme, "fold": None, "folds": len(folds), "smoke_test": len(folds) < there_are}
-        found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
-        kinds = {}
+        found, kinds = {}, {}
         for name, extractor, seed, by_fold in variants(extractors, by_model, pretrained):
             kinds[name] = extractor.kind
             with console.status(f"{scheme}: {name}" + ("" if seed is None else f", seed {seed}")):
                 tables = tables_of(extractor, by_fold, scheme, children)
-                for subset, finding in evaluate_subsets(validation, probes, tables):
-                    found[name, seed, subset].append(marked(finding, extractor.reads, probes))
+                for subset, findings in evaluate_subsets(validation, probes, tables).items():
+                    found[name, seed, subset] = marked(findings, extractor.reads, probes)
         rows += [about | row for row in compare(found, kinds)]
-        for subset, planted in _planted(validation, probes):
-            rows.append(about | {"subset": subset, "features": "planted", "kind": "control", "seed": None} | planted.row)
+        for subset, chosen in subsets(validation.frame).items():
+            about |= {"subset": subset, "features": "planted", "kind": "control", "seed": None}
+            rows += [about | planted.row for planted in validation.planted(probes, subset=chosen)]
     return rows
 
 
-def _planted(validation: CrossValidation, probes: Mapping[str, Probe]) -> Iterator[tuple[str, Finding]]:
-    final = validation.frame["final"].to_numpy(dtype=bool)
-    for subset, chosen in {"all": final | True, "final": final}.items():
-        yield from ((subset, finding) for finding in validation.planted(probes, subset=chosen))
+def evaluate_runs(
+    runs: Sequence[Run], probes: Mapping[str, Probe], extractors: Mapping[str, Features], settings: Settings, console: Console
+) -> list[dict[str, Any]]:
+    """Evaluates features on the fold of some runs: its train models fit the probes, its val models choose penalties.
+
+    The runs are of one zoo, split and fold, each of another model. Features that are made by a model come once for each of them.
+
+    Raises:
+        InputError: the runs are of different folds, two are of one model, or the split leaks.
+    """
+    first = runs[0]
+    scheme, fold = (first.config[key] for key in ("split", "fold"))
+    for number, run in enumerate(runs):
+        if (run.config["split"], run.config["fold"], run.zoo.content_hash) != (scheme, fold, first.zoo.content_hash):
+            raise InputError(f"runs {first.path} and {run.path} are of different zoos, splits or folds; probe them one by one")
+        if run.model_name in [other.model_name for other in runs[:number]]:
+            raise InputError(
+                f"two of the runs are of model={run.model_name}, and rows are named after the model; probe them one by one"
+            )
+    children = probed_checkpoints(first.zoo)
+    folds = cross_validation_of(children, {fold: first.split}, scheme, settings)
+    features = list(variants(extractors, {run.model_name: {0: {fold: run}} for run in runs}, {}))
+    rows = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("probing", total=len(features))
+        for name, extractor, _, by_fold in features:
+            progress.update(bar, description=name)
+            for subset, findings in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)).items():
+                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
+                for row in (finding.row for finding in findings):
+                    rows.append(about | {"features": f"{name}, {row['control']}" if row["control"] else name} | row)
+            progress.advance(bar)
+    return rows

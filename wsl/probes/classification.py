@@ -8,20 +8,24 @@ a multiple of S² + penalty, so each coefficient has a step size of its own, and
 (Böhning: Multinomial logistic regression algorithm, 1992, bounds the curvature).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.special
 from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, balanced_accuracy, whole
-from wsl.probes.probe import Linear, Measured, Targets
+from wsl.probes.probe import Linear, Measured, Penalties, Targets
 
 _STEPS = 60
 _CHANGE = 2e-3  # of the coefficients in one step, below which weak penalties need no last digit
 
 
+@dataclass(kw_only=True, eq=False)
 class Classification:
     """A probe of a label in the zoo's frame, scored by balanced accuracy.
 
@@ -30,10 +34,9 @@ class Classification:
         trivial: whether the label can be read from the shapes of the weights.
     """
 
-    metrics: Mapping[str, Metric] = {"balanced_accuracy": balanced_accuracy}
-
-    def __init__(self, column: str, *, trivial: bool) -> None:
-        self.column, self.trivial = column, trivial
+    column: str
+    trivial: bool
+    metrics: Mapping[str, Metric] = field(init=False, default_factory=lambda: {"balanced_accuracy": balanced_accuracy})
 
     def targets(self, frame: pd.DataFrame) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the labels as strings, and which are known."""
@@ -51,32 +54,17 @@ class Classification:
         """Returns 1: a label does not depend on the test images."""
         return 1.0
 
-    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         classes, labels = np.unique(train.values, return_inverse=True)
         if len(classes) == 1:
             return Linear(np.zeros((inputs.train.shape[1], 1)), np.zeros(1), tuple(map(str, classes)))
         strongest_first = np.array(sorted(penalties, reverse=True))
-        coefficients, intercepts = logistic(inputs.train, inputs.strengths, labels, strongest_first)
-        predictions = [classes[_choices(inputs.val, *pair)] for pair in zip(coefficients, intercepts, strict=True)]
-        best = int(np.argmax([whole(balanced_accuracy, val.values, prediction) for prediction in predictions]))
-        return Linear(coefficients[best], intercepts[best], tuple(map(str, classes)))
+        found = logistic(inputs.train, inputs.strengths, labels, strongest_first)
+        fitted = [Linear(*pair, tuple(map(str, classes))) for pair in zip(*found, strict=True)]
+        return max(fitted, key=lambda linear: whole(balanced_accuracy, val.values, linear.predict(inputs.val)))
 
-    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
-        """Returns the labels for the test inputs; see `Probe.predict`."""
-        found = self.fit(inputs, train, val, penalties=penalties)
-        return np.array(found.classes)[_choices(inputs.test, found.coefficients, found.intercepts)]
-
-    def predict_permuted(
-        self,
-        inputs: Inputs,
-        train: Targets,
-        val: Targets,
-        *,
-        penalties: Sequence[float],
-        n_permutations: int,
-        rng: np.random.Generator,
-    ) -> Shaped[np.ndarray, "R N"]:
+    def predict_permuted(self, inputs: Inputs, train: Targets, val: Targets, **_: Any) -> Shaped[np.ndarray, "R N"]:
         """Returns no rows: a label has chance beside it instead of this control."""
         return np.empty((0, len(inputs.test)), dtype=train.values.dtype)
 
@@ -125,13 +113,4 @@ def _probabilities(scores: Float[np.ndarray, "N P K"]) -> Float[np.ndarray, "N P
     """Returns softmax over classes, or for one column the logistic function."""
     if scores.shape[2] == 1:
         return 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
-    exponentials = np.exp(scores - scores.max(axis=2, keepdims=True))
-    return exponentials / exponentials.sum(axis=2, keepdims=True)
-
-
-def _choices(
-    inputs: Float[np.ndarray, "N C"], coefficients: Float[np.ndarray, "C K"], intercepts: Float[np.ndarray, "K"]
-) -> Int[np.ndarray, "N"]:
-    """Returns the number of the most probable class."""
-    scores = inputs @ coefficients + intercepts
-    return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
+    return scipy.special.softmax(scores, axis=2)

@@ -24,46 +24,39 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
     best = _best_baselines(found, kinds)
     rows = []
     for (features, seed, subset), findings in everything.items():
+        others = {
+            key[0]: alike
+            for key, alike in everything.items()
+            if kinds[key[0]] == "embedding" and key[0] != features and key[1:] == (seed, subset)
+        }
         for finding in findings:
             row, about = finding.row, {"subset": subset, "features": features, "kind": kinds[features], "seed": seed}
-            compared = kinds[features] in ("embedding", "joined") and finding.resampled is not None
-            if compared and (bar := best.get((subset, row["target"], row["metric"]))):
-                name, baseline = bar
-                assert baseline.resampled is not None
-                low, high = interval(finding.resampled - baseline.resampled)
-                about |= {"best_baseline": name, "difference": row["value"] - baseline.row["value"]}
-                about |= {"difference_low": low, "difference_high": high}
-            if compared:
-                about["difference_to"] = _to_others(features, seed, subset, finding, everything, kinds)
+            if kinds[features] in ("embedding", "joined") and finding.resampled is not None:
+                if bar := best.get((subset, row["target"], row["metric"])):
+                    difference = _difference(finding, bar[1])
+                    about |= {"best_baseline": bar[0], "difference": difference["difference"]}
+                    about |= {"difference_low": difference["low"], "difference_high": difference["high"]}
+                about["difference_to"] = {
+                    other: _difference(finding, beside)
+                    for other, alike in others.items()
+                    for beside in alike
+                    if all(beside.row[key] == row[key] for key in ("target", "metric", "control")) and beside.resampled is not None
+                }
             rows.append({**about, **row})
     return rows
 
 
-def _to_others(
-    features: str,
-    seed: int | str | None,
-    subset: str,
-    finding: Finding,
-    found: Mapping[Any, Sequence[Finding]],
-    kinds: Mapping[str, str],
-) -> dict[str, dict[str, float]]:
-    """Returns the paired differences of an embedding to those of other models, of the same seed."""
-    about = [finding.row[key] for key in ("target", "metric", "control")]
-    differences = {}
-    for (other, other_seed, other_subset), findings in found.items():
-        if kinds[other] != "embedding" or other == features or (other_seed, other_subset) != (seed, subset):
-            continue
-        for beside in findings:
-            if [beside.row[key] for key in ("target", "metric", "control")] == about and beside.resampled is not None:
-                low, high = interval(finding.resampled - beside.resampled)
-                differences[other] = {"difference": finding.row["value"] - beside.row["value"], "low": low, "high": high}
-    return differences
+def _difference(finding: Finding, beside: Finding) -> dict[str, float]:
+    """Returns the paired difference of two scores with its interval."""
+    assert finding.resampled is not None
+    assert beside.resampled is not None
+    low, high = interval(finding.resampled - beside.resampled)
+    return {"difference": finding.row["value"] - beside.row["value"], "low": low, "high": high}
 
 
-def marked(finding: Finding, reads: Sequence[str], probes: Mapping[str, Probe]) -> Finding:
-    """Marks a target as given for features that read it."""
-    given = probes[finding.row["target"]].column in reads
-    return Finding({**finding.row, "given": given}, finding.resampled)
+def marked(findings: Sequence[Finding], reads: Sequence[str], probes: Mapping[str, Probe]) -> list[Finding]:
+    """Marks targets as given for features that read them."""
+    return [Finding({**one.row, "given": probes[one.row["target"]].column in reads}, one.resampled) for one in findings]
 
 
 def _best_baselines(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) -> dict[tuple, tuple[str, Finding]]:

@@ -14,8 +14,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
-from wsl.probes.metrics import Metric, bootstrap_counts, interval, whole
+from wsl.probes.metrics import Metric, Values, bootstrap_counts, interval, whole
 from wsl.probes.probe import Measured, Probe, Targets
+from wsl.probes.settings import Settings
 from zoo_gen.errors import InputError
 from zoo_gen.splits import Split
 from zoo_gen.streams import stream
@@ -41,10 +42,7 @@ class CrossValidation:
         families: what is resampled first, one label per row: the root for `leave_root_out`, the same for all for
             `by_model`.
         measured: results image by image, for the noise ceilings.
-        penalties: that val chooses from.
-        n_bootstrap: bootstraps of the test models behind an interval.
-        n_permutations: permuted targets behind a control.
-        seed: of bootstraps and permutations.
+        settings: penalties that val chooses from, the number of bootstraps and of permuted targets, and their seed.
         unlabelled: per fold, the rows that the scales of features are taken from; None: train, as of everything else.
         memory: noise ceilings and resamples found so far, the same for all features and for other train models (`replace`).
     """
@@ -53,10 +51,7 @@ class CrossValidation:
     splits: Sequence[Split[Bool[np.ndarray, "N"]]]
     families: Shaped[np.ndarray, "N"]
     measured: Measured
-    penalties: Sequence[float]
-    n_bootstrap: int
-    n_permutations: int
-    seed: int
+    settings: Settings
     unlabelled: Sequence[Bool[np.ndarray, "N"]] | None = None
     memory: dict[tuple, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -72,17 +67,15 @@ class CrossValidation:
     def evaluate(
         self, probes: Mapping[str, Probe], features: Iterable[Float[np.ndarray, "N F"]], *, subset: Bool[np.ndarray, "N"]
     ) -> list[Finding]:
-        """Evaluates probes on one kind of features.
+        """Evaluates probes on the features of every row of `frame`, once per fold: what is fitted differs from fold to fold.
 
-        Args:
-            probes: the targets by name.
-            features: of every row of `frame`, once per fold: what is fitted differs from fold to fold.
-            subset: the rows that are trained on, validated on and tested.
+        Only rows of the subset are trained on, validated on and tested.
 
         Returns:
             For each probe and each of its metrics a row of the real score, `control: None`, and where the probe has one
             a row of its control, `control: "permuted targets"`. Where there is nothing to predict, the scores are None.
         """
+        settings = self.settings
         pooled = {target: _Pool(probe, self.frame, subset) for target, probe in probes.items()}
         for number, (split, table) in enumerate(zip(self.splits, features, strict=True)):
             prepared: dict[bytes, Inputs] = {}  # most targets are known for the same rows
@@ -97,21 +90,19 @@ class CrossValidation:
                 if key not in prepared:
                     scales = None if self.unlabelled is None else table[self.unlabelled[number] & subset]
                     prepared[key] = Inputs.of(table[rows.train], table[rows.val], table[rows.test], unlabelled=scales)
-                options: dict[str, Any] = {
-                    "n_permutations": self.n_permutations,
-                    "rng": stream(self.seed, "probe", "shuffle", number),
-                }
-                pool.predictions.append(pool.probe.predict(prepared[key], train, val, penalties=self.penalties))
-                pool.permuted.append(pool.probe.predict_permuted(prepared[key], train, val, penalties=self.penalties, **options))
+                known, penalties = (prepared[key], train, val), settings.penalties
+                pool.predictions.append(pool.probe.fit(*known, penalties=penalties).predict(prepared[key].test))
+                rng = stream(settings.seed, "probe", "shuffle", number)
+                options = {"penalties": penalties, "n_permutations": settings.n_permutations, "rng": rng}
+                pool.permuted.append(pool.probe.predict_permuted(*known, **options))
         return [finding for target, pool in pooled.items() for finding in self._score(target, pool)]
 
     def planted(self, probes: Mapping[str, Probe], *, subset: Bool[np.ndarray, "N"]) -> list[Finding]:
         """Returns the control of a planted feature: the target itself (one column per class of a label), which has to score 1."""
-        found = []
+        found, bare = [], replace(self, settings=replace(self.settings, n_permutations=0))
         for target, probe in probes.items():
             values, known = probe.targets(self.frame)
             column = (values[:, None] == np.unique(values[known])) if values.dtype.kind == "U" else values[:, None]
-            bare = replace(self, n_permutations=0)
             for finding in bare.evaluate({target: probe}, [np.asarray(column, dtype=float)] * len(self.splits), subset=subset):
                 found.append(Finding({**finding.row, "control": "planted feature"}, None))
         return found
@@ -131,16 +122,18 @@ class CrossValidation:
         predictions, permuted = np.concatenate(pool.predictions), np.concatenate(pool.permuted, axis=1)
         _, first, groups = np.unique(models, return_index=True, return_inverse=True)
         families = np.unique(self.families[rows][first], return_inverse=True)[1]
-        counts = self.memory.get(resamples := ("resamples", self.n_bootstrap, self.seed, families.tobytes()))
-        if counts is None:
-            counts = bootstrap_counts(families, n_bootstrap=self.n_bootstrap, rng=stream(self.seed, "probe", "bootstrap"))
-            self.memory[resamples] = counts
+        n_bootstrap, seed = self.settings.n_bootstrap, self.settings.seed
+        resamples = ("resamples", n_bootstrap, seed, families.tobytes())
+        if resamples not in self.memory:
+            rng = stream(seed, "probe", "bootstrap")
+            self.memory[resamples] = bootstrap_counts(families, n_bootstrap=n_bootstrap, rng=rng)
+        counts = self.memory[resamples]
         measured = Measured(self.measured.loss[rows], self.measured.accuracy[rows])
         found = []
         for name, metric in pool.probe.metrics.items():
             key = (target, name, rows.tobytes())
             if key not in self.memory:
-                rng = stream(self.seed, "probe", "noise_ceiling")
+                rng = stream(seed, "probe", "noise_ceiling")
                 self.memory[key] = pool.probe.noise_ceiling(name, self.frame.iloc[rows], measured, rng=rng)
             limits = {"metric": name, "chance": pool.probe.chance(name, truth), "noise_ceiling": _known(self.memory[key])}
             value, resampled = whole(metric, truth, predictions), metric(truth, predictions, groups, counts)
@@ -168,12 +161,7 @@ class _Pool:
         self.permuted: list[Shaped[np.ndarray, "R T"]] = []
 
 
-def _control(
-    name: str,
-    metric: Metric,
-    truth: Shaped[np.ndarray, "N"],
-    permuted: Shaped[np.ndarray, "R N"],
-) -> dict[str, Any] | None:
+def _control(name: str, metric: Metric, truth: Values, permuted: Shaped[np.ndarray, "R N"]) -> dict[str, Any] | None:
     """Returns the median of the scores (of Kendall's tau without its sign), and their 1st and 99th percentile."""
     if not len(permuted):
         return None

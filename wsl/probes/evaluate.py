@@ -1,76 +1,21 @@
 """Evaluation of features by linear probes, with the folds, controls and noise ceilings that all features share."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from rich.console import Console
-from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from wsl.data.leakage import refuse_leaks
 from wsl.features.features import Features
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.cross_validation import CrossValidation, Finding
-from wsl.probes.noise_ceiling import TestImages, sample_rows
+from wsl.probes.noise_ceiling import measure, sample_rows
 from wsl.probes.probe import Probe
 from wsl.probes.settings import Settings
 from wsl.run import Run
-from zoo_gen import InputError, Zoo
+from zoo_gen import Zoo
 from zoo_gen.splits import Split
-
-
-def evaluate_runs(
-    runs: Sequence[Run], probes: Mapping[str, Probe], extractors: Mapping[str, Features], settings: Settings, console: Console
-) -> list[dict[str, Any]]:
-    """Evaluates features on the fold of some runs: its train models fit the probes, its val models choose penalties.
-
-    Args:
-        runs: of one zoo, split and fold, each of another model. Features that are made by a model come once for each of them.
-        probes: the targets by name.
-        extractors: the kinds of features by the name of their card.
-        settings: penalties, intervals and controls.
-        console: shows the progress.
-
-    Raises:
-        InputError: the runs are of different folds, two are of one model, or the split leaks.
-    """
-    first = runs[0]
-    scheme, fold = (first.config[key] for key in ("split", "fold"))
-    for number, run in enumerate(runs):
-        if (run.config["split"], run.config["fold"], run.zoo.content_hash) != (scheme, fold, first.zoo.content_hash):
-            raise InputError(f"runs {first.path} and {run.path} are of different zoos, splits or folds; probe them one by one")
-        if run.model_name in [other.model_name for other in runs[:number]]:
-            raise InputError(
-                f"two of the runs are of model={run.model_name}, and rows are named after the model; probe them one by one"
-            )
-    children = probed_checkpoints(first.zoo)
-    folds = cross_validation_of(children, {fold: first.split}, scheme, settings)
-    named = [
-        (row_name(extractor, card, run, first=first), extractor, run)
-        for card, extractor in extractors.items()
-        for run in (runs if extractor.of_model else [first])
-    ]
-    rows = []
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("probing", total=len(named))
-        for name, extractor, run in named:
-            progress.update(bar, description=name)
-            for subset, finding in evaluate_subsets(folds, probes, tables_of(extractor, {fold: run}, scheme, children)):
-                about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
-                control = finding.row["control"]
-                rows.append(about | {"features": f"{name}, {control}" if control else name} | finding.row)
-            progress.advance(bar)
-    return rows
-
-
-def row_name(extractor: Features, card: str, run: Run, *, first: Run) -> str:
-    """Returns how rows of features are called; inputs of other models than the first one's carry the model's name."""
-    name = extractor.row_name(card, run.model_name)
-    own = name == card and extractor.of_model and run.model_name != first.model_name
-    return f"{name}_{run.model_name}" if own else name
 
 
 def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme: str, settings: Settings) -> CrossValidation:
@@ -89,11 +34,8 @@ def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme:
         frame=frame,
         splits=folds,
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
-        measured=TestImages().measure(children, sampled),
-        penalties=settings.penalties,
-        n_bootstrap=settings.n_bootstrap,
-        n_permutations=settings.n_permutations,
-        seed=settings.seed,
+        measured=measure(children, sampled),
+        settings=settings,
     )
 
 
@@ -114,17 +56,15 @@ def tables_of(extractor: Features, runs: Mapping[int, Run], scheme: str, childre
     return [extractor.extract(run, children).to_numpy(dtype=np.float64) for run in runs.values()]
 
 
+def subsets(frame: pd.DataFrame) -> dict[str, Bool[np.ndarray, "N"]]:
+    """Returns the rows that are evaluated together, by name: all checkpoints, and final ones."""
+    final = frame["final"].to_numpy(dtype=bool)
+    return {"all": np.full(len(final), True), "final": final}
+
+
 def evaluate_subsets(
     folds: CrossValidation, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]
-) -> Iterator[tuple[str, Finding]]:
-    """Evaluates one kind of features on all checkpoints and on final ones; yields the subset with each finding.
-
-    Args:
-        folds: the cross-validation.
-        probes: the targets.
-        tables: the features of all checkpoints of `folds.frame`, once per fold.
-    """
-    final = folds.frame["final"].to_numpy(dtype=bool)
-    for subset, chosen in {"all": np.full(len(final), True), "final": final}.items():
-        with threadpool_limits(1):  # these matrices are small: threads would wait for one another
-            yield from ((subset, finding) for finding in folds.evaluate(probes, tables, subset=chosen))
+) -> dict[str, list[Finding]]:
+    """Evaluates features, given once per fold, on all checkpoints and on final ones."""
+    with threadpool_limits(1):  # these matrices are small: threads would wait for one another
+        return {subset: folds.evaluate(probes, tables, subset=chosen) for subset, chosen in subsets(folds.frame).items()}

@@ -20,13 +20,13 @@ Pretrained = Mapping[str, Mapping[int, Run]]
 """Model -> seed -> run."""
 
 
-def find_runs(folders: Sequence[Path], zoo: Zoo) -> dict[str, ByModel]:
+def find_runs(folders: Sequence[Path], zoo: Zoo) -> Mapping[str, ByModel]:
     """Returns the finished runs in some folders, by split.
 
     Raises:
         InputError: there are none, a run is of another zoo, or two are of the same model, split, fold and seed.
     """
-    found: dict[str, dict[str, dict[int, dict[int, Run]]]] = {}
+    found: dict[str, dict[str, dict[int, ByFold]]] = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*/model.safetensors"))):
         run = Run.open(path.parent, zoo=zoo.path)
         split, fold, seed = (run.config[key] for key in ("split", "fold", "seed"))
@@ -37,19 +37,17 @@ def find_runs(folders: Sequence[Path], zoo: Zoo) -> dict[str, ByModel]:
                 f"run {path.parent} has learned from other zoos than {zoo.path} as well, so it is no match for what sees this one "
                 "alone; leave it out, or train on the others only and name the folder as pretrained=..."
             )
-        by_fold = found.setdefault(split, {}).setdefault(run.model_name, {}).setdefault(seed, {})
+        seeds = found.setdefault(split, {}).setdefault(run.model_name, {})
+        by_fold = seeds.get(seed, {})
         if fold in by_fold:
             raise InputError(
                 f"runs {by_fold[fold].path} and {path.parent} are of one model, split, fold and seed; keep one of them"
             )
-        by_fold[fold] = run
+        seeds[seed] = dict(sorted({**by_fold, fold: run}.items()))
     if not found:
         names = " nor in ".join(map(str, folders))
         raise InputError(f"no finished run in {names}; train them with runs/property_prediction.sh")
-    return {
-        split: {model: {seed: dict(sorted(runs.items())) for seed, runs in seeds.items()} for model, seeds in by_model.items()}
-        for split, by_model in found.items()
-    }
+    return found
 
 
 def find_pretrained(folder: Path | None, zoo: Zoo) -> Pretrained:
@@ -93,11 +91,11 @@ def variants(
     for card, extractor in extractors.items():
         for model, seeds in whole.items() if extractor.of_model else [(first, whole[first])]:
             name = extractor.row_name(card, model)
-            if extractor.kind in ("embedding", "joined"):
-                yield from ((name, extractor, seed, by_fold) for seed, by_fold in seeds.items())
-            else:
-                own = extractor.of_model and model != first
-                yield f"{name}_{model}" if own else name, extractor, None, next(iter(seeds.values()))
+            if name == card and model != first:
+                name = f"{card}_{model}"
+            several = extractor.kind in ("embedding", "joined")
+            for seed, by_fold in seeds.items() if several else [(None, next(iter(seeds.values())))]:
+                yield name, extractor, seed, by_fold
         if extractor.kind == "embedding":
             for model, runs in pretrained.items():
                 name = f"{extractor.row_name(card, model)}_pretrained"

@@ -13,37 +13,24 @@ tau takes N log N steps, as a control scores hundreds of predictions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import kendalltau
 
-Metric = Callable[
-    [Shaped[np.ndarray, "N"], Shaped[np.ndarray, "N"], Int[np.ndarray, "N"], Int[np.ndarray, "R G"]],
-    Float[np.ndarray, "R"],
-]
+Numbers = Float[np.ndarray, "N"]
+Values = Shaped[np.ndarray, "N"]
+Groups = Int[np.ndarray, "N"]
+Counts = Int[np.ndarray, "R G"]
+Resampled = Float[np.ndarray, "R"]
+Metric = Callable[[Values, Values, Groups, Counts], Resampled]
 
 PAIRS_AT_ONCE = 4_000_000
 """Pairs of checkpoints that Kendall's tau compares in one step, at most."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """A value with the 95 % interval around it; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-
-
-def r2(
-    truth: Float[np.ndarray, "N"],
-    prediction: Float[np.ndarray, "N"],
-    groups: Int[np.ndarray, "N"],
-    counts: Int[np.ndarray, "R G"],
-) -> Float[np.ndarray, "R"]:
+def r2(truth: Numbers, prediction: Numbers, groups: Groups, counts: Counts) -> Resampled:
     """Returns the coefficient of determination: 1 is perfect, 0 the mean of the truths; NaN if they are all equal."""
     centred = truth - truth.mean()
     columns = np.stack([np.ones_like(centred), centred, centred**2, (truth - prediction) ** 2], axis=1)
@@ -53,12 +40,7 @@ def r2(
         return np.where(total > 1e-10 * second, 1 - residual / total, np.nan)
 
 
-def kendall_tau(
-    truth: Float[np.ndarray, "N"],
-    prediction: Float[np.ndarray, "N"],
-    groups: Int[np.ndarray, "N"],
-    counts: Int[np.ndarray, "R G"],
-) -> Float[np.ndarray, "R"]:
+def kendall_tau(truth: Numbers, prediction: Numbers, groups: Groups, counts: Counts) -> Resampled:
     """Returns Kendall's tau-b, the agreement in order: 0 if all predictions are equal, NaN if all truths are."""
     n_groups = counts.shape[1]
     if n_groups == 1:
@@ -70,7 +52,8 @@ def kendall_tau(
     step = max(1, PAIRS_AT_ONCE // len(truth))
     for start in range(0, len(truth), step):
         rows = slice(start, start + step)
-        of_truth, of_prediction = (_signs(values[rows], values) for values in (truth, prediction))
+        signs = (np.sign(np.subtract.outer(values[rows], values)) for values in (truth, prediction))
+        of_truth, of_prediction = (each.astype(np.float32) for each in signs)
         for total, pairs in zip(sums, (of_truth * of_prediction, np.abs(of_truth), np.abs(of_prediction)), strict=True):
             by_column = np.add.reduceat(pairs, starts, axis=1)  # at most as large as a group is: exact in float32
             total[:, present] += _sum_by_group(by_column, groups[order][rows], n_groups)
@@ -80,7 +63,7 @@ def kendall_tau(
     return np.where(truths > 0, tau, np.nan)
 
 
-def _tau_of_all(truth: Float[np.ndarray, "N"], prediction: Float[np.ndarray, "N"]) -> float:
+def _tau_of_all(truth: Numbers, prediction: Numbers) -> float:
     """Returns tau-b of one sample in N log N steps."""
     if len(np.unique(truth)) < 2:
         return np.nan
@@ -89,17 +72,7 @@ def _tau_of_all(truth: Float[np.ndarray, "N"], prediction: Float[np.ndarray, "N"
     return cast(float, kendalltau(truth, prediction, method="asymptotic" if len(truth) > 2 else "exact")[0])
 
 
-def _signs(rows: Float[np.ndarray, "R"], values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "R N"]:
-    """Returns the signs of all differences."""
-    return (rows[:, None] > values).astype(np.float32) - (rows[:, None] < values).astype(np.float32)
-
-
-def balanced_accuracy(
-    truth: Shaped[np.ndarray, "N"],
-    prediction: Shaped[np.ndarray, "N"],
-    groups: Int[np.ndarray, "N"],
-    counts: Int[np.ndarray, "R G"],
-) -> Float[np.ndarray, "R"]:
+def balanced_accuracy(truth: Values, prediction: Values, groups: Groups, counts: Counts) -> Resampled:
     """Returns the mean over the classes among the truths of the recall: chance is 1 / classes."""
     of_class = (truth[:, None] == np.unique(truth)).astype(float)
     hits = of_class * (truth == prediction)[:, None]
@@ -109,7 +82,7 @@ def balanced_accuracy(
     return np.nanmean(recalls, axis=1)  # a class that a resample has lost does not count in it
 
 
-def bootstrap_counts(families: Int[np.ndarray, "G"], *, n_bootstrap: int, rng: np.random.Generator) -> Int[np.ndarray, "R G"]:
+def bootstrap_counts(families: Int[np.ndarray, "G"], *, n_bootstrap: int, rng: np.random.Generator) -> Counts:
     """Samples models with replacement: first as many families as there are, then models within each.
 
     With one family for all this is the plain bootstrap over models; with the root of each model it is that of
@@ -126,24 +99,13 @@ def bootstrap_counts(families: Int[np.ndarray, "G"], *, n_bootstrap: int, rng: n
     return counts
 
 
-def whole(metric: Metric, truth: Shaped[np.ndarray, "N"], prediction: Shaped[np.ndarray, "N"]) -> float:
+def whole(metric: Metric, truth: Values, prediction: Values) -> float:
     """Returns a metric of the whole sample."""
     (value,) = metric(truth, prediction, np.zeros(len(truth), dtype=np.int64), np.ones((1, 1), dtype=np.int64))
     return float(value)
 
 
-def score(
-    metric: Metric,
-    truth: Shaped[np.ndarray, "N"],
-    prediction: Shaped[np.ndarray, "N"],
-    groups: Int[np.ndarray, "N"],
-    counts: Int[np.ndarray, "R G"],
-) -> Score:
-    """Returns a metric of the whole sample, and the 2.5 and 97.5 % quantiles of it over the resamples `counts`."""
-    return Score(whole(metric, truth, prediction), *interval(metric(truth, prediction, groups, counts)))
-
-
-def interval(resampled: Float[np.ndarray, "R"]) -> tuple[float, float]:
+def interval(resampled: Resampled) -> tuple[float, float]:
     """Returns the 2.5 and 97.5 % quantiles of what is defined; NaN if nothing is."""
     resampled = resampled[np.isfinite(resampled)]
     low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)

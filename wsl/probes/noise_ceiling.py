@@ -10,30 +10,23 @@ from wsl.data.cache import cached
 from wsl.data.logits import run_models
 from wsl.probes.probe import Measured
 from zoo_gen import Zoo
-from zoo_gen.images import ImageSplit
 
 
-class TestImages:
-    """The test images of a zoo, on which a sample of its checkpoints is run again."""
+def measure(checkpoints: Zoo, rows: Int[np.ndarray, "M"]) -> Measured:
+    """Runs some rows of `checkpoints` again on the test images and returns the results; NaN for all others."""
+    split = checkpoints.images("finetune").test
+    some = checkpoints.select(path=checkpoints.frame["path"].iloc[rows].tolist())
 
-    __test__ = False  # no test case for pytest
+    def run() -> pd.DataFrame:
+        outputs = torch.from_numpy(run_models(some, split.pixels)).nan_to_num(nan=-torch.inf)
+        loss = functional.cross_entropy(outputs.mT, split.labels.expand(len(outputs), -1), reduction="none")
+        right = (outputs.argmax(-1) == split.labels).float()
+        return pd.DataFrame(torch.cat([loss, right], dim=1).numpy()).rename(columns="image/{}".format)
 
-    def measure(self, checkpoints: Zoo, rows: Int[np.ndarray, "M"]) -> Measured:
-        """Returns the results of some rows of `checkpoints`; NaN for all others."""
-        split = checkpoints.images("finetune").test
-        some = checkpoints.select(path=checkpoints.frame["path"].iloc[rows].tolist())
-        table = cached(self, some, lambda: _run(some, split)).to_numpy()
-        loss, accuracy = (np.full((len(checkpoints), len(split.labels)), np.nan) for _ in range(2))
-        loss[rows], accuracy[rows] = np.hsplit(table, 2)
-        return Measured(loss, accuracy)
-
-
-def _run(checkpoints: Zoo, split: ImageSplit) -> pd.DataFrame:
-    """Returns the loss on every image, then whether the prediction was right."""
-    outputs = torch.from_numpy(run_models(checkpoints, split.pixels)).nan_to_num(nan=-torch.inf)
-    loss = functional.cross_entropy(outputs.mT, split.labels.expand(len(outputs), -1), reduction="none")
-    right = (outputs.argmax(-1) == split.labels).float()
-    return pd.DataFrame(torch.cat([loss, right], dim=1).numpy()).rename(columns="image/{}".format)
+    table = cached(measure, some, run).to_numpy()
+    loss, accuracy = (np.full((len(checkpoints), len(split.labels)), np.nan) for _ in range(2))
+    loss[rows], accuracy[rows] = np.hsplit(table, 2)
+    return Measured(loss, accuracy)
 
 
 def sample_rows(frame: pd.DataFrame, limit: int) -> Int[np.ndarray, "M"]:

@@ -4,9 +4,10 @@ Predictions come with intervals or sets of labels (`wsl.probes.predictor`), and 
 train models says why: its shapes, its root, or the distance of its embedding.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -26,17 +27,21 @@ AT_ONCE = 32
 Weights = Mapping[str, Tensor]
 
 
-class PredictSettings(Protocol):
-    """What predictions need of a configuration."""
+@dataclass
+class PredictConfig:
+    """The values of configs/predict.yaml."""
 
+    run: str
     path: str
     root: str | None
     base: str | None
+    zoo: str | None
     coverage: float
+    out: str | None
     penalties: list[float]
 
 
-def predict(run: Run, config: PredictSettings, console: Console) -> pd.DataFrame:
+def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
     """Returns one row per checkpoint: `checkpoint`, `taken_root`, `out_of_distribution` (why; empty: it is not),
     `error` (empty: none), and predictions.
 
@@ -106,20 +111,16 @@ def checkpoints_in(path: Path) -> Mapping[str, tuple[Path, Weights | None]]:
         return {one.model: (one.path, roots[one.root]) for one in final}
     if not path.is_dir() or _is_checkpoint(path):
         return {path.name: (path, None)}
-    found = {one.name: (one, None) for one in _members(path)}
+    found = {one.name: (one, None) for one in sorted(path.iterdir()) if _is_checkpoint(one)}
     if not found:
         raise InputError(f"{path} holds no checkpoint; name a file of weights, a folder of them, or a zoo")
     return found
 
 
-def _members(folder: Path) -> Iterator[Path]:
-    for one in sorted(folder.iterdir()):
-        if _is_checkpoint(one) if one.is_dir() else one.name.endswith((".safetensors", *TORCH_SUFFIXES)):
-            yield one
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER))
+def _is_checkpoint(path: Path) -> bool:
+    if not path.is_dir():
+        return path.name.endswith((".safetensors", *TORCH_SUFFIXES))
+    return any((path / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER))
 
 
 def _root_of(

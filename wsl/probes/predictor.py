@@ -19,14 +19,13 @@ from jaxtyping import Float
 from safetensors import safe_open
 
 from wsl.data.stacks import in_float32
-from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
-from wsl.probes.probe import Linear, Targets
+from wsl.probes.probe import Linear, Targets, probed_checkpoints
 from wsl.probes.regression import Regression
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, cards
-from zoo_gen.files import sha256_of, weights_sha256, write_atomically
+from zoo_gen.files import sha256_of, weights_sha256, write_bytes
 from zoo_gen.reader import read_weights, shortened
 
 FILE = "probes.safetensors"
@@ -69,7 +68,10 @@ class Predictor:
             linear = Linear(coefficients, turned.intercepts - inputs.standardize.mean @ coefficients, turned.classes)
             tensors[f"{target}/coefficients"], tensors[f"{target}/intercepts"] = linear.coefficients, linear.intercepts
             tensors[f"{target}/nonconformity"] = _nonconformity(linear, of_val[val_known], val_truth)
-            tensors[f"{target}/weights"] = _weights(models[1][val_known])
+            _, codes, counts = np.unique(models[1][val_known], return_inverse=True, return_counts=True)
+            tensors[f"{target}/weights"] = 1 / (
+                counts[codes] * (len(counts) + 1)
+            )  # as much for each model, and for one that is new
             classes[target] = list(turned.classes)
         variances, vectors = np.linalg.eigh(np.cov(of_train.T))
         scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))
@@ -87,7 +89,7 @@ class Predictor:
     def save(self, folder: Path) -> None:
         """Writes the predictor into a run's folder."""
         data = safetensors.numpy.save(dict(self.tensors), {"about": json.dumps(dict(self.about))})
-        write_atomically(folder / FILE, lambda beside: _write(beside, data))
+        write_bytes(folder / FILE, data)
 
     @classmethod
     def of(cls, run: Run, *, penalties: Sequence[float]) -> "Predictor":
@@ -196,12 +198,6 @@ def _nonconformity(linear: Linear, features: Float[np.ndarray, "N F"], truth: np
     return np.abs(linear(features)[:, 0] - truth)
 
 
-def _weights(models: np.ndarray) -> Float[np.ndarray, "N"]:
-    """Returns the weight of each checkpoint: every model has the same, and so has one that is not there."""
-    _, codes, counts = np.unique(models, return_inverse=True, return_counts=True)
-    return 1 / (counts[codes] * (len(counts) + 1))
-
-
 def _quantile(scores: Float[np.ndarray, "N"], weights: Float[np.ndarray, "N"], coverage: float) -> float:
     order = np.argsort(scores)
     reached = np.cumsum(weights[order]) >= coverage
@@ -219,7 +215,3 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
 
 def _state(run: Run) -> str:
     return f"{_FORMAT} {sha256_of(run.path / 'model.safetensors')}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -10,6 +10,15 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric
+from zoo_gen import Zoo
+
+Penalties = Sequence[float]
+
+
+def probed_checkpoints(zoo: Zoo) -> Zoo:
+    """Returns the checkpoints that probes are about: those of fine-tuned models whose loss is finite."""
+    children = zoo.select(stage="finetune")
+    return children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,14 @@ class Linear:
     def __call__(self, features: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N K"]:
         """Returns predictions or scores."""
         return features @ self.coefficients + self.intercepts
+
+    def predict(self, features: Float[np.ndarray, "N C"]) -> Shaped[np.ndarray, "N"]:
+        """Returns numbers, or the most probable of the classes."""
+        scores = self(features)
+        if not self.classes:
+            return scores[:, 0]
+        best = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
+        return np.array(self.classes)[best]
 
 
 @dataclass(frozen=True)
@@ -72,31 +89,16 @@ class Probe(Protocol):
     def noise_ceiling(self, metric: str, frame: pd.DataFrame, measured: Measured, *, rng: np.random.Generator) -> float:
         """Returns the score of the truth against its re-evaluation on a bootstrap of the test images; NaN if unknown.
 
-        Args:
-            metric: a name in `metrics`.
-            frame: test checkpoints, rows of `zoo.frame`.
-            measured: their results image by image.
-            rng: the randomness of the bootstrap.
+        `frame` has the rows of test checkpoints, and `measured` their results image by image.
         """
         ...
 
-    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties) -> Linear:
         """Returns the probe in the basis of `inputs`, by the penalty that is best on val."""
         ...
 
-    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Shaped[np.ndarray, "N"]:
-        """Returns the predictions for the test inputs, by the penalty that is best on val."""
-        ...
-
     def predict_permuted(
-        self,
-        inputs: Inputs,
-        train: Targets,
-        val: Targets,
-        *,
-        penalties: Sequence[float],
-        n_permutations: int,
-        rng: np.random.Generator,
+        self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties, n_permutations: int, rng: np.random.Generator
     ) -> Shaped[np.ndarray, "R N"]:
         """Returns predictions less the mean of train after fitting permuted targets, one row per permutation.
 

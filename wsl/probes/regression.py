@@ -15,6 +15,7 @@ not in it, and ȳ alone would order the folds upside down (a tau of -.1 to -.3 f
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from wsl.probes.inputs import Inputs
 from wsl.probes.metrics import Metric, kendall_tau, r2, whole
-from wsl.probes.probe import Linear, Measured, Targets
+from wsl.probes.probe import Linear, Measured, Penalties, Targets
 
 _RE_EVALUATIONS = 100  # bootstraps of the test images behind a noise ceiling
 
@@ -31,6 +32,7 @@ _SCALES = {"linear": np.asarray, "log": np.log, "log10": np.log10}
 _INVERSES = {"linear": np.asarray, "log": np.exp, "log10": lambda values: 10.0**values}
 
 
+@dataclass(kw_only=True, eq=False)
 class Regression:
     """A probe of a number in the zoo's frame, scored by R2 and Kendall's tau.
 
@@ -43,22 +45,13 @@ class Regression:
         bounds: the smallest and the largest value that the number can have, infinite where there is none.
     """
 
-    metrics: Mapping[str, Metric] = {"r2": r2, "kendall_tau": kendall_tau}
-
-    def __init__(
-        self,
-        column: str,
-        *,
-        scale: Literal["linear", "log", "log10"],
-        measured: Literal["none", "accuracy", "loss"],
-        sign: Literal[1, -1],
-        trivial: bool,
-        bounds: Sequence[float],
-    ) -> None:
-        self.column, self.scale, self.trivial = column, scale, trivial
-        self.bounds = bounds
-        self.measured: Literal["none", "accuracy", "loss"] = measured
-        self.sign = sign
+    column: str
+    scale: Literal["linear", "log", "log10"]
+    measured: Literal["none", "accuracy", "loss"]
+    sign: Literal[1, -1]
+    trivial: bool
+    bounds: Sequence[float]
+    metrics: Mapping[str, Metric] = field(init=False, default_factory=lambda: {"r2": r2, "kendall_tau": kendall_tau})
 
     def targets(self, frame: pd.DataFrame) -> tuple[Float[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the numbers on their scale, and which are finite."""
@@ -94,24 +87,13 @@ class Regression:
         changes = self.sign * (counts @ by_image.T / images - by_image.mean(axis=1))
         return float(np.mean([whole(self.metrics[metric], truth + change, truth) for change in changes]))
 
-    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Linear:
+    def fit(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties) -> Linear:
         """Returns the regression in the basis of `inputs`; see `Probe.fit`."""
         coefficients = _ridge(inputs, train.values[None], val.values[None], val.models, penalties)
         return Linear(coefficients.T, np.array([train.values.mean()]))
 
-    def predict(self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Sequence[float]) -> Float[np.ndarray, "N"]:
-        """Returns the predictions for the test inputs; see `Probe.predict`."""
-        return self.fit(inputs, train, val, penalties=penalties)(inputs.test)[:, 0]
-
     def predict_permuted(
-        self,
-        inputs: Inputs,
-        train: Targets,
-        val: Targets,
-        *,
-        penalties: Sequence[float],
-        n_permutations: int,
-        rng: np.random.Generator,
+        self, inputs: Inputs, train: Targets, val: Targets, *, penalties: Penalties, n_permutations: int, rng: np.random.Generator
     ) -> Float[np.ndarray, "R N"]:
         """Returns predictions for the test inputs after fitting permuted targets; see `Probe.predict_permuted`."""
         of_train = permute_models(train.values, train.models, n_permutations=n_permutations, rng=rng)
@@ -135,7 +117,7 @@ def _ridge(
     train_targets: Float[np.ndarray, "R N"],
     val_targets: Float[np.ndarray, "R V"],
     val_models: Int[np.ndarray, "V"],
-    penalties: Sequence[float],
+    penalties: Penalties,
 ) -> Float[np.ndarray, "R C"]:
     """Returns the coefficients of R targets at once, each by its own best penalty, relative to its mean in train."""
     mean = train_targets.mean(axis=1, keepdims=True)

@@ -1,27 +1,12 @@
 """The settings of evaluations by probes, as the commands take them; each adds to the one before."""
 
 from dataclasses import dataclass
-from typing import Protocol
-
-
-class Settings(Protocol):
-    """What an evaluation needs of a configuration."""
-
-    penalties: list[float]
-    n_bootstrap: int
-    n_permutations: int
-    noise_ceiling_checkpoints: int
-    seed: int
 
 
 @dataclass
-class BenchmarkConfig:
-    """The values of configs/property_prediction.yaml."""
+class Settings:
+    """The settings of every evaluation."""
 
-    zoo: str
-    runs: list[str]
-    pretrained: str | None
-    out: str
     targets: list[str]
     features: list[str]
     penalties: list[float]
@@ -31,12 +16,14 @@ class BenchmarkConfig:
     seed: int
 
 
-class CurveSettings(Settings, Protocol):
-    """What a curve needs of a configuration."""
+@dataclass
+class BenchmarkConfig(Settings):
+    """The values of configs/property_prediction.yaml."""
 
-    targets: list[str]
-    labelled: list[int]
-    selections: int
+    zoo: str
+    runs: list[str]
+    pretrained: str | None
+    out: str
 
 
 @dataclass

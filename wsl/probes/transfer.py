@@ -8,18 +8,18 @@ The folds are those of the other zoo; the run of fold n serves its fold n.
   the names of their columns; columns of one zoo alone are not read. Rescaled ones have the scales of the other's train models.
 """
 
-from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from rich.console import Console
 
 from wsl.features.embedding import Rescaled
-from wsl.features.features import Features, train_models
+from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
-from wsl.probes.cross_validation import CrossValidation, Finding
+from wsl.probes.cross_validation import CrossValidation
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, rows_of
 from wsl.probes.fold_runs import SCHEME, ByModel, all_folds, variants
 from wsl.probes.inputs import Standardizer
@@ -45,27 +45,21 @@ def without_labels(
 ) -> list[dict[str, Any]]:
     """Evaluates probes of the first zoo on the other: no model of the other has labels.
 
-    Args:
-        first: fine-tuned checkpoints of the zoo that the runs were trained on; train and val models of a run's fold fit its probes.
-        other: fine-tuned checkpoints of the other zoo, the test models of each fold by the run of that fold.
-        here: the runs on the first zoo.
-        there: the runs on the other.
-        config: targets and probes.
-        console: where progress is shown.
+    Both zoos are fine-tuned checkpoints, and the runs were trained on the first: `here` they are on it, `there` on the other. Train
+    and val models of a run's fold fit its probes, and test models of the other zoo in that fold are predicted.
     """
     probes = cards("probe", config.targets)
     validation = joint_validation(first, other, all_folds(here), config)
     extractors = cards("features", config.carried)
     moved = {run.path: run for seeds in there.values() for by_fold in seeds.values() for run in by_fold.values()}
-    found: dict[tuple[str, int | None, str], list[Finding]] = defaultdict(list)
-    kinds = {}
+    found, kinds = {}, {}
     for name, extractor, seed, by_fold in variants(extractors, here, {}):
         with console.status(f"without labels: {name}" + ("" if seed is None else f", seed {seed}")):
             carried = [carry(extractor, run, moved[run.path], first, other) for run in by_fold.values()]
             for label, tables in zip((name, f"{name} rescaled"), zip(*carried, strict=True), strict=True):
                 kinds[label] = extractor.kind
-                for subset, finding in evaluate_subsets(validation, probes, tables):
-                    found[label, seed, subset].append(marked(finding, extractor.reads, probes))
+                for subset, findings in evaluate_subsets(validation, probes, tables).items():
+                    found[label, seed, subset] = marked(findings, extractor.reads, probes)
     folds = len(validation.splits)
     about = {"split": SCHEME, "fold": None, "folds": folds, "smoke_test": folds < FOLDS, "labelled": 0, "selections": 1}
     return [about | row for row in compare(found, kinds)]
@@ -85,16 +79,7 @@ def joint_validation(first: Zoo, other: Zoo, folds: list[int], config: TransferC
         splits.append(Split(train, val, np.concatenate([np.zeros_like(ours.test), split.test])))
     unknown = np.full((len(first), theirs.measured.loss.shape[1]), np.nan)
     measured = Measured(*(np.concatenate([unknown, part]) for part in (theirs.measured.loss, theirs.measured.accuracy)))
-    return CrossValidation(
-        frame=frame,
-        splits=splits,
-        families=np.full(len(frame), "all"),
-        measured=measured,
-        penalties=config.penalties,
-        n_bootstrap=config.n_bootstrap,
-        n_permutations=config.n_permutations,
-        seed=config.seed,
-    )
+    return replace(theirs, frame=frame, splits=splits, families=np.full(len(frame), "all"), measured=measured)
 
 
 def carry(extractor: Features, here: Run, there: Run, first: Zoo, other: Zoo) -> tuple[Float[np.ndarray, "N F"], ...]:
@@ -104,11 +89,7 @@ def carry(extractor: Features, here: Run, there: Run, first: Zoo, other: Zoo) ->
     as_they_are = extractor.extract(there, other).reindex(columns=columns).to_numpy(dtype=np.float64)
     rescaled = Rescaled() if extractor.kind == "embedding" else extractor
     table = rescaled.extract(there, other).reindex(columns=columns).to_numpy(dtype=np.float64)
-    own = Standardizer.fit(known[_train_rows(here, first)])
-    their = Standardizer.fit(table[_train_rows(there, other)])
+    own = Standardizer.fit(known[rows_of(first.frame, here.split).train])
+    their = Standardizer.fit(table[rows_of(other.frame, there.split).train])
     carried = own.mean + their(table) * np.where(np.isfinite(own.scale), own.scale, 0)
     return np.concatenate([known, as_they_are]), np.concatenate([known, carried])
-
-
-def _train_rows(run: Run, checkpoints: Zoo) -> Bool[np.ndarray, "N"]:
-    return checkpoints.frame["model"].isin(list(train_models(run))).to_numpy(copy=True)

@@ -1,8 +1,7 @@
-"""Tables (Markdown) of the benchmark of property prediction, and its figures, from its rows alone."""
+"""Tables (Markdown) of the benchmarks of property prediction and of compression, and figures, from their rows alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from wsl.reporting.benchmark_rows import COUNTED, LOW_CEILING, Row, Rows, is_counted, name_of, names, scores, values, words
 from wsl.reporting.numbers import number, signed
@@ -48,14 +47,13 @@ def table(rows: Rows) -> str:
     first = {row["target"]: row for row in reversed(rows)}
     best = {row["target"]: words(row["best_baseline"]) for row in rows if row.get("best_baseline")}
     limits = [f"{number(first[target]['chance'], 3)}…{number(first[target]['noise_ceiling'], 3)}" for target in targets]
-    lines = [_line(["features", *(_heading(first[target]) for target in targets)]), _line(["---"] * (len(targets) + 1))]
-    lines.append(_line(["*chance…noise ceiling*", *limits]))
+    lines = [["*chance…noise ceiling*", *limits]]
     for name in names(rows):
         found = [cells.get((name, target)) for target in targets]
-        lines.append(_line([name, *(_cell(row, bold=row is not None and best.get(row["target"]) == name) for row in found)]))
+        lines.append([name, *(_cell(row, bold=row is not None and best.get(row["target"]) == name) for row in found)])
         if any(row is not None and "difference" in row for row in found):
-            lines.append(_line([f"*{name} − best baseline*", *map(_difference, found)]))
-    return "\n".join([*lines, ""])
+            lines.append([f"*{name} − best baseline*", *map(difference, found)])
+    return markdown(["features", *(_heading(first[target]) for target in targets)], lines)
 
 
 def controls(rows: Rows) -> str:
@@ -82,7 +80,7 @@ def _heading(row: Row) -> str:
     return words(row["target"]) if is_counted(row) else f"*{words(row['target'])}*"
 
 
-def _cell(row: Mapping[str, Any] | None, *, bold: bool) -> str:
+def _cell(row: Row | None, *, bold: bool) -> str:
     if row is None:
         return "–"
     if row["given"]:
@@ -92,11 +90,27 @@ def _cell(row: Mapping[str, Any] | None, *, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _difference(row: Mapping[str, Any] | None) -> str:
+def difference(row: Row | None) -> str:
+    """Returns the paired difference to the best baseline and its interval; nothing where there is none."""
     if row is None or "difference" not in row:
         return ""
     return f"{signed(row['difference'], 3)} [{signed(row['difference_low'], 3)}, {signed(row['difference_high'], 3)}]"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def compression_table(rows: Rows) -> str:
+    """Returns rows of `wsl.analyses.compression` as a table, by compression ratio."""
+    heads = ("run", "behaviour", "refined", "compression ratio", "accuracy retained", "quartiles")
+    heads += ("accuracy decoded", "accuracy before", "diversity, weights", "diversity, predictions")
+    quartiles = ("accuracy_retained_q25", "accuracy_retained_q75")
+    figures = ("accuracy_decoded", "accuracy", "diversity_weights", "diversity_behaviour")
+    lines = []
+    for row in sorted(rows, key=lambda row: (row["compression_ratio"], row["behaviour"], row["refined"])):
+        about = [row["run"], *("yes" if row[key] else "no" for key in ("behaviour", "refined")), number(row["compression_ratio"])]
+        retained = [number(row["accuracy_retained"], 3), ", ".join(number(row[key], 3) for key in quartiles)]
+        lines.append([*about, *retained, *(number(row[key], 3) for key in figures)])
+    return markdown(heads, lines)
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Returns a table of cells."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ["---"] * len(heads), *lines))

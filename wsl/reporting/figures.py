@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from wsl.generators.novelty import COLLAPSED, COPIED
+from wsl.reporting.benchmark_rows import Row, Rows
 from wsl.reporting.numbers import number
 from wsl.reporting.style import FAINT, GRID, INK, MUTED, PALETTE, Figure, axes, heading, is_quantity, kinds, label, levels
 
@@ -102,10 +103,8 @@ def curves(name: str, title: str, lines: Mapping[str, Sequence[tuple[int, float]
 def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Sequence[float]) -> Figure:
     """Checkpoints at their first two principal components, coloured by a chosen factor or result.
 
-    Args:
-        points: one row per checkpoint: `x`, `y`, `model`, `epoch`, `test_accuracy` and the columns of `colourings`.
-        colourings: columns to colour by; the first is drawn first.
-        explained: explained variance ratio of each component.
+    `points` has a row per checkpoint: `x`, `y`, `model`, `epoch`, `test_accuracy` and the columns of `colourings`. The first is
+    drawn first. `explained` is the explained variance ratio of each component.
     """
 
     def dots(column: str, name: str, marker: dict[str, Any], rows: pd.DataFrame) -> go.Scatter:
@@ -140,7 +139,7 @@ def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Se
     return Figure("embedding-map", "The population in two dimensions", views, axes(x, y, height=560), menu="colour")
 
 
-def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def probe_scores(rows: Rows) -> Figure:
     """Scores with 95 % intervals, one line per target, one colour per kind of features; a menu chooses the checkpoints.
 
     `rows` are those of probe.json, one metric per target. Scores below the axis are drawn at its edge.
@@ -150,17 +149,12 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
     height = {target: -i for i, target in enumerate(targets)}
     shift = dict(zip(features, np.linspace(0.3, -0.3, len(features)) if features[1:] else [0.0], strict=True))
 
-    def scores(name: str, colour: str, part: Sequence[Mapping[str, Any]]) -> go.Scatter:
+    def scores(name: str, colour: str, part: Rows) -> go.Scatter:
         shown = [max(row["value"], floor) for row in part]
         return go.Scatter(
             x=shown,
             y=[height[row["target"]] + shift[name] for row in part],
-            error_x={
-                "array": [row["high"] - x for row, x in zip(part, shown, strict=True)],
-                "arrayminus": [x - max(row["low"], floor) for row, x in zip(part, shown, strict=True)],
-                "thickness": 1.5,
-                "width": 0,
-            },
+            error_x=_bars(shown, [max(row["low"], floor) for row in part], [row["high"] for row in part], thickness=1.5),
             name=heading(name),
             mode="markers",
             marker={"color": colour, "size": 8, "symbol": ["circle" if x > floor else "triangle-left" for x in shown]},
@@ -168,7 +162,7 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
             hovertemplate="%{text}",
         )
 
-    def ticks(key: str, colour: str, part: Sequence[Mapping[str, Any]]) -> go.Scatter:
+    def ticks(key: str, colour: str, part: Rows) -> go.Scatter:
         marks = {row["target"]: row[key] for row in part if row[key] is not None}
         return go.Scatter(
             x=list(marks.values()),
@@ -191,13 +185,10 @@ def probe_scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return Figure("probe-scores", "What a linear probe reads from the weights", views, layout, menu="subset")
 
 
-def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: float) -> Figure:
+def frontier(rows: Rows, *, threshold: float, chance: float) -> Figure:
     """Median accuracy of generated models (bars: quartiles) against their novelty, flagged ones ringed.
 
-    Args:
-        rows: of generate.json; those of one generator with several settings are joined.
-        threshold: novelty under which a model counts as a copy.
-        chance: accuracy of guessing.
+    `rows` are those of generate.json; several settings of one generator are joined. A novelty under `threshold` is that of a copy.
     """
     drawn = [row for row in rows if row["novelty"] is not None]
     names = list(dict.fromkeys(row["generator"] for row in drawn))
@@ -205,16 +196,11 @@ def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: flo
 
     def points(name: str, colour: str) -> go.Scatter:
         part = [row for row in drawn if row["generator"] == name]
-        accuracy = [row["accuracy"] for row in part]
+        median, low, high = ([row["accuracy"][key] for row in part] for key in ("median", "q25", "q75"))
         return go.Scatter(
             x=[row["novelty"] for row in part],
-            y=[each["median"] for each in accuracy],
-            error_y={
-                "array": [each["q75"] - each["median"] for each in accuracy],
-                "arrayminus": [each["median"] - each["q25"] for each in accuracy],
-                "thickness": 1.2,
-                "width": 0,
-            },
+            y=median,
+            error_y=_bars(median, low, high, thickness=1.2),
             name=heading(name),
             text=[settings(row) for row in part],
             mode="lines+markers",
@@ -252,6 +238,12 @@ def frontier(rows: Sequence[Mapping[str, Any]], *, threshold: float, chance: flo
     return Figure("frontier", "Accuracy against novelty", views, layout)
 
 
-def settings(row: Mapping[str, Any]) -> str:
+def _bars(x: Sequence[float], low: Sequence[float], high: Sequence[float], *, thickness: float) -> dict[str, Any]:
+    """Returns error bars from low to high."""
+    above, below = np.subtract(high, x).tolist(), np.subtract(x, low).tolist()
+    return {"array": above, "arrayminus": below, "thickness": thickness, "width": 0}
+
+
+def settings(row: Row) -> str:
     """Returns the settings of a row of generate.json, for readers."""
     return ", ".join(f"{heading(key)} {'all' if value is None else label(value)}" for key, value in row["settings"].items())

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from wsl.reporting.benchmark_rows import Row, Rows, means, name_of, questions, scores, values, words
-from wsl.reporting.benchmark_tables import CAPTION, controls, summary, table
-from wsl.reporting.numbers import number, signed
+from wsl.reporting.benchmark_rows import Rows, means, name_of, questions, scores, values, words
+from wsl.reporting.benchmark_tables import CAPTION, controls, difference, markdown, summary, table
+from wsl.reporting.numbers import number
 from wsl.reporting.static_figures import curve_figure
 from zoo_gen.files import write_json, write_text
 
@@ -37,22 +37,17 @@ def short(rows: Rows) -> str:
     """Returns the R² of embeddings and the paired difference to the best baseline, by labelled models and target."""
     shown = [row for row in scores(rows) if row["kind"] == "embedding"]
     columns = questions(shown)
-    cells = {(row["labelled"], name_of(row), row["target"], row["subset"]): _difference(row) for row in shown}
-    lines = ["| labelled | features |" + "".join(f" {words(target)} {subset} |" for target, subset in columns)]
-    lines.append("| --- " * (len(columns) + 2) + "|")
+    cells = {}
+    for row in shown:
+        written = ", ".join(filter(None, [number(row["value"], 3), difference(row)]))
+        cells[row["labelled"], name_of(row), row["target"], row["subset"]] = written
+    lines = []
     for labelled, name in dict.fromkeys((row["labelled"], name_of(row)) for row in shown):
         found = (cells.get((labelled, name, *question), "–") for question in columns)
-        lines.append(f"| {'all' if labelled is None else labelled} | {name} |" + "".join(f" {cell} |" for cell in found))
+        lines.append(["all" if labelled is None else str(labelled), name, *found])
+    heads = ["labelled", "features", *(f"{words(target)} {subset}" for target, subset in columns)]
     note = "R², and its difference to the best baseline with the 95 % interval over test models and selections."
-    return "\n".join([*lines, "", note, ""])
-
-
-def _difference(row: Row) -> str:
-    value = number(row["value"], 3)
-    if "difference" not in row:
-        return value
-    difference, low, high = (signed(row[key], 3) for key in ("difference", "difference_low", "difference_high"))
-    return f"{value}, {difference} [{low}, {high}]"
+    return f"{markdown(heads, lines)}\n{note}\n"
 
 
 def heading(labelled: int | None) -> str:

@@ -71,10 +71,9 @@ def figure_row(*drawn: Figure, width: str = "full") -> str:
 def _figure(figure: Figure, width: str) -> str:
     options = "".join(f"<option>{view}</option>" for view in figure.views)
     menu = f'<label>{figure.menu}<select data-figure="{figure.name}">{options}</select></label>' if figure.menu else ""
-    note = f"<p>{text(figure.note)}</p>" if figure.note else ""
     views = json.dumps([[view == owner for owner, _ in figure.traces] for view in figure.views])
     return (
-        f'<figure class="{width}"><figcaption><div><h3>{text(figure.title)}</h3>{menu}</div>{note}</figcaption>'
+        f'<figure class="{width}"><figcaption><div><h3>{text(figure.title)}</h3>{menu}</div></figcaption>'
         f'<div class="plot" id="{figure.name}" role="img" aria-label="{text(figure.title)}"></div>'
         f'<script>draw("{figure.name}", {figure.plot().to_json()}, {views});</script></figure>'
     )

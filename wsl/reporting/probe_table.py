@@ -19,11 +19,11 @@ GAP = 1
 NOTHING = "–"
 LIMITS = "chance…\nnoise\nceiling"
 METRICS = {"r2": "R²", "kendall_tau": "τ", "balanced_accuracy": "acc"}
-Question = tuple[str, str]
-"""Target and metric."""
+Limits = Mapping[tuple[str, str], Row]
+"""A row of each target and metric."""
 
-Cell = tuple[str, str, str]
-"""Target, metric and features."""
+Cells = Mapping[tuple[str, str, str], str]
+"""Scores by target, metric and features."""
 
 
 def probe_table(rows: Sequence[Row]) -> Group:
@@ -38,7 +38,7 @@ def probe_table(rows: Sequence[Row]) -> Group:
     return Group(_title(scores), *tables, _caption(rows))
 
 
-def _table(title: str, limits: Mapping[Question, Row], features: Sequence[str], cells: Mapping[Cell, str]) -> Table:
+def _table(title: str, limits: Limits, features: Sequence[str], cells: Cells) -> Table:
     """Returns the table of some features, with a line for each target and metric."""
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, show_edge=False)
     table.add_column("target", no_wrap=True)
@@ -51,7 +51,7 @@ def _table(title: str, limits: Mapping[Question, Row], features: Sequence[str], 
     return table
 
 
-def _side_by_side(limits: Mapping[Question, Row], cells: Mapping[Cell, str]) -> Iterator[list[str]]:
+def _side_by_side(limits: Limits, cells: Cells) -> Iterator[list[str]]:
     """Yields the features in order, as many at a time as fit beside one another."""
     columns = [
         ["target", *(target for target, _ in limits)],

@@ -1,57 +1,104 @@
 """The report of a run: one HTML page about its zoo, training, embedding, probes and generated models."""
 
-from wsl.reporting.page import Section, page, text
-from wsl.reporting.projection import project
-from wsl.reporting.results import Results, command_for
-from wsl.reporting.sections import (
-    embedding_section,
-    generation_section,
-    introduction,
-    missing_section,
-    probe_section,
-    training_section,
-    zoo_section,
-)
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from wsl.reporting import sections
+from wsl.reporting.benchmark_rows import Rows
+from wsl.reporting.page import page, text
 from wsl.run import Run
+from zoo_gen import InputError, Zoo
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows of a run: events of metrics.jsonl, rows of probe.json and of generate.json; a missing file has none."""
+
+    metrics: Rows
+    probes: Rows
+    samples: Rows
+
+    @classmethod
+    def of(cls, run: Run) -> "Results":
+        """Reads the results of a run. Raises `InputError` if a file is damaged."""
+        metrics = read_rows(run.path / "metrics.jsonl", again=f"delete {run.path} and train the run again")
+        again = {run.path / f"{command}.json": command_for(run, command) for command in ("probe", "generate")}
+        return cls(metrics, *(read_rows(path, again=line) if path.exists() else [] for path, line in again.items()))
+
+
+def command_for(run: Run, command: str) -> str:
+    """Returns the command line that makes a result of a run."""
+    return f"python -m wsl.{command} run={run.path}"
+
+
+def read_rows(path: Path, *, again: str) -> Rows:
+    """Returns the objects of a `.json` list or of a `.jsonl` file.
+
+    Raises:
+        InputError: the file is damaged; the message says how to make it `again`.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in content.splitlines()] if path.suffix == ".jsonl" else json.loads(content)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); make it again: {again}") from error
 
 
 def report(run: Run, results: Results, *, checkpoints: int) -> str:
     """Returns the page of a run, the same one, byte for byte, every time.
 
-    Args:
-        run: the run.
-        results: of the run; the page names the command that makes a missing one.
-        checkpoints: about how many points the map of the embedding has.
+    The page names the command that makes a missing result. The map of the embedding has about `checkpoints` points.
     """
     children = run.zoo.select(stage="finetune")
     chance = 1 / children[0].architecture["num_classes"]
+    varied = [name for name in ("root", *children[0].factors) if len(set(children.frame[name].dropna())) > 1]
+    measured = [name for name in children[0].results if len(children.frame[name].dropna())]
+    colourings = dict.fromkeys(["test_accuracy", *varied, "split", "epoch", *measured])
+    points, explained = project(run, children, limit=checkpoints)
     return page(
         run.path.resolve().name,
         over="Report of a run",
-        lead=introduction(run, results.metrics),
+        lead=sections.introduction(run, results.metrics),
         sections=[
-            zoo_section(children.frame, _varied(run), chance=chance),
-            training_section(results.metrics),
-            _embedding(run, checkpoints),
-            probe_section(results.probes) if results.probes else missing_section("Probes", command_for(run, "probe")),
-            generation_section(results.samples, chance=chance)
+            sections.zoo_section(children.frame, varied, chance=chance),
+            sections.training_section(results.metrics),
+            sections.embedding_section(points, list(colourings), explained=explained, total=len(children)),
+            sections.probe_section(results.probes)
+            if results.probes
+            else sections.missing_section("Probes", command_for(run, "probe")),
+            sections.generation_section(results.samples, chance=chance)
             if results.samples
-            else missing_section("Generation", command_for(run, "generate")),
+            else sections.missing_section("Generation", command_for(run, "generate")),
         ],
         footer=f"Made by <code>{text(command_for(run, 'report'))}</code>. One file that loads nothing.",
     )
 
 
-def _embedding(run: Run, checkpoints: int) -> Section:
-    """Returns the map of the embedding, which can be coloured by factors and results."""
-    children = run.zoo.select(stage="finetune")
-    results = [name for name in children[0].results if len(children.frame[name].dropna())]
-    colourings = dict.fromkeys(["test_accuracy", *_varied(run), "split", "epoch", *results])
-    points, explained = project(run, children, limit=checkpoints)
-    return embedding_section(points, list(colourings), explained=explained, total=len(children))
+def project(run: Run, children: Zoo, *, limit: int) -> tuple[pd.DataFrame, list[float]]:
+    """Embeds checkpoints and projects them on two principal components of the train models.
 
+    Final checkpoints are all in the map; other epochs are thinned evenly to about `limit` rows in total. Diverged models are not in
+    it.
 
-def _varied(run: Run) -> list[str]:
-    """Returns the root and the generating factors that differ between fine-tuned models."""
-    children = run.zoo.select(stage="finetune")
-    return [name for name in ("root", *children[0].factors) if len(set(children.frame[name].dropna())) > 1]
+    Returns:
+        Rows of the zoo's frame with `x`, `y` and `split`, and the explained variance ratio of each component.
+    """
+    frame = children.frame
+    stride = -(-len(frame) // limit)
+    before_end = frame.groupby("model")["epoch"].transform("max") - frame["epoch"]
+    shown = children.select(path=frame["path"][before_end % stride == 0].tolist())
+    split_of = {model: name for name, zoo in run.split._asdict().items() for model in zoo.frame["model"]}
+    features = run.embed(shown)
+    finite = np.isfinite(features.sum(axis=1))
+    points = shown.frame.assign(split=[split_of[model] for model in shown.frame["model"]])[finite]
+
+    scaler, pca = StandardScaler(), PCA(n_components=2, svd_solver="full")
+    pca.fit(scaler.fit_transform(features[finite][points["split"] == "train"]))
+    x, y = pca.transform(scaler.transform(features[finite])).T
+    return points.assign(x=x, y=y), pca.explained_variance_ratio_.tolist()

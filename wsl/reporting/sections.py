@@ -1,20 +1,16 @@
 """Sections of the report: each function turns rows of a run's folder into a part of the page, with its caveats."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.benchmark_rows import LOW_CEILING, is_counted, words
+from wsl.reporting.benchmark_rows import LOW_CEILING, Rows, is_counted, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
-from wsl.reporting.style import Figure, heading
+from wsl.reporting.style import heading
 from wsl.run import Run
-
-Rows = Sequence[Mapping[str, Any]]
-"""Objects of a JSON file."""
 
 METRICS = {"r2": "R²", "kendall_tau": "Kendall τ", "balanced_accuracy": "balanced accuracy"}
 
@@ -70,23 +66,23 @@ def training_section(metrics: Rows) -> Section:
         measured = headline([(words(key), number(value, 3), "val models") for key, value in scalars])
         lead = "The model is fitted on train models, and measured on val models at the end. It decodes nothing."
         known = {name: points for name, points in losses.items() if points}
-        return Section("training", "Training", [paragraph(lead), measured, figure_row(_losses(known, "loss"))])
+        return Section(
+            "training",
+            "Training",
+            [paragraph(lead), measured, figure_row(figures.curves("losses", "Loss", known, y="loss", scale="log"))],
+        )
     error = "normalised squared error"
     lead = (
         "An autoencoder learns to reconstruct the weights of train models. Validation models are never fitted; "
         "an error of 1 is that of the mean weight."
     )
     above = figure_row(
-        _losses(losses, error),
+        figures.curves("losses", "Loss", losses, y=error, scale="log"),
         figures.curves("decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"),
         width="half",
     )
     below = figure_row(figures.curves("role-errors", "Validation error by role", errors, y=error, scale="log"))
     return Section("training", "Training", [paragraph(lead), above, below])
-
-
-def _losses(lines: Mapping[str, Sequence[tuple[int, float]]], y: str) -> Figure:
-    return figures.curves("losses", "Loss", lines, y=y, scale="log")
 
 
 def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explained: Sequence[float], total: int) -> Section:
@@ -149,19 +145,9 @@ def generation_section(rows: Rows, *, chance: float) -> Section:
         f"Samples are flagged {COPIED} for a novelty, {COLLAPSED} for a diversity below {number(THRESHOLD)}. "
         "A sampler is better only where it lies above every baseline of equal novelty."
     )
-    caution = (
-        "<strong>Not aligned.</strong> Distances count directions that change nothing (permutations, key biases), so novelty "
-        "is too high and not to be quoted: run wsl.generate again."
-    )
-    aligned = all(row["aligned"] for row in rows)
-    caveats = [paragraph("Distances of weights are taken modulo symmetry.")] if aligned else [paragraph(caution, "caution")]
-    figure = figures.frontier(rows, threshold=THRESHOLD, chance=chance)
-    parts = [
-        paragraph(lead),
-        *caveats,
-        figure_row(figure),
-        table("All samplers", head, body, [bool(row["flags"]) for row in rows]),
-    ]
+    figure = figure_row(figures.frontier(rows, threshold=THRESHOLD, chance=chance))
+    samplers = table("All samplers", head, body, [bool(row["flags"]) for row in rows])
+    parts = [paragraph(lead), paragraph("Distances of weights are taken modulo symmetry."), figure, samplers]
     return Section("generation", "Generation", parts)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ WIDTH, LEGEND = 13, 0.55
 """Inches of a figure, and of the legend below it."""
 
 DOT: dict[str, Any] = {"linewidth": 1.6, "markersize": 4}
+CEILING: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 2))}
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "wsl",
@@ -75,13 +77,13 @@ def score_figure(rows: Rows) -> str:
             for kind in kinds:
                 own = [row for row in alike if row["kind"] == kind]
                 heights = [features.index(name_of(row)) for row in own]
-                panel.hlines(heights, *_interval(own), color=COLOURS[kind], linewidth=1.4)
-                _dots(panel, [_inside(row["value"]) for row in own], heights, own, below="<", color=COLOURS[kind])
+                panel.hlines(heights, _inside(own, "low"), _inside(own, "high"), color=COLOURS[kind], linewidth=1.4)
+                _dots(panel, _inside(own, "value"), heights, own, below="<", color=COLOURS[kind])
             panel.set(xlim=LIMITS, xticks=[0, 0.5, 1], xlabel="R²", ylim=(len(features) - 0.4, -0.6))
             first = panel.get_subplotspec().is_first_col()  # pyright: ignore[reportOptionalMemberAccess]
             panel.set_yticks(range(len(features)), features if first else [""] * len(features))
         keys = [Line2D([], [], color=COLOURS[kind], label=kind, marker="o", **DOT) for kind in kinds]
-        return _svg(figure, [*keys, _ceiling_key()])
+        return _svg(figure, keys)
 
 
 def curve_figure(rows: Rows) -> str:
@@ -101,7 +103,8 @@ def curve_figure(rows: Rows) -> str:
             for name in names(baselines):
                 own = [row for row in baselines if name_of(row) == name]
                 panel.plot(*_points(own, ticks), color=FAINT, linewidth=0.7)
-            best = [max(some, key=lambda row: row["value"]) for tick in ticks if (some := _labelled(baselines, tick))]
+            by_tick = [[row for row in baselines if row["labelled"] == tick] for tick in ticks]
+            best = [max(some, key=lambda row: row["value"]) for some in by_tick if some]
             _curve(panel, best, ticks, colour=COLOURS["baseline"], shift=-0.08)
             for i, (name, colour) in enumerate(colours.items()):
                 _curve(panel, [row for row in alike if name_of(row) == name], ticks, colour=colour, shift=0.08 * i)
@@ -109,7 +112,7 @@ def curve_figure(rows: Rows) -> str:
             panel.set_xticks(range(len(ticks)), ["all" if tick is None else str(tick) for tick in ticks])
         compared = {**colours, "best baseline of each point": COLOURS["baseline"]}
         keys = [Line2D([], [], color=colour, label=name, marker="o", **DOT) for name, colour in compared.items()]
-        return _svg(figure, [*keys, Line2D([], [], color=FAINT, linewidth=0.7, label="each baseline"), _ceiling_key()])
+        return _svg(figure, [*keys, Line2D([], [], color=FAINT, linewidth=0.7, label="each baseline")])
 
 
 def _shown(rows: Rows) -> list[Row]:
@@ -122,7 +125,7 @@ def _curve(panel: Axes, rows: Rows, ticks: Sequence[int | None], *, colour: str,
     places, heights = _points(rows, ticks)
     moved = [place + shift for place in places]
     panel.plot(moved, heights, color=colour, linewidth=1.6)
-    panel.vlines(moved, *_interval(rows), color=colour, linewidth=1)
+    panel.vlines(moved, _inside(rows, "low"), _inside(rows, "high"), color=colour, linewidth=1)
     _dots(panel, moved, heights, rows, below="v", color=colour)
 
 
@@ -135,31 +138,19 @@ def _dots(panel: Axes, x: Sequence[float], y: Sequence[float], rows: Rows, *, be
             panel.plot(*places, marker, color=color, markersize=4, clip_on=False)
 
 
-def _interval(rows: Rows) -> tuple[list[float], list[float]]:
-    return [_inside(row["low"]) for row in rows], [_inside(row["high"]) for row in rows]
-
-
 def _points(rows: Rows, ticks: Sequence[int | None]) -> tuple[list[int], list[float]]:
-    return [ticks.index(row["labelled"]) for row in rows], [_inside(row["value"]) for row in rows]
+    return [ticks.index(row["labelled"]) for row in rows], _inside(rows, "value")
 
 
-def _labelled(rows: Rows, labelled: int | None) -> list[Row]:
-    return [row for row in rows if row["labelled"] == labelled]
-
-
-def _inside(value: float) -> float:
-    """Returns a score, or the edge of the axis if it lies beyond."""
-    return min(max(value, FLOOR), 1)
+def _inside(rows: Rows, key: str) -> list[float]:
+    """Returns scores, or the edge of the axis where they lie beyond."""
+    return np.clip([row[key] for row in rows], FLOOR, 1).tolist()
 
 
 def _ceiling(line: Callable[..., object], rows: Rows) -> None:
     """Draws the noise ceiling of a panel by `axvline` or `axhline`."""
     if rows[0]["noise_ceiling"] is not None:
-        line(rows[0]["noise_ceiling"], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
-
-
-def _ceiling_key() -> Line2D:
-    return Line2D([], [], color=MUTED, linewidth=1, linestyle=(0, (4, 2)), label="noise ceiling")
+        line(rows[0]["noise_ceiling"], **CEILING)
 
 
 @contextmanager
@@ -182,7 +173,8 @@ def _figure(rows: Rows, *, height: float) -> Iterator[tuple[Figure, list[tuple[A
 def _svg(figure: Figure, keys: Sequence[Line2D]) -> str:
     """Returns a figure with its legend as SVG."""
     title = "Points: R², the mean over seeds where there are several. Bars: 95 % intervals."
-    figure.legend(handles=list(keys), loc="lower center", ncols=len(keys), title=title)
+    handles = [*keys, Line2D([], [], label="noise ceiling", **CEILING)]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), title=title)
     out = io.StringIO()
     FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
     return out.getvalue()

@@ -50,7 +50,6 @@ class Figure:
     title: str
     views: Mapping[str, Sequence[BaseTraceType]]
     layout: Mapping[str, Any]
-    note: str = ""
     menu: str = ""
 
     @property

@@ -19,7 +19,7 @@ from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inve
 from wsl.symmetry.learned_alignment import Loss, descend
 from wsl.symmetry.null_directions import NULLS, fold, unfold
 from wsl.symmetry.stacks import check_stack
-from wsl.symmetry.weight_matching import compose, match
+from wsl.symmetry.weight_matching import match
 from zoo_gen.errors import InputError
 
 
@@ -63,19 +63,17 @@ def align_by_loss(
     """Aligns a stack (K, *shape) by weight matching and, from there, by the loss half way to the other stack.
 
     Args:
-        weights: see `align`.
-        layout: see `align`.
-        to: see `align`.
+        weights, layout, to: see `align`.
         moves: see `align`; orthogonal maps of heads and rotations follow the loss, permutations the weights alone.
-        loss: see `wsl.symmetry.learned_alignment.descend`.
-        steps: see `wsl.symmetry.learned_alignment.descend`.
-        rate: see `wsl.symmetry.learned_alignment.descend`.
+        loss, steps, rate: see `wsl.symmetry.learned_alignment.descend`.
     """
 
     def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
         maps = match(a, b, layout, moves)
         learned = descend(transform(a, maps, layout), b, layout, moves=moves, loss=loss, steps=steps, rate=rate)
-        return maps | {name: compose(step, maps[name]) for name, step in learned.items()}
+        for name, turn in learned.items():
+            maps[name] = Matrix(*(step @ last for step, last in zip(turn, maps[name], strict=True)))
+        return maps
 
     return _align(weights, layout, to, moves, climb)
 
@@ -113,11 +111,7 @@ Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Collection[str]], Maps]
 
 
 def _align(
-    weights: Mapping[str, Tensor],
-    layout: Layout,
-    to: Mapping[str, Tensor],
-    moves: Collection[str],
-    climb: Climb,
+    weights: Mapping[str, Tensor], layout: Layout, to: Mapping[str, Tensor], moves: Collection[str], climb: Climb
 ) -> Alignment:
     check_moves(moves)
     for stacked in (weights, to):
@@ -125,29 +119,21 @@ def _align(
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
     folds = set(NULLS) <= set(moves)
     moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
-    if not folds:
-        b = _expand(b, a)
-        aligned = transform(a, climb(a, b, moves), layout)
-        return Alignment(aligned, _distance(aligned, b))
-    folded, gauge = fold(b, layout)
-    balanced = balance(folded, layout)
-    b, steps = choose(transform(folded, balanced, layout), layout)
-    a = canonicalize(a, layout)
+    gauge, balanced, steps = dict[str, Tensor](), Maps(), list[Maps]()
+    if folds:
+        folded, gauge = fold(b, layout)
+        balanced = balance(folded, layout)
+        b, steps = choose(transform(folded, balanced, layout), layout)
+        a = canonicalize(a, layout)
     b = _expand(b, a)
     aligned = transform(a, climb(a, b, moves), layout)
     found = _distance(aligned, b)
+    if not folds:
+        return Alignment(aligned, found)
     for step in reversed([balanced, *steps]):
-        aligned = transform(aligned, _repeat(inverse(step), len(found)), layout)
+        aligned = transform(aligned, inverse(step), layout)
     gauge = {name: tensor.expand(len(found), *tensor.shape[1:]) for name, tensor in gauge.items()}
     return Alignment(unfold(aligned, gauge, layout), found)
-
-
-def _repeat(maps: Maps, size: int) -> Maps:
-    """Repeats the maps of one checkpoint for each of a stack, as views."""
-    return {
-        name: Matrix(*(x.expand(size, *x.shape[1:]) for x in g)) if isinstance(g, Matrix) else g.expand(size, -1)
-        for name, g in maps.items()
-    }
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

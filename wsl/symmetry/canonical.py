@@ -101,11 +101,6 @@ def gather(
     return torch.cat(found, dim=-1)
 
 
-def anchored(axis: Axis, others: list[Axis]) -> bool:
-    """True for parts that nothing else moves, such as position embeddings, biases and heads."""
-    return not any(other.kind in (*PERMUTED, *MAPPED) for other in others)
-
-
 def pairs(weights: Mapping[str, Tensor], layout: Layout, name: str) -> tuple[Tensor, Tensor]:
     """Gathers the features that invertible maps of heads act on and those of the dual: (K, H, d, F) and (K, H, d, F')."""
     plain = gather(weights, layout, name, where=lambda axis, others: not axis.dual)
@@ -127,7 +122,8 @@ def _streams(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     maps: Maps = {}
     for name, size in axes_of(layout, ("resid",)).items():
         x = gather(w, layout, name, where=lambda *_: True)
-        anchors = gather(w, layout, name, where=anchored)
+        # what nothing else moves, such as position embeddings, biases and heads
+        anchors = gather(w, layout, name, where=lambda _, others: not any(one.kind in (*PERMUTED, *MAPPED) for one in others))
         if not rotatable(layout, name):
             maps[name] = _order(torch.cat([x.norm(dim=-1, keepdim=True), anchors], dim=-1))
             continue

@@ -18,16 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wsl.layout.slots import Axis, Slot
+from wsl.layout.slots import Slot
 from wsl.symmetry.group import MAPPED, PERMUTED
 from zoo_gen.errors import InputError
 
 GRADIENTS = 32
 """Largest number of gradients in the sums: larger batches of inputs are divided into this many."""
-
-
-def _moves(dim: Sequence[Axis]) -> bool:
-    return any(axis.kind in (*PERMUTED, *MAPPED) for axis in dim)
 
 
 def moments(
@@ -67,5 +63,6 @@ def moments(
             for p, piece in enumerate(slot.pieces(gradient.double().unsqueeze(0))):
                 for i, dim in enumerate(slot.parts[p].axes):
                     rows = piece[0].movedim(i, 0).reshape(piece.shape[1 + i], -1)
-                    sums[slot.name][p][i] = sums[slot.name][p][i] + (rows @ rows.mT if _moves(dim) else rows.square().sum(1))
+                    moves = any(axis.kind in (*PERMUTED, *MAPPED) for axis in dim)
+                    sums[slot.name][p][i] = sums[slot.name][p][i] + (rows @ rows.mT if moves else rows.square().sum(1))
     return sums

@@ -12,7 +12,7 @@ Everything is batched over a stack of K checkpoints, name -> (K, *shape), each w
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.null_directions import NULLS, Gauge, fold, random_gauge, rotatable, unfold
+from wsl.symmetry.null_directions import NULLS, fold, random_gauge, rotatable, unfold
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
@@ -44,14 +44,10 @@ Maps = dict[str, Int[Tensor, "K n"] | Matrix]
 
 @dataclass(frozen=True)
 class Element:
-    """One symmetry for each checkpoint of a stack: rotations, then maps of axes, then a gauge to unfold in.
-
-    Without rotations and gauge nothing is folded, which is cheaper.
-    """
+    """One symmetry for each checkpoint of a stack: rotations, then maps of axes. Without rotations nothing is folded."""
 
     maps: Maps
-    rotations: Maps = field(default_factory=dict)
-    gauge: Gauge | None = None
+    rotations: Maps
 
 
 def check_moves(moves: Collection[str]) -> None:
@@ -117,17 +113,9 @@ def sample(
 
 
 def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Moves each checkpoint of a stack (K, *shape) by its element; the function of each stays the same.
-
-    Rotations leave the stack folded, unless the element has a gauge to unfold it in.
-    """
+    """Moves each checkpoint of a stack (K, *shape) by its element, its function the same; rotations leave the stack folded."""
     check_stack(weights, layout)
-    if not element.rotations and element.gauge is None:
-        return transform(weights, element.maps, layout)
-    folded, _ = fold(weights, layout)
-    turned = transform(folded, element.rotations, layout) if element.rotations else folded
-    if element.gauge is not None:
-        turned = unfold(turned, element.gauge, layout)
+    turned = transform(fold(weights, layout)[0], element.rotations, layout) if element.rotations else weights
     return transform(turned, element.maps, layout)
 
 
@@ -153,13 +141,14 @@ def random_view(
     check_stack(weights, layout)
     first = next(iter(weights.values()))
     element = sample(layout, len(first), generator, moves=moves, maps=maps, dtype=first.dtype)
-    if nulls := set(moves) & set(NULLS):
-        folded, own = fold(weights, layout)
-        if element.rotations:
-            _, own = fold(folded, layout)  # the plain gauge, which rotations leave as it is
-        gauge = random_gauge(own, layout, generator, nulls=nulls, strength=strength)
-        element = Element(element.maps, element.rotations, gauge)
-    return apply(element, weights, layout)
+    if not (nulls := set(moves) & set(NULLS)):
+        return apply(element, weights, layout)
+    folded, own = fold(weights, layout)
+    if element.rotations:
+        _, own = fold(folded, layout)  # the plain gauge, which rotations leave as it is
+    gauge = random_gauge(own, layout, generator, nulls=nulls, strength=strength)
+    turned = transform(folded, element.rotations, layout)
+    return transform(unfold(turned, gauge, layout), element.maps, layout)
 
 
 def transform(weights: Mapping[str, Tensor], maps: Maps, layout: Layout) -> dict[str, Tensor]:
@@ -196,24 +185,25 @@ def _move(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], maps: Maps, sizes: 
     axes = tuple(dim if all(axis.name in sizes for axis in dim) else (Axis("unknown", False),) for dim in axes)
     flat = [axis for dim in axes for axis in dim]
     x = split(piece, axes, sizes)
-    rows = torch.arange(len(x), device=x.device).unsqueeze(1)
     head = next((i for i, axis in enumerate(flat, 1) if axis.kind == "head"), 0)
     for kinds in (PERMUTED, MAPPED):  # matrices belong to the heads of the new order
         for i, axis in enumerate(flat, 1):
             g = maps.get(axis.name)
-            if g is None or (axis.kind in PERMUTED) != (kinds is PERMUTED):
-                continue
-            if not isinstance(g, Matrix):
-                x = x.movedim(i, 1)[rows, g.to(x.device)].movedim(1, i)
-                continue
-            matrix = (g.dual if axis.dual else g.matrix).to(x)
-            if matrix.ndim == 3:
-                y = x.movedim(i, -1)
-                x = (y.reshape(len(y), -1, y.shape[-1]) @ matrix.mT).view(y.shape).movedim(-1, i)
-            else:
-                y = x.movedim((head, i), (1, -1))
-                x = (y.reshape(*y.shape[:2], -1, y.shape[-1]) @ matrix.mT).view(y.shape).movedim((1, -1), (head, i))
+            if g is not None and (axis.kind in PERMUTED) == (kinds is PERMUTED):
+                x = move_axis(x, i, (g.dual if axis.dual else g.matrix) if isinstance(g, Matrix) else g, head=head)
     return x.reshape(piece.shape)
+
+
+def move_axis(x: Tensor, i: int, g: Tensor, *, head: int) -> Tensor:
+    """Moves dimension i of (K, *dims) by a permutation (K n), a matrix (K n n), or one of each head (K H n n) along `head`."""
+    if g.ndim == 2:
+        rows = torch.arange(len(x), device=x.device).unsqueeze(1)
+        return x.movedim(i, 1)[rows, g.to(x.device)].movedim(1, i)
+    if g.ndim == 3:
+        y = x.movedim(i, -1)
+        return (y.reshape(len(y), -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim(-1, i)
+    y = x.movedim((head, i), (1, -1))
+    return (y.reshape(*y.shape[:2], -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim((1, -1), (head, i))
 
 
 def frame_of(n: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "n n-1"]:

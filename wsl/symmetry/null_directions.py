@@ -66,19 +66,14 @@ def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, null
     gauge = dict(own)
     names = {slot.name for slot in layout.slots}
 
-    def normal(name: str) -> Tensor:
-        like = own[name]
-        drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
-        return strength * drawn.to(like.device)
-
     for rule in _rules(layout):
         if rule.verb not in nulls:
             continue
-        for name in _keys(rule):
-            if name not in own:
-                continue
+        for name in filter(own.__contains__, _keys(rule)):
+            like = own[name]
+            drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
             scales = rule.verb == "scale" or name == f"{rule.source}.weight"
-            gauge[name] = normal(name).exp() if scales else normal(name)
+            gauge[name] = (strength * drawn).exp() if scales else strength * drawn
         shift = f"{rule.source}.bias"
         if rule.verb == "norm" and shift in own and any(f"{layer}.bias" not in names for layer in rule.targets):
             gauge[shift] = 1 + gauge[shift]  # a layer without bias reads its constant off the mean of the shift
@@ -120,17 +115,13 @@ def _rules(layout: Layout) -> list[Rule]:
         if rule.verb == "norm" and f"{rule.source}.bias" not in slots
         for axis in slots[f"{rule.source}.weight"].parts[0].axes[0]
     }
-    acting = []
-    for rule in layout.rules:
-        if rule.verb in ("norm", "scale"):
-            acts = bool(rule.targets)
-        elif rule.verb == "mean":
-            acts = not any(axis.name in unshifted for dim in slots[rule.source].parts[0].axes for axis in dim)
-        else:
-            acts = True
-        if acts:
-            acting.append(rule)
-    return sorted(acting, key=lambda rule: NULLS.index(rule.verb))
+
+    def acts(rule: Rule) -> bool:
+        if rule.verb == "mean":
+            return not any(axis.name in unshifted for dim in slots[rule.source].parts[0].axes for axis in dim)
+        return rule.verb not in ("norm", "scale") or bool(rule.targets)
+
+    return sorted(filter(acts, layout.rules), key=lambda rule: NULLS.index(rule.verb))
 
 
 def _fold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
@@ -202,50 +193,45 @@ def _vanishes(total: Tensor) -> Tensor:
     return total.abs() < 1e-3
 
 
-def _part(rule: Rule, slots: Mapping[str, Slot]) -> slice:
-    """Returns where along a tensor's first axis the part of a rule lies."""
+def _part(w: Mapping[str, Tensor], rule: Rule, slots: Mapping[str, Slot]) -> Tensor:
+    """Returns the part of a rule along a tensor's first axis, as a view."""
     if rule.part is None:
-        return slice(None)
+        return w[rule.source]
     slot = slots[rule.source]
-    return slice(slot.start(rule.part), slot.start(rule.part + 1))
-
-
-def _pass_bias(w: dict[str, Tensor], rule: Rule, moved: Tensor) -> None:
-    for layer in rule.targets:
-        w[f"{layer}.bias"] = w[f"{layer}.bias"] + (w[f"{layer}.weight"].flatten(2) @ moved.unsqueeze(-1)).squeeze(-1)
+    return w[rule.source][:, slot.start(rule.part) : slot.start(rule.part + 1)]
 
 
 def _fold_bias(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
-    where = _part(rule, slots)
-    gauge[_key(rule)] = w[rule.source][:, where].clone()
-    _pass_bias(w, rule, gauge[_key(rule)])
-    w[rule.source] = w[rule.source].clone()
-    w[rule.source][:, where] = 0
+    gauge[_key(rule)] = _part(w, rule, slots).clone()
+    _put_bias(w, rule, slots, moved=gauge[_key(rule)], rest=0)
 
 
 def _unfold_bias(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
-    _pass_bias(w, rule, -gauge[_key(rule)])
-    w[rule.source] = w[rule.source].clone()
-    w[rule.source][:, _part(rule, slots)] = gauge[_key(rule)]
+    _put_bias(w, rule, slots, moved=-gauge[_key(rule)], rest=gauge[_key(rule)])
 
 
-def _scale(w: dict[str, Tensor], rule: Rule, factor: Tensor) -> None:
+def _put_bias(w: dict[str, Tensor], rule: Rule, slots: Mapping[str, Slot], *, moved: Tensor, rest: Tensor | int) -> None:
     for layer in rule.targets:
-        for name in (f"{layer}.weight", f"{layer}.bias"):
-            if name in w:
-                w[name] = w[name] * factor.view(*factor.shape, *(1,) * (w[name].ndim - 2))
+        w[f"{layer}.bias"] = w[f"{layer}.bias"] + (w[f"{layer}.weight"].flatten(2) @ moved.unsqueeze(-1)).squeeze(-1)
+    w[rule.source] = w[rule.source].clone()
+    _part(w, rule, slots)[:] = rest
 
 
 def _fold_scale(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
-    gauge[rule.source] = w[rule.source]
-    _scale(w, rule, gauge[rule.source])
-    w[rule.source] = torch.ones_like(gauge[rule.source])
+    factor = gauge[rule.source] = w[rule.source]
+    _put_scale(w, rule, moved=factor, rest=torch.ones_like(factor))
 
 
 def _unfold_scale(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
     factor = gauge[rule.source]
-    _scale(w, rule, torch.where(factor == 0, 0, 1 / factor))
-    w[rule.source] = factor
+    _put_scale(w, rule, moved=torch.where(factor == 0, 0, 1 / factor), rest=factor)
+
+
+def _put_scale(w: dict[str, Tensor], rule: Rule, *, moved: Tensor, rest: Tensor) -> None:
+    for name in (f"{layer}.{kind}" for layer in rule.targets for kind in ("weight", "bias")):
+        if name in w:
+            w[name] = w[name] * moved.view(*moved.shape, *(1,) * (w[name].ndim - 2))
+    w[rule.source] = rest
 
 
 def _fold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
@@ -259,16 +245,11 @@ def _unfold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[s
     w[rule.targets[0]] = w[rule.targets[0]] - gauge[rule.source]
 
 
-def _stream(rule: Rule, slots: Mapping[str, Slot]) -> int:
-    """Returns the dimension, in a stack, of the residual features that a tensor writes."""
-    axes = slots[rule.source].parts[0].axes
-    return 1 + next(i for i, dim in enumerate(axes) if any(axis.kind == "resid" for axis in dim))
-
-
 def _fold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
-    mean = w[rule.source].mean(_stream(rule, slots), keepdim=True)
-    gauge[f"{rule.source}:mean"] = mean
-    w[rule.source] = w[rule.source] - mean
+    axes = slots[rule.source].parts[0].axes
+    stream = next(i for i, dim in enumerate(axes, 1) if any(axis.kind == "resid" for axis in dim))
+    gauge[f"{rule.source}:mean"] = w[rule.source].mean(stream, keepdim=True)
+    w[rule.source] = w[rule.source] - gauge[f"{rule.source}:mean"]
 
 
 def _unfold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:

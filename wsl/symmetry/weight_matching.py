@@ -12,7 +12,7 @@ Alternating the axes climbs to a local optimum. The first step uses the vectors 
 (patch filters, position embeddings, biases, heads), where they bring the two nearer.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, split
+from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, move_axis, split
 from wsl.symmetry.null_directions import rotatable
 
 SWEEPS = 100
@@ -45,21 +45,22 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     Returns:
         The maps that were taken.
     """
-    maps: Maps = {}
+    maps: Steps = {}
     streams = {name: "rotation" in moves and rotatable(layout, name) for name in axes_of(layout, ("resid",))}
     streams = {name: rotates for name, rotates in streams.items() if rotates or "resid" in moves}
     neurons = list(axes_of(layout, {"mlp"} & set(moves)))
     heads = list(axes_of(layout, ("head",))) if {"head", *MAPPED} & set(moves) else []
     moving, target = _Stack.of(a, layout), _Stack.of(b, layout)
 
-    def take(steps: Maps) -> None:
+    def take(steps: Steps) -> None:
         nonlocal moving
         moving = moving.moved(steps)
         for name, step in steps.items():
-            maps[name] = compose(step, maps[name]) if name in maps else step
+            last = maps.get(name)
+            maps[name] = step if last is None else last.gather(1, step) if step.ndim == 2 else step @ last
 
     before = moving.similarity(target)
-    first: Maps = {}
+    first: Steps = {}
     for name, rotates in streams.items():
         first |= _stream_step(moving, target, name, _anchored, rotates=rotates)
     nearer = moving.moved(first)
@@ -69,7 +70,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     best = moving.similarity(target)
     least = GAIN * target.similarity(target).expand_as(best)
     climbing = torch.arange(len(best), device=best.device)
-    ended: list[tuple[Int[Tensor, " k"], Maps]] = []
+    ended: list[tuple[Int[Tensor, " k"], Steps]] = []
     for sweep in range(SWEEPS):
         for name in heads:
             take(_head_step(moving, target, layout, name, moves, maps))
@@ -79,15 +80,19 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
             take(_stream_step(moving, target, name, _everywhere, rotates=rotates))
         reached = moving.similarity(target)
         climbs = (reached - best > least) & (sweep + 1 < SWEEPS)
-        ended.append((climbing[~climbs], {name: _pick(step, ~climbs) for name, step in maps.items()}))
+        ended.append((climbing[~climbs], {name: step[~climbs] for name, step in maps.items()}))
         if not climbs.any():
             break
         moving, target = moving.chosen(climbs), target.chosen(climbs)
-        maps = {name: _pick(step, climbs) for name, step in maps.items()}
+        maps = {name: step[climbs] for name, step in maps.items()}
         climbing, best, least = climbing[climbs], reached[climbs], least[climbs]
     order = torch.cat([places for places, _ in ended]).argsort()
-    return {name: _pick(_join([found[name] for _, found in ended]), order) for name in maps}
+    found = {name: torch.cat([steps[name] for _, steps in ended])[order] for name in maps}
+    return {name: step if step.ndim == 2 else Matrix(step, step) for name, step in found.items()}
 
+
+Steps = dict[str, Tensor]
+"""How axes move: permutations (K n), orthogonal matrices (K n n), or such matrices of each head (K H n n)."""
 
 Where = Callable[[tuple[str, ...]], bool]
 """Whether entries count, from the names of the axes that move them."""
@@ -101,10 +106,6 @@ def _everywhere(names: tuple[str, ...]) -> bool:
 
 def _anchored(names: tuple[str, ...]) -> bool:
     return len(names) == 1
-
-
-def _without_features(names: tuple[str, ...]) -> bool:
-    return not any(name.partition(".")[0] in MAPPED for name in names)
 
 
 class _Stack:
@@ -131,25 +132,16 @@ class _Stack:
                 found.setdefault(tuple(name for _, name, _ in order), []).append(x)
         return cls({names: torch.cat(xs, dim=1) for names, xs in found.items()})
 
-    def moved(self, maps: Maps) -> "_Stack":
+    def moved(self, maps: Steps) -> "_Stack":
         """Moves the axes: permutations first, as matrices belong to the heads of the new order."""
         entries = dict(self.entries)
-        for name, g in sorted(maps.items(), key=lambda item: isinstance(item[1], Matrix)):
-            if isinstance(g, Tensor) and bool((g == torch.arange(g.shape[1], device=g.device)).all()):
+        for name, g in sorted(maps.items(), key=lambda item: item[1].ndim > 2):
+            if g.ndim == 2 and bool((g == torch.arange(g.shape[1], device=g.device)).all()):
                 continue
             for names in (names for names in entries if name in names):
+                head = next((i for i, one in enumerate(names, 2) if one.partition(".")[0] == "head"), 0)
                 for i in (i for i, one in enumerate(names, 2) if one == name):
-                    x = entries[names]
-                    if not isinstance(g, Matrix):
-                        rows = torch.arange(len(g), device=g.device).unsqueeze(1)
-                        entries[names] = x.movedim(i, 1)[rows, g].movedim(1, i)
-                    elif g.matrix.ndim == 3:
-                        y = x.movedim(i, -1)
-                        entries[names] = (y.flatten(1, -2) @ g.matrix.mT).view(y.shape).movedim(-1, i)
-                    else:
-                        head = next(h for h, one in enumerate(names, 2) if one.partition(".")[0] == "head")
-                        y = x.movedim((head, i), (1, -1))
-                        entries[names] = (y.flatten(2, -2) @ g.matrix.mT).view(y.shape).movedim((1, -1), (head, i))
+                    entries[names] = move_axis(entries[names], i, g, head=head)
         return _Stack(entries)
 
     def products(self, other: "_Stack", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:
@@ -173,7 +165,7 @@ class _Stack:
         return _Stack(entries)
 
 
-def _stream_step(a: _Stack, b: _Stack, name: str, where: Where, *, rotates: bool) -> Maps:
+def _stream_step(a: _Stack, b: _Stack, name: str, where: Where, *, rotates: bool) -> Steps:
     products = a.products(b, (name,), where)
     if not rotates:
         return {name: _assign(products)}
@@ -182,14 +174,13 @@ def _stream_step(a: _Stack, b: _Stack, name: str, where: Where, *, rotates: bool
     if where is _anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
         ridge = RIDGE * products.flatten(1).norm(dim=1)[:, None, None]
         products = products + ridge * torch.eye(products.shape[-1]).to(products)
-    turn = frame @ _polar(products) @ frame.T + 1 / len(frame)
-    return {name: Matrix(turn, turn)}
+    return {name: frame @ _polar(products) @ frame.T + 1 / len(frame)}
 
 
-def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collection[str], maps: Maps) -> Maps:
+def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collection[str], maps: Steps) -> Steps:
     """Assigns heads and turns their features: a pair of heads scores the similarity that it has under its best maps."""
     size = dict(layout.sizes)[head]
-    scores = a.products(b, (head,), _without_features)
+    scores = a.products(b, (head,), lambda names: not any(name.partition(".")[0] in MAPPED for name in names))
     turned: dict[str, Tensor] = {}
     for name in (name for name, owner in layout.heads.items() if owner == head):
         products = a.products(b, (head, name), _everywhere).unflatten(2, (size, -1)).unflatten(1, (size, -1)).transpose(2, 3)
@@ -199,43 +190,20 @@ def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collectio
         else:
             scores = scores + products.diagonal(dim1=-2, dim2=-1).sum(-1)
     order = _assign(scores) if "head" in moves else torch.arange(size, device=scores.device).expand(len(scores), size)
-    steps: Maps = {head: order} if "head" in moves else {}
+    steps: Steps = {head: order} if "head" in moves else {}
     rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
     for name, products in turned.items():
-        turn = _polar(products[rows, torch.arange(size, device=scores.device), order])
-        steps[name] = Matrix(turn, turn)
+        steps[name] = _polar(products[rows, torch.arange(size, device=scores.device), order])
         if name in maps:  # earlier maps belong to the heads of the old order
-            maps[name] = Matrix(*(pair[rows, order] for pair in maps[name]))
+            maps[name] = maps[name][rows, order]
     return steps
 
 
-def _where(chosen: Bool[Tensor, "K"], step: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
-    """Takes a step for the chosen checkpoints, and none for the others."""
-    if isinstance(step, Matrix):
-        matrix = torch.where(chosen[:, None, None], step.matrix, torch.eye(step.matrix.shape[-1]).to(step.matrix))
-        return Matrix(matrix, matrix)
-    return torch.where(chosen[:, None], step, torch.arange(step.shape[1], device=step.device))
-
-
-def _pick(step: Int[Tensor, "K n"] | Matrix, rows: Tensor) -> Int[Tensor, "k n"] | Matrix:
-    """Takes the steps of some checkpoints, by a mask or indices."""
-    return Matrix(*(x[rows] for x in step)) if isinstance(step, Matrix) else step[rows]
-
-
-def _join(steps: Sequence[Int[Tensor, "k n"] | Matrix]) -> Int[Tensor, "K n"] | Matrix:
-    """Puts the steps of several stacks one after the other."""
-    if isinstance(steps[0], Matrix):
-        return Matrix(*(torch.cat([x for x in pair if isinstance(x, Tensor)]) for pair in zip(*steps, strict=True)))
-    return torch.cat([step for step in steps if isinstance(step, Tensor)])
-
-
-def compose(step: Int[Tensor, "K n"] | Matrix, last: Int[Tensor, "K n"] | Matrix) -> Int[Tensor, "K n"] | Matrix:
-    """Returns the map of an axis that takes one step after the last ones, of the same kind."""
-    if isinstance(step, Matrix) and isinstance(last, Matrix):
-        return Matrix(step.matrix @ last.matrix, step.dual @ last.dual)
-    assert isinstance(step, Tensor)
-    assert isinstance(last, Tensor)
-    return last.gather(1, step)
+def _where(chosen: Bool[Tensor, "K"], step: Tensor) -> Tensor:
+    """Takes a step of a stream for the chosen checkpoints, and none for the others."""
+    if step.ndim == 2:
+        return torch.where(chosen[:, None], step, torch.arange(step.shape[1], device=step.device))
+    return torch.where(chosen[:, None, None], step, torch.eye(step.shape[-1]).to(step))
 
 
 def _assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:

@@ -12,10 +12,11 @@ import functools
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
-from wsl.layout.slots import Axis, Layout, Part, Slot
+from wsl.layout.slots import Layout, Slot, opaque_slot
 from wsl.tokenizers.end_to_end import EndToEnd
 from zoo_gen.errors import InputError
 
@@ -43,18 +44,15 @@ class Chunks(EndToEnd):
 def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
     if not shapes:
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
+
+    def natural(pair: tuple[str, tuple[int, ...]]) -> list[str | int]:  # a number has no more digits than Python converts
+        return [int(text) if text.isdecimal() else text for text in re.split(r"(\d{1,1000})", pair[0])]
+
     slots = []
-    for name, shape in sorted(shapes, key=lambda pair: _natural(pair[0])):
+    for name, shape in sorted(shapes, key=natural):
         if 0 in shape:
             raise InputError(f"tensor {name!r} of the checkpoint is empty; remove it")
         role, block = ("head", 1) if name.partition(".")[0] in HEADS else ("vectors", 0)
-        axes = tuple((Axis(f"opaque.{name}.{i}", False),) for i in range(len(shape)))
-        slots.append(
-            Slot(name, shape, re.sub(r"(?<![^.])\d+(?![^.])", "{b}", name), (Part(role, block, shape[0] if shape else 1, axes),))
-        )
+        row = re.sub(r"(?<![^.])\d+(?![^.])", "{b}", name)
+        slots.append(replace(opaque_slot(name, shape, block=block, role=role), row=row))
     return Layout("any", 0, tuple(slots), ())
-
-
-def _natural(name: str) -> list[str | int]:
-    """Returns what a name is sorted by, texts and numbers by turns; a number has no more digits than Python converts."""
-    return [int(text) if text.isdecimal() else text for text in re.split(r"(\d{1,1000})", name)]

@@ -11,12 +11,11 @@ have scales too. Where decoding (`wsl.tokenizers.coding`) does not return the we
 bits. A checkpoint in canonical form carries all of its own, as no rounded form leads back to it.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from wsl.layout import layout_of
@@ -24,15 +23,14 @@ from wsl.layout.slots import Layout, Part, Slot
 from wsl.symmetry.canonical import canonicalize
 from wsl.tokenizers.coding import pack, unpack, unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
-from wsl.tokenizers.tokens import Correction, Tokens
-from zoo_gen import Checkpoint
+from wsl.tokenizers.tokens import Correction, Tokenizer, Tokens
 from zoo_gen.errors import InputError
 from zoo_gen.reader import shortened
 
 _OPTIONS = {"reference": ("none", "root"), "form": ("raw", "canonical"), "scale": ("within", "apart")}
 
 
-class Codec(ABC):
+class Codec(Tokenizer):
     """A tokenizer but for the laying out, which `lay` does.
 
     Args:
@@ -55,22 +53,6 @@ class Codec(ABC):
     def local(self) -> bool:
         """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
         return self.form == "raw" and self.scale == "within"
-
-    @property
-    def linear(self) -> bool:
-        """Whether decoded weights are those of the root plus `turn_back` of the values, so that gradients flow."""
-        return self.local
-
-    def prepare(self, roots: Iterable[Checkpoint]) -> None:  # noqa: B027 (most tokenizers need no preparation)
-        """Does nothing: roots are given where they are needed."""
-
-    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
-        """Returns a single one: the dependence of outputs on each number is not known."""
-        return torch.ones(1, 1)
-
-    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the tensors that the tokens hold: they are differences of weights already, or weights."""
-        return dict(coded)
 
     @abstractmethod
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
@@ -101,7 +83,7 @@ class Codec(ABC):
     def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
         """Returns the tokens of a checkpoint. Raises `InputError` for unknown tensors and for a missing root."""
         plan = self.plan(state_dict, root=root)
-        tokens = pack(plan, self._formed(state_dict), self._formed_root(root))
+        tokens = pack(plan, self.formed(state_dict, root), self._formed_root(root))
         if self.form == "raw":
             return tokens
         return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
@@ -122,9 +104,10 @@ class Codec(ABC):
         return unpack_in_place(tokens, self._formed_root(root))
 
     def _formed_root(self, root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
-        return root if root is None or self.reference == "none" else self._formed(root)
+        return root if root is None or self.reference == "none" else self.formed(root, root)
 
-    def _formed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def formed(self, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """Returns the weights of a checkpoint, or of a root, in the tokenizer's form."""
         if self.form == "raw" or not all(tensor.isfinite().all() for tensor in weights.values()):
             return weights
         try:

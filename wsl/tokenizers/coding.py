@@ -130,7 +130,8 @@ def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tenso
     Raises:
         InputError: the tokens hold differences, and the root is not given or does not fit.
     """
-    plan, values = tokens.plan, _plain(tokens)
+    plan = tokens.plan
+    values = tokens.values.detach().to(plan.dtype).contiguous()
     numbers = [i for i, _ in plan.tensors]
     weights = _carved(plan, numbers, _empty(_size(plan, numbers, _ALIGNMENT), torch.uint8, values.device), _ALIGNMENT)
     _decode(tokens, values, root, weights)
@@ -144,7 +145,8 @@ def unpack_in_place(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[s
     Region by region of the plan: what lies in it is decoded into a block of memory of its size, and copied back over it.
     Raises as `unpack`.
     """
-    plan, values = tokens.plan, _plain(tokens)
+    plan = tokens.plan
+    values = tokens.values.detach().to(plan.dtype).contiguous()
     for i, _ in plan.tensors:
         _counterpart(plan, i, root)  # refuses before anything is lost
     block = _empty(max(_size(plan, region.slots, 1) for region in plan.regions), torch.uint8, values.device)
@@ -168,7 +170,8 @@ def _decode(tokens: Tokens, values: Tensor, root: Mapping[str, Tensor] | None, w
         if correction is None or correction.index is not None:
             coding = Coding.of(plan, i, root, values.device)
             if i in plan.scales:
-                coding = coding._replace(scale=_power(plan.segments[plan.scales[i]][0].of(values).item(), plan.dtype))
+                exponent, limit = plan.segments[plan.scales[i]][0].of(values).item(), _limit(plan.dtype)
+                coding = coding._replace(scale=2.0 ** max(-limit, min(limit, exponent)))  # a network's is not within any limits
             for segment in plan.segments[i]:
                 _restore(segment, values, coding, weight)
         if correction is not None:
@@ -245,16 +248,6 @@ def _exponent(weight: Tensor, coding: Coding) -> int:
 def _limit(dtype: torch.dtype) -> int:
     """Returns the largest e for which 2^e and 2^-e are normal numbers of a type."""
     return -round(math.log2(torch.finfo(dtype).tiny))
-
-
-def _power(exponent: float, dtype: torch.dtype) -> float:
-    """Returns a power of two, exact for whole exponents; a network's are neither whole nor within any limits."""
-    return 2.0 ** max(-_limit(dtype), min(_limit(dtype), exponent))
-
-
-def _plain(tokens: Tokens) -> Tensor:
-    """Returns values of the plan's type, in order."""
-    return tokens.values.detach().to(tokens.plan.dtype).contiguous()
 
 
 def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
-r"""The residual tokenizer in the basis of the root: differences along the directions that the root's outputs feel most.
+r"""The residual tokenizer in the basis of the root: differences in the Fisher eigenbasis of the root.
 
-Gradient descent moves a weight along what its layer reads and what its outputs feel, which are few directions of many. Along each
+Gradient descent moves a weight along what its layer reads and what outputs depend on, which are few directions of many. Along each
 dimension of a tensor of the root the gradients of its outputs have a second moment (`wsl.symmetry.fisher`), whose eigenvectors,
 strongest first, are a basis; in it
 
@@ -13,7 +13,7 @@ and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -22,10 +22,9 @@ from torch import Tensor
 from wsl.layout import layout_of
 from wsl.layout.slots import Slot
 from wsl.symmetry.fisher import moments
-from wsl.tokenizers.coding import pack, unpack
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
-from wsl.tokenizers.tokens import Correction, Tokens
+from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
@@ -34,12 +33,12 @@ Bases = tuple[tuple[Tensor | None, ...], ...]
 """Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
 
 NEW = 0.9
-"""A head, which a root does not have, is felt as strongly as this quantile of the root's weights."""
+"""Outputs depend on a head, which a root does not have, as strongly as on this quantile of the root's weights."""
 
 
 @dataclass(frozen=True)
 class RootBasis:
-    """Orthogonal bases of the tensors of a root, and how strongly each number in them is felt, in the shapes of the table."""
+    """Orthogonal bases of the tensors of a root, and how strongly outputs depend on numbers in them; in the shapes of the table."""
 
     slots: Mapping[str, Slot]
     bases: Mapping[str, Bases]
@@ -116,15 +115,11 @@ class FisherBasis(Residual):
 
     def __init__(self, *, width: int, images: int, seed: int):
         super().__init__(width=width, reference="root")
+        self.form = "turned"
         if images < 1:
             raise InputError(f"images {images} of the tokenizer is not positive; 128 serve")
         self.images, self.seed = images, seed
         self._bases: dict[str, RootBasis] = {}
-
-    @property
-    def local(self) -> bool:
-        """False: each value depends on a whole tensor."""
-        return False
 
     @property
     def linear(self) -> bool:
@@ -137,35 +132,28 @@ class FisherBasis(Residual):
             if (key := _key(root.state_dict())) not in self._bases:
                 self._bases[key] = RootBasis.of(root, images=self.images, seed=self.seed)
 
-    def basis(self, root: Mapping[str, Tensor] | None) -> RootBasis:
+    def basis(self, root: Mapping[str, Tensor]) -> RootBasis:
         """The basis of a root by its weights. Raises `InputError` for one that the tokenizer has not been told of."""
-        if root is None:
-            raise InputError("the tokenizer codes differences to a root; pass root=<state dict of the root>")
         found = self._bases.get(_key(root))
         if found is None:
             raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
         return found
 
-    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
-        """Returns the tokens of a checkpoint, with the bits of all weights: no rounded turn leads back to them."""
-        basis, plan = self.basis(root), self.plan(state_dict, root=root)
-        assert root is not None
-        tokens = pack(plan, basis.forward(state_dict), basis.forward(root))
-        return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
+    def formed(self, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """Returns weights in the basis of the root."""
+        return weights if root is None else self.basis(root).forward(weights)
 
     def decode(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens; those of other values (`Tokens.with_values`) are turned back."""
-        basis = self.basis(root)
-        assert root is not None
-        weights = unpack(tokens, basis.forward(root))
-        return weights if tokens.corrections else basis.backward(weights)
+        weights = super().decode(tokens, root=root)
+        return weights if root is None or tokens.corrections else self.basis(root).backward(weights)
 
     def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns what `decode` does; turning takes memory of its own."""
         return self.decode(tokens, root=root)
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
-        """How strongly the root's outputs feel each number of the tokens of a plan, in mean squares of gradients."""
+        """How strongly the root's outputs depend on each number of the tokens of a plan, in mean squares of gradients."""
         found = self.basis(root).strength
         values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
         for (_, slot), segments in zip(plan.tensors, plan.segments, strict=True):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -219,3 +220,16 @@ class Plan:
         positions = first[self.group_of]
         positions[:, 2] += torch.arange(self.n_tokens)
         return positions
+
+
+def coverage(plan: Plan) -> pd.DataFrame:
+    """Returns how many weights of a checkpoint its tokens hold, and how much of them is padding.
+
+    The frame is indexed by the role of the tokens, with `total` as its last row. Columns: `weights` (entries that hold one),
+    `tokens` (count), `padding` (share of the entries that hold none).
+    """
+    rows = [(group.role, group.n_weights, group.stop - group.start) for group in plan.groups]
+    frame = pd.DataFrame(rows, columns=["role", "weights", "tokens"]).groupby("role", sort=False).sum()
+    frame.loc["total"] = frame.sum()
+    frame["padding"] = 1 - frame["weights"] / (frame["tokens"] * plan.width)
+    return frame

@@ -81,20 +81,18 @@ class Tokenizer(Protocol):
     @property
     def linear(self) -> bool:
         """Whether decoded weights are those of the root plus `turn_back` of the values, so that gradients flow."""
-        ...
+        return self.local
 
     def prepare(self, roots: Iterable[Checkpoint]) -> None:
         """Is told the roots of the checkpoints that it will encode, before it does."""
-        ...
 
     def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns differences of weights (where they are coded as such, else weights) from what tokens hold of each tensor."""
-        ...
+        return dict(coded)
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
-        """Returns how strongly outputs depend on each number of the tokens of a plan, up to a factor; ones where it is not
-        known."""
-        ...
+        """Returns how strongly outputs depend on each number of the tokens, up to a factor; ones where it is not known."""
+        return torch.ones(1, 1)
 
     def plan(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Plan:
         """Returns where each weight would lie; reads names, shapes and types only."""

@@ -4,10 +4,11 @@ With weights in memory-mapped files, reading a window touches the pages of its o
 does not depend on the size of the model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +18,9 @@ from wsl.tokenizers.plan import Plan, Segment
 
 PIECE = 2**13
 """Weights of a part that are read at once, about."""
+
+Sums = Float[Tensor, "parts 2"]
+"""Sum and sum of squares of each part of a checkpoint, in double precision; statistics and log-scales follow from them."""
 
 
 class Piece(NamedTuple):
@@ -91,6 +95,23 @@ def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Te
 def parts_in(plan: Plan, values: Float[Tensor, "T D"]) -> Iterator[Iterator[Tensor]]:
     """Yields the same from the values of a checkpoint's tokens."""
     return (_pieces(segment.of(values), plan.dtype) for segment in plan.parts)
+
+
+def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
+    """Returns the sums of a checkpoint from the flat pieces of its parts.
+
+    NumPy adds contiguous numbers up in an order that depends on their count alone, so the bits do not depend on where the values
+    lie, nor on threads (as those of PyTorch's sums do).
+    """
+    rows = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for pieces in parts:
+            row = np.zeros(2)
+            for piece in pieces:
+                values = piece.double().numpy()
+                row += values.sum(), np.square(values).sum()
+            rows.append(row)
+    return torch.from_numpy(np.stack(rows))
 
 
 def _pieces(part: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

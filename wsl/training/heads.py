@@ -1,5 +1,4 @@
-"""Linear heads on the embeddings of ensemble members, by which an invariant encoder is pre-trained; they are thrown away after
-it."""
+"""Linear heads on the embeddings of ensemble members, by which an invariant encoder is pre-trained and then does without."""
 
 from collections.abc import Mapping
 
@@ -39,8 +38,7 @@ class Heads(nn.Module):
         return torch.cat(errors).mean()
 
     def divergence(self, embeddings: MemberEmbeddings, log_probabilities: Float[Tensor, "N I classes"]) -> Float[Tensor, ""]:
-        """Returns KL(true || predicted) of class probabilities in nats, the mean over members; 0 where no checkpoint was
-        evaluated."""
+        """Returns KL(true || predicted) of class probabilities in nats, the mean over members; 0 where none was evaluated."""
         known = known_rows(log_probabilities)
         true = classes_first(log_probabilities[known])
         found = []

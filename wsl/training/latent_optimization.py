@@ -48,28 +48,23 @@ class Refinement:
         objective.prepare(run, sources)
         found: list[Tensor] = []
         for first in range(0, len(sources), self.batch_size):
-            some = slice(first, first + self.batch_size)
-            found += self._refined(run, objective, sources[some], latents[some], first)
+            some, before = sources[first : first + self.batch_size], latents[first : first + self.batch_size]
+            longest = max(map(len, before))
+            positions = torch.stack([padded(source.plan.positions, longest) for source in some])
+            mask = (positions[..., :1] >= 0).expand(-1, -1, some[0].plan.width + 1)
+            batch = Batch(torch.zeros(mask.shape), mask, positions, torch.arange(first, first + len(some)))
+            free = Free(run.model, torch.stack([padded(one, longest) for one in before]))
+            optimizer = torch.optim.Adam([free.latents], lr=self.learning_rate)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(first)
+                for _ in range(self.steps):
+                    optimizer.zero_grad()
+                    (objective(free, batch)["loss"] * len(some)).backward()
+                    optimizer.step()
+                    schedule.step()
+            found += [after[: len(one)] for after, one in zip(free.latents.detach(), before, strict=True)]
         return found
-
-    def _refined(
-        self, run: Run, objective: Behaviour, sources: Sequence[FileSource], latents: Sequence[Tensor], first: int
-    ) -> list[Tensor]:
-        longest = max(map(len, latents))
-        positions = torch.stack([padded(source.plan.positions, longest) for source in sources])
-        mask = (positions[..., :1] >= 0).expand(-1, -1, sources[0].plan.width + 1)
-        batch = Batch(torch.zeros(mask.shape), mask, positions, torch.arange(first, first + len(sources)))
-        free = Free(run.model, torch.stack([padded(one, longest) for one in latents]))
-        optimizer = torch.optim.Adam([free.latents], lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(first)
-            for _ in range(self.steps):
-                optimizer.zero_grad()
-                (objective(free, batch)["loss"] * len(sources)).backward()
-                optimizer.step()
-                schedule.step()
-        return [one[: len(before)] for one, before in zip(free.latents.detach(), latents, strict=True)]
 
 
 class Free(nn.Module):

@@ -49,12 +49,8 @@ class Meter:
     def measured(self) -> dict[str, float]:
         """Returns the peak of memory, and weights per second since the clock was started, on all devices."""
         speed = torch.stack(self._weights).sum().item() / (time.perf_counter() - self._start)
-        return {"memory_mb": peak_memory_mb(self.fabric.device), "weights_per_second": round(speed)}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Megabytes that a device has held at most for this process; of the process itself where there is none but the CPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(resident / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kilobytes
+        if self.fabric.device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self.fabric.device) / 1e6
+        else:  # of the process; macOS counts bytes, Linux kilobytes
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        return {"memory_mb": round(memory, 1), "weights_per_second": round(speed)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsl.training.loggers.logger import Logger
-from zoo_gen.files import write_atomically
+from zoo_gen.files import write_text
 
 MEASURED = ("time", "memory_mb", "weights_per_second")
 """Scalars that two runs of one configuration differ in; all others are equal to the bit."""
@@ -29,8 +29,7 @@ class Journal:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         complete = [line for line in lines if line.endswith("}")]
         kept = [line for line in complete if json.loads(line)["step"] <= step] if step else []
-        text = "".join(f"{line}\n" for line in kept)
-        write_atomically(self.path, lambda beside: _write_text(beside, text))
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
         self.logger.start(self.path.parent, after=step)
 
     def write(self, event: str, step: int, scalars: Mapping[str, float]) -> None:
@@ -44,7 +43,3 @@ class Journal:
     def close(self) -> None:
         """Tells the logger that nothing follows."""
         self.logger.close()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -17,20 +17,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from wsl.data.invariant_inputs import InvariantInputs
 from wsl.models.invariant_encoder import InvariantEncoder
 from wsl.training.heads import Heads, classes_first, divergence_of
+from wsl.training.settings import TrainConfig
 from wsl.training.targets import PretrainingTargets, known_rows, scaled_summaries
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
-
-Log = Callable[[str, int, Mapping[str, float]], None]
-"""Writes an event of a step with its scalars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,114 +67,69 @@ class Pretraining:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretrainer:
-    """AdamW with one cycle of the learning rate.
+def pretrain(
+    config: TrainConfig,
+    objective: Pretraining,
+    zoos: Sequence[tuple[Zoo, Split[Zoo]]],
+    build: Callable[[InvariantInputs], InvariantEncoder],
+    *,
+    log: Callable[[str, int, Mapping[str, float]], None],
+    console: Console,
+    device: torch.device,
+) -> tuple[InvariantEncoder, InvariantInputs]:
+    """Trains an encoder on the train models of one zoo, or of several, by AdamW with one cycle of the learning rate.
 
-    Attributes:
-        steps, batch_size, learning_rate, weight_decay: of AdamW; a batch is of checkpoints.
-        log_every: steps between the logged losses.
-        seed: of the encoder's first weights and of all random numbers.
+    Args:
+        config: the settings of AdamW, whose batches are of checkpoints, and the seed of all random numbers.
+        objective: the losses.
+        zoos: each with the split whose train models are learned from. All models are evaluated on training images of the first
+            zoo; models of other images are learned from without their logits.
+        build: makes the encoder with fresh weights, given the columns that there are.
+        log: takes the losses by step, and at the end measurements on the first zoo's val models: `divergence` (nats per image),
+            `divergence_of_mean` (of the mean prediction of the train models), `error` of standardised invariants,
+            `forecast_error` of standardised update norms (1: the mean) and `summary_error`, if that is learned.
+        console: shows the progress.
+        device: to train on.
+
+    Returns:
+        The encoder, in eval mode on the CPU, and its inputs.
+
+    Raises:
+        InputError: no train checkpoint has finite weights, or the training diverged.
     """
+    first = zoos[0][0]
+    images, card = first.images("finetune"), first.image_card("finetune")
+    with console.status("describing checkpoints"):
+        described = [PretrainingTargets.of(zoo, images, objective.images, card=card) for zoo, _ in zoos]
+    parts = [targets.of_paths(split.train.frame["path"]) for targets, (_, split) in zip(described, zoos, strict=True)]
+    train, val = PretrainingTargets.joined(parts), described[0].of_paths(zoos[0][1].val.frame["path"])
+    if not len(train.invariants):
+        raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
+    average = train.log_probabilities[known_rows(train.log_probabilities)].exp().mean(0)
+    val, train = val.scaled(train), train.scaled(train)
+    summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
+    inputs = InvariantInputs(list(train.invariants.columns))
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    log_every: int
-    seed: int
-
-    def fit(
-        self,
-        objective: Pretraining,
-        zoos: Sequence[tuple[Zoo, Split[Zoo]]],
-        build: Callable[[InvariantInputs], InvariantEncoder],
-        *,
-        log: Log,
-        console: Console,
-        device: torch.device,
-    ) -> tuple[InvariantEncoder, InvariantInputs]:
-        """Trains an encoder on the train models of one zoo, or of several.
-
-        Args:
-            objective: the losses.
-            zoos: each with the split whose train models are learned from. All models are evaluated on training images of the first
-                zoo; models of other images are learned from without their logits.
-            build: makes the encoder with fresh weights, given the columns that there are.
-            log: takes the losses, and at the end measurements on the first zoo's val models: `divergence` (nats per image),
-                `divergence_of_mean` (of the mean prediction of the train models), `error` of standardised invariants,
-                `forecast_error` of standardised update norms (1: the mean) and `summary_error`, if that is learned.
-            console: shows the progress.
-            device: to train on.
-
-        Returns:
-            The encoder, in eval mode on the CPU, and its inputs.
-
-        Raises:
-            InputError: no train checkpoint has finite weights, or the training diverged.
-        """
-        first = zoos[0][0]
-        images, card = first.images("finetune"), first.image_card("finetune")
-        with console.status("describing checkpoints"):
-            described = [PretrainingTargets.of(zoo, images, objective.images, card=card) for zoo, _ in zoos]
-        parts = [targets.of_paths(split.train.frame["path"]) for targets, (_, split) in zip(described, zoos, strict=True)]
-        train, val = PretrainingTargets.joined(parts), described[0].of_paths(zoos[0][1].val.frame["path"])
-        if not len(train.invariants):
-            raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
-        average = train.log_probabilities[known_rows(train.log_probabilities)].exp().mean(0)
-        val, train = val.scaled(train), train.scaled(train)
-        summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
-        inputs = InvariantInputs(list(train.invariants.columns))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            encoder = build(inputs)
-            encoder.fit_scales(train.values(inputs.columns))
-            heads = Heads(
-                encoder,
-                log_probabilities=train.log_probabilities[0].numel(),
-                update_norms=train.update_norms.shape[1],
-                summaries=summaries.shape[1] if objective.summary else 0,
-            )
-            values = train.values(inputs.columns)
-            self._train(objective, encoder.to(device), heads.to(device), train, values, summaries, log, console, device)
-        encoder, heads = encoder.cpu().eval(), heads.cpu().eval()
-        with torch.no_grad():
-            embeddings = encoder.member_embeddings(standardized := encoder.standardize(val.values(inputs.columns)))
-            mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
-            found = {
-                "divergence": heads.divergence(embeddings, val.log_probabilities).item(),
-                "divergence_of_mean": divergence_of(classes_first(mean), true).item(),
-                "error": heads.error(embeddings, standardized).item(),
-                "forecast_error": heads.forecast_error(embeddings, val.update_norm_values()).item(),
-            }
-            if objective.summary:
-                found["summary_error"] = heads.summary_error(embeddings, val_summaries).item()
-        log("validation", self.steps, found)
-        return encoder, inputs
-
-    def _train(
-        self,
-        objective: Pretraining,
-        encoder: InvariantEncoder,
-        heads: Heads,
-        train: PretrainingTargets,
-        values: Float[Tensor, "N C"],
-        summaries: Float[Tensor, "N S"],
-        log: Log,
-        console: Console,
-        device: torch.device,
-    ) -> None:
-        optimizer = torch.optim.AdamW(
-            [*encoder.parameters(), *heads.parameters()], lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder, values = build(inputs), inputs.values(train.invariants)
+        encoder.fit_scales(values)
+        heads = Heads(
+            encoder,
+            log_probabilities=train.log_probabilities[0].numel(),
+            update_norms=train.update_norms.shape[1],
+            summaries=summaries.shape[1] if objective.summary else 0,
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps + 1)
-        inputs = encoder.standardize(values.to(device))
+        encoder, heads, summaries = encoder.to(device), heads.to(device), summaries.to(device)
         log_probabilities, update_norms = train.log_probabilities.to(device), train.update_norm_values().to(device)
-        summaries = summaries.to(device)
-        steps = range(1, self.steps + 1)
+        standardized = encoder.standardize(values.to(device))
+        parameters = [*encoder.parameters(), *heads.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
+        steps = range(1, config.steps + 1)
         for step in track(steps, "invariant encoder", console=console, transient=True, disable=not console.is_terminal):
-            rows = torch.randint(len(inputs), (self.batch_size,)).to(device)
-            seen = inputs[rows]
+            rows = torch.randint(len(standardized), (config.batch_size,)).to(device)
+            seen = standardized[rows]
             embeddings = encoder.member_embeddings(seen + objective.noise * torch.randn_like(seen))
             loss = objective.behaviour * heads.divergence(embeddings, log_probabilities[rows])
             loss = loss + objective.reconstruction * heads.error(embeddings, seen)
@@ -190,7 +141,22 @@ class Pretrainer:
             loss.backward()
             optimizer.step()
             schedule.step()
-            if step % self.log_every == 0 or step == self.steps:
+            if step % config.log_every == 0 or step == config.steps:
                 log("train", step, {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])})
-        if not all(parameter.isfinite().all() for parameter in encoder.parameters()):
-            raise InputError(f"the invariant encoder diverged; use a smaller learning_rate (now {self.learning_rate:g})")
+    if not all(parameter.isfinite().all() for parameter in encoder.parameters()):
+        raise InputError(f"the invariant encoder diverged; use a smaller learning_rate (now {config.learning_rate:g})")
+
+    encoder, heads = encoder.cpu().eval(), heads.cpu().eval()
+    with torch.no_grad():
+        embeddings = encoder.member_embeddings(standardized := encoder.standardize(inputs.values(val.invariants)))
+        mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
+        found = {
+            "divergence": heads.divergence(embeddings, val.log_probabilities).item(),
+            "divergence_of_mean": divergence_of(classes_first(mean), true).item(),
+            "error": heads.error(embeddings, standardized).item(),
+            "forecast_error": heads.forecast_error(embeddings, val.update_norm_values()).item(),
+        }
+        if objective.summary:
+            found["summary_error"] = heads.summary_error(embeddings, val_summaries).item()
+    log("validation", config.steps, found)
+    return encoder, inputs

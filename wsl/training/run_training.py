@@ -17,7 +17,7 @@ from wsl.data.pairs import pairs_of
 from wsl.run import fresh_model, inputs_of
 from wsl.run_files import FORMAT, refuse_other, write_config
 from wsl.training.metrics_log import Journal
-from wsl.training.pretraining import Pretrainer
+from wsl.training.pretraining import pretrain
 from wsl.training.resume_state import STATE
 from wsl.training.settings import TrainConfig
 from wsl.training.token_training import train_on_tokens
@@ -28,6 +28,10 @@ from zoo_gen.files import write_weights
 OF_TOKENS = ("tokenizer", "window", "accumulate_grad_batches", "warmup", "gradient_clip_val", "ema", "validate_every")
 OF_TOKENS += ("validation_batches", "save_every", "cache_mb", "workers", "strategy", "devices", "precision")
 """Settings that mean something to models of tokens alone."""
+
+
+def _reads_tokens(config: TrainConfig) -> bool:
+    return inputs_of(config.model).reads == "tokens"
 
 
 def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
@@ -41,7 +45,7 @@ def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
         )
     objective.check(config.model)
     instantiate(config.logger)
-    if config.reads_tokens:
+    if _reads_tokens(config):
         instantiate(config.tokenizer)
         with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
             instantiate({**config.model, "token_width": 1})
@@ -87,7 +91,7 @@ def train(config: TrainConfig, zoos: Sequence[Zoo], folder: Path, console: Conso
             f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
         )
         return
-    work = train_on_tokens if config.reads_tokens else _train_on_invariants
+    work = train_on_tokens if _reads_tokens(config) else _train_on_invariants
     places = [zoo.path for zoo in zoos]
     settings = {"config": config, "places": places, "folder": folder, "resolved": resolved, "quiet": console.quiet}
     instantiate(config.strategy).run(config.hardware, partial(work, **settings))
@@ -103,8 +107,8 @@ def _train_on_invariants(
     journal.resume(0)
     zoos = [Zoo.open(place) for place in places]
     splits = [zoo.split(config.split, fold=config.fold) for zoo in zoos]
-    trainer = Pretrainer(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Pretrainer)})
-    encoder, inputs = trainer.fit(
+    encoder, inputs = pretrain(
+        config,
         instantiate(config.objective),
         list(zip(zoos, splits, strict=True)),
         partial(fresh_model, resolved),
@@ -125,9 +129,9 @@ def _resolve(config: TrainConfig, zoos: Sequence[Zoo], folder: Path) -> dict[str
         return {"path": str(path), "relative": os.path.relpath(path, folder.resolve()), "content_hash": one.content_hash}
 
     zoo, *others = zoos
-    left_out = {"run", "swept", "given", *(() if config.reads_tokens else OF_TOKENS)}
+    left_out = {"run", "swept", "given", *(() if _reads_tokens(config) else OF_TOKENS)}
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in left_out}
-    if config.reads_tokens:
+    if _reads_tokens(config):
         first, root = next(pairs_of(zoo.split(config.split, fold=config.fold).train))
         tokenizer = instantiate(config.tokenizer)
         token_width = tokenizer.plan(first.state_dict(), root=root.state_dict()).width + 1  # and the log-scale

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from wsl.run import inputs_of
 from wsl.training.strategies import Hardware
 from zoo_gen import InputError
 
@@ -73,8 +72,3 @@ class TrainConfig:
     def hardware(self) -> Hardware:
         """The devices to compute on."""
         return Hardware(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the model reads tokens, window by window."""
-        return inputs_of(self.model).reads == "tokens"

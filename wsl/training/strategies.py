@@ -58,11 +58,24 @@ class Strategy(Protocol):
         ...
 
     def run(self, hardware: Hardware, work: Callable[[Fabric], None]) -> None:
-        """Calls `work`, which can be pickled, in each of the processes, and returns when all are done."""
-        ...
+        """Calls `work`, which can be pickled, in a process for each device, and returns when all are done.
+
+        Raises the expected error, or the signal, that one of them died of.
+        """
+        messages = get_context("spawn").SimpleQueue()
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one error is one message
+        arguments = (self, hardware, work, find_free_network_port(), os.getpid(), messages)
+        try:
+            start_processes(_process, args=arguments, nprocs=hardware.devices, start_method="spawn")
+        except ProcessRaisedException:
+            if not messages.empty():
+                raise messages.get() from None
+            raise
+        except ProcessExitedException as error:
+            raise InputError(f"training ended with: {error}; the same command goes on where it was") from error
 
 
-class Single:
+class Single(Strategy):
     """One device, in this process."""
 
     def fabric(self, hardware: Hardware) -> Fabric:
@@ -76,29 +89,21 @@ class Single:
         work(self.fabric(hardware))
 
 
-class DataParallel:
+class DataParallel(Strategy):
     """Processes that each have the whole model, and their share of every batch."""
 
     def fabric(self, hardware: Hardware) -> Fabric:
         """Returns a Fabric of one of the processes; buffers are constants, which nobody has to send around."""
         return hardware.fabric(DDPStrategy(broadcast_buffers=False))
 
-    def run(self, hardware: Hardware, work: Callable[[Fabric], None]) -> None:
-        """Starts a process for each device."""
-        _start(self, hardware, work)
 
-
-class FullySharded:
+class FullySharded(Strategy):
     """Processes that each have a part of every weight, gather a block's weights when it is run, and share every batch."""
 
     def fabric(self, hardware: Hardware) -> Fabric:
         """Returns a Fabric of one of the processes."""
         sizes: Any = {"data_parallel_size": hardware.devices, "tensor_parallel_size": 1}
         return hardware.fabric(ModelParallelStrategy(parallelize_fn=shard, **sizes))
-
-    def run(self, hardware: Hardware, work: Callable[[Fabric], None]) -> None:
-        """Starts a process for each device."""
-        _start(self, hardware, work)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -120,21 +125,6 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
     return model
-
-
-def _start(strategy: Strategy, hardware: Hardware, work: Callable[[Fabric], None]) -> None:
-    """Starts a process for each device, and waits for them. Raises the expected error, or the signal, that one of them died of."""
-    messages = get_context("spawn").SimpleQueue()
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one error is one message
-    arguments = (strategy, hardware, work, find_free_network_port(), os.getpid(), messages)
-    try:
-        start_processes(_process, args=arguments, nprocs=hardware.devices, start_method="spawn")
-    except ProcessRaisedException:
-        if not messages.empty():
-            raise messages.get() from None
-        raise
-    except ProcessExitedException as error:
-        raise InputError(f"training ended with: {error}; the same command goes on where it was") from error
 
 
 def _process(

@@ -1,5 +1,4 @@
-"""Targets that an encoder of invariants is pre-trained on: numbers of the weights themselves, predictions on images, update
-norms."""
+"""Targets that an encoder of invariants is pre-trained on: the invariants themselves, predictions on images, update norms."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -77,10 +76,6 @@ class PretrainingTargets:
         deviation = by.update_norms.std(ddof=0)
         centred = self.update_norms.reindex(columns=by.update_norms.columns) - by.update_norms.mean()
         return replace(self, update_norms=centred / deviation.where(deviation > 1e-6))
-
-    def values(self, columns: Sequence[str]) -> Float[Tensor, "N C"]:
-        """Returns some columns of the invariants."""
-        return torch.from_numpy(self.invariants.reindex(columns=list(columns)).to_numpy(dtype="float64", copy=True))
 
     def update_norm_values(self) -> Float[Tensor, "N P"]:
         """Returns the update norms as a tensor."""

@@ -1,6 +1,5 @@
 """Training of a model of tokens: windows of train checkpoints, an objective, validation, and the loop."""
 
-import dataclasses
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,16 +13,15 @@ from wsl.data.pairs import pairs_of, roots_of
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
+from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Windows
-from wsl.models.initialization import DataDependent
 from wsl.run import Run, build_model
 from wsl.run_files import write_config
-from wsl.training.initialization import TokenStatistics
 from wsl.training.metrics_log import Journal
 from wsl.training.objectives.objective import Objective
 from wsl.training.resume_state import STATE
 from wsl.training.settings import TrainConfig
-from wsl.training.trainer import Trainer
+from wsl.training.trainer import fit
 from wsl.training.validation import Validation
 from zoo_gen import Zoo
 from zoo_gen.config import instantiate
@@ -47,10 +45,9 @@ def train_on_tokens(
     run = Run(folder, resolved, build_model(resolved, inputs), inputs, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}
     train_windows = Windows(train_models, inputs.standardizer, cache=config.cache_mb * 10**6, **drawn)
-    model: Any = run.model
-    if isinstance(model, DataDependent) and not (folder / STATE).is_file():  # a state to resume from has all weights
+    if not (folder / STATE).is_file():  # a state to resume from has all weights
         with console.status("initializing from the train checkpoints"):
-            model.initialize(TokenStatistics(train_models, train_windows))
+            run.model.initialize(TokenStatistics(train_models, train_windows))
     if fabric.is_global_zero:
         inputs.save(folder)
         write_config(folder, resolved)
@@ -68,9 +65,8 @@ def train_on_tokens(
         return scalars
 
     journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
-    trainer = Trainer(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Trainer)})
     objective = _objective(config, run, train_models)
-    trainer.fit(fabric, folder, run.model, objective, train_windows, validation, console, journal)
+    fit(config, fabric, folder, run.model, objective, train_windows, validation, console, journal)
 
 
 def _objective(config: TrainConfig, run: Run, models: Sequence[FileSource]) -> Objective:

@@ -14,7 +14,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ from wsl.training.meter import Meter
 from wsl.training.metrics_log import Journal
 from wsl.training.progress import shown
 from wsl.training.resume_state import STATE, load_state, save_state, tensors_of, whole
+from wsl.training.settings import TrainConfig
 from wsl.training.strategies import METHODS
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_weights
@@ -39,152 +39,109 @@ Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]
 """An objective (`wsl.training.objectives`): the loss of a model on a batch of windows, and other scalars."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """The loop and its settings.
+def fit(
+    config: TrainConfig,
+    fabric: Fabric,
+    folder: Path,
+    model: nn.Module,
+    objective: Loss,
+    windows: Windows,
+    validate: Callable[[], dict[str, float]],
+    console: Console,
+    journal: Journal,
+) -> None:
+    """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
 
-    Attributes:
-        steps: optimizer steps.
-        batch_size: windows per step, over all devices.
-        accumulate_grad_batches: parts of a device's share of them that are run one after the other; memory is that of one.
-        learning_rate: peak of the schedule, reached after `warmup` steps and followed by a cosine down to zero.
-        weight_decay: of matrices; biases, norms and position embeddings have none.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights that are validated and saved; 0 for the last weights.
-        log_every, validate_every: steps between lines of training and of validation scalars in metrics.jsonl.
-        save_every: steps between states that a killed training resumes from.
-        seed: of the random state of each step.
-        workers: threads that read batches ahead; 0 reads them in the loop.
+    Called by each process with a launched Fabric; the one of rank 0 validates and writes. Where the model is sharded all of
+    them validate, since it takes all of them to run it.
+
+    Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
     """
+    wrapped: Any = fabric.setup_module(model)
+    for name in METHODS:
+        if hasattr(model, name):
+            wrapped.mark_forward_method(name)
+    optimizer = AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+    wrapped_optimizer = fabric.setup_optimizers(optimizer)
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    average, state, writes = Average(model, ema=config.ema), folder / STATE, fabric.is_global_zero
+    done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
+    fabric.barrier()
+    if writes:
+        journal.resume(done)
+    ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    batches = windows.batches(range(done, config.steps), config.batch_size, **ranks, workers=config.workers)
 
-    steps: int
-    batch_size: int
-    accumulate_grad_batches: int
-    learning_rate: float
-    weight_decay: float
-    warmup: int
-    gradient_clip_val: float
-    ema: float
-    log_every: int
-    validate_every: int
-    save_every: int
-    seed: int
-    workers: int
+    with closing(batches), shown(console, done=done, total=config.steps) as progress:
+        meter = Meter(fabric, since_log)
+        for step, batch in enumerate(batches, start=done + 1):
+            meter.add(*_update(config, fabric, wrapped, wrapped_optimizer, objective, batch, step))
+            average.update(step)
 
-    def fit(
-        self,
-        fabric: Fabric,
-        folder: Path,
-        model: nn.Module,
-        objective: Loss,
-        windows: Windows,
-        validate: Callable[[], dict[str, float]],
-        console: Console,
-        journal: Journal,
-    ) -> None:
-        """Trains `model` in place and writes model.safetensors; continues from the state in `folder` if there is one.
-
-        Called by each process with a launched Fabric; the one of rank 0 validates and writes. Where the model is sharded all of
-        them validate, since it takes all of them to run it.
-
-        Raises `InputError` if the loss is no longer finite, or if the state in the folder is damaged.
-        """
-        wrapped, optimizer, wrapped_optimizer = self._set_up(fabric, model)
-        sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-        average, state, writes = Average(model, ema=self.ema), folder / STATE, fabric.is_global_zero
-        done, since_log = load_state(state, model, optimizer, average) if state.exists() else (0, [])
-        fabric.barrier()
+            validating = step % config.validate_every == 0 or step == config.steps
+            logging = validating or step % config.log_every == 0
+            if logging:
+                means = meter.means()
+                if not math.isfinite(means["loss"]):
+                    advice = f"use a smaller learning_rate (now {config.learning_rate:g})"
+                    raise InputError(f"the loss is not finite at step {step}; {advice}")
+                progress.logged(step, means)
+                if writes:
+                    rate = {"learning_rate": _learning_rate(config, step)}
+                    journal.write("train", step, {**means, **rate, **meter.measured()})
+            if validating:
+                with average.applied():
+                    validation = validate() if writes or sharded else {}
+                if writes:
+                    journal.write("validation", step, validation)
+                    progress.validated(step, validation)
+                fabric.barrier()
+            if step % config.save_every == 0 or step == config.steps:
+                tensors = tensors_of(model, optimizer, average)
+                if writes:
+                    save_state(state, dict(tensors), step, meter.since_log)
+                elif sharded:
+                    deque(tensors, maxlen=0)  # the others gather its parts
+            if logging:
+                meter.restart()
+            progress.advance(step)
+    with average.applied():
+        weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
         if writes:
-            journal.resume(done)
-        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-        batches = windows.batches(range(done, self.steps), self.batch_size, **ranks, workers=self.workers)
+            write_weights(folder / "model.safetensors", weights)
+    if writes:
+        journal.close()
+        state.unlink()
 
-        with closing(batches), shown(console, done=done, total=self.steps) as progress:
-            meter = Meter(fabric, since_log)
-            for step, batch in enumerate(batches, start=done + 1):
-                meter.add(*self._update(fabric, wrapped, wrapped_optimizer, objective, batch, step))
-                average.update(step)
 
-                validating = step % self.validate_every == 0 or step == self.steps
-                logging = validating or step % self.log_every == 0
-                if logging:
-                    progress.logged(step, means := self._means(meter, step))
-                    if writes:
-                        rate = {"learning_rate": self._learning_rate(step)}
-                        journal.write("train", step, {**means, **rate, **meter.measured()})
-                if validating:
-                    with average.applied():
-                        validation = validate() if writes or sharded else {}
-                    if writes:
-                        journal.write("validation", step, validation)
-                        progress.validated(step, validation)
-                    fabric.barrier()
-                if step % self.save_every == 0 or step == self.steps:
-                    tensors = tensors_of(model, optimizer, average)
-                    if writes:
-                        save_state(state, dict(tensors), step, meter.since_log)
-                    elif sharded:
-                        deque(tensors, maxlen=0)  # its parts are asked for
-                if logging:
-                    meter.restart()
-                progress.advance(step)
-        with average.applied():
-            weights = {name: whole(tensor) for name, tensor in model.state_dict().items()}
-            if writes:
-                write_weights(folder / "model.safetensors", weights)
-        if writes:
-            journal.close()
-            state.unlink()
+def _update(
+    config: TrainConfig, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Loss, batch: Batch, step: int
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Takes one step of the optimizer; returns the scalars of its micro-batches, and the number of weights on all devices."""
+    for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
+        group["lr"] = _learning_rate(config, step)
+    optimizer.zero_grad()
+    parts = Batch(*fabric.to_device(tuple(batch))).split(config.accumulate_grad_batches)
+    counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
+    counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
+    found = []
+    for number, part in enumerate(parts, start=1):
+        torch.manual_seed(config.seed * config.steps + step)
+        with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
+            scalars = objective(wrapped, MicroBatch.of(part, counts))
+            fabric.backward(scalars["loss"] / len(parts))
+        found.append({name: value.detach() for name, value in scalars.items()})
+    fabric.clip_gradients(wrapped, optimizer, max_norm=config.gradient_clip_val, error_if_nonfinite=False)
+    optimizer.step()
+    return found, counts[0] * len(parts) * fabric.world_size
 
-    def _set_up(self, fabric: Fabric, model: nn.Module) -> tuple[Any, AdamW, Any]:
-        """Returns the model as Fabric runs it, and its optimizer, plain and as Fabric steps it."""
-        wrapped: Any = fabric.setup_module(model)
-        for name in METHODS:
-            if hasattr(model, name):
-                wrapped.mark_forward_method(name)
-        optimizer = AdamW(parameter_groups(model, self.weight_decay), lr=self.learning_rate)
-        return wrapped, optimizer, fabric.setup_optimizers(optimizer)
 
-    def _update(
-        self, fabric: Fabric, wrapped: nn.Module, optimizer: Any, objective: Loss, batch: Batch, step: int
-    ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Takes one step of the optimizer; returns what `_backward` does."""
-        for group in optimizer.optimizer.param_groups:  # a state that was loaded is not among Fabric's
-            group["lr"] = self._learning_rate(step)
-        optimizer.zero_grad()
-        found = self._backward(fabric, wrapped, objective, batch, step)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=self.gradient_clip_val, error_if_nonfinite=False)
-        optimizer.step()
-        return found
-
-    def _means(self, meter: Meter, step: int) -> dict[str, float]:
-        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
-        means = meter.means()
-        if not math.isfinite(means["loss"]):
-            raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})")
-        return means
-
-    def _backward(
-        self, fabric: Fabric, wrapped: nn.Module, objective: Loss, batch: Batch, step: int
-    ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Adds up the gradients of the parts of a batch; returns their scalars, and the number of weights on all devices."""
-        parts = Batch(*fabric.to_device(tuple(batch))).split(self.accumulate_grad_batches)
-        counts = torch.stack([torch.stack([part.entries, part.tokens]).float() for part in parts]).mean(0)
-        counts = cast(Tensor, fabric.all_reduce(counts, reduce_op="mean"))
-        found = []
-        for number, part in enumerate(parts, start=1):
-            torch.manual_seed(self.seed * self.steps + step)
-            with fabric.no_backward_sync(cast(Any, wrapped), enabled=number < len(parts)):
-                scalars = objective(wrapped, MicroBatch.of(part, counts))
-                fabric.backward(scalars["loss"] / len(parts))
-            found.append({name: value.detach() for name, value in scalars.items()})
-        return found, counts[0] * len(parts) * fabric.world_size
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero; steps count from 1."""
-        if step <= self.warmup:
-            return self.learning_rate * step / self.warmup
-        return self.learning_rate * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup + 1))) / 2
+def _learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine to zero; steps count from 1."""
+    rate, warmup, steps = config.learning_rate, config.warmup, config.steps
+    if step <= warmup:
+        return rate * step / warmup
+    return rate * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1))) / 2
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

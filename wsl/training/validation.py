@@ -1,10 +1,8 @@
-"""What a run measures on its validation models while it trains: reconstruction of windows, and accuracy of decoded
-checkpoints.
-"""
+"""Validation of a run in training: reconstruction of windows, and accuracy of decoded checkpoints."""
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,39 +43,21 @@ class Validation:
         self.groups = [(json.loads(architecture), members) for architecture, members in groups.items()]
 
     def __call__(self) -> dict[str, float]:
-        """Scalars of the objective; mean accuracy of final checkpoints on the validation images, as recorded and
-        after decoding.
-        """
+        """Scalars of the objective; mean accuracy of final checkpoints on validation images, as recorded and after decoding."""
         self.run.model.eval()
         device = next(self.run.model.parameters()).device
         with torch.no_grad():
             scalars = [self.objective(self.run.model, Batch(*(t.to(device) for t in batch))) for batch in self.windows]
         means = {name: torch.stack([s[name] for s in scalars]).nanmean().item() for name in scalars[0]}
         original = [c.results["val_accuracy"] for _, members in self.groups for c in members]
-        decoded = torch.cat(
-            [
-                score(architecture, self._decoded(some), self.images).accuracy
-                for architecture, members in self.groups
-                for some in _pieces(members, self._at_once(members[0]))
-            ]
-        )
+        decoded = []
+        for architecture, members in self.groups:
+            step = max(1, WEIGHTS_AT_ONCE // sum(tensor.numel() for tensor in members[0].state_dict().values()))
+            for start in range(0, len(members), step):
+                some = members[start : start + step]
+                pairs = zip(some, self.run.latents(some), strict=True)
+                weights = [self.run.decode(tokens, z, root=self.run.zoo.root(c).state_dict()) for c, (tokens, z) in pairs]
+                decoded.append(score(architecture, weights, self.images).accuracy)
         self.run.model.train()
-        return {
-            **means,
-            "accuracy_original": torch.tensor(original).nanmean().item(),
-            "accuracy_decoded": decoded.mean().item(),
-        }
-
-    def _at_once(self, checkpoint: Checkpoint) -> int:
-        """How many checkpoints like this one are in memory together."""
-        return max(1, WEIGHTS_AT_ONCE // sum(tensor.numel() for tensor in checkpoint.state_dict().values()))
-
-    def _decoded(self, checkpoints: Sequence[Checkpoint]) -> list[dict[str, Tensor]]:
-        """Checkpoints after encoding and decoding."""
-        pairs = zip(checkpoints, self.run.latents(checkpoints), strict=True)
-        return [self.run.decode(tokens, z, root=self.run.zoo.root(c).state_dict()) for c, (tokens, z) in pairs]
-
-
-def _pieces(checkpoints: Sequence[Checkpoint], size: int) -> list[Sequence[Checkpoint]]:
-    """Checkpoints in pieces of at most `size`."""
-    return [checkpoints[start : start + size] for start in range(0, len(checkpoints), size)]
+        accuracies = {"original": torch.tensor(original).nanmean(), "decoded": torch.cat(decoded).mean()}
+        return means | {f"accuracy_{name}": accuracy.item() for name, accuracy in accuracies.items()}

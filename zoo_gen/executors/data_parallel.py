@@ -16,22 +16,16 @@ from torch.multiprocessing.spawn import ProcessException
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
-from zoo_gen.executors.local import start_worker
-from zoo_gen.executors.progress import longest_first, watch
-from zoo_gen.hardware import Hardware
-from zoo_gen.memory import models_that_fit
+from zoo_gen.executors.local import start_worker, watch
+from zoo_gen.generate import train_stack
+from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.team import Team
 
 
 class DataParallelExecutor:
-    """An executor whose processes train one stack together.
-
-    Attributes:
-        ranks: number of processes; on GPUs, one each.
-    """
+    """An executor whose `ranks` processes, one per GPU, train one stack together."""
 
     def __init__(self, *, ranks: int, device: str, precision: str, compile: str | None):
-        """Chooses the processes and their hardware, as of `zoo_gen.hardware.Hardware`; `device` is `cpu` or `cuda`."""
         if not isinstance(ranks, int) or ranks < 1 or device not in ("cpu", "cuda"):
             raise InputError(f"data-parallel training needs ranks >= 1 on device cpu or cuda, not {ranks} on {device}")
         self.ranks = ranks
@@ -44,7 +38,7 @@ class DataParallelExecutor:
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
         """Trains one stack after the other."""
-        for name in longest_first(zoo, stacks):
+        for name in stacks:
             with ThreadPoolExecutor(1) as starter:
                 running: dict[Future[None], str] = {starter.submit(self.launch, zoo, name): name}
                 yield from watch(zoo, running)
@@ -60,9 +54,6 @@ class DataParallelExecutor:
 
 
 def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
-    """Trains one stack as one of several processes."""
-    from zoo_gen.generate import train_stack
-
     start_worker(parent)
     try:
         train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))

@@ -1,4 +1,4 @@
-"""The executor protocol: who trains the stacks of a zoo."""
+"""The executor protocol."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ class Executor(Protocol):
         ...
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
-        """Trains stacks of the zoo by `zoo_gen.generate.train_stack`; yields the name of each as it finishes.
+        """Trains stacks of the zoo, in this order, by `zoo_gen.generate.train_stack`; yields the name of each as it finishes.
 
         Raises what the training raised, after the others have been stopped.
         """

@@ -1,24 +1,22 @@
-"""Training on this machine: one process of one thread per core.
-
-Two such processes are nearly twice as fast as one process of two threads at the size of the digits models, and the number of
-threads per process does not change with the machine, so neither do the bits.
-"""
+"""Training on this machine: one process of one thread per core, so that the bits do not depend on the number of cores."""
 
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
-from zoo_gen.executors.progress import longest_first, watch
-from zoo_gen.hardware import Hardware
-from zoo_gen.memory import models_that_fit
+from zoo_gen.generate import train_stack
+from zoo_gen.hardware import Hardware, models_that_fit
+from zoo_gen.reader import read_json
+from zoo_gen.writer import epochs_done
 
 
 class LocalExecutor:
@@ -27,7 +25,6 @@ class LocalExecutor:
     ranks = 1
 
     def __init__(self, *, processes: int | None, device: str, precision: str, compile: str | None):
-        """Chooses how many processes to use (None: one per core) and their hardware, as of `zoo_gen.hardware.Hardware`."""
         if processes is not None and not (isinstance(processes, int) and processes >= 1):
             raise InputError(f"processes must be at least 1, or null for one per core, not {processes}")
         self.processes = processes or len(os.sched_getaffinity(0))
@@ -38,13 +35,13 @@ class LocalExecutor:
         return models_that_fit(spec, self.hardware, processes=self.processes)
 
     def run(self, zoo: Path, stacks: Sequence[str]) -> Iterator[str]:
-        """Trains stacks, longest first."""
+        """Trains stacks, as many at once as there are processes."""
         if not stacks:
             return
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
-            running = {pool.submit(_train, zoo, name, self.hardware): name for name in longest_first(zoo, stacks)}
+            running = {pool.submit(train_stack, zoo, name, hardware=self.hardware): name for name in stacks}
             try:
                 yield from watch(zoo, running)
             except BaseException:  # an error, Ctrl-C, or nobody listens any more
@@ -53,6 +50,22 @@ class LocalExecutor:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 raise
+
+
+def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
+    """Yields the name of each stack as its training ends, with a progress bar meanwhile; raises what a training raised."""
+    plans = {name: read_json(zoo / "zoo.json")["stacks"][name] for name in running.values()}
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "model epochs", TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
+        bar = progress.add_task(f"{zoo.name}: {len(plans)} stacks", total=total)
+        waiting = set(running)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            progress.update(bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values()))
+            for future in done:
+                future.result()
+                yield running[future]
 
 
 def start_worker(parent: int) -> None:
@@ -65,10 +78,3 @@ def start_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch_parent, daemon=True).start()
-
-
-def _train(zoo: Path, name: str, hardware: Hardware) -> None:
-    """Trains one stack in a worker."""
-    from zoo_gen.generate import train_stack
-
-    train_stack(zoo, name, hardware=hardware)

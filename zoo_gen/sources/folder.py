@@ -15,8 +15,7 @@ def folder(*, path: str, train: str, test: str, **card: Any) -> Images:
 
     Args:
         path: of the data set.
-        train: folder of the training classes inside `path`; train and val are drawn from it.
-        test: folder of the test classes inside `path`.
+        train, test: folders of the training and test classes inside `path`; train and val are drawn from the first.
         card: values of `zoo_gen.sources.pictures.Selection`.
 
     Raises `InputError` for folders that are missing or empty and images that cannot be read.

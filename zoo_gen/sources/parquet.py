@@ -1,7 +1,6 @@
 """Image sets in the Parquet form of the Hugging Face hub: a column of `{bytes, path}` and a column of integer labels.
 
-Read by pyarrow, which the zoo's index needs anyway, rather than by `datasets`: hub sets are Parquet files, one reader serves local
-ones too, and no second copy in Arrow files is left on the disk.
+Read by pyarrow, which the zoo's index needs anyway, rather than by `datasets`, which leaves a second copy in Arrow files.
 """
 
 from collections.abc import Sequence
@@ -21,10 +20,8 @@ def parquet(*, source: str, train: str, test: str, image: str, label: str, **car
 
     Args:
         source: a folder, or the name of a data set of the hub (`owner/name`), which is downloaded once.
-        train: pattern of the training files in the source.
-        test: pattern of the test files.
-        image: column of the images.
-        label: column of the labels.
+        train, test: patterns of the training and test files in the source.
+        image, label: columns of the images and labels.
         card: values of `zoo_gen.sources.pictures.Selection`.
 
     Raises `InputError` for files, columns or images that are missing or damaged.

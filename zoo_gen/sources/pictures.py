@@ -34,8 +34,7 @@ class Selection:
         images: sizes of train, val and test; train and val are drawn from the training pictures.
         num_classes: labels are 0 to `num_classes - 1`.
         size: height and width in pixels; the shorter side is resized (bicubic), the centre kept.
-        mean: per channel, of the pixels in [0, 1]; one number makes grey images, three make RGB.
-        std: per channel, of the pixels in [0, 1].
+        mean, std: per channel, of the pixels in [0, 1]; one number makes grey images, three make RGB.
         seed: of the draw.
         memory_gb: decoded images that need more than this are decoded whenever they are needed.
         workers: threads that decode.
@@ -51,16 +50,11 @@ class Selection:
     workers: int
 
     def __post_init__(self) -> None:
-        """Raises `InputError` unless there are images of each split."""
         if len(self.images) != 3 or min(self.images) < 1:
             raise InputError(f"images must be three positive numbers (train, val, test), not {list(self.images)}")
 
     def draw(self, train: Labelled, test: Labelled) -> Images:
-        """Draws train, val and test of the stated sizes and decodes them.
-
-        Args:
-            train: pictures and labels that train and val are drawn from.
-            test: pictures and labels that test is drawn from.
+        """Draws train and val from the training pictures, test from the others, in the stated sizes, and decodes them.
 
         Raises `InputError` for too few images, for labels out of range and for images that cannot be read.
         """
@@ -116,11 +110,6 @@ class Selection:
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Turns (..., C, H, W) of 8 bits into normalised floats."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
-
 
 class StreamedPixels:
     """Pixels that are decoded by threads whenever they are indexed; stands where a tensor (N, C, H, W) would not fit."""
@@ -138,7 +127,8 @@ class StreamedPixels:
         unique, back = numbers.unique(return_inverse=True)
         with ThreadPoolExecutor(self.selection.workers) as pool:  # Pillow lets go of the interpreter while it decodes
             decoded = list(pool.map(lambda number: self.selection.decode(self.pictures[number]), unique.tolist()))
-        return self.selection.normalize(torch.stack(decoded))[back].to(self.device)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.selection.mean, self.selection.std))
+        return ((torch.stack(decoded).float() / 255 - mean) / std)[back].to(self.device)
 
     def to(self, device: torch.device | str) -> "StreamedPixels":
         """The same pictures, decoded onto a device."""

@@ -16,8 +16,7 @@ def torchvision(*, dataset: str, root: str, train: Mapping[str, Any], test: Mapp
     Args:
         dataset: class of `torchvision.datasets`, such as `CIFAR100` or `SVHN`.
         root: folder that torchvision keeps it in.
-        train: arguments that choose the training part: `{train: true}` or `{split: train}`; `{download: true}` fetches it.
-        test: arguments that choose the test part.
+        train, test: arguments that choose a part: `{train: true}` or `{split: train}`; `{download: true}` fetches it.
         card: values of `zoo_gen.sources.pictures.Selection`.
 
     Raises `InputError` for a set that torchvision does not have, and for files that are missing or damaged.

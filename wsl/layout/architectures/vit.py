@@ -187,13 +187,11 @@ def _parallel(table: str) -> str:
     for old, new in names.items():
         table = table.replace("blocks.{b}." + old, "blocks.{b}." + new)
     table = re.sub(r"\b(head|qk|vo|dim|mlp)\.{b}", r"\1.{b}.{i}", table)
-    return (
-        table
-        + """
+    table += """
     sum blocks.{b}.attns.{i}.attn.proj.bias -> blocks.{b}.attns.0.attn.proj.bias
     sum blocks.{b}.ffns.{i}.mlp.fc2.bias -> blocks.{b}.ffns.0.mlp.fc2.bias
 """
-    )
+    return table
 
 
 _FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP))

@@ -15,25 +15,13 @@ class Logger(Protocol):
             folder: of the run.
             after: step that the training goes on after; events of later steps are told again, 0 for a new training.
         """
-        ...
 
     def log(self, event: str, step: int, scalars: Mapping[str, float]) -> None:
         """Takes the finite scalars of an event (`train`, `validation`)."""
-        ...
 
     def close(self) -> None:
         """Writes what is left."""
-        ...
 
 
-class Nothing:
+class Nothing(Logger):
     """A logger that keeps nothing."""
-
-    def start(self, folder: Path, *, after: int) -> None:
-        """Does nothing."""
-
-    def log(self, event: str, step: int, scalars: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""

@@ -33,7 +33,7 @@ class WandB:
         self.project, self.mode = project, mode
 
     def start(self, folder: Path, *, after: int) -> None:
-        """DataDependent or continues the run."""
+        """Starts or continues the run."""
         name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         options = {"project": self.project, "mode": self.mode, "name": folder.name, "id": name, "resume": "allow"}
         self._run = self._wandb.init(dir=str(folder), config=read_config(folder), **options)

@@ -1,4 +1,4 @@
-"""Behaviour: decoded weights are run on images, and are to answer as the original does.
+"""Behaviour: decoded weights are run on images, and are to predict as the original does.
 
     loss = KL(softmax f(x; w) || softmax f(x; w')),    w' = decode(encode(w)),
 
@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsl.data.pairs import ROOTS_KEPT
 from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
@@ -29,9 +30,6 @@ from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
 from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
-
-ROOTS_KEPT = 16
-"""Roots whose weights are kept in memory."""
 
 Turn = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Makes differences of weights of what tokens hold of each tensor."""
@@ -73,17 +71,14 @@ class Runner:
 
 
 class Behaviour(Objective):
-    """Divergence between the answers of decoded and original weights, in nats.
+    """Divergence between the predictions of decoded and original weights, in nats.
 
     Args:
-        images: query images of each step.
-        queries: "train" for training images, drawn anew in each step, "noise" for Gaussian noise, where there are none.
+        images: training images that models are run on, drawn anew in each step.
     """
 
-    def __init__(self, *, images: int, queries: str = "train"):
-        if queries not in ("train", "noise"):
-            raise InputError(f"queries {queries!r} of objective Behaviour are neither 'train' nor 'noise'; choose one of them")
-        self.images, self.queries = images, queries
+    def __init__(self, *, images: int):
+        self.images = images
 
     def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Takes over the checkpoints. Raises `InputError` where tokens are no weights."""
@@ -118,9 +113,12 @@ class Behaviour(Objective):
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""
         decoded = model(batch.values, batch.mask, batch.positions).float()
-        pixels = self.drawn().to(decoded.device)
+        pixels = self.pixels[torch.randint(len(self.pixels), (self.images,))].to(decoded.device)
+        groups: dict[tuple[str, Plan], list[int]] = {}
+        for row, number in enumerate(batch.source.tolist()):
+            groups.setdefault((self.architectures[number], self.sources[number].plan), []).append(row)
         losses, agreements = [], []
-        for (architecture, plan), rows in self._groups(batch.source.tolist()).items():
+        for (architecture, plan), rows in groups.items():
             runner = self.runner_of(architecture, plan)
             if plan.n_tokens > decoded.shape[1]:
                 raise InputError(
@@ -134,20 +132,7 @@ class Behaviour(Objective):
             queries = repeat(pixels, "n c h w -> k n c h w", k=len(rows))
             with torch.no_grad():
                 expected = functional.log_softmax(runner.stack.run(true, queries), -1)
-            answers = functional.log_softmax(runner.stack.run(made, queries), -1)
-            losses.append((expected.exp() * (expected - answers)).sum(-1).mean(1))
-            agreements.append((expected.argmax(-1) == answers.argmax(-1)).float().mean(1))
+            found = functional.log_softmax(runner.stack.run(made, queries), -1)
+            losses.append((expected.exp() * (expected - found)).sum(-1).mean(1))
+            agreements.append((expected.argmax(-1) == found.argmax(-1)).float().mean(1))
         return {"loss": torch.cat(losses).mean(), "agreement": torch.cat(agreements).mean().detach()}
-
-    def drawn(self) -> Float[Tensor, "N C H W"]:
-        """Query images of a step."""
-        if self.queries == "noise":
-            return torch.randn(self.images, *self.pixels.shape[1:])
-        return self.pixels[torch.randint(len(self.pixels), (self.images,))]
-
-    def _groups(self, sources: list[int]) -> dict[tuple[str, Plan], list[int]]:
-        """Rows of a batch by architecture and plan."""
-        found: dict[tuple[str, Plan], list[int]] = {}
-        for row, number in enumerate(sources):
-            found.setdefault((self.architectures[number], self.sources[number].plan), []).append(row)
-        return found

@@ -41,19 +41,15 @@ class Total(Objective):
 
 
 class _Once(nn.Module):
-    """A model that is run once for all terms that ask the same of it."""
+    """A model that is run once for all terms that give it the same inputs."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.__dict__["model"] = model  # no part of this module
-        self.asked: tuple[Tensor, ...] = ()
+        self.seen: tuple[Tensor, ...] = ()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Returns the model's output."""
-        if len(self.asked) != len(inputs) or any(a is not b for a, b in zip(self.asked, inputs, strict=True)):
-            self.asked, self.output = inputs, self.__dict__["model"](*inputs)
+        if len(self.seen) != len(inputs) or any(a is not b for a, b in zip(self.seen, inputs, strict=True)):
+            self.seen, self.output = inputs, self.__dict__["model"](*inputs)
         return self.output
-
-    def encode(self, *inputs: Tensor) -> Tensor:
-        """Returns the model's latents."""
-        return self.__dict__["model"].encode(*inputs)

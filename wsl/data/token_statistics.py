@@ -1,4 +1,4 @@
-r"""Statistics of train checkpoints for models whose initialization depends on data (`wsl.models.initialization`).
+r"""Statistics of train checkpoints for models whose initialization depends on data (`wsl.models.autoencoder`).
 
 With U the leading eigenvectors of the second moments of standardised tokens of a role, the best linear code of these tokens is
 (Baldi and Hornik, 1989)

@@ -1,11 +1,22 @@
-"""SimCLR (arXiv 2002.05709): two views of each image are to be more alike than any two images of the batch."""
+"""Objectives of a stack: cross-entropy with soft targets, and SimCLR (arXiv 2002.05709), which compares two views of each image."""
 
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def smooth_targets(labels: Int[Tensor, "K B"], num_classes: int, smoothing: Float[Tensor, "K"]) -> Float[Tensor, "K B classes"]:
+    """Returns one-hot targets with a share `smoothing` spread over all classes."""
+    share = smoothing[:, None, None]
+    return functional.one_hot(labels, num_classes).to(smoothing.dtype) * (1 - share) + share / num_classes
+
+
+def cross_entropy(logits: Float[Tensor, "K B classes"], targets: Float[Tensor, "K B classes"]) -> Float[Tensor, "K"]:
+    """Returns the mean cross-entropy of each model, in nats."""
+    return -(targets * torch.log_softmax(logits, -1)).sum(-1).mean(-1)
 
 
 class SimCLR(nn.Module):
@@ -25,9 +36,7 @@ class SimCLR(nn.Module):
 def nt_xent(views: Float[Tensor, "K 2*B M"], temperature: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
     """Returns the normalised temperature-scaled cross-entropy of each model, in nats.
 
-    Args:
-        views: first views of B images, then the second views of the same images in the same order.
-        temperature: divides the cosine similarities.
+    `views` are first views of B images, then the second views of the same images in the same order.
     """
     unit = functional.normalize(views, dim=-1)
     alike = unit @ unit.mT / temperature[:, None, None]

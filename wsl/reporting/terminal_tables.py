@@ -1,0 +1,153 @@
+"""Tables for the terminal, in 80 columns: coverage, generated models, predictions, and the summary of a run.
+
+The table of probes is in `wsl.reporting.probe_table`.
+"""
+
+import textwrap
+from itertools import groupby
+
+import pandas as pd
+from rich.box import SIMPLE
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Column, Table
+
+from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
+from wsl.reporting.benchmark_rows import Row, Rows, words
+from wsl.reporting.numbers import number
+from wsl.run import Run
+
+NAME_WIDTH = 25
+"""Columns for names and settings of generators; longer settings go on in the next line."""
+
+COVERAGE = """\
+role: kind of tensor. tokens: rows of equal width that the weights are cut into.
+padding: fraction of the values of tokens that hold no weight."""
+
+GENERATED = f"""\
+Test accuracy without training: median over all samples, quartiles.
+Novelty: distance of a sample to the nearest train model. Diversity: to the
+nearest other sample. Both in units of the distance between neighbouring train
+models, the smaller of weights (modulo symmetry) and behaviour (predictions).
+{COPIED}: novelty below {number(THRESHOLD)}. {COLLAPSED}: diversity below {number(THRESHOLD)}."""
+
+PREDICTED = ("test_accuracy", "test_loss", "epoch")
+"""Targets that are shown of many checkpoints."""
+
+_ABOUT = ("checkpoint", "taken_root", "out_of_distribution", "error", "distance")
+
+
+def coverage_table(frame: pd.DataFrame) -> Group:
+    """Returns a frame of `wsl.tokenizers.plan.coverage`, its total last, as a table."""
+    table = _table(Column("role"), *map(str, frame.columns))
+    for role, (weights, tokens, padding) in zip(frame.index, frame.to_numpy(), strict=True):
+        if role == "total":
+            table.add_section()
+        table.add_row(str(role), f"{weights:,.0f}", f"{tokens:,.0f}", f"{padding:.1%}")
+    return Group(table, f"\n{COVERAGE}")
+
+
+def generator_table(rows: Rows) -> Group:
+    """Returns the rows of `generate.json` as a table: a line for each setting of each generator."""
+    heads = ("n", "test accuracy", "novelty", "", "diversity", "")
+    columns = [Column(head, justify="right" if head else "left", no_wrap=True) for head in heads]
+    name_column = Column("generator", width=NAME_WIDTH, overflow="fold")
+    table = Table(name_column, *columns, box=SIMPLE, padding=0, show_edge=False, pad_edge=False)
+    for name, alike in groupby(rows, key=lambda row: row["generator"]):
+        for i, row in enumerate(alike):
+            if row["settings"] and i == 0:
+                table.add_row(escape(name))
+            table.add_row(f"[dim]{escape(_settings(row))}[/]" if row["settings"] else escape(name), *_figures(row))
+    return Group("Generated models\n", table, f"\n{GENERATED}")
+
+
+def _figures(row: Row) -> list[str]:
+    """Returns the figures of a row, each flag beside the figure that raised it."""
+    median, low, high = (number(row["accuracy"][key]) for key in ("median", "q25", "q75"))
+    copied, collapsed = (f"[red]{flag}[/]" if flag in row["flags"] else "" for flag in (COPIED, COLLAPSED))
+    return [str(row["n"]), f"{median} {low}…{high}", number(row["novelty"]), copied, number(row["diversity"]), collapsed]
+
+
+def _settings(row: Row) -> str:
+    """Returns the settings of a row as indented text that breaks between settings only."""
+    text = " ".join(f"{key}={'all' if value is None else value}" for key, value in row["settings"].items())
+    lines = textwrap.wrap(text, NAME_WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), "  ")
+
+
+def prediction_table(table: pd.DataFrame) -> Table:
+    """Returns all predictions for one checkpoint, or those of the first targets for many."""
+    if len(table) == 1:
+        ends = ("_low", "_high", "_probability", "_set")
+        row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
+        for name in map(str, table):
+            if not name.endswith(ends) and name not in _ABOUT:
+                view.add_row(name, _prediction(row, name))
+        view.add_row("taken root", escape(str(row["taken_root"])))
+        view.add_row("out of distribution", escape(str(row["out_of_distribution"])) or "no")
+        return view
+    view = Table(Column("checkpoint", overflow="fold"), *PREDICTED, "out of distribution")
+    for _, row in table.head(40).iterrows():
+        predictions = [_prediction(row, name) for name in PREDICTED]
+        view.add_row(escape(str(row["checkpoint"])), *predictions, escape(str(row["error"] or row["out_of_distribution"])))
+    far = int((table["out_of_distribution"] != "").sum())
+    view.caption = f"{len(table)} checkpoints, {far} out of distribution; out=<file>.csv has all rows and targets"
+    return view
+
+
+def _prediction(row: pd.Series, name: str) -> str:
+    """Returns a label with its probability, or a number with its interval to three digits: learning rates are small."""
+    if name not in row or pd.isna(row[name]):
+        return number(None)
+    if f"{name}_low" not in row:
+        every = str(row[f"{name}_set"])
+        return escape(f"{row[name]} {number(row[f'{name}_probability'])}" + (f" ({every})" if " or " in every else ""))
+    return f"{row[name]:.3g} {row[f'{name}_low']:.3g}…{row[f'{name}_high']:.3g}"
+
+
+def summary(run: Run, *, metrics: Rows, probes: Rows, samples: Rows) -> Group:
+    """Sums up a run by the events of metrics.jsonl and the rows of probe.json and generate.json; both may be missing."""
+    parts = [f"[bold]{escape(run.path.name)}[/]: a smoke test, not evidence", _zoo(run, metrics)]
+    parts += ["", _probes(probes)] if probes else []
+    parts += ["", _generators(samples)] if samples else []
+    return Group(*parts)
+
+
+def _zoo(run: Run, metrics: Rows) -> str:
+    """Returns the size of the zoo, and the accuracy of val models before and after decoding."""
+    accuracy = run.zoo.select(stage="finetune", final=True).frame["test_accuracy"]
+    models = run.zoo.frame["model"].nunique()
+    lines = [f"zoo: {models} models, {len(run.zoo)} checkpoints, median test accuracy {number(accuracy.median())}"]
+    if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
+        after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
+        lines.append(f"decoded val models: accuracy {after}, {before} before")
+    return "\n".join(lines)
+
+
+def _probes(rows: Rows) -> Table:
+    """Returns R² of test accuracy by features."""
+    shown = [row for row in rows if row["target"] == "test_accuracy" and row["metric"] == "r2" and not row["control"]]
+    values = {(row["features"], row["subset"]): row["value"] for row in shown}
+    subsets = list(dict.fromkeys(row["subset"] for row in shown))
+    name = Column("linear probes: R² of test accuracy", min_width=26)
+    table = _table(name, *(f"{subset} checkpoints" for subset in subsets))
+    for features in dict.fromkeys(row["features"] for row in shown):
+        table.add_row(escape(words(features)), *(number(values.get((features, subset))) for subset in subsets))
+    return table
+
+
+def _generators(rows: Rows) -> Table:
+    """Returns medians of each generator, in the first of its settings."""
+    table = _table(Column("generated models", min_width=26), "test accuracy", "novelty", "diversity")
+    table.add_column("")
+    first = {row["generator"]: row for row in reversed(rows)}
+    for name in dict.fromkeys(row["generator"] for row in rows):
+        row = first[name]
+        figures = number(row["accuracy"]["median"]), number(row["novelty"]), number(row["diversity"])
+        table.add_row(escape(words(name)), *figures, f"[red]{escape(', '.join(row['flags']))}[/]")
+    return table
+
+
+def _table(name: Column, *figures: str) -> Table:
+    columns = (Column(figure, justify="right", no_wrap=True) for figure in figures)
+    return Table(name, *columns, box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)

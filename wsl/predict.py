@@ -10,14 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wsl.probes.prediction import PredictConfig, predict
+from wsl.probes.prediction import PredictConfig, checkpoints_in, passed_over, predict
 from wsl.reporting.terminal_tables import prediction_table
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import command
 from zoo_gen.files import write_text
+from zoo_gen.zoo import zoo_folder
 
-NAMED = 10  # checkpoints that cannot be read, in the message
+NAMED = 10  # files that are not predicted, in a message
 
 
 @command("predict", PredictConfig)
@@ -27,17 +28,24 @@ def main(config: PredictConfig) -> None:
         raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
     if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):
         raise InputError(f"out must end in .csv or .json, not {config.out}")
-    console = Console()
-    table = predict(Run.open(config.run, zoo=config.zoo), config, console)
+    console, path = Console(), Path(config.path)
+    path = zoo_folder(path) if not path.exists() and (zoo_folder(path) / "zoo.json").is_file() else path
+    places = checkpoints_in(path)
+    table = predict(Run.open(config.run, zoo=config.zoo), places, config, console)
     console.print(prediction_table(table))
+    if others := passed_over(path):
+        console.print(f"passed over, of no kind that is read: {_some(others)}", soft_wrap=True, markup=False)
     if config.out is not None:
         text = table.to_csv(index=False) if config.out.endswith(".csv") else json.dumps(json.loads(table.to_json(orient="records")))
         write_text(Path(config.out), text)
         console.print(f"wrote {config.out}", soft_wrap=True)
     unread = [f"{row['checkpoint']} ({row['error']})" for _, row in table[table["error"] != ""].iterrows()]
     if unread:
-        more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
-        raise InputError(f"{len(unread)} of {len(table)} checkpoints could not be read: {'; '.join(unread[:NAMED])}{more}")
+        raise InputError(f"{len(unread)} of {len(table)} checkpoints could not be read: {_some(unread)}")
+
+
+def _some(items: list[str]) -> str:
+    return "; ".join(items[:NAMED]) + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from wsl.probes.settings import Settings
 from wsl.reporting.probe_table import probe_table
 from wsl.run import Run
 from zoo_gen.config import cards, command
-from zoo_gen.files import write_json
+from zoo_gen.files import as_json, saved
 
 
 @dataclass
@@ -33,9 +33,9 @@ def main(config: ProbeConfig) -> None:
     console = Console()
     runs = [Run.open(path, zoo=config.zoo) for path in (config.run, *config.beside)]
     rows = evaluate_runs(runs, cards("probe", config.targets), cards("features", config.features), config, console)
-    write_json(runs[0].path / "probe.json", rows)
     console.print(probe_table(rows))
-    console.print(f"wrote {runs[0].path / 'probe.json'}", soft_wrap=True)
+    if saved(runs[0].path / "probe.json", as_json(rows)):
+        console.print(f"wrote {runs[0].path / 'probe.json'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from wsl.reporting.run_report import Results, report
 from wsl.reporting.terminal_tables import summary
 from wsl.run import Run
 from zoo_gen.config import command
-from zoo_gen.files import write_text
+from zoo_gen.files import saved
 
 
 @dataclass
@@ -32,9 +32,10 @@ def main(config: ReportConfig) -> None:
     results = Results.of(run)
     with console.status("drawing the report"):
         page = report(run, results, checkpoints=config.checkpoints)
-    write_text(run.path / "report.html", page)
+    is_saved = saved(run.path / "report.html", page)
     console.print(summary(run, metrics=results.metrics, probes=results.probes, samples=results.samples))
-    console.print(f"\nreport: {run.path / 'report.html'}", soft_wrap=True)
+    if is_saved:
+        console.print(f"\nreport: {run.path / 'report.html'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

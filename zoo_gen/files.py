@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, and locks that die with their process."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -36,7 +38,12 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically; NaN is refused, since JSON has none."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """Returns JSON as it is written to files."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,6 +54,21 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes bytes atomically."""
     write_atomically(path, lambda beside: beside.write_bytes(content))
+
+
+def saved(path: Path, content: bytes | str) -> bool:
+    """Writes what saves time or keeps an answer that is given anyway, atomically; one line says it where that is not possible.
+
+    Returns whether it was written. A read-only folder, missing permissions and a full disk are no errors here.
+    """
+    try:
+        write_bytes(path, content.encode("utf-8") if isinstance(content, str) else content)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"could not save {printable(str(path))} ({error.strerror}); nothing else is missing", file=sys.stderr)
+        return False
+    return True
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

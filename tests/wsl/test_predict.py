@@ -1,5 +1,6 @@
 """Saved probes predict as fresh ones do, and say when a checkpoint is out of distribution."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.commands import call, refused
 from tests.foreign import write_adapter
 from wsl.predict import PredictConfig, main
 from wsl.probes.inputs import Inputs
-from wsl.probes.prediction import predict
+from wsl.probes.prediction import checkpoints_in, predict
 from wsl.probes.predictor import FILE, Predictor
 from wsl.probes.probe import Targets, probed_checkpoints
 from wsl.run import Run
@@ -46,6 +47,10 @@ def config(path: Path, *overrides: str) -> PredictConfig:
     return PredictConfig(**compose("predict", [f"path={path}", *overrides]))
 
 
+def predicted(run: Run, path: Path, *overrides: str) -> pd.DataFrame:
+    return predict(run, checkpoints_in(path), config(path, *overrides), Console(quiet=True))
+
+
 def test_saved_probes_predict_as_fresh_ones(of_each_model: Run, tmp_path: Path):
     run = of_each_model
     penalties = config(tmp_path).penalties
@@ -64,12 +69,12 @@ def test_saved_probes_predict_as_fresh_ones(of_each_model: Run, tmp_path: Path):
 def test_random_weights_are_out_of_distribution_and_a_model_of_the_zoo_finds_its_root(of_each_model: Run, tmp_path: Path):
     run = of_each_model
     one = run.split.train.select(final=True)[0]
-    (own,) = predict(run, config(one.path), Console(quiet=True)).to_dict("records")
+    (own,) = predicted(run, one.path).to_dict("records")
     assert (own["taken_root"], own["out_of_distribution"]) == (one.root, "")
     assert own["test_accuracy_low"] <= own["test_accuracy"] <= own["test_accuracy_high"]
     noise = {name: torch.randn(weight.shape) for name, weight in one.state_dict().items()}
     save_file(noise, tmp_path / "noise.safetensors")
-    (found,) = predict(run, config(tmp_path / "noise.safetensors"), Console(quiet=True)).to_dict("records")
+    (found,) = predicted(run, tmp_path / "noise.safetensors").to_dict("records")
     assert "no root of the run is near" in found["out_of_distribution"]
 
 
@@ -133,12 +138,12 @@ def test_an_adapter_is_merged_into_its_base_which_is_its_root(run: Run, tmp_path
     one = run.split.train.select(final=True)[0]
     root = run.zoo.root(one)
     write_adapter(tmp_path / "adapter", root.state_dict())
-    (found,) = predict(run, config(tmp_path / "adapter", f"base={root.path}"), Console(quiet=True)).to_dict("records")
+    (found,) = predicted(run, tmp_path / "adapter", f"base={root.path}").to_dict("records")
     assert found["taken_root"] == one.root
     with pytest.raises(InputError, match="base=<path>"):
-        predict(run, config(tmp_path / "adapter"), Console(quiet=True))
+        predicted(run, tmp_path / "adapter")
     with pytest.raises(InputError, match="leave base out"):
-        predict(run, config(one.path, f"base={root.path}"), Console(quiet=True))
+        predicted(run, one.path, f"base={root.path}")
 
 
 @pytest.mark.parametrize(
@@ -165,4 +170,39 @@ def test_damaged_probes_are_one_message(run: Run, tmp_path: Path, change: dict[s
 
 def test_an_empty_folder_is_refused(run: Run, tmp_path: Path):
     with pytest.raises(InputError, match="holds no checkpoint"):
-        predict(run, config(tmp_path), Console(quiet=True))
+        predicted(run, tmp_path)
+
+
+def test_a_folder_says_what_it_holds_besides(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one = run.split.train.select(final=True)[0]
+    shutil.copy(one.path, tmp_path / "a.safetensors")
+    torch.save(one.state_dict(), tmp_path / "b.pth.tar")
+    (tmp_path / "c.h5").touch()
+    (tmp_path / "notes.txt").touch()
+    call(main, f"run={run.path}", f"path={tmp_path}")
+    said = capsys.readouterr().out
+    assert "b.pth.tar" in said
+    assert "passed over, of no kind that is read: c.h5\n" in said
+
+
+def test_a_part_of_another_model_is_predicted_by_its_prefix(run: Run, tmp_path: Path):
+    one = run.split.train.select(final=True)[0]
+    whole = {f"encoder.{name}": tensor for name, tensor in one.state_dict().items()} | {"decoder.weight": torch.ones(3)}
+    torch.save(whole, tmp_path / "whole.pt")
+    (own,) = predicted(run, one.path).to_dict("records")
+    (found,) = predicted(run, tmp_path / "whole.pt", "prefix=encoder").to_dict("records")
+    assert found["test_accuracy"] == pytest.approx(own["test_accuracy"])
+
+
+def test_an_answer_needs_no_write(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    mine = copy(run, tmp_path)
+    (mine.path / FILE).unlink(missing_ok=True)
+
+    def read_only(path: Path, content: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("zoo_gen.files.write_bytes", read_only)
+    call(main, f"run={mine.path}", f"path={run.split.train.select(final=True)[0].path}")
+    said = capsys.readouterr()
+    assert "test_accuracy" in said.out
+    assert f"could not save {mine.path / FILE} (Read-only file system)" in said.err

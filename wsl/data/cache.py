@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from zoo_gen import Zoo
-from zoo_gen.files import write_bytes
+from zoo_gen.files import saved
 
 FOLDER = Path("checkpoints", "features")
 SOURCE = Path(__file__).parent.parent.parent
@@ -60,7 +60,7 @@ def cached(
         found = compute().astype(np.float64)
         values = np.ascontiguousarray(found.to_numpy())
         data = safetensors.numpy.save({"values": values}, {"columns": json.dumps(list(map(str, found.columns))), "features": name})
-        write_bytes(path, data)
+        saved(path, data)
     return found
 
 

@@ -15,16 +15,21 @@ from rich.progress import Progress
 from torch import Tensor
 
 from wsl.data.stacks import changes, in_float32
-from wsl.formats.checkpoint import ADAPTER, INDEX, TORCH_SUFFIXES, WHOLE, read_checkpoint
+from wsl.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE, read_checkpoint
 from wsl.layout import layout_of
 from wsl.probes.predictor import Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.files import weights_sha256
-from zoo_gen.zoo import zoo_folder
 
 AT_ONCE = 32
 Weights = Mapping[str, Tensor]
+
+Places = Mapping[str, tuple[Path, Weights | None]]
+"""Where checkpoints are, by name, and the weights of the root of each where they are known."""
+
+OTHER_WEIGHTS = (".h5", ".keras", ".msgpack", ".onnx", ".npz", ".npy", ".gguf", ".pkl", ".tflite", ".pb", ".mar", ".tar", ".zip")
+"""Endings of files that may hold weights, and are of no kind that is read."""
 
 
 @dataclass
@@ -35,13 +40,15 @@ class PredictConfig:
     path: str
     root: str | None
     base: str | None
+    prefix: str | None
+    leave_out: list[str]
     zoo: str | None
     coverage: float
     out: str | None
     penalties: list[float]
 
 
-def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
+def predict(run: Run, places: Places, config: PredictConfig, console: Console) -> pd.DataFrame:
     """Returns one row per checkpoint: `checkpoint`, `taken_root`, `out_of_distribution` (why; empty: it is not),
     `error` (empty: none), and predictions.
 
@@ -49,12 +56,14 @@ def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
         InputError: there is nothing to read, or the only checkpoint cannot be read.
     """
     predictor = Predictor.of(run, penalties=config.penalties)
-    given, base = (in_float32(read_checkpoint(path)) if path else None for path in (config.root, config.base))
+    names: dict[str, Any] = {"prefix": config.prefix, "leave_out": config.leave_out}
+    given = in_float32(read_checkpoint(config.root, **names)) if config.root else None
+    base = in_float32(read_checkpoint(config.base)) if config.base else None
     roots = {} if given else {name: in_float32(run.zoo.final(name).state_dict()) for name in predictor.about["roots"]}
-    path = Path(config.path)
-    places = checkpoints_in(path if path.exists() else zoo_folder(path) if (zoo_folder(path) / "zoo.json").is_file() else path)
     if base and not any((place / ADAPTER).is_file() for place, _ in places.values()):
-        raise InputError(f"base={config.base} is what adapters are merged into, and {path} holds no {ADAPTER}; leave base out")
+        raise InputError(
+            f"base={config.base} is what adapters are merged into, and {config.path} holds no {ADAPTER}; leave base out"
+        )
     tables = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predicting", total=len(places))
@@ -65,7 +74,7 @@ def predict(run: Run, config: PredictConfig, console: Console) -> pd.DataFrame:
                 adapted = (place / ADAPTER).is_file()
                 row: dict[str, Any] = {"checkpoint": name, "taken_root": "", "out_of_distribution": [], "error": ""}
                 try:
-                    weights = in_float32(read_checkpoint(place, base=config.base if adapted else None))
+                    weights = in_float32(read_checkpoint(place, base=config.base if adapted else None, **names))
                     layout_of(weights)  # of a known architecture
                     origin = own or given or (base if adapted else None)
                     root, row["taken_root"], row["out_of_distribution"] = _root_of(weights, origin, roots, predictor, place)
@@ -99,8 +108,8 @@ def _predicted(
     return pd.concat([table, found], axis=1)
 
 
-def checkpoints_in(path: Path) -> Mapping[str, tuple[Path, Weights | None]]:
-    """Returns what there is to predict by name: the place of each checkpoint, and the weights of its root where a zoo tells.
+def checkpoints_in(path: Path) -> Places:
+    """Returns what there is to predict: of a zoo its final fine-tuned models, and of a folder all checkpoints.
 
     Raises `InputError` for a folder without checkpoints.
     """
@@ -117,9 +126,15 @@ def checkpoints_in(path: Path) -> Mapping[str, tuple[Path, Weights | None]]:
     return found
 
 
+def passed_over(folder: Path) -> list[str]:
+    """Returns the names of what looks like weights in a folder and is of no kind that is read."""
+    there = sorted(folder.iterdir()) if folder.is_dir() and not (folder / "zoo.json").is_file() else []
+    return [one.name for one in there if one.name.endswith(OTHER_WEIGHTS) and not _is_checkpoint(one)]
+
+
 def _is_checkpoint(path: Path) -> bool:
     if not path.is_dir():
-        return path.name.endswith((".safetensors", *TORCH_SUFFIXES))
+        return path.name.endswith(SUFFIXES)
     return any((path / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER))
 
 

@@ -25,7 +25,7 @@ from wsl.probes.regression import Regression
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, cards
-from zoo_gen.files import sha256_of, weights_sha256, write_bytes
+from zoo_gen.files import saved, sha256_of, weights_sha256
 from zoo_gen.reader import read_weights, shortened
 
 FILE = "probes.safetensors"
@@ -87,9 +87,9 @@ class Predictor:
         return cls(tensors, {"state": _state(run), "classes": classes, "roots": roots, "shapes": shapes})
 
     def save(self, folder: Path) -> None:
-        """Writes the predictor into a run's folder."""
+        """Writes the predictor into a run's folder, where that is possible."""
         data = safetensors.numpy.save(dict(self.tensors), {"about": json.dumps(dict(self.about))})
-        write_bytes(folder / FILE, data)
+        saved(folder / FILE, data)
 
     @classmethod
     def of(cls, run: Run, *, penalties: Sequence[float]) -> "Predictor":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road: zoo -> two models of its checkpoints -> probes -> new ViTs -> report. Each step reuses what is complete.
+# The whole road: zoo -> two encoders of its checkpoints -> probes -> new ViTs -> report. Each step reuses what is complete.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -7,8 +7,12 @@ run=checkpoints/runs/demo
 encoder=checkpoints/runs/demo_invariant_encoder
 
 $python -m zoo_gen zoo=digits_mini
+# a training takes one core: the second one runs beside the first and prints when it is done
+$python -m wsl.train zoo=digits_mini model=invariant_encoder run=demo_invariant_encoder > checkpoints/demo_invariant_encoder.log 2>&1 &
 $python -m wsl.train zoo=digits_mini model=hyperrep run=demo
-$python -m wsl.train zoo=digits_mini model=invariant_encoder run=demo_invariant_encoder
-[ $run/probe.json -nt $encoder/model.safetensors ] || $python -m wsl.probe run=demo beside=[demo_invariant_encoder]
+wait $! || { cat checkpoints/demo_invariant_encoder.log >&2; exit 1; }
+tail -n 1 checkpoints/demo_invariant_encoder.log
+[ $run/probe.json -nt $run/model.safetensors ] && [ $run/probe.json -nt $encoder/model.safetensors ] ||
+  $python -m wsl.probe run=demo beside=[demo_invariant_encoder]
 [ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=kde n=200
 $python -m wsl.report run=demo

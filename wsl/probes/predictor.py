@@ -69,9 +69,8 @@ class Predictor:
             tensors[f"{target}/coefficients"], tensors[f"{target}/intercepts"] = linear.coefficients, linear.intercepts
             tensors[f"{target}/nonconformity"] = _nonconformity(linear, of_val[val_known], val_truth)
             _, codes, counts = np.unique(models[1][val_known], return_inverse=True, return_counts=True)
-            tensors[f"{target}/weights"] = 1 / (
-                counts[codes] * (len(counts) + 1)
-            )  # as much for each model, and for one that is new
+            # as much for each model, and for one that is new
+            tensors[f"{target}/weights"] = 1 / (counts[codes] * (len(counts) + 1))
             classes[target] = list(turned.classes)
         variances, vectors = np.linalg.eigh(np.cov(of_train.T))
         scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from zoo_gen.command_line import as_typed
 from zoo_gen.errors import InputError, printable
 
 _BUNDLED = Path(__file__).parent / "configs"
@@ -108,8 +109,8 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    for_hydra, values = as_typed(config_name, _SCHEMAS[config_name], CONFIGS, overrides, sweeps=False)
     with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
-        for_hydra, values = _set_apart(config_name, overrides)
         config = hydra.compose(config_name, for_hydra, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # cards may ask which choice they are
     plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)
@@ -152,7 +153,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
             with one_clear_error(), _hydra():
-                sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
+                sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+                sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
                 values.update(found)
                 start()
 
@@ -196,7 +198,7 @@ def _swept() -> str:
         return ""
     given = [text for text in sys.argv[1:] if not text.startswith("-")]
     varied = {found.key_or_group for found in OverridesParser.create().parse_overrides(given) if found.is_sweep_override()}
-    return ",".join(text for text in config.overrides.task if text.partition("=")[0] in varied)
+    return ",".join(text.replace("'", "") for text in config.overrides.task if text.partition("=")[0] in varied)
 
 
 @contextmanager
@@ -217,8 +219,8 @@ def _hydra() -> Iterator[None]:
 def _in_our_words(error: Exception) -> str:
     """What is wrong with a command line, without Hydra's advice and search path."""
     text, cause = str(error), str(error.__cause__ or "").partition("\n")[0]
-    if found := re.match(r"Could not override '(.*)'", text):
-        return f"there is no setting '{found[1]}'; --help lists the settings"
+    if found := re.match(r"Could not override '(.*)'|Could not delete from config. '(.*)' does not exist", text):
+        return f"there is no setting '{found[1] or found[2]}'; --help lists the settings"
     if found := re.search(r"Could not find '(.*)/(.*)'", text):
         cards = sorted(path.stem for path in (CONFIGS / found[1]).glob("*.yaml"))
         return f"there is no card '{found[2]}' of {found[1]}; choose one of {', '.join(cards)}"
@@ -232,25 +234,7 @@ def _in_our_words(error: Exception) -> str:
 
 
 _SCHEMAS: dict[str, type] = {}
-
-
-def _set_apart(config_name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes overrides of plain values out of the command line whose key is also the name of a group of cards.
-
-    `zoo=digits_mini` chooses a card in `python -m zoo_gen`, and is the name or path of a zoo everywhere else; Hydra would look for
-    a card there, too. Texts are taken as they stand, lists (`features=[embedding,statistics]`) as Hydra reads them.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    types = {field.name: str(field.type) for field in dataclasses.fields(_SCHEMAS[config_name])}
-    plain = {name for name, kind in types.items() if not kind.startswith("dict") and (CONFIGS / name).is_dir()}
-    values: dict[str, Any] = dict(text.split("=", 1) for text in overrides if text.partition("=")[0] in plain)
-    for key in (name for name in values if types[name].startswith("list")):
-        found = OverridesParser.create().parse_override(f"{key}={values[key]}").value()
-        if not isinstance(found, list):
-            raise InputError(f"{key} is a list: {key}=[{values[key]}]")
-        values[key] = found
-    return [text for text in overrides if text.partition("=")[0] not in plain], values
+"""The dataclass of each command."""
 
 
 @contextmanager

@@ -206,6 +206,12 @@ def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
         f"{tiny_zoo.name}_hyperrep_seed-{seed}_model.latent-{latent}": (seed, latent) for seed in (0, 1) for latent in (4, 8)
     }
     assert {name: (config.seed, config.model["latent"]) for name, config in configs.items()} == expected
+    configs.clear()
+    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "split=by_model,leave_root_out", "run=1.10")
+    assert {name: config.split for name, config in configs.items()} == {
+        "1.10_split-by_model": "by_model",
+        "1.10_split-leave_root_out": "leave_root_out",
+    }
     printed = refused(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x")
     assert printed.startswith("error: seed=x does not fit")
     assert len(printed.splitlines()) == 1

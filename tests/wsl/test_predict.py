@@ -15,7 +15,7 @@ from tests.foreign import write_adapter
 from wsl.predict import PredictConfig, main
 from wsl.probes.checkpoints import probed_checkpoints
 from wsl.probes.inputs import Inputs
-from wsl.probes.prediction import predict
+from wsl.probes.prediction import checkpoints_in, predict
 from wsl.probes.predictor import FILE, Predictor
 from wsl.probes.probe import Targets
 from wsl.run import Run
@@ -166,3 +166,10 @@ def test_damaged_probes_are_one_message(run: Run, tmp_path: Path, change: dict[s
 def test_an_empty_folder_is_refused(run: Run, tmp_path: Path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         predict(run, config(tmp_path), Console(quiet=True))
+
+
+def test_hidden_files_and_folders_are_no_checkpoints(tmp_path: Path):
+    for name in ("a.safetensors", "._a.safetensors", ".ipynb_checkpoints/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_file({"a": torch.ones(1)}, tmp_path / name)
+    assert list(checkpoints_in(tmp_path)) == ["a.safetensors"]

@@ -81,7 +81,17 @@ def test_zoo_gen_never_imports_wsl() -> None:
 
 
 def test_hydra_is_imported_only_by_the_configuration_and_the_commands() -> None:
-    allowed = {"config.py", "__main__.py", "command_line.py", "run_files.py", "train.py", "probe.py", "generate.py", "report.py", "tokenize.py"}
+    allowed = {
+        "config.py",
+        "__main__.py",
+        "command_line.py",
+        "run_files.py",
+        "train.py",
+        "probe.py",
+        "generate.py",
+        "report.py",
+        "tokenize.py",
+    }
     files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "wsl").rglob("*.py")]
     assert {path.name for path in files if imported(path) & {"hydra", "omegaconf"}} <= allowed
 
@@ -104,7 +114,21 @@ def test_a_list_can_be_given_where_a_group_of_cards_has_its_name() -> None:
         compose("probe", ["features=statistics"])
 
 
-TYPED = ["2026_11_29", "1.10", "1e3", ".5", "001", "true", "a/epoch=9-step=1000.ckpt", "josé.pt", "vit (1).pt", "[1]", "a,b.pt", "#", "'"]
+TYPED = [
+    "2026_11_29",
+    "1.10",
+    "1e3",
+    ".5",
+    "001",
+    "true",
+    "a/epoch=9-step=1000.ckpt",
+    "josé.pt",
+    "vit (1).pt",
+    "[1]",
+    "a,b.pt",
+    "#",
+    "'",
+]
 TYPED += ["&", "{a}", "${seed}", "\\", "\\'", "a\\${seed}\\", " x ", '"quoted"', "数据", "$(x)", "~x", "+x", "x:y", "%", "glob(*)"]
 
 

@@ -113,7 +113,7 @@ def checkpoints_in(path: Path) -> Mapping[str, tuple[Path, Weights | None]]:
 
 
 def _members(folder: Path) -> Iterator[Path]:
-    for one in sorted(folder.iterdir()):
+    for one in sorted(one for one in folder.iterdir() if not one.name.startswith(".")):
         if _is_checkpoint(one) if one.is_dir() else one.name.endswith((".safetensors", *TORCH_SUFFIXES)):
             yield one
 

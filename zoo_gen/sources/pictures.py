@@ -153,7 +153,8 @@ def _opened(picture: Picture) -> Image.Image:
     if isinstance(picture, np.ndarray):
         image = Image.fromarray(picture)
     else:
-        image = Image.open(io.BytesIO(picture.content) if isinstance(picture, Cell) else picture, formats=FORMATS)
+        content = picture.content if isinstance(picture, Cell) else picture.read_bytes()
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # both are 16 bits at most
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -324,7 +324,8 @@ def _outcome(form: Format, root: Path, case: str, path: Path) -> str:
             form.read(root)
     except SystemExit as exit:
         message = errors.getvalue()
-        if exit.code == 1 and message.startswith("error: ") and message.count("\n") < 20 and len(message) < 5000:
+        expected = message.startswith("error: ") and not message.startswith(("error: unexpected", "error: out of memory"))
+        if exit.code == 1 and expected and message.count("\n") < 20 and len(message) < 5000:
             return "refused"
         print(f"unclear: {message[:2000]!r}")
     except BaseException:  # whatever it is, it is not one clear error

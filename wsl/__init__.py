@@ -33,7 +33,11 @@ The other files at the top are the commands.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"]:  # a command, maybe of this package: what comes first is done by zoo_gen
+    import zoo_gen as _zoo_gen  # noqa: F401
 
 if TYPE_CHECKING:
     from wsl.formats.checkpoint import read_checkpoint

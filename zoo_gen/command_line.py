@@ -13,7 +13,7 @@ from typing import Any
 from zoo_gen.errors import InputError
 
 REPLACED = ("axes", "draws", "scan")
-"""Settings that hold whatever keys the user chooses: `zoo.finetune.axes={...}` is all of them, and no change to those of the card."""
+"""Settings whose keys the user chooses: `zoo.finetune.axes={...}` is all of them, and no change to those of the card."""
 
 _SWEEPS = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(|.*['\"]")
 _NAMES = re.compile(r"(?<=[{,])\s*[\"']?([A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*)[\"']?\s*:")

@@ -137,7 +137,8 @@ def test_a_text_arrives_as_it_was_typed_in_every_command(text: str) -> None:
     import wsl.predict
     import wsl.train  # they register their schemas
 
-    assert wsl.predict and wsl.train
+    assert wsl.predict
+    assert wsl.train
     assert compose("predict", ["run=x", f"path={text}"])["path"] == text
     assert compose("train", [f"run={text}"])["run"] == text
     images = compose("zoo_gen", ["images@zoo.pretrain_images=imagenet", f"zoo.pretrain_images.path={text}", f"path={text}"])

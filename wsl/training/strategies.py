@@ -129,10 +129,10 @@ def _start(strategy: Strategy, hardware: Hardware, work: Callable[[Fabric], None
     arguments = (strategy, hardware, work, find_free_network_port(), os.getpid(), messages)
     try:
         start_processes(_process, args=arguments, nprocs=hardware.devices, start_method="spawn")
-    except ProcessRaisedException:
+    except ProcessRaisedException as error:  # what was raised there arrives as text
         if not messages.empty():
             raise messages.get() from None
-        raise
+        raise RuntimeError(str(error).strip().splitlines()[-1]) from error
     except ProcessExitedException as error:
         raise InputError(f"training ended with: {error}; the same command goes on where it was") from error
 

@@ -108,7 +108,7 @@ class Trainer:
                 validating = step % self.validate_every == 0 or step == self.steps
                 logging = validating or step % self.log_every == 0
                 if logging:
-                    progress.logged(step, means := self._means(meter, step))
+                    progress.logged(step, means := self._means(meter, step, state))
                     if writes:
                         rate = {"learning_rate": self._learning_rate(step)}
                         journal.write("train", step, {**means, **rate, **meter.measured()})
@@ -157,10 +157,11 @@ class Trainer:
         optimizer.step()
         return found
 
-    def _means(self, meter: Meter, step: int) -> dict[str, float]:
-        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite."""
+    def _means(self, meter: Meter, step: int, state: Path) -> dict[str, float]:
+        """Returns the scalars since the last line. Raises `InputError` if the loss is not finite, and removes the state."""
         means = meter.means()
         if not math.isfinite(means["loss"]):
+            state.unlink(missing_ok=True)
             raise InputError(f"the loss is not finite at step {step}; use a smaller learning_rate (now {self.learning_rate:g})")
         return means
 

@@ -9,6 +9,7 @@ Prints a JSON line per format: how many files were read and refused, and by how 
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -249,7 +250,7 @@ def formats(bait: Path) -> dict[str, Format]:
         tuple(f".{suffix}" for suffix, _ in found),
         read_pictures,
     )
-    tables = [{"pictures.parquet": table_of([one, other])} for (_, one), (_, other) in zip(found, found[1:], strict=False)]
+    tables = [{"pictures.parquet": table_of([one, other])} for (_, one), (_, other) in itertools.pairwise(found)]
     made["pictures_parquet"] = Format(tables, (".parquet",), read_pictures)
     return made
 

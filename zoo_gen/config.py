@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from unittest import mock
 
 from zoo_gen.command_line import as_typed
 from zoo_gen.errors import InputError, printable
-from zoo_gen.startup import TRACEBACK, take_traceback
+from zoo_gen.startup import TRACEBACK, hush, take_traceback
 
 _BUNDLED = Path(__file__).parent / "configs"
 CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -193,7 +193,7 @@ def help_of(config_name: str, about: str) -> str:
     )
 
 
-def _refuse_missing(config_name: str, config: Mapping[str, Any]) -> None:
+def _refuse_missing(config_name: str, config: Mapping[Any, Any]) -> None:
     """Raises `InputError` for settings that have no default and were not given."""
     missing = [key for key, value in config.items() if value in ("???", ["???"])]
     if missing:
@@ -262,8 +262,7 @@ def one_clear_error() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError as error:
-        with suppress(OSError, ValueError):  # else Python would complain at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hush()
         raise SystemExit(128 + signal.SIGPIPE) from error
     except (Exception, KeyboardInterrupt) as error:
         if TRACEBACK in os.environ:

@@ -7,6 +7,7 @@ Packages call `begin` before their imports, which take seconds. It does somethin
 import ast
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -37,6 +38,12 @@ def take_traceback() -> None:
         os.environ[TRACEBACK] = "1"
 
 
+def hush() -> None:
+    """Sends further output nowhere once its reader has gone (`| head`); else Python would complain again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _help(module: str) -> None:
     """Prints the help of a command with a configuration, and ends the process."""
     from zoo_gen.config import CONFIGS, help_of
@@ -47,12 +54,15 @@ def _help(module: str) -> None:
     place = Path(__file__).parent.parent.joinpath(*module.split("."))
     file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
     print(help_of(name, str(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))))
+    sys.stdout.flush()
     raise SystemExit(0)
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints that a command was interrupted before it could begin; any other error as always."""
-    if issubclass(kind, KeyboardInterrupt) and TRACEBACK not in os.environ:
+    """Prints that a command was interrupted before it could begin, nothing if nobody reads, any other error as always."""
+    if issubclass(kind, BrokenPipeError):
+        hush()
+    elif issubclass(kind, KeyboardInterrupt) and TRACEBACK not in os.environ:
         print("error: interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

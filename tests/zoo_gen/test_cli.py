@@ -162,11 +162,19 @@ def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Pat
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
     script = "from zoo_gen.config import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+    for arguments in (["-c", script], ["-m", "wsl.train", "--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([sys.executable, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(writer)
+        assert done.returncode in (1, 141)
+        assert done.stderr == ""
+
+
+def test_what_the_locale_cannot_print_is_escaped() -> None:
+    done = run("zoo_gen.verify", "zoö", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.stderr.startswith("error: zoo 'zo\\xf6' not found")
+    assert "zoö" in run("zoo_gen.verify", "zoö", env={**os.environ, "LC_ALL": "C"}).stderr
 
 
 def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -56,6 +57,16 @@ class LocalExecutor:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 raise
+
+
+@contextmanager
+def out_of_reach() -> Iterator[None]:
+    """A context in which processes are started that Ctrl-C does not reach: it is for this process to end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:

@@ -36,8 +36,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-if sys.argv[:1] == ["-m"]:  # a command, maybe of this package: what comes first is done by zoo_gen
-    import zoo_gen as _zoo_gen  # noqa: F401
+for _first in ["zoo_gen"] if sys.argv[:1] == ["-m"] else []:  # a command, maybe of this package: zoo_gen prepares its start
+    importlib.import_module(_first)
 
 if TYPE_CHECKING:
     from wsl.formats.checkpoint import read_checkpoint

@@ -15,7 +15,7 @@ import zoo_gen
 from tests.commands import refused
 from zoo_gen import InputError
 from zoo_gen.__main__ import main
-from zoo_gen.executors.local import watch
+from zoo_gen.executors.local import out_of_reach, watch
 
 
 @pytest.mark.parametrize("plan", ["true", "false"])
@@ -182,6 +182,17 @@ def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
     message = r"a worker process was killed, .* goes on where it was"
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool, pytest.raises(InputError, match=message):
         list(watch(tmp_path, {pool.submit(os._exit, 9): "a"}))
+
+
+def test_ctrl_c_does_not_reach_workers() -> None:
+    script = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+    def blocked() -> str:
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+    with out_of_reach():
+        assert blocked() == "True"
+    assert blocked() == "False"
 
 
 def test_required_settings_are_named_with_what_they_are() -> None:

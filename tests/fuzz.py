@@ -9,6 +9,7 @@ Prints a JSON line per format: how many files were read and refused, and by how 
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -25,9 +26,13 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.foreign import (
@@ -50,6 +55,8 @@ from wsl.probes.predictor import FILE, Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo, verify
 from zoo_gen.config import one_clear_error
+from zoo_gen.sources.folder import folder as image_folder
+from zoo_gen.sources.parquet import parquet as image_table
 
 HEADROOM = 1 << 30
 """Address space in bytes that reading may take beyond what the process has after its first reads."""
@@ -149,6 +156,50 @@ def read_probes(folder: Path) -> None:
     predictor(np.zeros((2, 3)), coverage=0.9)
 
 
+LOOK: dict[str, Any] = {"images": [1, 1, 1], "num_classes": 2, "size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+LOOK |= {"seed": 0, "memory_gb": 1.0, "workers": 1}
+
+
+def read_pictures(folder: Path) -> None:
+    """Reads a data set of two training images and a test image, all of its pixels."""
+    if (folder / "pictures.parquet").exists():
+        name = "pictures.parquet"
+        images = image_table(source=str(folder), train=name, test=name, image="image", label="label", **LOOK)
+    else:
+        images = image_folder(path=str(folder), train="train", test="train", **LOOK)
+    for split in (images.train, images.val, images.test):
+        assert tuple(split.pixels.shape) == (1, 3, 8, 8)
+        assert float(split.pixels[:].abs().max()) <= 1
+
+
+def pictures() -> list[tuple[str, bytes]]:
+    """Small pictures of each format and mode that is read, and one of a format that would reach another program."""
+    grey = (np.arange(256, dtype=np.uint16).reshape(16, 16) * 257).astype(np.uint16)
+    plain = Image.fromarray((grey >> 8).astype(np.uint8))
+    kinds = [
+        ("png", plain, {}),
+        ("png", Image.fromarray(grey), {}),
+        ("png", plain.convert("P"), {}),
+        ("tif", Image.fromarray(grey), {}),
+    ]
+    kinds += [("png", plain.convert("RGBA"), {}), ("tif", plain.convert("RGB"), {"compression": "tiff_lzw"})]
+    kinds += [(suffix, plain.convert("RGB"), {}) for suffix in ("jpg", "webp", "bmp", "ppm")]
+    made = []
+    for suffix, image, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix), **options)
+        made.append((suffix, buffer.getvalue()))
+    return made
+
+
+def table_of(contents: Sequence[bytes]) -> bytes:
+    """A Parquet file of two pictures or more."""
+    buffer = io.BytesIO()
+    cells = [{"bytes": content, "path": None} for content in contents]
+    pyarrow.parquet.write_table(pa.table({"image": cells, "label": [n % 2 for n in range(len(cells))]}), buffer)
+    return buffer.getvalue()
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -193,6 +244,14 @@ def formats(bait: Path) -> dict[str, Format]:
     run = folder_of(lambda folder: (write_zoo(folder / "zoo", weights), write_run(folder / "run")))
     made["run"] = Format([run], ("config.yaml", "config.yaml", "standardizer.json", "run/model.safetensors"), read_run)
     made["probes"] = Format([folder_of(write_probes)], (FILE,), read_probes)
+    found = pictures()
+    made["pictures"] = Format(
+        [{f"train/a/0.{suffix}": content, f"train/b/1.{suffix}": content} for suffix, content in found],
+        tuple(f".{suffix}" for suffix, _ in found),
+        read_pictures,
+    )
+    tables = [{"pictures.parquet": table_of([one, other])} for (_, one), (_, other) in itertools.pairwise(found)]
+    made["pictures_parquet"] = Format(tables, (".parquet",), read_pictures)
     return made
 
 
@@ -201,6 +260,9 @@ def mutated(name: str, content: bytes, rng: random.Random, others: list[bytes]) 
     if rng.random() < 0.5:
         if name.endswith((".json", ".yaml")):
             return mutate_tree(name, content, rng)
+        if name == "pictures.parquet":
+            cells = pyarrow.parquet.read_table(io.BytesIO(content))["image"].to_pylist()
+            return table_of([mutate(cell["bytes"], rng, others) for cell in cells])
         if name.endswith(".parquet"):
             return mutate_frame(content, rng)
         if name.endswith(".safetensors"):
@@ -263,7 +325,8 @@ def _outcome(form: Format, root: Path, case: str, path: Path) -> str:
             form.read(root)
     except SystemExit as exit:
         message = errors.getvalue()
-        if exit.code == 1 and message.startswith("error: ") and message.count("\n") < 20 and len(message) < 5000:
+        expected = message.startswith("error: ") and not message.startswith(("error: unexpected", "error: out of memory"))
+        if exit.code == 1 and expected and message.count("\n") < 20 and len(message) < 5000:
             return "refused"
         print(f"unclear: {message[:2000]!r}")
     except BaseException:  # whatever it is, it is not one clear error

@@ -33,7 +33,11 @@ The other files at the top are the commands.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+for _first in ["zoo_gen"] if sys.argv[:1] == ["-m"] else []:  # a command, maybe of this package: zoo_gen prepares its start
+    importlib.import_module(_first)
 
 if TYPE_CHECKING:
     from wsl.formats.checkpoint import read_checkpoint

@@ -26,7 +26,8 @@ def main(config: TrainConfig) -> None:
     """Opens the zoos, and trains the run."""
     console = Console()
     torch.set_num_threads(config.threads)
-    zoos = [Zoo.open(zoo_folder(name)) for name in config.zoo.split(",")]
+    names = [config.zoo] if zoo_folder(config.zoo).is_dir() else config.zoo.split(",")
+    zoos = [Zoo.open(zoo_folder(name)) for name in names]
     for zoo in zoos:
         if not zoo.complete:
             raise InputError(f"zoo {zoo.path} is not finished; finish it with: python -m zoo_gen zoo={zoo.path.name}")

@@ -8,6 +8,11 @@
 zoo 'zoo' not found
 """
 
+# ruff: noqa: E402
+from zoo_gen import startup
+
+startup.begin()
+
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, ImageSplit
 from zoo_gen.splits import Split

@@ -135,6 +135,8 @@ class Blueprint:
         for stage in ("pretrain", "finetune"):
             if self.images(stage).num_classes < 2:
                 raise InputError(f"{stage}_images must have two classes or more, not {self.images(stage).num_classes}")
+            channels, *sides = self.images(stage).train.pixels.shape[1:]
+            _refuse_other_size(f"{stage}_images", self.architecture["model_args"], channels=channels, size=sides[0])
 
     def images(self, stage: str) -> Images:
         """The images that the models of a stage are trained on."""
@@ -201,9 +203,25 @@ def blueprint_of(config: Mapping[str, Any], *, load: Sequence[str]) -> Blueprint
         counts = config[name].get("images", [1, 1, 1])
         if not isinstance(counts, Sequence) or len(counts) != 3 or not all(isinstance(n, int) and n >= 1 for n in counts):
             raise InputError(f"{name}.images must be three numbers of at least 1 (train, val, test), not {counts}")
+        if {"size", "mean"} <= config[name].keys():  # before images are read
+            described = {**config["architecture"], **config["architecture"].get("model_args", {})}
+            _refuse_other_size(name, described, channels=len(config[name]["mean"]), size=config[name]["size"])
     planned = [f"{stage}_images" for stage in ("pretrain", "finetune") if stage not in load]
     stand_ins = {name: images_stand_in(config[name]) for name in planned if "images" in config[name]}
     return instantiate({**config, **stand_ins})
+
+
+def _refuse_other_size(images: str, model: Mapping[str, Any], *, channels: int, size: int) -> None:
+    """Raises `InputError` for a model of images of another shape; one with `dynamic_img_size` takes any size."""
+    takes = {
+        "in_chans": model.get("in_chans", channels),
+        "img_size": size if model.get("dynamic_img_size") else model.get("img_size", size),
+    }
+    if takes["img_size"] not in (size, [size, size]) or takes["in_chans"] != channels:
+        raise InputError(
+            f"{images} has {size} x {size} pixels of {channels} channels, and the architecture has img_size {takes['img_size']} "
+            f"and in_chans {takes['in_chans']}; set zoo.architecture.img_size and in_chans, or size and mean of the images"
+        )
 
 
 def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:

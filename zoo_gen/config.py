@@ -11,8 +11,10 @@ import importlib
 import inspect
 import os
 import re
+import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
@@ -20,7 +22,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from zoo_gen.command_line import as_typed
 from zoo_gen.errors import InputError, printable
+from zoo_gen.startup import TRACEBACK, hush, take_traceback
 
 _BUNDLED = Path(__file__).parent / "configs"
 CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -108,8 +112,8 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    for_hydra, values = as_typed(config_name, _SCHEMAS[config_name], CONFIGS, overrides, sweeps=False)
     with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
-        for_hydra, values = _set_apart(config_name, overrides)
         config = hydra.compose(config_name, for_hydra, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # cards may ask which choice they are
     plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)
@@ -142,6 +146,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             if "swept" in plain:
                 plain["swept"] = _swept()
             with one_clear_error():
+                _refuse_missing(config_name, plain)
                 main(schema(**{field.name: plain[field.name] for field in dataclasses.fields(schema)}))
 
         start = hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(run)
@@ -151,8 +156,10 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
+            take_traceback()
             with one_clear_error(), _hydra():
-                sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
+                sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+                sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
                 values.update(found)
                 start()
 
@@ -176,13 +183,23 @@ def help_of(config_name: str, about: str) -> str:
     groups = {group: card for group, card in chosen.items() if (CONFIGS / group).is_dir()}
     cards = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in groups}
     lines = [f"{group}: {card or 'null'}  # of {', '.join(cards[group])}" for group, card in groups.items()]
+    of_cards = [f"Cards of {CONFIGS}, group=card, or group.key=value for a value of one:", "", *lines, ""] if lines else []
     return "\n".join(
         [
-            *(about.strip(), "", "Settings, key=value on the command line:", "", settings, ""),
-            *(f"Cards of {CONFIGS}, group=card, or group.key=value for a value of one:", "", *lines, ""),
-            "-m key=a,b other=1,2 runs every combination; --cfg job prints the settings that would be used.",
+            *(about.strip(), "", "Settings, key=value on the command line:", "", settings, "", *of_cards),
+            "-m key=a,b other=1,2 runs every combination; --cfg job prints the settings that would be used;",
+            "--traceback shows where an error happened.",
         ]
     )
+
+
+def _refuse_missing(config_name: str, config: Mapping[Any, Any]) -> None:
+    """Raises `InputError` for settings that have no default and were not given."""
+    missing = [key for key, value in config.items() if value in ("???", ["???"])]
+    if missing:
+        text = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
+        about = {key: re.search(rf"(?m)^{key}: .*?# *(.*)$", text) for key in missing}
+        raise InputError("; ".join(f"{key}= is required" + (f": {found[1]}" if (found := about[key]) else "") for key in missing))
 
 
 def _swept() -> str:
@@ -196,7 +213,7 @@ def _swept() -> str:
         return ""
     given = [text for text in sys.argv[1:] if not text.startswith("-")]
     varied = {found.key_or_group for found in OverridesParser.create().parse_overrides(given) if found.is_sweep_override()}
-    return ",".join(text for text in config.overrides.task if text.partition("=")[0] in varied)
+    return ",".join(text.replace("'", "") for text in config.overrides.task if text.partition("=")[0] in varied)
 
 
 @contextmanager
@@ -217,8 +234,8 @@ def _hydra() -> Iterator[None]:
 def _in_our_words(error: Exception) -> str:
     """What is wrong with a command line, without Hydra's advice and search path."""
     text, cause = str(error), str(error.__cause__ or "").partition("\n")[0]
-    if found := re.match(r"Could not override '(.*)'", text):
-        return f"there is no setting '{found[1]}'; --help lists the settings"
+    if found := re.match(r"Could not override '(.*)'|Could not delete from config. '(.*)' does not exist", text):
+        return f"there is no setting '{found[1] or found[2]}'; --help lists the settings"
     if found := re.search(r"Could not find '(.*)/(.*)'", text):
         cards = sorted(path.stem for path in (CONFIGS / found[1]).glob("*.yaml"))
         return f"there is no card '{found[2]}' of {found[1]}; choose one of {', '.join(cards)}"
@@ -232,46 +249,43 @@ def _in_our_words(error: Exception) -> str:
 
 
 _SCHEMAS: dict[str, type] = {}
-
-
-def _set_apart(config_name: str, overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes overrides of plain values out of the command line whose key is also the name of a group of cards.
-
-    `zoo=digits_mini` chooses a card in `python -m zoo_gen`, and is the name or path of a zoo everywhere else; Hydra would look for
-    a card there, too. Texts are taken as they stand, lists (`features=[embedding,statistics]`) as Hydra reads them.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    types = {field.name: str(field.type) for field in dataclasses.fields(_SCHEMAS[config_name])}
-    plain = {name for name, kind in types.items() if not kind.startswith("dict") and (CONFIGS / name).is_dir()}
-    values: dict[str, Any] = dict(text.split("=", 1) for text in overrides if text.partition("=")[0] in plain)
-    for key in (name for name in values if types[name].startswith("list")):
-        found = OverridesParser.create().parse_override(f"{key}={values[key]}").value()
-        if not isinstance(found, list):
-            raise InputError(f"{key} is a list: {key}=[{values[key]}]")
-        values[key] = found
-    return [text for text in overrides if text.partition("=")[0] not in plain], values
+"""The dataclass of each command."""
 
 
 @contextmanager
 def one_clear_error() -> Iterator[None]:
-    """A context in which `InputError`, what the file system refuses and Ctrl-C end the process with one message and code 1."""
+    """A context in which every error, and Ctrl-C, ends the process with one message and code 1; `--traceback` shows where it was.
+
+    Nobody who listens any more (`| head`) is no error: the process ends without a word.
+    """
     try:
         yield
-    except (InputError, OSError, KeyboardInterrupt) as error:
-        if isinstance(error, InputError):
-            message = str(error)
-        elif isinstance(error, KeyboardInterrupt):
-            message = "interrupted; the same command resumes"
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = (
-                f"no space left on the disk of {error.filename or Path.cwd()}; free some and run the same command again: it resumes"
-            )
-        elif isinstance(error, PermissionError):
-            message = f"no permission for {error.filename}; make it accessible or choose another folder"
-        elif error.filename is not None:  # no folder, read-only, a file where a folder is wanted ...
-            message = f"cannot use {error.filename} ({error.strerror}); choose another folder"
-        else:
-            raise
-        print(f"error: {printable(message)}", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        hush()
+        raise SystemExit(128 + signal.SIGPIPE) from error
+    except (Exception, KeyboardInterrupt) as error:
+        if TRACEBACK in os.environ:
+            traceback.print_exception(error)
+        print(f"error: {printable(_message(error))}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def _message(error: BaseException) -> str:
+    """What an error means to whoever gave the command."""
+    first_line = str(error).strip().partition("\n")[0]
+    match error:
+        case InputError():
+            return str(error)
+        case KeyboardInterrupt():
+            return "interrupted; the same command resumes"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            where = f"the disk of {error.filename}" if error.filename else "a disk that is written to"
+            return f"no space left on {where}; free some and run the same command again: it resumes"
+        case PermissionError() if error.filename is not None:
+            return f"no permission for {error.filename}; make it accessible or choose another folder"
+        case OSError() if error.filename is not None:  # no folder, read-only, a file where a folder is wanted ...
+            return f"cannot use {error.filename} ({error.strerror}); choose another folder"
+    if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", first_line, re.IGNORECASE):
+        return f"out of memory ({first_line or type(error).__name__}); use smaller batches or fewer processes, or a larger machine"
+    return f"unexpected {type(error).__name__} ({first_line}); run the command with --traceback to see where, and report it"

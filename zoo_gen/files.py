@@ -5,12 +5,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -24,10 +26,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.unlink(missing_ok=True)  # a link that somebody put there would be followed
     try:
-        write(beside)
-        os.replace(beside, path)
+        with named_errors(path):
+            write(beside)
+            os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)  # it is still there only if the write failed
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """A context in which the errors of the file system name the file that is written, also those that libraries give other types.
+
+    Raises `OSError`: of a full disk, Python says no file, and safetensors says `(os error 28)` in an error of its own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except safetensors.SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -28,6 +28,7 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
     models = [spec.model for spec in specs]
     with locked(path / ".lock", f"zoo {path}"):
         remove_leftovers(path)
+        remove_unbegun(path)
         if blueprint.stack_size is None and (path / "zoo.json").exists():  # memory decided, and was another then
             stacks = read_json(path / "zoo.json").get("stacks", {})
         else:
@@ -45,6 +46,18 @@ def generate(path: Path, config: Mapping[str, Any], *, name: str, seed: int, exe
         for state in (path / "state").glob("*"):
             state.unlink()  # left by a kill after the last checkpoint
     return Zoo.open(path)
+
+
+def remove_unbegun(path: Path) -> None:
+    """Removes the description of a zoo that came to nothing, of which no epoch was trained; another may take its place."""
+    kept = (*path.glob("models/*/record.json"), *path.glob("models/**/*.safetensors"), *path.glob("state/*"), *path.glob("index.*"))
+    if kept or not (path / "zoo.json").is_file() or read_json(path / "zoo.json").get("format") != "zoo_gen":
+        return
+    for file in (*path.glob("models/*/config.json"), path / "zoo.json"):
+        file.unlink()
+    for folder in (*path.glob("models/*"), path / "models", path / "state"):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def train_stack(path: Path, name: str, *, hardware: Hardware = CPU, team: Team = ALONE) -> None:

@@ -65,7 +65,7 @@ def images_stand_in(card: Mapping[str, Any]) -> Images:
         ImageSplit(torch.empty(count, *shape, device="meta"), torch.empty(count, dtype=torch.int64, device="meta"))
         for count in card["images"]
     )
-    return Images(train, val, test, card["num_classes"])
+    return Images(train, val, test, len(card["classes"]) if card.get("classes") else card["num_classes"])
 
 
 def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int) -> Images:

@@ -206,3 +206,10 @@ def test_an_answer_needs_no_write(run: Run, tmp_path: Path, monkeypatch: pytest.
     said = capsys.readouterr()
     assert "test_accuracy" in said.out
     assert f"could not save {mine.path / FILE} (Read-only file system)" in said.err
+
+
+def test_hidden_files_and_folders_are_no_checkpoints(tmp_path: Path):
+    for name in ("a.safetensors", "._a.safetensors", ".ipynb_checkpoints/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save_file({"a": torch.ones(1)}, tmp_path / name)
+    assert list(checkpoints_in(tmp_path)) == ["a.safetensors"]

@@ -1,5 +1,6 @@
 """The train command: reproducible, resumable after SIGKILL, and clear about bad input."""
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
+import torch
 
 import wsl.train
 from tests.commands import call, refused
@@ -20,8 +23,10 @@ from wsl.run import Run
 from wsl.run_files import read_config, write_config
 from wsl.train import main
 from wsl.training.metrics_log import MEASURED
+from wsl.training.resume_state import save_state
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError
+from zoo_gen.files import named_errors
 
 
 def events(folder: Path) -> list[dict]:
@@ -206,6 +211,12 @@ def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
         f"{tiny_zoo.name}_hyperrep_seed-{seed}_model.latent-{latent}": (seed, latent) for seed in (0, 1) for latent in (4, 8)
     }
     assert {name: (config.seed, config.model["latent"]) for name, config in configs.items()} == expected
+    configs.clear()
+    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "split=by_model,leave_root_out", "run=1.10")
+    assert {name: config.split for name, config in configs.items()} == {
+        "1.10_split-by_model": "by_model",
+        "1.10_split-leave_root_out": "leave_root_out",
+    }
     printed = refused(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x")
     assert printed.startswith("error: seed=x does not fit")
     assert len(printed.splitlines()) == 1
@@ -218,3 +229,36 @@ def test_help_says_what_each_setting_is_and_which_cards_there_are(capsys: pytest
     assert "accumulate_grad_batches: 1         # micro-batches of a device's share" in printed
     assert "strategy: single  # of ddp, fsdp, single" in printed
     assert "defaults" not in printed.partition("Settings")[2]
+
+
+def test_a_training_that_failed_leaves_nothing_that_blocks_the_next_try(tiny_zoo: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    arguments = [*SMALL, f"zoo={tiny_zoo}", f"run={folder}", "save_every=1", "steps=40"]
+    assert "the loss is not finite" in refused(main, *arguments, "learning_rate=1e30", "gradient_clip_val=1e30")
+    assert not (folder / "state.safetensors").exists()
+    train_small(tiny_zoo, folder)
+    assert "another configuration" in refused(main, *arguments)  # the control: this one came to something
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.yaml").write_text("of: somebody else\n")
+    assert "foreign" in refused(main, *SMALL, f"zoo={tiny_zoo}", f"run={foreign}")
+    assert (foreign / "config.yaml").read_text() == "of: somebody else\n"
+
+
+def test_a_disk_that_is_full_while_a_state_is_saved_is_named(tmp_path: Path):
+    theirs = safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+    for kind, full in (("safetensors", theirs), ("python", OSError(errno.ENOSPC, "No space left on device"))):
+        with pytest.raises(OSError, match="No space left on device") as raised, named_errors(tmp_path / kind):
+            raise full
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / kind))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            save_state(disk / "state.safetensors", {"a": torch.zeros(10**6)}, 1, [])
+        assert raised.value.filename == str(disk / "state.safetensors")
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

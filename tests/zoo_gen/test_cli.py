@@ -1,12 +1,21 @@
 """The command refuses what it cannot make with one message, before anything is written; a plan refuses the same."""
 
+import errno
+import multiprocessing
 import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import zoo_gen
 from tests.commands import refused
+from zoo_gen import InputError
 from zoo_gen.__main__ import main
+from zoo_gen.executors.local import out_of_reach, watch
 
 
 @pytest.mark.parametrize("plan", ["true", "false"])
@@ -75,3 +84,118 @@ def test_a_place_that_cannot_be_written_is_one_message(place: str, tmp_path: Pat
     Path("file").write_text("")
     assert "choose another folder" in refused(main, "zoo=digits_mini", f"path={place}")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("zoo.architecture.img_size=16", "pretrain_images has 8 x 8 pixels of 1 channels, and the architecture has img_size 16"),
+        ("zoo.architecture.in_chans=3", "in_chans 3"),
+        ("+zoo.architecture.model_args.img_size=12", "img_size 12"),
+    ],
+)
+def test_images_of_another_shape_than_the_model_are_refused_before_anything_is_built(
+    argument: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(main, "zoo=digits_mini", argument)
+    cards = ("images@zoo.pretrain_images=imagenet", "images@zoo.finetune_images=imagenet")  # whose images are nowhere
+    assert "has 224 x 224 pixels of 3 channels" in refused(main, "zoo=digits_mini", *cards)
+    assert not list(tmp_path.iterdir())
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, with its output as text."""
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, **options)
+
+
+def test_help_comes_before_the_imports() -> None:
+    script = "import sys; sys.modules.update(torch=None, timm=None, hydra=None, pandas=None, numpy=None); import runpy\n"
+    script += "sys.argv = ['-m', '--help']; sys.orig_argv = ['python', '-m', '{0}', '--help']; runpy._run_module_as_main('{0}')"
+    for command in ("zoo_gen", "wsl.train", "wsl.predict", "wsl.probe"):
+        done = subprocess.run([sys.executable, "-c", script.format(command)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "seed: 0" in done.stdout or "coverage: 0.9" in done.stdout
+        assert ("Cards of" in done.stdout) == (command in ("zoo_gen", "wsl.train"))
+
+
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    script = "import sys, runpy; sys.argv = ['-m']; sys.orig_argv = ['python', '-m', 'wsl.train']\n"
+    script += "class Slow:\n    def find_spec(self, name, *rest):\n        if name == 'torch': raise KeyboardInterrupt\n"
+    script += "sys.meta_path.insert(0, Slow()); runpy._run_module_as_main('wsl.train')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr == "error: interrupted\n"
+
+
+def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from zoo_gen.config import one_clear_error
+    from zoo_gen.startup import TRACEBACK
+
+    def said(error: BaseException) -> str:
+        with pytest.raises(SystemExit) as exit, one_clear_error():
+            raise error
+        assert exit.value.code == 1
+        return capsys.readouterr().err
+
+    assert said(ZeroDivisionError("by\nnothing")).startswith(
+        "error: unexpected ZeroDivisionError (by); run the command with --trace"
+    )
+    assert said(MemoryError()).startswith("error: out of memory (MemoryError)")
+    assert said(RuntimeError("CUDA out of memory. Tried")).startswith("error: out of memory (CUDA")
+    assert said(OSError(errno.ENOSPC, "full")).startswith("error: no space left on a disk that is written to")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TRACEBACK, "1")
+        shown = said(ZeroDivisionError("by nothing"))
+    assert shown.startswith("Traceback")
+    assert shown.splitlines()[-1].startswith("error: unexpected")
+    done = run(
+        "zoo_gen.verify",
+        "nowhere",
+        "--traceback",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(zoo_gen.__file__).parents[1])},
+    )
+    assert "Traceback" in done.stderr
+    assert "'nowhere' not found" in done.stderr.splitlines()[-1]
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    script = "from zoo_gen.config import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
+    for arguments in (["-c", script], ["-m", "wsl.train", "--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([sys.executable, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(writer)
+        assert done.returncode in (1, 141)
+        assert done.stderr == ""
+
+
+def test_what_the_locale_cannot_print_is_escaped() -> None:
+    done = run("zoo_gen.verify", "zoö", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.stderr.startswith("error: zoo 'zo\\xf6' not found")
+    assert "zoö" in run("zoo_gen.verify", "zoö", env={**os.environ, "LC_ALL": "C"}).stderr
+
+
+def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "zoo.json").write_text('{"stacks": {"a": {"models": ["m"], "epochs": 1}}}')
+    message = r"a worker process was killed, .* goes on where it was"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool, pytest.raises(InputError, match=message):
+        list(watch(tmp_path, {pool.submit(os._exit, 9): "a"}))
+
+
+def test_ctrl_c_does_not_reach_workers() -> None:
+    script = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+    def blocked() -> str:
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+    with out_of_reach():
+        assert blocked() == "True"
+    assert blocked() == "False"
+
+
+def test_required_settings_are_named_with_what_they_are() -> None:
+    import wsl.predict
+
+    assert "path= is required: a checkpoint of any kind" in refused(wsl.predict.main, "run=demo")

@@ -81,7 +81,17 @@ def test_zoo_gen_never_imports_wsl() -> None:
 
 
 def test_hydra_is_imported_only_by_the_configuration_and_the_commands() -> None:
-    allowed = {"config.py", "__main__.py", "run_files.py", "train.py", "probe.py", "generate.py", "report.py", "tokenize.py"}
+    allowed = {
+        "config.py",
+        "__main__.py",
+        "command_line.py",
+        "run_files.py",
+        "train.py",
+        "probe.py",
+        "generate.py",
+        "report.py",
+        "tokenize.py",
+    }
     files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "wsl").rglob("*.py")]
     assert {path.name for path in files if imported(path) & {"hydra", "omegaconf"}} <= allowed
 
@@ -102,3 +112,65 @@ def test_a_list_can_be_given_where_a_group_of_cards_has_its_name() -> None:
     ]
     with pytest.raises(InputError, match=r"features=\[statistics\]"):
         compose("probe", ["features=statistics"])
+
+
+TYPED = [
+    "2026_11_29",
+    "1.10",
+    "1e3",
+    ".5",
+    "001",
+    "true",
+    "a/epoch=9-step=1000.ckpt",
+    "josé.pt",
+    "vit (1).pt",
+    "[1]",
+    "a,b.pt",
+    "#",
+    "'",
+]
+TYPED += ["&", "{a}", "${seed}", "\\", "\\'", "a\\${seed}\\", " x ", '"quoted"', "数据", "$(x)", "~x", "+x", "x:y", "%", "glob(*)"]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_text_arrives_as_it_was_typed_in_every_command(text: str) -> None:
+    import wsl.predict
+    import wsl.train  # they register their schemas
+
+    assert wsl.predict
+    assert wsl.train
+    assert compose("predict", ["run=x", f"path={text}"])["path"] == text
+    assert compose("train", [f"run={text}"])["run"] == text
+    images = compose("zoo_gen", ["images@zoo.pretrain_images=imagenet", f"zoo.pretrain_images.path={text}", f"path={text}"])
+    assert images["zoo"]["pretrain_images"]["path"] == text
+    assert images["path"] == text
+
+
+def test_null_and_numbers_are_no_texts() -> None:
+    import wsl.train  # registers its schema
+
+    assert wsl.train
+    found = compose("train", ["run=null", "steps=7", "model.latent=5"])
+    assert (found["run"], found["steps"], found["model"]["latent"]) == (None, 7, 5)
+
+
+def test_entries_of_lists_of_texts_arrive_as_they_were_typed() -> None:
+    import wsl.property_prediction  # registers its schema
+
+    assert wsl.property_prediction
+    typed = compose("property_prediction", ["runs=[2026_11_29, a (1),'b,c',x=y]", "targets=[]"])
+    assert (typed["runs"], typed["targets"]) == (["2026_11_29", "a (1)", "b,c", "x=y"], [])
+
+
+def test_axes_on_the_command_line_replace_those_of_the_card() -> None:
+    def axes(*given: str) -> dict[str, object]:
+        return compose("zoo_gen", ["zoo=digits_mini", *given])["zoo"]["finetune"]["axes"]
+
+    pairs = [["adamw", 1e-3], ["sgd", 1e-2]]
+    assert axes("zoo.finetune.axes={head:[linear]}") == {"head": ["linear"]}
+    for name in ("optimizer,learning_rate", '"optimizer,learning_rate"', "optimizer\\,learning_rate"):
+        given = f"zoo.finetune.axes={{head:[linear],{name}:[[adamw,1e-3],[sgd,1e-2]]}}"
+        assert axes(given) == {"head": ["linear"], "optimizer,learning_rate": pairs}
+    card = axes()
+    assert axes("zoo.finetune.axes.optimizer,learning_rate=[[adamw,1e-3],[sgd,1e-2]]") == card | {"optimizer,learning_rate": pairs}
+    assert axes("zoo.finetune.axes.head=[mlp]") == card | {"head": ["mlp"]}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.zoos import TWO_RATES, make_zoo
+from tests.zoos import TWO_RATES, InThisProcess, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.files import locked
@@ -150,6 +150,15 @@ def test_a_full_disk_is_one_clear_error_and_the_zoo_resumes(small_disk: Path, sh
     zoo = make_zoo(small_disk / "zoo", axes=TWO_RATES)
     assert zoo.complete
     assert list(problems(zoo.path)) == []
+
+
+def test_a_zoo_that_came_to_nothing_leaves_its_place_to_another(tmp_path: Path, short: Zoo) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_zoo(tmp_path / "zoo", "zoo.keep_every=2", axes=TWO_RATES, executor=InThisProcess(die_after=0))
+    assert (tmp_path / "zoo" / "zoo.json").exists()
+    assert make_zoo(tmp_path / "zoo", axes=TWO_RATES).content_hash == short.content_hash
+    with pytest.raises(InputError, match="another configuration"):
+        make_zoo(tmp_path / "zoo", "zoo.keep_every=2", axes=TWO_RATES)
 
 
 def test_what_killed_processes_left_is_removed(copied: Path) -> None:

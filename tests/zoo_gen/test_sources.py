@@ -179,3 +179,113 @@ def test_damaged_files_and_images_are_named(hub: Path, tmp_path: Path) -> None:
         folder(path=str(tmp_path / "nowhere"), train="train", test="val", **LOOK)
     with pytest.raises(InputError, match="no data set 'CIFAR11'"):
         torchvision(dataset="CIFAR11", root=str(tmp_path), train={}, test={}, **LOOK)
+
+
+def picture(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_pixels_of_sixteen_bits_keep_their_upper_eight(suffix: str, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    file = picture(tmp_path / f"ramp.{suffix}", ramp)
+    decoded = Selection(**LOOK).decode(file)
+    assert decoded.tolist() == [(ramp >> 8).tolist()] * 3
+    assert torch.equal(Selection(**LOOK).decode(ramp), decoded)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.int32, "32-bit integers"), (np.float32, "floats")])
+def test_pixels_without_an_agreed_white_are_refused_by_name(dtype: type, kind: str, tmp_path: Path) -> None:
+    file = picture(tmp_path / "odd.tif", np.ones((8, 8), dtype))
+    with pytest.raises(InputError, match=rf"odd\.tif cannot be read .*{kind}"):
+        Selection(**LOOK).decode(file)
+
+
+def test_only_the_formats_we_mean_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = tmp_path / "called"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {called}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    Image.fromarray(shade(0, 1)).save(tmp_path / "eps.png", "EPS")
+    Image.fromarray(shade(0, 1)).save(tmp_path / "gif.png", "GIF")
+    for name in ("eps.png", "gif.png"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read"):
+            Selection(**LOOK).decode(tmp_path / name)
+    assert not called.exists()
+    with pytest.raises(OSError), Image.open(tmp_path / "eps.png") as opened:  # noqa: PT011
+        opened.load()  # the control: Pillow alone hands it on
+    assert called.exists()
+
+
+def test_bombs_strips_and_broken_chunks_are_one_clear_error(tmp_path: Path) -> None:
+    bomb, strip, broken = tmp_path / "bomb.png", tmp_path / "strip.png", tmp_path / "broken.png"
+    Image.new("1", (14000, 13000)).save(bomb)
+    Image.new("1", (2**23, 1)).save(strip)
+    picture(broken, np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8))
+    content = bytearray(broken.read_bytes())
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second : second + 4] = b"\x81\x02\x97\xa5"
+    broken.write_bytes(content)
+    for file in (bomb, strip, broken):
+        with pytest.raises(InputError, match=rf"{file.name} cannot be read"):
+            Selection(**LOOK).decode(file)
+
+
+def test_a_damaged_picture_of_a_table_is_named_by_file_and_row(hub: Path) -> None:
+    cells = [{"bytes": encoded(shade(number % 2, number)), "path": None} for number in range(10)]
+    for content, message in (
+        (b"no picture", r"in row 7 of .*train-0\.parquet cannot be read"),
+        (None, r"row 7 of .*does not hold"),
+    ):
+        cells[7] = {"bytes": content, "path": None}
+        pyarrow.parquet.write_table(pa.table({"img": cells, "fine_label": [n % 2 for n in range(10)]}), hub / "train-0.parquet")
+        with pytest.raises(InputError, match=message):
+            parquet(source=str(hub), **COLUMNS, **{**LOOK, "images": [8, 2, 4]})
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", 10)
+    write_folder(tmp_path / "val", 6)
+    for place in (".ipynb_checkpoints", "__MACOSX", "class_0/.ipynb_checkpoints"):
+        (tmp_path / "train" / place).mkdir()
+        (tmp_path / "train" / place / "0.png").write_bytes(encoded(shade(1, 25)))
+    (tmp_path / "train" / "class_0" / "._0.png").write_bytes(b"of a Mac")
+    card = {"path": str(tmp_path), "train": "train", "test": "val"}
+    assert fit(folder(**card, **LOOK))
+    with pytest.raises(InputError, match="has 10 training images"):
+        folder(**card, **{**LOOK, "images": [9, 2, 4]})
+    (tmp_path / "train" / "class_2").mkdir()
+    with pytest.raises(InputError, match="without images: class_2"):
+        folder(**card, **LOOK)
+    (tmp_path / "train" / "class_2").rmdir()
+    (tmp_path / "val" / "class_9").mkdir()
+    with pytest.raises(InputError, match="class folders class_9"):
+        folder(**card, **LOOK)
+
+
+def test_hidden_tables_are_no_part_of_a_data_set(hub: Path) -> None:
+    (hub / "._train-0.parquet").write_bytes(b"of a Mac")
+    assert fit(parquet(source=str(hub), **{**COLUMNS, "train": "*train-*.parquet"}, **LOOK))
+
+
+def test_classes_to_keep_are_numbered_anew(hub: Path, tmp_path: Path) -> None:
+    kept = {**LOOK, "classes": [1, 0]}
+    found = parquet(source=str(hub), **COLUMNS, **kept)
+    every = parquet(source=str(hub), **COLUMNS, **LOOK)
+    assert torch.equal(found.train.pixels[:], every.train.pixels[:])
+    assert torch.equal(found.train.labels, 1 - every.train.labels)
+    three = {**LOOK, "num_classes": 3}
+    for number in range(12):
+        for part in ("train", "val"):
+            place = tmp_path / part / f"class_{number % 3}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.png").write_bytes(encoded(shade(number % 3 // 2, number)))
+    found = folder(path=str(tmp_path), train="train", test="val", **{**three, "classes": [0, 2]})
+    assert found.num_classes == 2
+    assert fit(found)
+    with pytest.raises(InputError, match=r"8 training images of the classes \[0, 2\]"):
+        folder(path=str(tmp_path), train="train", test="val", **{**three, "classes": [0, 2], "images": [8, 2, 4]})
+    for wrong in ([0], [0, 0], [0, 3]):
+        with pytest.raises(InputError, match="classes must be two or more different labels"):
+            Selection(**{**three, "classes": wrong})

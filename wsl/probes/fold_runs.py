@@ -27,7 +27,7 @@ def find_runs(folders: Sequence[Path], zoo: Zoo) -> Mapping[str, ByModel]:
         InputError: there are none, a run is of another zoo, or two are of the same model, split, fold and seed.
     """
     found: dict[str, dict[str, dict[int, ByFold]]] = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("*/model.safetensors"))):
+    for path in (path for folder in folders for path in sorted(folder.glob("[!.]*/model.safetensors"))):
         run = Run.open(path.parent, zoo=zoo.path)
         split, fold, seed = (run.config[key] for key in ("split", "fold", "seed"))
         if run.config["zoo"]["content_hash"] != zoo.content_hash:
@@ -57,7 +57,7 @@ def find_pretrained(folder: Path | None, zoo: Zoo) -> Pretrained:
         InputError: there are none, two have one model and seed, or one has seen models or test images of the zoo.
     """
     found: dict[str, dict[int, Run]] = defaultdict(dict)
-    for path in sorted(folder.glob("*/model.safetensors")) if folder is not None else []:
+    for path in sorted(folder.glob("[!.]*/model.safetensors")) if folder is not None else []:
         run = Run.open(path.parent)
         for seen in run.zoos:
             refuse_seen_images(seen, zoo)

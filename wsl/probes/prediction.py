@@ -120,7 +120,7 @@ def checkpoints_in(path: Path) -> Places:
         return {one.model: (one.path, roots[one.root]) for one in final}
     if not path.is_dir() or _is_checkpoint(path):
         return {path.name: (path, None)}
-    found = {one.name: (one, None) for one in sorted(path.iterdir()) if _is_checkpoint(one)}
+    found = {one.name: (one, None) for one in sorted(path.iterdir()) if one.name[0] != "." and _is_checkpoint(one)}
     if not found:
         raise InputError(f"{path} holds no checkpoint; name a file of weights, a folder of them, or a zoo")
     return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsl.training.loggers.logger import Logger
-from zoo_gen.files import write_text
+from zoo_gen.files import named_errors, write_text
 
 MEASURED = ("time", "memory_mb", "weights_per_second")
 """Scalars that two runs of one configuration differ in; all others are equal to the bit."""
@@ -36,7 +36,7 @@ class Journal:
         """Appends an event; scalars that are not finite become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         seconds = round(time.perf_counter() - self.start, 3)
-        with self.path.open("a") as file:
+        with named_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps({"event": event, "step": step, **finite, "time": seconds}) + "\n")
         self.logger.log(event, step, {name: value for name, value in finite.items() if value is not None})
 

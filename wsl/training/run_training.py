@@ -15,7 +15,7 @@ from rich.console import Console
 from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import pairs_of
 from wsl.run import fresh_model, inputs_of
-from wsl.run_files import FORMAT, refuse_other, write_config
+from wsl.run_files import FORMAT, read_config, refuse_other, write_config
 from wsl.training.metrics_log import Journal
 from wsl.training.pretraining import pretrain
 from wsl.training.resume_state import STATE
@@ -84,7 +84,10 @@ def named(swept: str) -> str:
 def train(config: TrainConfig, zoos: Sequence[Zoo], folder: Path, console: Console) -> None:
     """Trains the run in `folder`, or what is left of it, on the first of some zoos and on others with it."""
     resolved = _resolve(config, zoos, folder)
-    refuse_other(folder, resolved)
+    if any((folder / name).is_file() for name in ("model.safetensors", STATE)):
+        refuse_other(folder, resolved)
+    elif (folder / "config.yaml").is_file():  # of a training that came to nothing: another may take its place
+        read_config(folder)
     if (folder / "model.safetensors").is_file():
         (folder / STATE).unlink(missing_ok=True)  # by a training that was killed after its last word
         console.print(

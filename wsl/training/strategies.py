@@ -25,7 +25,7 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from zoo_gen.errors import InputError
-from zoo_gen.executors.local import start_worker
+from zoo_gen.executors.local import out_of_reach, start_worker
 
 METHODS = ("encode", "decode")
 """Methods of a model, beside `forward`, that objectives and validation call."""
@@ -66,11 +66,19 @@ class Strategy(Protocol):
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one error is one message
         arguments = (self, hardware, work, find_free_network_port(), os.getpid(), messages)
         try:
-            start_processes(_process, args=arguments, nprocs=hardware.devices, start_method="spawn")
-        except ProcessRaisedException:
+            with out_of_reach():
+                context: Any = start_processes(_process, args=arguments, nprocs=hardware.devices, join=False, start_method="spawn")
+            try:
+                while not context.join():
+                    pass
+            except KeyboardInterrupt:
+                for process in context.processes:
+                    process.terminate()
+                raise
+        except ProcessRaisedException as error:  # what was raised there arrives as text
             if not messages.empty():
                 raise messages.get() from None
-            raise
+            raise RuntimeError(str(error).strip().splitlines()[-1]) from error
         except ProcessExitedException as error:
             raise InputError(f"training ended with: {error}; the same command goes on where it was") from error
 

@@ -83,6 +83,7 @@ def fit(
             if logging:
                 means = meter.means()
                 if not math.isfinite(means["loss"]):
+                    state.unlink(missing_ok=True)  # a training that came to nothing blocks no other
                     advice = f"use a smaller learning_rate (now {config.learning_rate:g})"
                     raise InputError(f"the loss is not finite at step {step}; {advice}")
                 progress.logged(step, means)

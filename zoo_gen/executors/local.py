@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -41,8 +44,12 @@ class LocalExecutor:
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
+            before = signal.pthread_sigmask(
+                signal.SIG_BLOCK, {signal.SIGINT}
+            )  # workers inherit it: Ctrl-C is this process's to tell
             running = {pool.submit(train_stack, zoo, name, hardware=self.hardware): name for name in stacks}
             try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 yield from watch(zoo, running)
             except BaseException:  # an error, Ctrl-C, or nobody listens any more
                 for future in running:
@@ -50,6 +57,16 @@ class LocalExecutor:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 raise
+
+
+@contextmanager
+def out_of_reach() -> Iterator[None]:
+    """A context in which processes are started that Ctrl-C does not reach: it is for this process to end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
@@ -64,7 +81,13 @@ def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             progress.update(bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values()))
             for future in done:
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        "a worker process was killed, most likely for want of memory; train fewer models at once "
+                        "(executor.processes=1, or a smaller zoo.stack_size in a new folder). The same command goes on where it was"
+                    ) from error
                 yield running[future]
 
 

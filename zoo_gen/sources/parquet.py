@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
-from zoo_gen.sources.pictures import Labelled, Selection, missing
+from zoo_gen.sources.pictures import Cell, Labelled, Selection, missing
 
 
 def parquet(*, source: str, train: str, test: str, image: str, label: str, **card: Any) -> Images:
@@ -45,10 +45,11 @@ def _download(source: str, patterns: Sequence[str]) -> Path:
 
 def _read(folder: Path, pattern: str, image: str, label: str) -> Labelled:
     """Reads the encoded images and labels of all files that fit a pattern, in the order of their names."""
-    files = sorted(folder.glob(pattern))
+    found = sorted(folder.glob(pattern))
+    files = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
     if not files:
         raise missing(f"files {pattern} in {folder.resolve()}", None)
-    pictures: list[bytes] = []
+    pictures: list[Cell] = []
     labels: list[int] = []
     for file in files:
         try:
@@ -56,13 +57,16 @@ def _read(folder: Path, pattern: str, image: str, label: str) -> Labelled:
             if image not in columns or label not in columns:
                 raise InputError(f"{file} has the columns {columns}, not '{image}' and '{label}'; set image=... and label=...")
             table = pyarrow.parquet.read_table(file, columns=[image, label])
-        except (OSError, pa.ArrowException) as error:
+            cells, numbers = table[image].to_pylist(), table[label].to_pylist()
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise missing(str(file), error) from error
-        cells = table[image].to_pylist()
-        pictures += [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
-        labels += table[label].to_pylist()
-    if any(not isinstance(picture, bytes) for picture in pictures) or any(not isinstance(number, int) for number in labels):
-        raise InputError(
-            f"{folder / pattern} does not hold encoded images in '{image}' and integers in '{label}'; set image=... and label=..."
-        )
+        for row, (cell, number) in enumerate(zip(cells, numbers, strict=True)):
+            content = cell.get("bytes") if isinstance(cell, dict) else cell
+            if not isinstance(content, bytes) or not isinstance(number, int):
+                raise InputError(
+                    f"row {row} of {file} does not hold an encoded image in '{image}' and an integer in '{label}'; "
+                    "set image=... and label=..., or remove the row"
+                )
+            pictures.append(Cell(content, file, row))
+            labels.append(number)
     return pictures, labels

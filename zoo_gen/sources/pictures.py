@@ -1,6 +1,7 @@
 """Pictures: encoded images anywhere, decoded once into memory where they fit, and whenever they are needed where they do not.
 
 Every source of images ends here: it hands over training and test pictures, each with a label, and the settings of its card.
+Pixels of 16 bits keep their upper 8 (`v >> 8`). Pixels of 32 bits and floats have no agreed white, and are refused.
 """
 
 import io
@@ -13,14 +14,33 @@ from typing import cast
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, ImageSplit
 
-Picture = bytes | Path | np.ndarray
-"""An encoded file, the path of one, or pixels (H, W) or (H, W, 3) of 8 bits."""
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is opened, whatever a file is called. Pillow knows more, and hands some to other programs."""
+LARGEST = 2**28
+"""Pixels that a picture may have, resized: a strip of one pixel's height becomes endless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An encoded picture in a row of a file."""
+
+    content: bytes
+    file: Path
+    row: int
+
+    def __str__(self) -> str:
+        """Where it is; rows count from 0."""
+        return f"in row {self.row} of {self.file}"
+
+
+Picture = Cell | Path | np.ndarray
+"""An encoded file, the path of one, or pixels (H, W) or (H, W, 3)."""
 
 Labelled = tuple[Sequence[Picture], Sequence[int]]
 """Pictures, and the label of each."""
@@ -32,12 +52,13 @@ class Selection:
 
     Attributes:
         images: sizes of train, val and test; train and val are drawn from the training pictures.
-        num_classes: labels are 0 to `num_classes - 1`.
+        num_classes: the labels of the data set are 0 to `num_classes - 1`.
         size: height and width in pixels; the shorter side is resized (bicubic), the centre kept.
         mean, std: per channel, of the pixels in [0, 1]; one number makes grey images, three make RGB.
         seed: of the draw.
         memory_gb: decoded images that need more than this are decoded whenever they are needed.
         workers: threads that decode.
+        classes: labels to keep; label i is then `classes[i]`. None keeps all.
     """
 
     images: Sequence[int]
@@ -48,8 +69,12 @@ class Selection:
     seed: int
     memory_gb: float
     workers: int
+    classes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        kept = self.classes
+        if kept is not None and (len(set(kept)) < max(2, len(kept)) or not set(kept) <= set(range(self.num_classes))):
+            raise InputError(f"classes must be two or more different labels of 0 to {self.num_classes - 1}, not {list(kept)}")
         if len(self.images) != 3 or min(self.images) < 1:
             raise InputError(f"images must be three positive numbers (train, val, test), not {list(self.images)}")
 
@@ -60,24 +85,34 @@ class Selection:
         """
         rng = np.random.default_rng(self.seed)
         splits = []
-        for what, (pictures, labels), counts in (("training", train, self.images[:2]), ("test", test, self.images[2:])):
-            if len(labels) < sum(counts):
-                raise InputError(
-                    f"the data set has {len(labels)} {what} images, the card asks for {sum(counts)}; "
-                    "set images=[...] to what is there"
-                )
-            odd = sorted({label for label in labels if not 0 <= label < self.num_classes})
+        for what, (every, given), counts in (("training", train, self.images[:2]), ("test", test, self.images[2:])):
+            odd = sorted({label for label in given if not 0 <= label < self.num_classes})
             if odd:
                 raise InputError(
                     f"the data set has the {what} labels {odd[:5]}, not 0 to {self.num_classes - 1}; "
                     "check num_classes and the label column"
+                )
+            pictures, labels = self._kept(every, given)
+            if len(labels) < sum(counts):
+                of = "" if self.classes is None else f" of the classes {list(self.classes)}"
+                raise InputError(
+                    f"the data set has {len(labels)} {what} images{of}, the card asks for {sum(counts)}; "
+                    "set images=[...] to what is there"
                 )
             order = rng.permutation(len(labels))
             for start, count in zip((0, counts[0]), counts, strict=False):
                 chosen = sorted(order[start : start + count].tolist())
                 pixels = self._pixels([pictures[number] for number in chosen])
                 splits.append(ImageSplit(pixels, torch.tensor([labels[number] for number in chosen])))
-        return Images(splits[0], splits[1], splits[2], self.num_classes)
+        return Images(splits[0], splits[1], splits[2], self.num_classes if self.classes is None else len(self.classes))
+
+    def _kept(self, pictures: Sequence[Picture], labels: Sequence[int]) -> Labelled:
+        """The pictures of the classes to keep, with their new labels."""
+        if self.classes is None:
+            return pictures, labels
+        order = {label: number for number, label in enumerate(self.classes)}
+        kept = [number for number, label in enumerate(labels) if label in order]
+        return [pictures[number] for number in kept], [order[labels[number]] for number in kept]
 
     def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
         """Decoded pixels where they fit in memory, streamed ones where not; the first picture is decoded at once in either case."""
@@ -93,22 +128,39 @@ class Selection:
     def decode(self, picture: Picture) -> Tensor:
         """Decodes one picture to (C, size, size) of 8 bits. Raises `InputError`, naming the file, if it is none."""
         try:
-            if isinstance(picture, np.ndarray):
-                opened = Image.fromarray(picture)
-            else:
-                opened = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
-            image = opened.convert("L" if len(self.mean) == 1 else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError, TypeError) as error:
-            where = f"image {picture}" if isinstance(picture, Path) else "an image of the data set"
-            raise InputError(f"{where} cannot be read ({error}); restore the file, or remove it from the data set") from error
-        scale = self.size / min(image.size)
-        if image.size != (self.size, self.size):
-            sides = [max(self.size, round(side * scale)) for side in image.size]
-            left, top = (sides[0] - self.size) // 2, (sides[1] - self.size) // 2
-            image = image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
-            image = image.crop((left, top, left + self.size, top + self.size))
+            image = self._framed(_opened(picture).convert("L" if len(self.mean) == 1 else "RGB"))
+        except Exception as error:  # Pillow's readers raise errors of any kind
+            where = "of the data set" if isinstance(picture, np.ndarray) else picture
+            raise InputError(f"image {where} cannot be read ({error}); restore it, or remove it from the data set") from error
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """The centre of an image, resized by its shorter side."""
+        scale = self.size / min(image.size)
+        if image.size == (self.size, self.size):
+            return image
+        sides = [max(self.size, round(side * scale)) for side in image.size]
+        if sides[0] * sides[1] > LARGEST:
+            raise ValueError(f"a strip of {image.size[0]} x {image.size[1]} pixels")
+        left, top = (sides[0] - self.size) // 2, (sides[1] - self.size) // 2
+        image = image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+def _opened(picture: Picture) -> Image.Image:
+    """Opens a picture, and brings its pixels to 8 bits."""
+    if isinstance(picture, np.ndarray):
+        image = Image.fromarray(picture)
+    else:
+        content = picture.content if isinstance(picture, Cell) else picture.read_bytes()
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # both are 16 bits at most
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floats"
+        raise ValueError(f"its pixels are {kind}, whose white nobody knows; convert it to 8 or 16 bits")
+    return image
 
 
 class StreamedPixels:

@@ -50,6 +50,11 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
+def json_sha256(content: Any) -> str:
+    """Returns a sha256 of what JSON says, whatever the order of its keys and its spaces."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Returns the sha256 of a file."""
     with path.open("rb") as file:

@@ -54,7 +54,7 @@ def test_a_model_of_an_odd_name_leads_nowhere(zoo: Zoo, model: str) -> None:
 @pytest.mark.parametrize("rows", [10**6, 3000])
 def test_an_index_that_grows_is_refused(zoo: Zoo, rows: int) -> None:
     frame = pd.read_parquet(zoo.path / "index.parquet").iloc[[0] * rows]
-    long = frame if rows > 10**5 else frame.assign(model="a" * 10**4)
+    long = frame if rows > 10**5 else frame.assign(model="a" * 10**5)
     long.to_parquet(zoo.path / "index.parquet", index=False)
     with pytest.raises(InputError, match=r"rows of|far longer"):
         Zoo.open(zoo.path)

@@ -148,10 +148,12 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
 
         @functools.wraps(main)
         def command_line() -> None:
+            from zoo_gen.foreign import flag_taken
+
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
-            with one_clear_error(), _hydra():
+            with one_clear_error(), flag_taken(), _hydra():
                 sys.argv[1:], found = _set_apart(config_name, sys.argv[1:])
                 values.update(found)
                 start()
@@ -181,6 +183,7 @@ def help_of(config_name: str, about: str) -> str:
             *(about.strip(), "", "Settings, key=value on the command line:", "", settings, ""),
             *(f"Cards of {CONFIGS}, group=card, or group.key=value for a value of one:", "", *lines, ""),
             "-m key=a,b other=1,2 runs every combination; --cfg job prints the settings that would be used.",
+            "--trust-images opens the images that a zoo names whatever they are; without it none run code or are downloaded.",
         ]
     )
 

@@ -24,7 +24,8 @@ class Split(NamedTuple, Generic[Part]):
 def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[str]]:
     """Returns the model ids of each part; `fold` is tested, the one after it validates.
 
-    `frame` is the index of the fine-tuned models (columns `model`, `root`, `fold`, `status`, `weights_sha256`); `scheme` is `by_model` or `leave_root_out`.
+    `frame` is the index of the fine-tuned models (columns `model`, `root`, `fold`, `status`, `weights_sha256`); `scheme` is
+    `by_model` or `leave_root_out`.
     Raises `InputError` for an unknown scheme or fold, when there are too few parts to split, and when one model, or equal weights
     under two names, would be in two parts.
     """

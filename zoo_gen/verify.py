@@ -213,7 +213,8 @@ def main(given: list[str] | None = None) -> None:
         zoo = Zoo.open(path)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
         models = zoo.frame["model"].nunique()
-        print(f"{zoo.name}: {models} models, {len(zoo)} checkpoints, {size / 1e6:,.0f} MB: every hash, the records and the index agree")
+        what = f"{models} models, {len(zoo)} checkpoints, {size / 1e6:,.0f} MB"
+        print(f"{zoo.name}: {what}: every hash, the records and the index agree")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.content import content_hash, is_guarded, read_description, say_unguarded
 from zoo_gen.errors import InputError
+from zoo_gen.foreign import as_foreign
 from zoo_gen.images import Images
 from zoo_gen.index import ALL_FACTORS, RESULTS, plain, read_index
 from zoo_gen.reader import ZOO_ADVICE, Places, inside, read_json, read_weights, shortened
@@ -169,10 +170,13 @@ class Zoo:
         return dict(zip(self.frame["model"].iloc[rows].tolist(), rows, strict=True))
 
     def images(self, stage: str) -> Images:
-        """Loads the images that the models of a stage (`pretrain` or `finetune`) were trained on, with the zoo's own split."""
+        """Loads the images that the models of a stage (`pretrain` or `finetune`) were trained on, with the zoo's own split.
+
+        Runs no code and fetches nothing (`zoo_gen.foreign`). Raises `InputError` for images that are not there or not read so.
+        """
         card = self.image_card(stage)
         try:
-            return instantiate(card, group="images")
+            return instantiate(as_foreign(card), group="images")
         except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, OSError) as error:
             raise InputError(f"the card of images in {self.path / 'zoo.json'} does not work ({error}); {ZOO_ADVICE}") from error
 

@@ -62,7 +62,7 @@ def record_path(zoo: Path, model: object) -> Path:
 
 
 def read_record(zoo: Path, model: object) -> dict[str, Any]:
-    """Reads a model's record. Raises `InputError` if it is missing, damaged or of another model, or a value is of the wrong type."""
+    """Reads a model's record. Raises `InputError` if it is missing, damaged or of another model, or has values of wrong types."""
     path = record_path(zoo, model)
     record = read_json(path)
     expect(record, _MODEL | ({CONFIG: (str,)} if CONFIG in record else {}), path)

@@ -171,7 +171,7 @@ def test_the_models_of_a_run_are_read_from_its_folder_on_a_zoo_that_guards_no_sp
     again = Run.open(run.path)
     assert again.zoo.content_hash == run.zoo.content_hash  # of format 1, it does not cover folds
     assert again.seen == run.seen
-    with pytest.raises(InputError, match="the train models of split by_model, fold 0, .* are not those of run"):
+    with pytest.raises(InputError, match=r"the train models of split by_model, fold 0, .* are not those of run"):
         _ = again.split
     with pytest.raises(InputError, match="are not those of run"):
         evaluate_runs([again], cards("probe", ["test_loss"]), cards("features", ["statistics"]), None, Console())  # type: ignore[arg-type]

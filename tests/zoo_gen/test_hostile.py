@@ -233,10 +233,10 @@ def test_pickles_of_old_versions_of_mnist_and_odd_arguments_are_refused(zoo: Zoo
 
 
 def test_a_data_set_of_the_hub_is_taken_from_the_cache_alone(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    offline: list[bool] = []
 
     def snapshot_download(source: str, *, local_files_only: bool, **_: Any) -> str:
-        asked.append(local_files_only)
+        offline.append(local_files_only)
         raise OSError("nothing here")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -253,7 +253,7 @@ def test_a_data_set_of_the_hub_is_taken_from_the_cache_alone(zoo: Zoo, monkeypat
         images(zoo, **card, foreign=False)
     with pytest.raises(InputError, match="nothing here"):
         images(zoo, "--trust-images", **card)
-    assert asked == [True, False]
+    assert offline == [True, False]
 
 
 @pytest.mark.parametrize("wrap", [lambda card: card, lambda card: [card], lambda card: {"a": card}])

@@ -10,7 +10,6 @@ from zoo_gen.errors import InputError
 from zoo_gen.images import Images
 from zoo_gen.sources.pictures import Labelled, Selection, missing
 
-
 CHECKED = ("CIFAR10", "CIFAR100", "SVHN", "STL10")
 """Data sets whose files torchvision compares with the checksums of the published ones before it reads them."""
 

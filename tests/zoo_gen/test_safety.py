@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.zoo_gen.test_guard import older
 from tests.zoos import TWO_RATES, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
@@ -127,6 +128,24 @@ def test_a_zoo_older_than_a_factor_opens_without_it(copied: Path, short: Zoo) ->
     pd.read_parquet(index).drop(columns=["test_loss"]).to_parquet(index)
     with pytest.raises(InputError, match="lacks the columns"):
         Zoo.open(copied)
+
+
+@pytest.mark.parametrize("content", [{}, {"checkpoints": 3}, {"model": "x"}])
+def test_a_zoo_with_a_record_of_wrong_form_does_not_go_on(copied: Path, content: object) -> None:
+    record = copied / "models" / Zoo.open(copied)[-1].model / "record.json"
+    record.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"record\.json is damaged"):
+        make_zoo(copied, axes=TWO_RATES)
+
+
+def test_an_unfinished_zoo_of_format_1_is_finished(copied: Path, short: Zoo) -> None:
+    older(copied)
+    Zoo.open(copied)[-1].path.unlink()
+    zoo = make_zoo(copied, axes=TWO_RATES)
+    assert list(problems(copied)) == []
+    assert list(zoo.frame["weights_sha256"]) == list(short.frame["weights_sha256"])
+    repair(copied)
+    assert Zoo.open(copied).content_hash == short.content_hash
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from wsl.data.standardizer import Standardizer
 from wsl.models.hyperrep import HyperRep
 from wsl.probes.predictor import Predictor
 from wsl.run_files import FORMAT, write_config
+from zoo_gen.architecture import architecture, with_head
 from zoo_gen.blueprint import Blueprint
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.index import RESULTS
@@ -34,7 +35,8 @@ CANARY = "canary"
 
 
 SIZES = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 8, "depth": 1, "num_heads": 2}
-ARCHITECTURE = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args": SIZES}
+_BACKBONE = architecture(timm_name="vit_tiny_patch16_224", model_args=SIZES, in_chans=1, img_size=8, mean=[0.5], std=[0.5])
+ARCHITECTURE: dict[str, Any] = with_head(_BACKBONE, "linear", 3)
 
 
 def vit(seed: int = 0, **sizes: int) -> dict[str, Tensor]:
@@ -85,18 +87,22 @@ def write_adapter(folder: Path, base: Mapping[str, Tensor], **config: object) ->
 
 
 def write_zoo(folder: Path, weights: Mapping[str, Tensor]) -> Zoo:
-    """Writes a zoo of a root and one of its children, one epoch each, with the real writer; nothing is trained."""
+    """Writes a zoo of a root and its only child, one epoch each, with the real writer; nothing is trained."""
+    card = {"timm_name": "vit_tiny_patch16_224", "model_args": SIZES, "in_chans": 1, "img_size": 8, "mean": [0.5], "std": [0.5]}
     config = compose("zoo_gen", ["zoo=digits_mini"])["zoo"]
+    config["architecture"] |= card
+    config["pretrain"] |= {"members": [], "recipe": {**config["pretrain"]["recipe"], "objective": "supervised", "head": "linear"}}
+    config["finetune"]["axes"] = {"learning_rate": [1e-3]}
+    for stage, classes in (("pretrain", [0, 1, 2]), ("finetune", [3, 4, 5])):
+        config[f"{stage}_images"]["classes"] = classes
     blueprint: Blueprint = instantiate(config)
-    specs = blueprint.plan(0)
-    chosen = [specs[0], *[spec for spec in specs if spec.parent == specs[0].model][:1]]
-    for spec in chosen:
-        object.__setattr__(spec, "architecture", ARCHITECTURE)
+    chosen = blueprint.plan(0)
+    assert all(spec.architecture == ARCHITECTURE for spec in chosen)
     stacks = {"pretrain_0": {"models": [chosen[0].model], "epochs": 1}}
     stacks["finetune_0"] = {"models": [spec.model for spec in chosen[1:]], "epochs": 1}
     create_zoo(folder, name="small", seed=0, config=config, specs=chosen, stacks=stacks)
-    for spec in chosen:
-        ModelWriter(folder, spec, dtype="float32", keep_every=1).save(spec.recipe.epochs, weights, dict.fromkeys(RESULTS, 0.5))
+    for spec, found in zip(chosen, (vit(seed=7), weights), strict=True):
+        ModelWriter(folder, spec, dtype="float32", keep_every=1).save(spec.recipe.epochs, found, dict.fromkeys(RESULTS, 0.5))
     write_index(folder, [spec.model for spec in chosen])
     return Zoo.open(folder)
 

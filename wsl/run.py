@@ -1,8 +1,8 @@
 """A run: the folder of a trained model, which explains itself.
 
-`config.yaml` (cards, settings, and which zoo in which state), `model.safetensors`, what the model reads (`standardizer.json` for
-tokens, `inputs.json` for invariants) and `metrics.jsonl`. Reloading needs the path alone, and builds only `_target_`s of cards: a
-config is foreign data.
+`config.yaml` (cards, settings, and which zoo in which state), `models.json` (which models of it), `model.safetensors`, what the
+model reads (`standardizer.json` for tokens, `inputs.json` for invariants) and `metrics.jsonl`. Reloading needs the path alone, and
+builds only `_target_`s of cards: a config is foreign data.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +22,7 @@ from wsl.data.pairs import with_roots
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import Pairs, TokenInputs
 from wsl.run_files import check_config, read_config
+from wsl.run_models import read_models, recorded_split
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate, resolve
@@ -165,15 +166,19 @@ class Run:
 
     @cached_property
     def split(self) -> Split[Zoo]:
-        """Train, val and test models, as in training."""
-        return self.zoo.split(self.config["split"], fold=self.config["fold"])
+        """Train, val and test models, as in training. Raises `InputError` if the zoo's split has changed since."""
+        scheme, fold = self.config["split"], self.config["fold"]
+        return self.zoo.split(scheme, fold=fold) if self.is_unseen else recorded_split(self.path, self.zoo, scheme, fold=fold)
 
     @cached_property
     def seen(self) -> frozenset[str]:
-        """Ids of the models of the run's zoo that it was trained or validated on; none of a zoo that it was transferred to."""
+        """Ids of the models of the run's zoo that it was trained or validated on, by the hashes of their weights; none of a zoo
+        that it was transferred to."""
         if self.is_unseen:
             return frozenset()
-        return frozenset(self.split.train.frame["model"]) | frozenset(self.split.val.frame["model"])
+        train, val, _ = read_models(self.path, self.zoo.content_hash)
+        frame = self.zoo.frame
+        return frozenset(frame["model"][frame["weights_sha256"].isin({*train.values(), *val.values()})])
 
     def embed(self, checkpoints: Zoo) -> Float[np.ndarray, "N F"]:
         """Returns one vector per checkpoint of a selection of the run's zoo; not finite for a model that diverged."""
@@ -234,8 +239,8 @@ class Run:
                 return zoo
         now, then = found[0].content_hash[:12], hashes[0][:12]
         raise InputError(
-            f"the zoo at {found[0].path} is not the one that run {self.path} was trained on (content hash {now}, "
-            f"then {then}); if that one is elsewhere, {point}, else train a new run on this one"
+            f"the zoo at {found[0].path} is not the one that run {self.path} was trained on (content hash {now}, then {then}): "
+            f"labels, splits or weights were changed since; if the old one is elsewhere, {point}, else train a new run on this one"
         )
 
 

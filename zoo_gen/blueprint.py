@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from zoo_gen.architecture import resized, timm_sizes, with_head
 from zoo_gen.config import instantiate
 from zoo_gen.errors import InputError
-from zoo_gen.images import Images, images_stand_in
+from zoo_gen.images import Images, ImageSplit, images_stand_in
 from zoo_gen.recipe import FACTORS, Recipe
 from zoo_gen.streams import stream
 
@@ -66,6 +67,11 @@ class Stage:
     def __post_init__(self) -> None:
         if not isinstance(self.samples, int) or self.samples < 1:
             raise InputError(f"samples must be at least 1, not {self.samples}")
+
+    @property
+    def size(self) -> int:
+        """How many models the stage has, for each root."""
+        return len(self.members or [{}]) * math.prod(map(len, self.axes.values())) * self.samples
 
     def variants(self, seed: int, family: str) -> list[tuple[dict[str, Any], Recipe]]:
         """Returns what varies, and the whole recipe, for each model of the stage; a family (root) has random draws of its own.
@@ -222,6 +228,24 @@ def _refuse_other_size(images: str, model: Mapping[str, Any], *, channels: int, 
             f"{images} has {size} x {size} pixels of {channels} channels, and the architecture has img_size {takes['img_size']} "
             f"and in_chans {takes['in_chans']}; set zoo.architecture.img_size and in_chans, or size and mean of the images"
         )
+
+
+def planned(config: Mapping[str, Any], *, seed: int, most: int) -> list[ModelSpec]:
+    """Returns the models that the configuration of a zoo on disk plans. It is foreign data: images are not read.
+
+    None at all where it is no blueprint, is one that this version cannot plan, or plans more than `most` models.
+    """
+    try:
+        parts: dict[str, Any] = {"architecture": instantiate(config["architecture"], group="architecture")}
+        for stage in ("pretrain", "finetune"):
+            parts[stage] = instantiate(config[stage], group="stage")
+            card = config[f"{stage}_images"]
+            none = ImageSplit(torch.empty(0, 1, 1, 1), torch.empty(0, dtype=torch.int64))
+            parts[f"{stage}_images"] = Images(none, none, none, len(card.get("classes") or ()) or card["num_classes"])
+        blueprint = instantiate({**config, **parts}, group="zoo")
+        return blueprint.plan(seed) if blueprint.pretrain.size * (1 + blueprint.finetune.size) <= most else []
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, IndexError):
+        return []
 
 
 def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:

@@ -153,11 +153,13 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
 
         @functools.wraps(main)
         def command_line() -> None:
+            from zoo_gen.foreign import flag_taken
+
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
             take_traceback()
-            with one_clear_error(), _hydra():
+            with one_clear_error(), flag_taken(), _hydra():
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
                 sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
                 values.update(found)
@@ -189,6 +191,7 @@ def help_of(config_name: str, about: str) -> str:
             *(about.strip(), "", "Settings, key=value on the command line:", "", settings, "", *of_cards),
             "-m key=a,b other=1,2 runs every combination; --cfg job prints the settings that would be used;",
             "--traceback shows where an error happened.",
+            "--trust-images opens the images that a zoo names whatever they are; without it none run code or are downloaded.",
         ]
     )
 

@@ -98,6 +98,14 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     write_bytes(path, content)
 
 
+def json_sha256(content: Any) -> str:
+    """Returns a sha256 of what JSON says, whatever the order of its keys and its spaces. Raises `InputError` if it is too deep."""
+    try:
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    except RecursionError as error:
+        raise InputError("a description is nested deeper than any that a zoo has; do not use it") from error
+
+
 def sha256_of(path: Path) -> str:
     """Returns the sha256 of a file."""
     with path.open("rb") as file:

@@ -4,6 +4,7 @@ Parquet is compressed, so a small file can say that it is large. The index is me
 against the file's size, and its texts by their dictionaries, which hold each one once.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,17 @@ _WHOLE = 2**53
 IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "diverged_epoch", "fold")
 ALL_FACTORS = ("pretraining", *FACTORS)
 FILES = ("path", "sha256", "weights_sha256")
-COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES)
+CONFIG = "config_sha256"
+"""The hash of what a model's config.json says; zoos of format 1 have none."""
+COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES, CONFIG)
 
-_TEXTS = ("model", "root", "parent", "stage", "status", *FILES)
+_TEXTS = ("model", "root", "parent", "stage", "status", *FILES, CONFIG)
 _NUMBERS = ("epoch", "diverged_epoch", "fold", *RESULTS)
 _ALWAYS = ("model", "root", "stage", "epoch", "final", "status", *FILES)
 _CODECS = ("SNAPPY", "UNCOMPRESSED")
 _LIMIT = 256 * 2**20
+_ROWS, _CHARACTERS = 200_000, 64 * 2**20
+"""Rows, and bytes of texts, that any index may have: what repeats takes no room in a file."""
 _ROW = 8
 """Bytes that a row takes at the very least: its path, if nothing else, is its own (83 bytes in the zoo `digits`)."""
 _GROWTH = 64
@@ -57,15 +62,34 @@ def record_path(zoo: Path, model: object) -> Path:
 
 
 def read_record(zoo: Path, model: object) -> dict[str, Any]:
-    """Reads a model's record. Raises `InputError` if it is missing or damaged, or a value in it is of the wrong type."""
+    """Reads a model's record. Raises `InputError` if it is missing, damaged or of another model, or has values of wrong types."""
     path = record_path(zoo, model)
     record = read_json(path)
-    expect(record, _MODEL, path)
+    expect(record, _MODEL | ({CONFIG: (str,)} if CONFIG in record else {}), path)
+    if record["model"] != model:
+        raise InputError(f"{path} is damaged (it is of another model, {shortened(record['model'])}); {ZOO_ADVICE}")
     expect(record["factors"], dict.fromkeys(record["factors"], (str, int, float, bool, type(None))), path)
     for checkpoint in record["checkpoints"]:
         expect(checkpoint, _CHECKPOINT, path)
         expect(checkpoint["results"], _RESULT, path)
     return record
+
+
+def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of the index that a record makes, one per checkpoint."""
+    of_model = {key: record[key] for key in ("model", "root", "parent", "stage", "fold", "diverged_epoch")}
+    of_model |= {"status": "ok" if record["diverged_epoch"] is None else "diverged", CONFIG: record.get(CONFIG)}
+    of_model |= {name: record["factors"].get(name) for name in ALL_FACTORS}
+    of_checkpoint = ("epoch", "final", *FILES)
+    return [
+        of_model | {key: row[key] for key in of_checkpoint} | {key: row["results"][key] for key in RESULTS}
+        for row in record["checkpoints"]
+    ]
+
+
+def plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Returns the columns of a frame as lists of Python's own values, None where there is none."""
+    return {str(name): column.astype(object).where(column.notna(), None).tolist() for name, column in frame.items()}
 
 
 def expect(values: object, kinds: dict[str, tuple[type, ...]], where: Path) -> None:
@@ -107,11 +131,11 @@ def _read(path: Path, size: int) -> pd.DataFrame:
             for column in range(described.num_columns)
         ]
         grown = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
-        if size > _LIMIT or described.num_rows > size // _ROW or grown > size * _GROWTH:
+        if size > _LIMIT or described.num_rows > max(size // _ROW, _ROWS) or grown > max(size * _GROWTH, _CHARACTERS):
             raise ValueError(f"{described.num_rows:,} rows of {grown:,} bytes in a file of {size:,}")
         if odd := {chunk.compression for chunk in chunks} - {*_CODECS}:
             raise ValueError(f"compressed by {', '.join(sorted(odd))}, not by {_CODECS[0]}")
-    missing = [column for column in COLUMNS if column not in types and column not in ALL_FACTORS]
+    missing = [column for column in COLUMNS if column not in types and column not in (*ALL_FACTORS, CONFIG)]
     if missing:
         raise InputError(f"{path} lacks the columns {missing}; it was not made by python -m zoo_gen")
     known = {name: types[name] for name in COLUMNS if name in types}
@@ -120,7 +144,7 @@ def _read(path: Path, size: int) -> pd.DataFrame:
             raise ValueError(f"column {shortened(name)} is of type {shortened(str(kind))}")
     texts = [name for name, kind in known.items() if _is_text(kind)]
     table = pq.read_table(path, columns=list(known), read_dictionary=texts).replace_schema_metadata()
-    if sum(_characters(table[name]) for name in texts) > size * _GROWTH:
+    if sum(_characters(table[name]) for name in texts) > max(size * _GROWTH, _CHARACTERS):
         raise ValueError(f"its texts are far longer than the file of {size:,} bytes")
     for name in _ALWAYS:
         if table[name].null_count:
@@ -130,7 +154,7 @@ def _read(path: Path, size: int) -> pd.DataFrame:
     frame = plain.to_pandas().reindex(columns=[*known, *(name for name in COLUMNS if name not in known)])
     kinds = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")}
     frame = frame.astype({name: kind for name, kind in kinds.items() if frame.dtypes[name] != kind})
-    return frame.assign(**dict.fromkeys(name for name in ALL_FACTORS if name not in known))
+    return frame.assign(**dict.fromkeys(name for name in (*ALL_FACTORS, CONFIG) if name not in known))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -71,6 +71,38 @@ def inside(folder: Path, name: object, *, also: Sequence[Path] = ()) -> Path:
     return found
 
 
+class Places:
+    """What `inside` returns for many files of one folder; each folder on their way is looked at once."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.base = folder, str(folder.resolve())
+        self._odd: dict[str, frozenset[str] | None] = {}
+
+    def __call__(self, name: object) -> Path:
+        """Returns the place of a file. Raises `InputError` as `inside` does."""
+        if not isinstance(name, str) or len(name) > 200 or not (name.isascii() and name.isprintable()) or name[:1] == "/":
+            return inside(self.folder, name)
+        return Path(f"{self.base}/{name}") if self._is_plain(name) else inside(self.folder, name)
+
+    def _is_plain(self, name: str) -> bool:
+        """Whether a path has neither links nor `.`, `..` or empty parts."""
+        parent, slash, last = name.rpartition("/")
+        if parent not in self._odd:
+            is_plain = not slash or self._is_plain(parent)
+            self._odd[parent] = frozenset(["", ".", "..", *_links_in(f"{self.base}/{parent}")]) if is_plain else None
+        odd = self._odd[parent]
+        return odd is not None and last not in odd
+
+
+def _links_in(folder: str) -> list[str]:
+    """Returns the names of symbolic links in a folder; none of one that is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_symlink()]
+    except OSError:
+        return []
+
+
 def shortened(value: object) -> str:
     """Returns what a message shows of foreign data."""
     shown = ascii(value[:80]) if isinstance(value, str) else f"({type(value).__name__})"

@@ -10,6 +10,9 @@ from zoo_gen.errors import InputError
 Part = TypeVar("Part")
 
 
+_ADVICE = "python -m zoo_gen.verify <zoo> says what is wrong with the zoo"
+
+
 class Split(NamedTuple, Generic[Part]):
     """Three disjoint parts of a population."""
 
@@ -21,8 +24,10 @@ class Split(NamedTuple, Generic[Part]):
 def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[str]]:
     """Returns the model ids of each part; `fold` is tested, the one after it validates.
 
-    `frame` is the index of the fine-tuned models (columns `model`, `root`, `fold`); `scheme` is `by_model` or `leave_root_out`.
-    Raises `InputError` for an unknown scheme or fold, and when there are too few parts to split.
+    `frame` is the index of the fine-tuned models (columns `model`, `root`, `fold`, `status`, `weights_sha256`); `scheme` is
+    `by_model` or `leave_root_out`.
+    Raises `InputError` for an unknown scheme or fold, when there are too few parts to split, and when one model, or equal weights
+    under two names, would be in two parts.
     """
     if scheme == "by_model":
         key, parts = frame["fold"], list(range(FOLDS))
@@ -36,4 +41,19 @@ def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[s
         raise InputError(f"split {scheme} has the folds 0 to {len(parts) - 1}, not {fold}")
     test, val = parts[fold], parts[(fold + 1) % len(parts)]
     named = {"test": key == test, "val": key == val, "train": ~key.isin([test, val])}
-    return Split(*(sorted(frame["model"][named[part]].unique()) for part in ("train", "val", "test")))
+    split = Split(*(sorted(frame["model"][named[part]].unique()) for part in ("train", "val", "test")))
+    part_of: dict[str, str] = {}
+    for part, models in split._asdict().items():
+        for model in models:
+            if model in part_of:
+                raise InputError(f"model {model} is in {part_of[model]} and in {part} of split {scheme}; {_ADVICE}")
+            part_of[model] = part
+    seen: dict[str, str] = {}
+    sound = frame[frame["status"] == "ok"]  # weights that are all NaN are equal and no copies
+    for model, weights in sound[["model", "weights_sha256"]].drop_duplicates().itertuples(index=False):
+        other = seen.setdefault(weights, model)
+        if part_of[other] != part_of[model]:
+            raise InputError(
+                f"models {other} ({part_of[other]}) and {model} ({part_of[model]}) of split {scheme} have equal weights; {_ADVICE}"
+            )
+    return split

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from zoo_gen.blueprint import ModelSpec
+from zoo_gen.content import FORMAT_VERSION, SEAL, sealed
 from zoo_gen.errors import InputError
-from zoo_gen.files import sha256_of, weights_sha256, write_atomically, write_json, write_weights
-from zoo_gen.index import COLUMNS, RESULTS, read_record, record_path
+from zoo_gen.files import json_sha256, sha256_of, weights_sha256, write_atomically, write_json, write_weights
+from zoo_gen.index import COLUMNS, CONFIG, RESULTS, read_record, record_path, rows_of
 from zoo_gen.reader import read_json
-from zoo_gen.zoo import FORMAT_VERSION
 
 ABSENT = "none"
 """What a message says in place of a value that is not there."""
@@ -46,7 +46,7 @@ def create_zoo(
     }
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")
-        keys = [key for key in description if key != "software"]
+        keys = [key for key in description if key not in ("software", "format_version", SEAL)]
         differences = [line for key in keys for line in _differences(key, there.get(key, ABSENT), description[key])]
         of_config = [line.split(": ", 1) for line in differences if line.startswith("config.")]
         newer = [setting for setting, values in of_config if values.startswith(f"{ABSENT} there")]
@@ -66,7 +66,7 @@ def create_zoo(
         raise InputError(f"{path} is not empty and holds no zoo.json; choose another path=...")
     for spec in specs:
         write_json(path / "models" / spec.model / "config.json", spec.architecture)
-    write_json(path / "zoo.json", description)
+    write_json(path / "zoo.json", sealed(description))
 
 
 def _differences(name: str, there: Any, here: Any) -> list[str]:
@@ -126,6 +126,7 @@ class ModelWriter:
             **{name: getattr(self.spec, name) for name in ("model", "root", "parent", "stage", "fold")},
             "diverged_epoch": self.diverged_epoch,
             "factors": self.spec.factors,
+            CONFIG: json_sha256(self.spec.architecture),
             "checkpoints": self.rows,
         }
         write_json(self.folder / "record.json", record)
@@ -133,14 +134,7 @@ class ModelWriter:
 
 def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:
     """Makes the index of all records there are, in the order of `models`, and returns it."""
-    rows = []
-    for model in models:
-        if not record_path(zoo, model).exists():
-            continue
-        record = read_record(zoo, model)
-        identity = {key: record[key] for key in ("model", "root", "parent", "stage", "fold", "diverged_epoch")}
-        identity["status"] = "ok" if record["diverged_epoch"] is None else "diverged"
-        rows += [{**identity, **record["factors"], **row, **row["results"]} for row in record["checkpoints"]]
+    rows = [row for model in models if record_path(zoo, model).exists() for row in rows_of(read_record(zoo, model))]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype({"fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")})
     write_atomically(zoo / "index.parquet", lambda beside: frame.to_parquet(beside, index=False))
@@ -150,12 +144,11 @@ def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:
 def epochs_done(zoo: Path, stack: Mapping[str, Any]) -> int:
     """Returns how many epochs of a stack are on disk for all its models; a diverged model has all it will get.
 
-    A stack that has lost a file has none: it is trained again, to the same bits.
+    A stack that has lost a file has none: it is trained again, to the same bits. Raises `InputError` for a damaged record.
     """
     done = []
     for model in stack["models"]:
-        path = zoo / "models" / model / "record.json"
-        rows = read_json(path)["checkpoints"] if path.exists() else []  # this zoo's own, and read twice a second: not checked
+        rows = read_record(zoo, model)["checkpoints"] if record_path(zoo, model).exists() else []
         if not rows or not all((zoo / row["path"]).exists() for row in rows):
             return 0
         done.append(stack["epochs"] if rows[-1]["final"] else rows[-1]["epoch"])

@@ -1,7 +1,5 @@
 """The zoo on disk: a folder of checkpoints with an index (docs/zoo_format.md). This file reads; `writer.py` writes."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,16 +11,15 @@ from torch import Tensor, nn
 
 from zoo_gen.architecture import skeleton
 from zoo_gen.config import CONFIGS, instantiate
+from zoo_gen.content import content_hash, is_guarded, read_description, say_unguarded
 from zoo_gen.errors import InputError
+from zoo_gen.foreign import as_foreign
 from zoo_gen.images import Images
-from zoo_gen.index import ALL_FACTORS, RESULTS, expect, read_index
-from zoo_gen.reader import ZOO_ADVICE, inside, read_json, read_weights, shortened
+from zoo_gen.index import ALL_FACTORS, RESULTS, plain, read_index
+from zoo_gen.reader import ZOO_ADVICE, Places, inside, read_json, read_weights, shortened
 from zoo_gen.splits import Split, split_models
 
-FORMAT_VERSION = 1
-
-_DESCRIPTION = {"name": (str,), "seed": (int,), "models": (int,), "config": (dict,), "stacks": (dict,)}
-_STACK = {"models": (list,), "epochs": (int,)}
+_IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +86,10 @@ class Zoo:
         frame: one row per checkpoint.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], frame: pd.DataFrame, everything: pd.DataFrame):
-        """Use `Zoo.open`."""
-        self.path, self.config, self.frame, self._everything = path, config, frame, everything
+    def __init__(self, path: Path, config: Mapping[str, Any], frame: pd.DataFrame, whole: "Zoo | None" = None):
+        """Use `Zoo.open`; `whole` is the zoo that this is a selection of."""
+        self.path, self.config, self.frame, self._whole = path, config, frame, whole or self
+        self._finals: dict[str, Checkpoint] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> "Zoo":
@@ -102,25 +100,12 @@ class Zoo:
         folder = Path(path)
         if not (folder / "zoo.json").is_file():
             raise InputError(f"zoo '{folder.name}' not found at {folder.resolve()}; {_how_to_make(folder.name)}")
-        described = inside(folder, "zoo.json")
-        config = read_json(described)
-        version = config.get("format_version")
-        if config.get("format") != "zoo_gen" or not isinstance(version, int):
-            raise InputError(f"{described} does not describe a zoo; choose a folder made by python -m zoo_gen")
-        if version > FORMAT_VERSION:
-            raise InputError(
-                f"zoo {folder} has format version {version}, this package reads up to {FORMAT_VERSION}; upgrade the package: "
-                "pip install -U vit-weight-space"
-            )
-        expect(config, _DESCRIPTION, described)
-        for stack in config["stacks"].values():
-            expect(stack, _STACK, described)
-            if not all(isinstance(model, str) for model in stack["models"]):
-                raise InputError(f"{described} is damaged (a model that is no text in 'stacks'); {ZOO_ADVICE}")
+        config = read_description(folder)
         if not (folder / "index.parquet").exists():
             raise InputError(f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments")
-        frame = read_index(inside(folder, "index.parquet"), folder)
-        return cls(folder, config, frame, frame)
+        if not is_guarded(config):
+            say_unguarded(folder)
+        return cls(folder, config, read_index(inside(folder, "index.parquet"), folder))
 
     @property
     def name(self) -> str:
@@ -135,7 +120,7 @@ class Zoo:
     @property
     def complete(self) -> bool:
         """Whether every planned model has been trained to its end."""
-        return int(self._everything["final"].sum()) == int(self.config["models"])
+        return int(self._whole.frame["final"].sum()) == int(self.config["models"])
 
     def select(self, **conditions: Any) -> "Zoo":
         """Returns the zoo of rows that meet every condition: a scalar means equality, a list membership.
@@ -148,7 +133,7 @@ class Zoo:
                 raise InputError(f"a zoo has no column '{column}'; it has {', '.join(map(str, frame.columns))}")
             values = wanted if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
             frame = frame[frame[column].isin(list(values))]
-        return Zoo(self.path, self.config, frame.reset_index(drop=True), self._everything)
+        return Zoo(self.path, self.config, frame.reset_index(drop=True), self._whole)
 
     def split(self, scheme: str, *, fold: int) -> Split["Zoo"]:
         """Splits the fine-tuned models; all epochs of a model stay together. Roots are in no part.
@@ -156,6 +141,8 @@ class Zoo:
         Args:
             scheme: `by_model` (5 folds stratified by root) or `leave_root_out` (a root with all its descendants).
             fold: which part is the test set; the next one is the validation set.
+
+        Raises `InputError` if there is no such split, or if it would have one model, or equal weights, in two parts.
         """
         children = self.select(stage="finetune")
         parts = split_models(children.frame, scheme, fold=fold)
@@ -167,17 +154,29 @@ class Zoo:
 
     def final(self, model: str) -> Checkpoint:
         """Returns a model's final checkpoint, also if this selection does not hold it."""
-        rows = self._everything
-        rows = rows[(rows["model"] == model) & rows["final"]]
-        if rows.empty:
-            raise InputError(f"zoo {self.path} has no finished model '{model}'; finish the zoo by running python -m zoo_gen again")
-        return self._checkpoint(rows.iloc[0])
+        whole = self._whole
+        if model not in whole._finals:
+            if model not in whole._final_rows:
+                raise InputError(
+                    f"zoo {self.path} has no finished model '{model}'; finish the zoo by running python -m zoo_gen again"
+                )
+            whole._finals[model] = whole[whole._final_rows[model]]
+        return whole._finals[model]
+
+    @cached_property
+    def _final_rows(self) -> dict[str, int]:
+        """The row of each model's final checkpoint, the first one if there are several."""
+        rows = self.frame["final"].to_numpy(dtype=bool).nonzero()[0][::-1].tolist()
+        return dict(zip(self.frame["model"].iloc[rows].tolist(), rows, strict=True))
 
     def images(self, stage: str) -> Images:
-        """Loads the images that the models of a stage (`pretrain` or `finetune`) were trained on, with the zoo's own split."""
+        """Loads the images that the models of a stage (`pretrain` or `finetune`) were trained on, with the zoo's own split.
+
+        Runs no code and fetches nothing (`zoo_gen.foreign`). Raises `InputError` for images that are not there or not read so.
+        """
         card = self.image_card(stage)
         try:
-            return instantiate(card, group="images")
+            return instantiate(as_foreign(card), group="images")
         except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, OSError) as error:
             raise InputError(f"the card of images in {self.path / 'zoo.json'} does not work ({error}); {ZOO_ADVICE}") from error
 
@@ -190,33 +189,26 @@ class Zoo:
 
     @cached_property
     def content_hash(self) -> str:
-        """Sha256 over the sorted (model, epoch, hash of tensors, factors, results): no times, paths or versions.
+        """Sha256 of all that labels, splits and lineage depend on, and of the weights; see `zoo_gen.content.content_hash`."""
+        return content_hash(self.frame, self.config) if self._whole is self else self._whole.content_hash
 
-        Factors that are younger than the zoo do not count: the hash of a zoo never changes.
-        """
-        factors = [name for name in ALL_FACTORS if self._everything[name].notna().any()]
-        columns = ["model", "epoch", "weights_sha256", *factors, *RESULTS]
-        rows = self._everything[columns].sort_values(["model", "epoch"]).to_dict("records")
-        plain = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-    def _checkpoint(self, row: Any) -> Checkpoint:
-        """Makes a checkpoint of a row; its path must stay inside the zoo."""
-        try:
-            path = inside(self.path, row["path"])
-        except InputError as error:
-            raise InputError(f"index of zoo {self.path} points outside the zoo: {shortened(row['path'])}; do not use it") from error
-
-        def known(column: str) -> Any:
-            value = row[column]
-            return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
-
-        return Checkpoint(
-            **{name: known(name) for name in ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")},
-            factors={name: known(name) for name in ALL_FACTORS},
-            results={name: known(name) for name in RESULTS},
-            path=path,
+    def _checkpoints(self, frame: pd.DataFrame) -> Iterator[Checkpoint]:
+        """Makes checkpoints of rows; their paths must stay inside the zoo."""
+        columns, place = plain(frame), Places(self.path)
+        identity, factors, results = (
+            zip(*(columns[name] for name in names), strict=True) for names in (_IDENTITY, ALL_FACTORS, RESULTS)
         )
+        for who, chosen, measured, name in zip(identity, factors, results, columns["path"], strict=True):
+            try:
+                path = place(name)
+            except InputError as error:
+                raise InputError(f"index of zoo {self.path} points outside the zoo: {shortened(name)}; do not use it") from error
+            yield Checkpoint(
+                *who,
+                factors=dict(zip(ALL_FACTORS, chosen, strict=True)),
+                results=dict(zip(RESULTS, measured, strict=True)),
+                path=path,
+            )
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -226,10 +218,10 @@ class Zoo:
             raise TypeError(f"a zoo is indexed by whole numbers; for several checkpoints use select(...) or list(zoo)[{index}]")
         if not -len(self) <= index < len(self):
             raise IndexError(f"checkpoint {index} of a selection of {len(self)}: {self!r}; look at zoo.frame for what there is")
-        return self._checkpoint(self.frame.iloc[index])
+        return next(self._checkpoints(self.frame.iloc[[index]]))
 
     def __iter__(self) -> Iterator[Checkpoint]:
-        return (self[index] for index in range(len(self)))
+        return self._checkpoints(self.frame)
 
     def __repr__(self) -> str:
         models = self.frame["model"].nunique()

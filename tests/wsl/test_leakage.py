@@ -9,7 +9,7 @@ from zoo_gen import InputError, Zoo
 
 
 def zoo_of(frame: pd.DataFrame) -> Zoo:
-    return Zoo(path=None, config={}, frame=frame, everything=frame)  # type: ignore[arg-type]
+    return Zoo(path=None, config={}, frame=frame)  # type: ignore[arg-type]
 
 
 def parts(**rows) -> dict[str, Zoo]:

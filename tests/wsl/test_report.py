@@ -284,7 +284,7 @@ class Planted:
 
 def test_the_map_is_fitted_on_train_models_and_keeps_every_final_checkpoint():
     frame = population().drop(columns=["x", "y", "split"])
-    zoo = Zoo(Path("zoo"), {}, frame, frame)
+    zoo = Zoo(Path("zoo"), {}, frame)
     run = cast(Run, Planted(zoo))
     points, explained = project(run, zoo, limit=60)
     assert sum(explained) == pytest.approx(1, abs=1e-3)  # the direction of the test models has no share

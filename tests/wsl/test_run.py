@@ -1,16 +1,23 @@
 """A run reloads by its path alone, reads no foreign code, and says where its zoo is missed."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
+from tests.wsl.conftest import train_small
+from wsl.probes.benchmark import evaluate_runs
 from wsl.run import Run
+from wsl.run_models import FILE, write_models
 from zoo_gen import InputError
+from zoo_gen.config import cards
 
 
 @pytest.fixture
@@ -128,3 +135,69 @@ def test_another_zoo_in_the_same_place_is_refused(folder: Path):
     change(folder, lambda config: config["zoo"].update(content_hash="0" * 64))
     with pytest.raises(InputError, match="is not the one that run"):
         len(Run.open(folder).zoo)
+
+
+def relabelled(zoo: Path, tmp_path: Path, version: int, **columns: Callable[[pd.Series], pd.Series]) -> Path:
+    """A copy of a zoo, of a format, with other values in columns of its index."""
+    copy = Path(shutil.copytree(zoo, tmp_path / "zoo"))
+    described = json.loads((copy / "zoo.json").read_text())
+    (copy / "zoo.json").write_text(json.dumps({**described, "format_version": version}))
+    frame = pd.read_parquet(copy / "index.parquet")
+    frame.assign(**{name: change(frame[name]) for name, change in columns.items()}).to_parquet(copy / "index.parquet", index=False)
+    return copy
+
+
+def rotated(folds: pd.Series) -> pd.Series:
+    return (folds + 1) % 5
+
+
+def test_a_run_refuses_a_zoo_whose_split_was_edited_since(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
+    assert Run.open(tiny_run.path, zoo=relabelled(tiny_zoo, tmp_path / "same", 2)).seen == tiny_run.seen
+    edits: dict[str, Callable] = {"fold": rotated, "root": lambda roots: roots.replace("supervised_0", "supervised_1")}
+    edits |= {"status": lambda all: all.where(all.index != 100, "diverged"), "learning_rate": lambda rates: rates * 2}
+    edits |= {"stage": lambda stages: stages.where(stages.index != 100, "pretrain")}
+    for column, change_it in edits.items():
+        edited = relabelled(tiny_zoo, tmp_path / column, 2, **{column: change_it})
+        with pytest.raises(InputError, match="labels, splits or weights were changed since"):
+            _ = Run.open(tiny_run.path, zoo=edited).split
+
+
+def test_the_models_of_a_run_are_read_from_its_folder_on_a_zoo_that_guards_no_split(tiny_zoo: Path, tmp_path: Path):
+    old = relabelled(tiny_zoo, tmp_path, 1)
+    run = train_small(old, tmp_path / "run", "model=invariant_encoder")
+    assert run.seen == frozenset(run.split.train.frame["model"]) | frozenset(run.split.val.frame["model"])
+    shutil.rmtree(old)
+    relabelled(tiny_zoo, tmp_path, 1, fold=rotated)
+    again = Run.open(run.path)
+    assert again.zoo.content_hash == run.zoo.content_hash  # of format 1, it does not cover folds
+    assert again.seen == run.seen
+    with pytest.raises(InputError, match=r"the train models of split by_model, fold 0, .* are not those of run"):
+        _ = again.split
+    with pytest.raises(InputError, match="are not those of run"):
+        evaluate_runs([again], cards("probe", ["test_loss"]), cards("features", ["statistics"]), None, Console())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[", '{"x": {"train": {}}}'])
+def test_a_run_that_does_not_say_what_it_was_trained_on_is_not_probed(folder: Path, content: str | None):
+    (folder / FILE).unlink() if content is None else (folder / FILE).write_text(content)
+    run = Run.open(folder)
+    for read in (lambda: run.split, lambda: run.seen):
+        with pytest.raises(InputError, match=rf"{FILE}.*train the run again"):
+            read()
+
+
+def test_an_interrupted_run_does_not_go_on_with_another_split(tiny_run: Run, folder: Path):
+    (folder / "model.safetensors").unlink()
+    zoo = tiny_run.zoo
+    write_models(folder, [zoo], "by_model", fold=0)
+    with pytest.raises(InputError, match="begun on another split"):
+        write_models(folder, [zoo], "by_model", fold=1)
+    write_models(folder.with_name("fresh"), [zoo], "by_model", fold=1)
+
+
+@pytest.mark.parametrize("model", ["hyperrep", "invariant_encoder"])
+def test_equal_trainings_write_equal_files(tiny_run: Run, tiny_encoder: Run, tiny_zoo: Path, tmp_path: Path, model: str):
+    first = tiny_run if model == "hyperrep" else tiny_encoder
+    again = train_small(tiny_zoo, tmp_path / "again", *(["model=invariant_encoder"] if first is tiny_encoder else []))
+    for name in ("model.safetensors", FILE, first.inputs.file):
+        assert (again.path / name).read_bytes() == (first.path / name).read_bytes()

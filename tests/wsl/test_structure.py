@@ -12,7 +12,7 @@ import wsl
 SOURCE = Path(wsl.__file__).parent
 ROOMS = ["formats", "layout", "symmetry", "tokenizers", "data", "models", "run", "training", "features", "generators", "analyses"]
 ROOMS += ["probes", "reporting", "commands"]
-"""From the ground up; `run` is run.py and run_files.py, and the commands are the other files at the top."""
+"""From the ground up; `run` is run.py and run_*.py, and the commands are the other files at the top."""
 
 FLOORS = 11
 LINES = 300

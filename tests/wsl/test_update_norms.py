@@ -36,5 +36,5 @@ def test_the_first_way_begins_at_the_root_and_a_head_has_none(zoo: Zoo):
 
 
 def test_the_order_of_the_rows_does_not_matter(zoo: Zoo):
-    backwards = Zoo(zoo.path, zoo.config, zoo.frame.iloc[::-1].reset_index(drop=True), zoo._everything)
+    backwards = Zoo(zoo.path, zoo.config, zoo.frame.iloc[::-1].reset_index(drop=True), zoo)
     assert np.array_equal(update_norms_of(backwards).iloc[::-1].to_numpy(), update_norms_of(zoo).to_numpy(), equal_nan=True)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.zoo_gen.test_guard import older
 from tests.zoos import TWO_RATES, InThisProcess, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
@@ -50,7 +51,7 @@ def test_every_kind_of_damage_is_found_and_named(copied: Path) -> None:
     assert f"{flipped.name} is not the file that was written" in found
     assert f"{gone} is gone" in found
     assert "9999.safetensors is named by no record" in found
-    assert "results of" in found
+    assert "test_loss of" in found
     assert len(found.splitlines()) >= 4
 
 
@@ -82,7 +83,7 @@ def test_the_verify_command_finds_a_zoo_by_its_name(
     (tmp_path / "checkpoints" / "zoos").mkdir(parents=True)
     copied.rename(tmp_path / "checkpoints" / "zoos" / "mine")
     verify(["mine"])
-    assert "every hash and the index agree" in capsys.readouterr().out
+    assert "every hash, the records and the index agree" in capsys.readouterr().out
     verify(["mine", "--repair"])
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in ((["other"], "'other' not found"), (["other", "--repair"], "there is no zoo in")):
@@ -127,6 +128,24 @@ def test_a_zoo_older_than_a_factor_opens_without_it(copied: Path, short: Zoo) ->
     pd.read_parquet(index).drop(columns=["test_loss"]).to_parquet(index)
     with pytest.raises(InputError, match="lacks the columns"):
         Zoo.open(copied)
+
+
+@pytest.mark.parametrize("content", [{}, {"checkpoints": 3}, {"model": "x"}])
+def test_a_zoo_with_a_record_of_wrong_form_does_not_go_on(copied: Path, content: object) -> None:
+    record = copied / "models" / Zoo.open(copied)[-1].model / "record.json"
+    record.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"record\.json is damaged"):
+        make_zoo(copied, axes=TWO_RATES)
+
+
+def test_an_unfinished_zoo_of_format_1_is_finished(copied: Path, short: Zoo) -> None:
+    older(copied)
+    Zoo.open(copied)[-1].path.unlink()
+    zoo = make_zoo(copied, axes=TWO_RATES)
+    assert list(problems(copied)) == []
+    assert list(zoo.frame["weights_sha256"]) == list(short.frame["weights_sha256"])
+    repair(copied)
+    assert Zoo.open(copied).content_hash == short.content_hash
 
 
 @pytest.fixture

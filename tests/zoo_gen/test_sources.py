@@ -99,8 +99,9 @@ def test_local_parquet_files_of_the_hub_are_read(hub: Path) -> None:
 
 
 def test_a_hub_data_set_is_downloaded_by_name_and_read(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, *, repo_type: str, allow_patterns: Sequence[str]) -> str:
+    def download(name: str, *, repo_type: str, allow_patterns: Sequence[str], local_files_only: bool) -> str:
         assert (name, repo_type, allow_patterns) == ("owner/name", "dataset", ["train-*.parquet", "test-*.parquet"])
+        assert not local_files_only
         return str(hub)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

@@ -59,6 +59,20 @@ def test_a_zoo_is_indexed_by_whole_numbers_within_the_selection(tiny_zoo: Path) 
         zoo[slice(3)]  # type: ignore[index]
 
 
+def test_checkpoints_are_the_same_one_by_one_and_all_at_once(tiny_zoo: Path) -> None:
+    zoo = Zoo.open(tiny_zoo)
+    some = zoo.select(stage="finetune", optimizer="sgd")
+    assert list(some) == [some[number] for number in range(len(some))]
+    one = some[3]
+    row = some.frame.iloc[3]
+    assert (one.model, one.epoch, one.fold) == (row["model"], row["epoch"], row["fold"])
+    assert one.path == (tiny_zoo / row["path"]).resolve()
+    assert one.results["test_loss"] == row["test_loss"]
+    assert zoo.select(stage="pretrain", pretraining="simclr")[0].results["test_accuracy"] is None
+    assert (zoo.root(one).model, zoo.root(one).epoch) == (one.root, 2)
+    assert zoo.root(one) is some.root(one)  # looked up once
+
+
 def test_splits_keep_families_and_epochs_together(tiny_zoo: Path) -> None:
     zoo = Zoo.open(tiny_zoo)
     tested: list[str] = []

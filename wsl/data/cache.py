@@ -59,7 +59,7 @@ def cached(
     if found is None:
         found = compute().astype(np.float64)
         values = np.ascontiguousarray(found.to_numpy())
-        data = safetensors.numpy.save({"values": values}, {"columns": json.dumps(list(map(str, found.columns))), "features": name})
+        data = safetensors.numpy.save({"values": values}, {"columns": json.dumps(list(map(str, found.columns)))})  # one: no order
         saved(path, data)
     return found
 

@@ -16,6 +16,7 @@ from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import pairs_of
 from wsl.run import fresh_model, inputs_of
 from wsl.run_files import FORMAT, read_config, refuse_other, write_config
+from wsl.run_models import write_models
 from wsl.training.metrics_log import Journal
 from wsl.training.pretraining import pretrain
 from wsl.training.resume_state import STATE
@@ -94,6 +95,7 @@ def train(config: TrainConfig, zoos: Sequence[Zoo], folder: Path, console: Conso
             f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
         )
         return
+    write_models(folder, zoos, config.split, fold=config.fold)
     work = train_on_tokens if _reads_tokens(config) else _train_on_invariants
     places = [zoo.path for zoo in zoos]
     settings = {"config": config, "places": places, "folder": folder, "resolved": resolved, "quiet": console.quiet}

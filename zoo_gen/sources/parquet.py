@@ -15,31 +15,35 @@ from zoo_gen.images import Images
 from zoo_gen.sources.pictures import Cell, Labelled, Selection, missing
 
 
-def parquet(*, source: str, train: str, test: str, image: str, label: str, **card: Any) -> Images:
+def parquet(*, source: str, train: str, test: str, image: str, label: str, foreign: bool = False, **card: Any) -> Images:
     """Loads an image set from Parquet files.
 
     Args:
         source: a folder, or the name of a data set of the hub (`owner/name`), which is downloaded once.
         train, test: patterns of the training and test files in the source.
         image, label: columns of the images and labels.
+        foreign: whether somebody else wrote the card: nothing is downloaded then.
         card: values of `zoo_gen.sources.pictures.Selection`.
 
     Raises `InputError` for files, columns or images that are missing or damaged.
     """
     selection = Selection(**card)
-    folder = Path(source) if Path(source).is_dir() else _download(source, [train, test])
+    folder = Path(source) if Path(source).is_dir() else _download(source, [train, test], fetch=not foreign)
     return selection.draw(*(_read(folder, pattern, image, label) for pattern in (train, test)))
 
 
-def _download(source: str, patterns: Sequence[str]) -> Path:
-    """Downloads the files of a hub data set, or finds them in the hub's cache."""
+def _download(source: str, patterns: Sequence[str], *, fetch: bool) -> Path:
+    """Downloads the files of a hub data set if it may, or finds them in the hub's cache."""
     import huggingface_hub
     import huggingface_hub.errors
 
     try:
-        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=list(patterns)))
+        here = {"repo_type": "dataset", "allow_patterns": list(patterns), "local_files_only": not fetch}
+        return Path(huggingface_hub.snapshot_download(source, **here))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         summary = str(error).strip().partition("\n")[0]
+        if not fetch:
+            summary = "a zoo's images are not downloaded unless --trust-images is added to the command"
         raise missing(f"folder or hub data set '{source}'", ValueError(summary)) from error
 
 

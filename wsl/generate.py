@@ -5,20 +5,21 @@ samples without training, for accuracy, novelty and diversity; none is selected.
 models as timm folders in `samples/<generator>/`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wsl.generators.candidates import candidates
+from wsl.generators.candidates import Card, candidates
 from wsl.generators.evaluation import Bench
 from wsl.generators.family import Generator, families_of, write_samples
 from wsl.reporting.terminal_tables import generator_table
 from wsl.run import Run
 from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
-from zoo_gen.files import write_json
+from zoo_gen.files import locked, write_json
 from zoo_gen.streams import stream
 
 
@@ -43,6 +44,11 @@ def main(config: GenerateConfig) -> None:
         raise InputError(f"n={config.n} models cannot be sampled; ask for n=1 or more, n=200 for figures to be quoted")
     every = list(candidates(config.generator_name, config.generator, baselines=config.baselines, scan=config.scan))
     run = Run.open(config.run, zoo=config.zoo)
+    with locked(run.path / "lock", f"run {run.path}"):
+        _generate(config, every, run)
+
+
+def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Run) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("models"), TimeRemainingColumn()
     with Progress(*columns, transient=True) as progress:
         bar = progress.add_task("encoding train models", total=None)
@@ -50,7 +56,7 @@ def main(config: GenerateConfig) -> None:
         total = sum(map(len, families)) + config.n * len(every)
         progress.update(bar, description="train models", total=total)
         bench = Bench(families, run.zoo.images("finetune"), seed=config.seed, advance=lambda n: progress.advance(bar, n))
-        rows = [bench.measure_train()]
+        rows, first = [bench.measure_train()], []
         for i, (name, card) in enumerate(every):
             done = total - config.n * (len(every) - i)
             progress.update(bar, description=name, completed=done)
@@ -61,7 +67,9 @@ def main(config: GenerateConfig) -> None:
             rows.append(bench.measure(name, settings, scored))
             if i == 0:
                 rows.append(bench.measure_nearest(scored))
-                write_samples(run.path / "samples" / name, samples)
+                first = samples
+    (run.path / "generate.json").unlink(missing_ok=True)  # it is never of other samples than those beside it
+    write_samples(run.path / "samples" / config.generator_name, first)
     write_json(run.path / "generate.json", rows)
     console = Console()
     console.print(generator_table(rows))

@@ -11,9 +11,11 @@ from tests.commands import call, refused
 from tests.wsl.conftest import SMALL
 from wsl.generate import main as generate
 from wsl.generators.evaluation import score_models
-from wsl.generators.family import families_of
+from wsl.generators.family import families_of, write_samples
 from wsl.run import Run
 from wsl.train import main as train
+from zoo_gen import InputError
+from zoo_gen.files import locked
 
 ONE_ROW_EACH = ["scan.copy_noise.noise=[0.2]", "scan.weight_gaussian={spread: [1.0], anchors: [2]}"]
 
@@ -138,3 +140,20 @@ def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(fo
 )
 def test_bad_input_is_one_message_and_a_failing_exit_code(arguments, message, inside):
     assert message in refused(generate, *arguments)
+
+
+@pytest.mark.parametrize("link", ["samples", "samples/kde", "samples/.kde.partial"])
+def test_samples_follow_no_link_out_of_the_run(tmp_path: Path, link: str):
+    outside, run = tmp_path / "outside", tmp_path / "run"
+    (outside / "kde").mkdir(parents=True)
+    (outside / "kde" / "kept.txt").touch()
+    (run / link).parent.mkdir(parents=True)
+    (run / link).symlink_to(outside / "kde" if link.endswith("kde") else outside)
+    with pytest.raises(InputError, match="is a symbolic link"):
+        write_samples(run / "samples" / "kde", [])
+    assert (outside / "kde" / "kept.txt").is_file()
+
+
+def test_two_at_once_do_not_write_into_one_run(folder: Path, inside: None):
+    with locked(folder / "lock", "run demo"):
+        assert "is being written by another process" in refused(generate, "n=6", *ONE_ROW_EACH)

@@ -122,12 +122,19 @@ def test_targets_that_nothing_is_defined_for_are_left_out() -> None:
     assert [line for line in printed(probe_table([*rows, score("embedding", "epoch")])) if line.startswith("epoch")]
 
 
+def test_a_score_above_its_noise_ceiling_is_marked_interval_and_all() -> None:
+    scores = {"value": 0.995, "low": 0.991, "high": 0.998, "above_permuted": True}
+    said = " ".join(printed(probe_table([score("leak", **scores), score("fair", **{**scores, "low": 0.98})])))
+    assert said.count("!0.9") + said.count("!1.0") == 1
+
+
 def test_words_and_marks_of_the_tables_are_explained_under_them() -> None:
     probes, samples = (" ".join(TABLES[name]()) for name in ("probes", "generators"))
     for word in (
         "low…high: 95 % interval",
         "noise ceiling:",
         "*: not above",
+        "!: above the noise ceiling",
         "–: nothing",
         "control: median R² of permuted targets",
     ):

@@ -134,8 +134,14 @@ def _family(run: Run, checkpoints: Sequence[Checkpoint], tokens: Sequence[Tokens
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
-    """Writes each model as a timm folder `0000`, `0001`, ..., in place of older ones in `folder`."""
+    """Writes each model as a timm folder `0000`, `0001`, ..., in place of older ones in `folder`.
+
+    Raises `InputError` where the folder, or the one that it is in, is a link: nothing is deleted or written elsewhere.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
+    for place in (folder.parent, folder, partial):
+        if place.is_symlink():
+            raise InputError(f"{place} is a symbolic link, and samples are written in place of what lies there; delete the link")
     shutil.rmtree(partial, ignore_errors=True)
     for i, (family, state) in enumerate(samples):
         write_json(partial / f"{i:04d}" / "config.json", family.architecture)

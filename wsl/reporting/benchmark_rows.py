@@ -56,6 +56,11 @@ def questions(rows: Rows) -> list[tuple[str, str]]:
     return sorted(found, key=lambda question: (question[1], order.index(question[0])))
 
 
+def is_above_ceiling(row: Row) -> bool:
+    """Returns whether a score is higher, interval and all, than a perfect probe's: its features know the measured result."""
+    return row["noise_ceiling"] is not None and row["low"] is not None and row["low"] > row["noise_ceiling"]
+
+
 def is_counted(row: Row) -> bool:
     """Returns whether the target of a row is neither given away by the shapes nor too noisy."""
     return not row["trivial"] and (row["noise_ceiling"] is None or row["noise_ceiling"] >= LOW_CEILING)

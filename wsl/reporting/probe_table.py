@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted
+from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_above_ceiling, is_counted
 from wsl.reporting.numbers import compact, number
 
 WIDTH = 80
@@ -93,6 +93,7 @@ def _caption(rows: Sequence[Row]) -> str:
     lines.append("chance: score of guessing. noise ceiling: score of a perfect probe, given the")
     lines.append("noise of the measured target. –: nothing to predict.")
     lines.append("*: not above the 99th percentile of permuted targets.")
+    lines.append("!: above the noise ceiling: the features know the measured result.")
     lines.append(f"dim: readable from the shapes, or a noise ceiling under {number(LOW_CEILING)}; not counted.")
     for metric, name in (("r2", "R²"), ("kendall_tau", "|τ|")):
         medians = [row["value"] for row in controls if row["metric"] == metric]
@@ -106,8 +107,8 @@ def _limits(row: Row) -> str:
 
 
 def _cell(row: Row) -> str:
-    """Returns a score and its interval, starred where permuted targets score as much."""
+    """Returns a score and its interval, marked where permuted targets score as much, or a perfect probe less."""
     if row["value"] is None:
         return NOTHING
-    star = "*" if row["above_permuted"] is False else ""
-    return f"{star}{compact(row['value'])} {compact(row['low'])}…{compact(row['high'])}"
+    mark = "*" if row["above_permuted"] is False else "!" if is_above_ceiling(row) else ""
+    return f"{mark}{compact(row['value'])} {compact(row['low'])}…{compact(row['high'])}"

@@ -240,7 +240,9 @@ def planned(config: Mapping[str, Any], *, seed: int, most: int) -> list[ModelSpe
         for stage in ("pretrain", "finetune"):
             parts[stage] = instantiate(config[stage], group="stage")
             card = config[f"{stage}_images"]
-            none = ImageSplit(torch.empty(0, 1, 1, 1), torch.empty(0, dtype=torch.int64))
+            model = parts["architecture"]["model_args"]
+            shape = (0, model.get("in_chans", 3), model.get("img_size", 224), model.get("img_size", 224))
+            none = ImageSplit(torch.empty(shape), torch.empty(0, dtype=torch.int64))
             parts[f"{stage}_images"] = Images(none, none, none, len(card.get("classes") or ()) or card["num_classes"])
         blueprint = instantiate({**config, **parts}, group="zoo")
         return blueprint.plan(seed) if blueprint.pretrain.size * (1 + blueprint.finetune.size) <= most else []

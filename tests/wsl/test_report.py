@@ -297,7 +297,7 @@ def test_the_map_is_fitted_on_train_models_and_keeps_every_final_checkpoint():
 
 def test_a_run_without_probes_is_reported_with_the_commands_that_are_missing(tiny_run: Run, tmp_path: Path, browse: Browse):
     folder = Path(shutil.copytree(tiny_run.path, tmp_path / "<b>run"))
-    call(main, f"run='{folder}'", "checkpoints=100")
+    call(main, f"run={folder}", "checkpoints=100")
     content = (folder / "report.html").read_text(encoding="utf-8")
     drawing, console = browse(content)
     assert console == []

@@ -88,7 +88,8 @@ class Zoo:
 
     def __init__(self, path: Path, config: Mapping[str, Any], frame: pd.DataFrame, whole: "Zoo | None" = None):
         """Use `Zoo.open`; `whole` is the zoo that this is a selection of."""
-        self.path, self.config, self.frame, self._whole = path, config, frame, whole or self
+        self.path, self.config, self.frame = path, config, frame
+        self._whole: Zoo = self if whole is None else whole._whole
         self._finals: dict[str, Checkpoint] = {}
 
     @classmethod

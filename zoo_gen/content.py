@@ -1,14 +1,14 @@
 """The content of a zoo: what its zoo.json must say, and one hash of all that a label, a split or a lineage depends on."""
 
 import functools
-import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 from zoo_gen.files import json_sha256
 from zoo_gen.index import ALL_FACTORS, CONFIG, IDENTITY, RESULTS, expect, plain
 from zoo_gen.reader import ZOO_ADVICE, inside, read_json
@@ -64,10 +64,11 @@ def models_of(description: Mapping[str, Any]) -> list[str]:
 @functools.cache
 def say_unguarded(folder: Path) -> None:
     """Says once, in one line, that a zoo of format 1 is read as it is."""
-    logging.getLogger("zoo_gen").warning(
-        f"zoo {folder} is of format 1: its content hash does not guard labels and splits; python -m zoo_gen.verify {folder} "
-        "--repair checks them and writes the new hash (runs on the zoo are then trained again)"
+    advice = (
+        f"python -m zoo_gen.verify {folder} --repair checks them and writes the new hash (runs on the zoo are then trained again)"
     )
+    note = f"zoo {folder} is of format 1: its content hash does not guard labels and splits; {advice}"
+    print(printable(note), file=sys.stderr)  # no logger: Hydra silences those that it does not know
 
 
 def content_hash(frame: pd.DataFrame, description: Mapping[str, Any]) -> str:

@@ -244,14 +244,14 @@ def older(zoo: Path) -> None:
     pd.read_parquet(zoo / "index.parquet").drop(columns=CONFIG).to_parquet(zoo / "index.parquet", index=False)
 
 
-def test_a_zoo_of_format_1_is_read_and_becomes_one_of_format_2_by_repair(zoo: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_zoo_of_format_1_is_read_and_becomes_one_of_format_2_by_repair(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from zoo_gen.content import say_unguarded
 
     new, files = Zoo.open(zoo), {file: file.read_bytes() for file in zoo.rglob("*.safetensors")}
     older(zoo)
     say_unguarded.cache_clear()
     old = [Zoo.open(zoo), Zoo.open(zoo)][0]
-    (said,) = caplog.messages
+    (said,) = capsys.readouterr().err.splitlines()
     assert "does not guard labels and splits" in said
     assert "--repair" in said
     assert found(zoo) == ""

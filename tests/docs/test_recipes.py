@@ -102,7 +102,8 @@ def torchvision_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_the_recipe_makes_a_table_of_true_symmetries(torchvision_family: None) -> None:
-    run(blocks(HOW_TO / "add_an_architecture.md", "python")[1])
+    names = run(blocks(HOW_TO / "add_an_architecture.md", "python")[1])  # its assertions are of every move
+    assert names["layout"].family == "torchvision_vit"  # type: ignore[attr-defined]
 
 
 def test_the_concepts_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +119,8 @@ def test_own_models_are_read_and_compared(tmp_path: Path, monkeypatch: pytest.Mo
     torch.save({"model": state, "epoch": 3}, "my_models/a.pth")
     torch.save({"state_dict": {f"module.{name}": tensor + 0.01 for name, tensor in state.items()}}, "my_models/b.ckpt")
     (code,) = blocks(HOW_TO / "own_models.md", "python")
-    run(code)
+    names = run(code)
+    assert names["again"].keys() == state.keys() == names["a"].keys()  # type: ignore[attr-defined]
 
 
 def commands() -> list[tuple[str, str]]:

@@ -44,9 +44,7 @@ class LocalExecutor:
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
-            before = signal.pthread_sigmask(
-                signal.SIG_BLOCK, {signal.SIGINT}
-            )  # workers inherit it: Ctrl-C is this process's to tell
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is this process's to tell
             running = {pool.submit(train_stack, zoo, name, hardware=self.hardware): name for name in stacks}
             try:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)

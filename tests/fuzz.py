@@ -51,12 +51,12 @@ from tests.foreign import (
     write_zoo,
 )
 from wsl import tokenize
-from wsl.formats.checkpoint import read_checkpoint
 from wsl.probes.predictor import FILE, Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo, verify
 from zoo_gen.config import one_clear_error
 from zoo_gen.content import sealed
+from zoo_gen.formats.checkpoint import read_checkpoint
 from zoo_gen.sources.folder import folder as image_folder
 from zoo_gen.sources.parquet import parquet as image_table
 

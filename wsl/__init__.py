@@ -15,7 +15,6 @@ Shapes, in every signature of this package:
 
 The rooms, from the ground up; each imports only those above it in this list. docs/concepts.md explains the words.
 
-    formats       whatever people have on disk becomes a state dict
     layout        where the weights of an architecture lie, and how each axis transforms
     symmetry      other weights, the same function: random views, canonical forms, alignment, distance
     tokenizers    a checkpoint becomes tokens and comes back, bit for bit
@@ -40,7 +39,6 @@ for _first in ["zoo_gen"] if sys.argv[:1] == ["-m"] else []:  # a command, maybe
     importlib.import_module(_first)
 
 if TYPE_CHECKING:
-    from wsl.formats.checkpoint import read_checkpoint
     from wsl.layout.lookup import layout_of
     from wsl.run import Run
     from wsl.symmetry.alignment import align, distance
@@ -51,19 +49,20 @@ if TYPE_CHECKING:
     from wsl.tokenizers.fisher_basis import FisherBasis
     from wsl.tokenizers.residual import Residual
     from wsl.tokenizers.rows import Rows
+    from zoo_gen.formats.checkpoint import read_checkpoint
 
 _HOMES = {
-    "formats.checkpoint": ["read_checkpoint"],
-    "layout.lookup": ["layout_of"],
-    "run": ["Run"],
-    "symmetry.alignment": ["align", "distance"],
-    "symmetry.canonical": ["canonicalize"],
-    "symmetry.group": ["MOVES", "random_view"],
-    "symmetry.stacks": ["stack", "unstack"],
-    "tokenizers.chunks": ["Chunks"],
-    "tokenizers.fisher_basis": ["FisherBasis"],
-    "tokenizers.residual": ["Residual"],
-    "tokenizers.rows": ["Rows"],
+    "zoo_gen.formats.checkpoint": ["read_checkpoint"],
+    "wsl.layout.lookup": ["layout_of"],
+    "wsl.run": ["Run"],
+    "wsl.symmetry.alignment": ["align", "distance"],
+    "wsl.symmetry.canonical": ["canonicalize"],
+    "wsl.symmetry.group": ["MOVES", "random_view"],
+    "wsl.symmetry.stacks": ["stack", "unstack"],
+    "wsl.tokenizers.chunks": ["Chunks"],
+    "wsl.tokenizers.fisher_basis": ["FisherBasis"],
+    "wsl.tokenizers.residual": ["Residual"],
+    "wsl.tokenizers.rows": ["Rows"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -89,4 +88,4 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: `import wsl` alone takes no time."""
     if name not in _HOME:
         raise AttributeError(f"module 'wsl' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"wsl.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -5,8 +5,8 @@
     python -m wsl.tokenize weights.pth --without "optimizer.*" --opaque "adapter.*"
     python -m wsl.tokenize folder/of/a/lora/adapter --base folder/of/its/base
 
-A tokenizer is named by its card in `configs/tokenizer`; its reference does not matter to the report. `wsl.formats.checkpoint` lists
-the files that can be read.
+A tokenizer is named by its card in `configs/tokenizer`; its reference does not matter to the report.
+`zoo_gen.formats.checkpoint` lists the files that can be read.
 """
 
 import argparse
@@ -14,11 +14,11 @@ import argparse
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from wsl.formats.shapes import SHARD, shapes_of
 from wsl.reporting.terminal_tables import coverage_table
 from wsl.tokenizers.plan import coverage
 from zoo_gen.config import CONFIGS, instantiate, one_clear_error
 from zoo_gen.errors import printable
+from zoo_gen.formats.shapes import SHARD, shapes_of
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.foreign import WEIGHTS, vit, write_adapter
-from wsl.formats.checkpoint import read_checkpoint
 from zoo_gen import InputError
+from zoo_gen.formats.checkpoint import read_checkpoint
 
 
 def test_an_adapter_is_merged_as_it_is_defined(tmp_path: Path) -> None:

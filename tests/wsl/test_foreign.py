@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.foreign import WEIGHTS, same, write_adapter, write_sharded
-from wsl.formats.checkpoint import read_checkpoint
 from wsl.tokenize import main
 from zoo_gen import InputError
+from zoo_gen.formats.checkpoint import read_checkpoint
 from zoo_gen.reader import tensors_in
 
 N = sum(tensor.numel() for tensor in WEIGHTS.values())

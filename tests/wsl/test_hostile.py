@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.foreign import CANARY, WEIGHTS, Bait, huge_header, vit
-from wsl.formats.checkpoint import read_checkpoint
 from wsl.tokenize import main
 from zoo_gen import InputError
+from zoo_gen.formats.checkpoint import read_checkpoint
 
 Hostile = dict[str, tuple[Path, str]]
 """Places of hostile files by name, and what the error must say."""

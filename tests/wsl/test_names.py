@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.foreign import WEIGHTS, same, write_sharded
-from wsl.formats.checkpoint import read_checkpoint
-from wsl.formats.names import RELEASE_4, of_other_releases, unwrapped
-from wsl.formats.shapes import shapes_of
 from wsl.layout import layout_of
 from zoo_gen import InputError
+from zoo_gen.formats.checkpoint import read_checkpoint
+from zoo_gen.formats.names import RELEASE_4, of_other_releases, unwrapped
+from zoo_gen.formats.shapes import shapes_of
 
 
 def inside(part: str) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wsl.formats.shapes import shapes_of
 from wsl.tokenize import main
+from zoo_gen.formats.shapes import shapes_of
 
 
 def test_the_report_counts_every_weight_of_a_timm_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from tests.foreign import CANARY, WEIGHTS, Bait, same
-from wsl.formats.checkpoint import read_checkpoint
 from zoo_gen import InputError
+from zoo_gen.formats.checkpoint import read_checkpoint
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")

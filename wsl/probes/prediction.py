@@ -15,12 +15,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from wsl.data.stacks import changes, in_float32
-from wsl.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE, read_checkpoint
 from wsl.layout import layout_of
 from wsl.probes.predictor import Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.files import weights_sha256
+from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE, read_checkpoint
 
 AT_ONCE = 32
 Weights = Mapping[str, Tensor]

@@ -4,7 +4,7 @@ The model without a classifier returns its last norm's outputs, whose scale and 
 its names lack the prefix `vit.`.
 """
 
-from wsl.formats.names import RELEASE_4
+from zoo_gen.formats.names import RELEASE_4
 
 CLASSES = {"": ("transformers.ViTForImageClassification", "transformers.ViTModel")}
 

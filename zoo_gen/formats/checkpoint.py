@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wsl.formats.lora import merge
-from wsl.formats.names import ATTRIBUTES, LIGHTNING, below, unwrapped, without
-from wsl.formats.torch_file import read_torch_file
 from zoo_gen.errors import InputError
+from zoo_gen.formats.lora import merge
+from zoo_gen.formats.names import ATTRIBUTES, LIGHTNING, below, unwrapped, without
+from zoo_gen.formats.torch_file import read_torch_file
 from zoo_gen.reader import inside, read_json, read_text, read_weights, shortened, size_of, what_it_is
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
@@ -30,7 +30,7 @@ TIED = re.compile(r"(.+\.)?(lm_head|decoder|proj_out|embed_out|output_projection
 def read_checkpoint(
     path: str | Path, *, base: str | Path | None = None, prefix: str | None = None, leave_out: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Reads the weights of a checkpoint of any known kind, by the names that the model itself has (`wsl.formats.names`).
+    """Reads the weights of a checkpoint of any known kind, by the names that the model itself has (`zoo_gen.formats.names`).
 
     Args:
         path: a `.safetensors` file, or a file of `torch.save`, whatever its suffix; the index (`*.index.json`) of a sharded

@@ -1,4 +1,4 @@
-"""Weights in files of `torch.save`, read without unpickling (`wsl.formats.pickle_parser`): the tensors are views of the file."""
+"""Weights in files of `torch.save`, read without unpickling (`pickle_parser`): the tensors are views of the file."""
 
 import io
 import struct
@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from wsl.formats.pickle_parser import Described, Opaque, Refused, Storage, dtype_of, follow
 from zoo_gen.errors import InputError
+from zoo_gen.formats.pickle_parser import Described, Opaque, Refused, Storage, dtype_of, follow
 from zoo_gen.reader import LIMIT, TENSORS, shortened, size_of
 
 WRAPPERS = (

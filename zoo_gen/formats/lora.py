@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wsl.formats.names import of_other_releases
 from zoo_gen.errors import InputError
+from zoo_gen.formats.names import of_other_releases
 from zoo_gen.reader import shortened
 
 PREFIX = "base_model.model."

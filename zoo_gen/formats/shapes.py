@@ -9,9 +9,9 @@ import timm
 import torch
 from torch import Tensor
 
-from wsl.formats.checkpoint import INDEX, SUFFIXES, read_checkpoint
-from wsl.formats.names import without
 from zoo_gen.errors import InputError
+from zoo_gen.formats.checkpoint import INDEX, SUFFIXES, read_checkpoint
+from zoo_gen.formats.names import without
 
 HUB = ("hf-hub:", "hf_hub:")
 """Prefixes by which timm names models on the Hugging Face hub."""
@@ -26,7 +26,7 @@ def shapes_of(
     """Returns the tensors of a checkpoint or timm model on the meta device.
 
     Args:
-        source: a file or folder of weights, as of `wsl.formats.checkpoint.read_checkpoint`, or else the name of a timm model, with
+        source: a file or folder of weights, as of `read_checkpoint`, or else the name of a timm model, with
             or without a tag (`vit_tiny_patch16_224.augreg_in21k`) and the `timm/` of the hub before it.
         base: the checkpoint that an adapter is merged into.
         prefix: of the names that are read.

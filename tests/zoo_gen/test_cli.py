@@ -58,7 +58,7 @@ def test_what_cannot_run_is_one_message_in_a_plan_too_and_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["zoo=nope"], "there is no card 'nope' of zoo; choose one of cifar100, digits"),
+        (["zoo=nope"], "there is no card 'nope' of zoo; choose one of cifar100, cifar_small, digits"),
         (["executor=nope"], "choose one of data_parallel, local"),
         (["plan=maybe"], "plan=maybe does not fit: Value 'maybe' is not a valid bool"),
         (["seed=x"], "seed=x does not fit"),

@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 import zoo_gen
+from tests.commands import call
 from tests.zoos import compose
 from zoo_gen import InputError
 from zoo_gen.blueprint import blueprint_of
-from zoo_gen.config import CONFIGS, instantiate
+from zoo_gen.config import CONFIGS, command, instantiate
 
 PACKAGE = Path(zoo_gen.__file__).parent
 CARDS = sorted(path for group in ("zoo", "images", "executor", "architecture") for path in (CONFIGS / group).glob("*.yaml"))
@@ -144,6 +145,16 @@ def test_a_text_arrives_as_it_was_typed_in_every_command(text: str) -> None:
     images = compose("zoo_gen", ["images@zoo.pretrain_images=imagenet", f"zoo.pretrain_images.path={text}", f"path={text}"])
     assert images["zoo"]["pretrain_images"]["path"] == text
     assert images["path"] == text
+
+
+def test_a_command_keeps_nothing_of_the_call_before() -> None:
+    from wsl.training.settings import TrainConfig
+
+    given: list[str] = []
+    main = command("train", TrainConfig)(lambda config: given.append(config.zoo))
+    call(main, "zoo=another")
+    call(main)
+    assert given == ["another", "digits_mini"]
 
 
 def test_null_and_numbers_are_no_texts() -> None:

@@ -1,4 +1,4 @@
-r"""Canonical form: one checkpoint for all that symmetries make of it, `canonicalize(g · w) == canonicalize(w)`.
+r"""Canonical form: one checkpoint for all that the symmetries of its table make of it, `canonicalize(g · w) == canonicalize(w)`.
 
 1. **Fold** every null direction away (`wsl.symmetry.null_directions`).
 2. **Balance** the maps of each head: of features X (rows) and their duals Y only :math:`X^T Y = U S V^T` matters, which
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, lift, split, transform
 from wsl.symmetry.null_directions import fold, rotatable
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
@@ -56,8 +56,10 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
     """
     steps = [_streams(standard, layout)]
     w = transform(standard, steps[-1], layout)
-    order: Maps = {name: _order(gather(w, layout, name, where=lambda *_: True)) for name in axes_of(layout, ("mlp",))}
-    order |= {name: _order(_heads(w, layout, name)) for name in axes_of(layout, ("head",))}
+    owning = set(layout.owners.values())
+    order: Maps = {}
+    for name in axes_of(layout, [kind for kind in PERMUTED if kind != "resid"]):
+        order[name] = _order(_heads(w, layout, name) if name in owning else gather(w, layout, name, where=lambda *_: True))
     w = transform(w, order, layout)
     steps += [order, _signs(w, layout)]
     return transform(w, steps[-1], layout), steps
@@ -75,7 +77,7 @@ def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tens
 def gather(
     weights: Mapping[str, Tensor], layout: Layout, name: str, *, where: Callable[[Axis, list[Axis]], bool]
 ) -> Float[Tensor, "K n *F"]:
-    """Gathers entries along an axis of a stack: (K, n, F), or (K, H, d, F) for features of a head.
+    """Gathers entries along an axis of a stack: (K, n, F), or (K, H, d, F) for features of a head (or of other owners).
 
     Args:
         weights: the stack.
@@ -83,7 +85,7 @@ def gather(
         name: the axis.
         where: says, from the axis and the other axes of a part, whether the part counts.
     """
-    sizes, head = dict(layout.sizes), layout.heads.get(name)
+    sizes, head = dict(layout.sizes), layout.owners.get(name)
     leading = (name,) if head is None else (head, name)
     found = []
     for slot in layout.slots:
@@ -110,7 +112,7 @@ def pairs(weights: Mapping[str, Tensor], layout: Layout, name: str) -> tuple[Ten
 def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     """Returns the maps of each head that balance a folded stack."""
     maps: Maps = {}
-    for name, size in axes_of(layout, MAPPED).items():
+    for name, size in axes_of(layout, [kind for kind in MAPPED if kind != "sign"]).items():
         (_, rx), (_, ry) = (torch.linalg.qr(functional.pad(x, (0, max(0, size - x.shape[-1]))).mT) for x in pairs(w, layout, name))
         u, s, vh = torch.linalg.svd(rx @ ry.mT)
         root = s.sqrt().unsqueeze(-1)
@@ -120,25 +122,26 @@ def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
 
 def _streams(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     maps: Maps = {}
-    for name, size in axes_of(layout, ("resid",)).items():
+    for name in axes_of(layout, ("resid",)):
         x = gather(w, layout, name, where=lambda *_: True)
         # what nothing else moves, such as position embeddings, biases and heads
         anchors = gather(w, layout, name, where=lambda _, others: not any(one.kind in (*PERMUTED, *MAPPED) for one in others))
         if not rotatable(layout, name):
             maps[name] = _order(torch.cat([x.norm(dim=-1, keepdim=True), anchors], dim=-1))
             continue
-        frame = frame_of(size, x.dtype, x.device)
+        frame = frame_of(layout, name, x.dtype, x.device)
         values, vectors = torch.linalg.eigh(frame.T @ (x @ x.mT) @ frame)
         basis = vectors.flip(-1).mT @ frame.T
-        turn = frame @ _resolve(values.flip(-1), basis @ anchors) @ basis + 1 / size
+        resolved = _resolve(values.flip(-1), basis @ anchors)
+        turn = frame @ resolved @ basis + (1 / len(frame) if len(frame) > frame.shape[1] else 0)
         maps[name] = Matrix(turn, turn)
     return maps
 
 
 def _heads(w: Mapping[str, Tensor], layout: Layout, name: str) -> Float[Tensor, "K H F"]:
-    """Describes each head by numbers that orthogonal maps of its features leave alone."""
+    """Describes each head, or other owner of features, by numbers that orthogonal maps of these leave alone."""
     found = [gather(w, layout, name, where=lambda axis, others: not any(other.kind in MAPPED for other in others))]
-    for feature in (axis for axis, head in layout.heads.items() if head == name):
+    for feature in (axis for axis, head in layout.owners.items() if head == name):
         for x in pairs(w, layout, feature):
             found += [x.norm(dim=-1), x.norm(dim=-2)]
     return torch.cat(found, dim=-1)

@@ -26,13 +26,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, lift, split, transform
-from wsl.symmetry.null_directions import fold, rotatable
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, split, transform
+from wsl.symmetry.null_directions import fold
+from wsl.symmetry.rotations import folded_layout, frame_of, rotatable
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
 TIE = 1e-9
 """Norms and singular values nearer to each other than this, relative to the largest, count as equal."""
+
+ZERO = 1e-13
+"""Singular values below this, relative to the largest, are round-off of zero."""
 
 
 def canonicalize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -54,6 +58,7 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
     Returns:
         The canonical form, and the maps that lead there from the given one, one after the other.
     """
+    layout = folded_layout(layout)
     steps = [_streams(standard, layout)]
     w = transform(standard, steps[-1], layout)
     owning = set(layout.owners.values())
@@ -115,7 +120,7 @@ def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     for name, size in axes_of(layout, [kind for kind in MAPPED if kind != "sign"]).items():
         (_, rx), (_, ry) = (torch.linalg.qr(functional.pad(x, (0, max(0, size - x.shape[-1]))).mT) for x in pairs(w, layout, name))
         u, s, vh = torch.linalg.svd(rx @ ry.mT)
-        root = s.sqrt().unsqueeze(-1)
+        root = torch.where(s > ZERO * s.amax(-1, keepdim=True), s, 0).sqrt().unsqueeze(-1)
         maps[name] = Matrix(root * (u.mT @ torch.linalg.pinv(rx.mT)), root * (vh @ torch.linalg.pinv(ry.mT)))
     return maps
 

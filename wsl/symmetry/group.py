@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.layout.slots import MAPPED, PERMUTED, Axes, Axis, Layout, owners
-from wsl.symmetry.null_directions import NULLS, fold, random_gauge, rotatable, rotates_mean, unfold
+from wsl.symmetry.null_directions import NULLS, fold, random_gauge, unfold
+from wsl.symmetry.rotations import folded_layout, frame_of, lift, rotatable
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
@@ -115,7 +116,7 @@ def sample(
 def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Moves each checkpoint of a stack (K, *shape) by its element, its function the same; rotations leave the stack folded."""
     check_stack(weights, layout)
-    turned = transform(fold(weights, layout)[0], element.rotations, layout) if element.rotations else weights
+    turned = transform(fold(weights, layout)[0], element.rotations, folded_layout(layout)) if element.rotations else weights
     return transform(turned, element.maps, layout)
 
 
@@ -147,7 +148,7 @@ def random_view(
     if element.rotations:
         _, own = fold(folded, layout)  # the plain gauge, which rotations leave as it is
     gauge = random_gauge(own, layout, generator, nulls=nulls, strength=strength)
-    turned = transform(folded, element.rotations, layout)
+    turned = transform(folded, element.rotations, folded_layout(layout))
     return transform(unfold(turned, gauge, layout), element.maps, layout)
 
 
@@ -205,25 +206,6 @@ def move_axis(x: Tensor, i: int, g: Tensor, *, head: int) -> Tensor:
         return (y.reshape(len(y), -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim(-1, i)
     y = x.movedim((head, i), (1, -1))
     return (y.reshape(*y.shape[:2], -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim((1, -1), (head, i))
-
-
-def frame_of(layout: Layout, stream: str, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "n m"]:
-    """Returns an orthonormal basis of the vectors that the rotations of a stream turn.
-
-    These are all vectors of n features, or those of mean zero (m = n - 1, Helmert's basis).
-    """
-    n = dict(layout.sizes)[stream]
-    if rotates_mean(layout, stream):
-        return torch.eye(n, dtype=dtype, device=device)
-    k = torch.arange(1, n, dtype=dtype, device=device)
-    frame = torch.triu(torch.ones(n, n - 1, dtype=dtype, device=device)) - torch.diag(k, diagonal=-1)[:, :-1]
-    return frame / (k * (k + 1)).sqrt()
-
-
-def lift(turn: Float[Tensor, "*K m m"], frame: Float[Tensor, "n m"]) -> Float[Tensor, "*K n n"]:
-    """Returns the rotations of all vectors that turn those of a frame and leave the others as they are."""
-    n, m = frame.shape
-    return turn if n == m else frame @ turn @ frame.T + 1 / n
 
 
 def _orthogonal(size: int, n: int, generator: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "K n n"]:

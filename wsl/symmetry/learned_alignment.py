@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.layout.slots import Layout
-from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, lift, transform
-from wsl.symmetry.null_directions import rotatable
+from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, transform
+from wsl.symmetry.rotations import frame_of, lift, rotatable
 
 Loss = Callable[[dict[str, Tensor]], Float[Tensor, "K"]]
 """The loss of each checkpoint of a stack (K, *shape), differentiable."""

@@ -82,35 +82,6 @@ def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, null
     return gauge
 
 
-def rotatable(layout: Layout, stream: str) -> bool:
-    """Says whether rotations of a stream (an axis) are symmetries of the folded model: all, or those that fix its mean.
-
-    They are where every norm and scale of the stream folds away, and there is one.
-    """
-    found = _scalings(layout, stream)
-    return bool(found) and all(rule.targets for rule in found)
-
-
-def rotates_mean(layout: Layout, stream: str) -> bool:
-    """Says whether the rotations of a stream need not fix its mean: all of its norms are known to be RMSNorms."""
-    forms = {rule.form for rule in _scalings(layout, stream) if rule.verb == "norm"}
-    return forms == {"rms"}
-
-
-def _scalings(layout: Layout, stream: str) -> list[Rule]:
-    """Returns the rules of norms and scales of a stream."""
-    parts = {slot.name: slot.parts for slot in layout.slots}
-
-    def acts(rule: Rule) -> bool:
-        own = parts.get(f"{rule.source}.weight", parts.get(rule.source, ()))
-        dims = [dim for part in own for dim in part.axes]
-        if not own:  # a norm without weights
-            dims = [dim for layer in rule.targets for part in parts[f"{layer}.weight"] for dim in part.axes[1:]]
-        return any(axis.name == stream for dim in dims for axis in dim)
-
-    return [rule for rule in layout.rules if rule.verb in ("norm", "scale") and acts(rule)]
-
-
 def _keys(rule: Rule) -> list[str]:
     if rule.verb == "norm":
         return [f"{rule.source}.weight", f"{rule.source}.bias", *(f"{layer}.weight:input" for layer in rule.targets)]

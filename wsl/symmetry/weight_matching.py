@@ -20,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, lift, move_axis, split
-from wsl.symmetry.null_directions import rotatable
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, move_axis, split, transform
+from wsl.symmetry.rotations import frame_of, lift, rotatable
 
 SWEEPS = 100
 """Most rounds over all axes; a handful is usual."""
@@ -96,6 +96,41 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     return {name: step if step.ndim == 2 else Matrix(step, step) for name, step in found.items()}
 
 
+def match_twice(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, moves: Collection[str]) -> Maps:
+    """Climbs from each checkpoint of a stack as it is and, again, from the permutations that its profiles suggest.
+
+    Weights as they are may be far from those of a copy, where climbing one axis at a time ends early: each assignment of a chain of
+    axes needs its neighbours. The profile of an entry of an axis is what the other moves leave alone. So profiles find a copy.
+
+    Args:
+        a, b, layout, moves: see `match`.
+
+    Returns:
+        The maps of the more similar end, for each checkpoint.
+    """
+    start: Maps = {}
+    moving, target = _Stack.of(a, layout), _Stack.of(b, layout)
+    for name in axes_of(layout, set(PERMUTED) & set(moves)):
+        start[name] = _assign(_profiles(target, name, moves) @ _profiles(moving, name, moves).mT)
+    first = match(a, b, layout, moves)
+    if not start:
+        return first
+    nearer = transform(a, start, layout)
+    second = match(nearer, b, layout, moves)
+    ends = [_Stack.of(transform(w, maps, layout), layout).similarity(target) for w, maps in ((a, first), (nearer, second))]
+    better = ends[1] > ends[0] + GAIN * ends[0].abs()
+    found: Maps = {}
+    for name, one in first.items():
+        other = second[name]
+        if isinstance(one, Matrix):
+            found[name] = Matrix(*(torch.where(better.view(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(one, other, strict=True)))
+        else:
+            before = start[name]
+            assert isinstance(before, Tensor) and isinstance(other, Tensor)
+            found[name] = torch.where(better[:, None], before.gather(1, other), one)
+    return found
+
+
 Steps = dict[str, Tensor]
 """How axes move: permutations (K n), orthogonal matrices (K n n), or such matrices of each head (K H n n)."""
 
@@ -168,6 +203,24 @@ class _Stack:
         """Chooses some of the checkpoints, or the only one there is."""
         entries = {names: x[rows] if len(x) > 1 else x for names, x in self.entries.items()}
         return _Stack(entries, self.owners)
+
+
+def _profiles(stack: _Stack, name: str, moves: Collection[str]) -> Float[Tensor, "K n F"]:
+    """Describes each entry of an axis by numbers that the moves of the other axes leave alone: norms, and values in order."""
+    found = []
+    for names, x in stack.entries.items():
+        if name in names:
+            place = names.index(name)
+            x = x.movedim(2 + place, 1)
+            kinds = [one.partition(".")[0] for i, one in enumerate(names) if i != place]
+            for i in reversed(range(len(kinds))):
+                if kinds[i] in MAPPED and kinds[i] in moves:
+                    x = x.norm(dim=3 + i)
+                    del kinds[i]
+            moved = [3 + i for i, kind in enumerate(kinds) if kind in moves]
+            x = x.movedim(moved, list(range(-len(moved), 0)))
+            found.append((x.flatten(-len(moved)).sort(-1).values if moved else x).flatten(2))
+    return torch.cat(found, dim=-1)
 
 
 def _stream_step(a: _Stack, b: _Stack, layout: Layout, name: str, where: Where, *, rotates: bool) -> Steps:

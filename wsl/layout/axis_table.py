@@ -86,7 +86,9 @@ def _check_owners(rows: list[Row]) -> None:
             flat = [axis.name for dim in axes for axis in dim]
             for i, owner in owners(axes).items():
                 if found.setdefault(flat[i], flat[owner]) != flat[owner]:
-                    raise ValueError(f"row {row.name!r}: axis {flat[i]!r} belongs to {flat[owner]!r}, and to {found[flat[i]]!r} before")
+                    raise ValueError(
+                        f"row {row.name!r}: axis {flat[i]!r} belongs to {flat[owner]!r}, and to {found[flat[i]]!r} before"
+                    )
 
 
 def _parts(line: str, text: str) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:

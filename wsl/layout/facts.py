@@ -6,6 +6,7 @@ from types import ModuleType
 
 from torch import nn
 
+from wsl.layout.slots import Layout, Rule
 from zoo_gen.errors import InputError
 
 NORMS = {"torch.LayerNorm": "layer", "torch.RMSNorm": "rms", "timm.RmsNorm": "rms", "timm.RmsNormFp32": "rms"}
@@ -30,6 +31,26 @@ def check_classes(model: nn.Module, table: ModuleType, family: str) -> None:
             raise InputError(
                 f"the model has {setting}={value!r}, for which the table {family!r} is wrong; it is right for "
                 f"{', '.join(map(repr, known))}. Add a table for it (one file in wsl/layout/architectures)"
+            )
+
+
+def check_norms(model: nn.Module, layout: Layout) -> None:
+    """Raises `InputError` for a norm without weights where no tensor tells that it is there, unless all of it is a stream's."""
+    axes = {slot.name: slot.parts[0].axes for slot in layout.slots}
+    passed = {slot.name for slot in layout.slots if slot.parts[0].axes[:1] and slot.parts[0].axes[0][0].kind == "opaque"}
+    modules = {name.rpartition(".")[0] for name in passed}
+
+    def of_stream(rule: Rule) -> bool:
+        read = [axis.kind for layer in rule.targets for dim in axes[f"{layer}.weight"][1:] for axis in dim]
+        return not rule.targets or "resid" in read
+
+    known = {rule.source for rule in layout.rules if rule.verb == "norm" and of_stream(rule)}
+    for name, _ in norms_of(model):
+        parents = {".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 2)}
+        if model.get_submodule(name).weight is None and name not in known and not parents & modules:
+            raise InputError(
+                f"{name} is a norm without weights, so no tensor tells a table that it is there, and the symmetries of the table "
+                f"{layout.family!r} are wrong with it. Give the norm weights, or add a table (one file in wsl/layout/architectures)"
             )
 
 

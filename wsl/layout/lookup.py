@@ -20,10 +20,20 @@ Rows before the first `{b}` are the stem, rows after the last one the tail.
 Equal names mean the same group element, hence the same size. An element g acts on an axis by g, and on an axis marked `*` by its
 dual g^-T. The kind of an axis is the part of its name before the first dot:
 
-    resid  residual stream, permuted       mlp     hidden neurons, permuted       head  attention heads, permuted
-    qk     features of queries and keys of a head, any invertible map             vo    the same of values and outputs
+    resid     residual stream, permuted     mlp   hidden neurons, permuted           head  attention heads, permuted
+    dim       features of normed queries and keys, permuted in all heads alike       register  register tokens, permuted
+    qk        features of queries and keys of a head, any invertible map             vo    the same of values and outputs
+    factor    one number of a neuron, any but zero: a value, and what reads it       sign  one number of a neuron, 1 or -1
 
-Every other kind (`class`, `position`, `dim`, ...) carries no symmetry, and `1` is an axis of size one.
+Axes of the last two lines belong to an axis of heads, neurons or dims, as their maps differ along it: `(head.0 qk.0)`,
+`(mlp.0 sign.0)`. That owner stands in the same dimension, or alone in the part. A part has one invertible map at most.
+
+Every other kind (`class`, `position`, ...) carries no symmetry, and `1` is an axis of size one.
+
+A row may be of some models alone, those with a setting that a state dict does not tell. A row of the same name without the
+condition follows it:
+
+    given blocks.{b}.mlp.gate_last=True: blocks.{b}.mlp.fc1.weight   fc1: (mlp.{b} factor.{b}) resid | fc1: mlp.{b} resid
 
 Rules, lines with an arrow, name the null directions that no axis shows: changes of weights without any effect on the outputs
 (`wsl.symmetry.null_directions` folds them away):
@@ -34,13 +44,16 @@ Rules, lines with an arrow, name the null directions that no axis shows: changes
     scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
     sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    outputs depend on the sum of two vectors alone
     mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of the vectors of the residual stream
+    mean   blocks.{b}.attn.qkv[0] -> blocks.{b}.attn.q_norm     the same of the features of a head
+    constant  attn_pool.latent -> attn_pool.q                   a layer reads one vector alone, so its outputs are one vector
 
-A rule of a mean is dropped where outputs depend on the mean: where none of the norms named is there (`nothing` needs none), or
-where a layer that a norm passes into reads the same stream without any.
+A rule of a mean is dropped where outputs depend on the mean: where none of the norms named is there (`nothing` needs none), where
+a norm may keep the mean, or where a layer that a norm passes into reads the same stream without any. A norm with a shift is a
+LayerNorm, which removes the mean; which norm one without shift is, its class tells, and a state dict does not.
 
 A norm with another reader, which cannot take over its scale, is written `norm ... -> kept`. Such a norm forbids rotations of its
 stream, and so does a norm or scale none of whose layers the model has. Where all norms and scales of a stream fold away, every
-rotation of its features that fixes the mean is a symmetry.
+rotation of its features that fixes the mean is a symmetry, and where all norms are known to be RMSNorms, every rotation.
 """
 
 import fnmatch
@@ -56,7 +69,7 @@ from torch import Tensor, nn
 
 from wsl.layout import architectures
 from wsl.layout.axis_table import Row, Table, parse
-from wsl.layout.facts import Facts, check_classes, norms_of, settings_of
+from wsl.layout.facts import Facts, check_classes, check_norms, norms_of, settings_of
 from wsl.layout.rules import rules_of
 from wsl.layout.slots import SINGLE, Axis, Layout, Part, Slot, opaque_slot
 from zoo_gen.errors import InputError
@@ -67,7 +80,8 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
 
     A model must be of the classes of its table (`CLASSES` of `wsl.layout.architectures`). A state dict is taken to be of those
     classes: nothing in it tells that norms come after the sum (timm's `ResPostBlock`) or that positions rotate queries and keys
-    (timm's `Eva`). Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
+    (timm's `Eva`). Where the architecture is known, as that of a zoo's checkpoint is, pass the model. The layout then has the
+    symmetries that settings and classes of norms tell, too; otherwise it has those of every such model alone.
 
     Args:
         source: a model or its state dict. Only names, shapes and the classes of a model are read.
@@ -78,8 +92,8 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
             the symmetries move.
 
     Raises:
-        InputError: no table has all other tensors with consistent sizes, a model is of other classes than those of the table, or
-            a pattern of `opaque` names no tensor.
+        InputError: no table has all other tensors with consistent sizes, a model is of other classes than those of the table or
+            has a norm that no tensor tells of, or a pattern of `opaque` names no tensor.
     """
     if isinstance(source, nn.Module):
         found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
@@ -89,6 +103,7 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
     layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque), *facts)
     if isinstance(source, nn.Module) and layout.family != "opaque":
         check_classes(source, importlib.import_module(f"{architectures.__name__}.{layout.family}"), layout.family)
+        check_norms(source, layout)
     return layout
 
 

@@ -82,7 +82,6 @@ def _without_effect(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> Iterator[
             dims = [weight[0]] if weight else [dim for layer in rule.targets for dim in axes[f"{layer}.weight"][1:]]
             read |= {axis for dim in dims for axis in dim if axis.kind == "resid"}
     for rule in rules:
-        if rule.verb != "mean" or rule.targets:
-            yield rule
-        elif next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in read:
+        stream = [axis for dim in axes.get(rule.source, ()) for axis in dim if axis.kind == "resid"]
+        if rule.verb != "mean" or rule.targets or stream[0] not in read:
             yield rule

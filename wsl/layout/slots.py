@@ -42,6 +42,7 @@ Axes = tuple[tuple[Axis, ...], ...]
 """The axes of each dimension of a part."""
 
 
+@functools.lru_cache(maxsize=1024)
 def owners(axes: Axes) -> dict[int, int]:
     """Returns the owner of each axis of kind `MAPPED` of a part, as places among all axes of the part.
 
@@ -49,9 +50,15 @@ def owners(axes: Axes) -> dict[int, int]:
     the part does.
 
     Raises:
-        ValueError: there is none, or more than one could be meant, or a name stands twice: a mistake in a table.
+        ValueError: there is none, or more than one could be meant, or a name stands twice, or two invertible maps act on one part,
+            whose canonical form would be that of neither: a mistake in a table.
     """
     places = [(d, axis) for d, dim in enumerate(axes) for axis in dim]
+    if len(maps := [axis.name for _, axis in places if axis.kind in MAPPED and axis.kind != "sign"]) > 1:
+        raise ValueError(
+            f"axes {' and '.join(map(repr, maps))} are of one part, and the canonical form balances one invertible map at a time; "
+            "give one of them a kind without symmetry"
+        )
     found = {}
     for i, (d, axis) in enumerate(places):
         if axis.kind in MAPPED:
@@ -60,8 +67,8 @@ def owners(axes: Axes) -> dict[int, int]:
             names = [other.name for _, other in places]
             if len(able) != 1 or names.count(axis.name) > 1 or names.count(names[able[0]]) > 1:
                 raise ValueError(
-                    f"axis {axis.name!r} of '{' '.join(names)}' must stand once, with one axis of kind {', '.join(OWNERS)} that stands "
-                    "once, in its dimension or in the part: its maps differ along that axis"
+                    f"axis {axis.name!r} of '{' '.join(names)}' must stand once, with one axis of kind {', '.join(OWNERS)} "
+                    "that stands once, in its dimension or in the part: its maps differ along that axis"
                 )
             found[i] = able[0]
     return found
@@ -112,8 +119,8 @@ def opaque_slot(name: str, shape: tuple[int, ...], *, block: int, role: str = "v
 class Rule(NamedTuple):
     """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into.
 
-    `form` of a norm says which it is: "layer" removes the mean, "rms" does not, "unknown" may do either. A mean over the features of
-    normed queries and keys has its norm as target; the targets of other means are empty.
+    `form` of a norm says which it is: "layer" removes the mean, "rms" does not, "unknown" may do either. A mean over the features
+    of normed queries and keys has its norm as target; the targets of other means are empty.
     """
 
     verb: str

@@ -20,9 +20,10 @@ from wsl.symmetry.canonical import balance, canonicalize, choose
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
 from wsl.symmetry.null_directions import NULLS, fold, unfold
+from wsl.symmetry.profiles import match_twice
 from wsl.symmetry.rotations import folded_layout
 from wsl.symmetry.stacks import check_stack
-from wsl.symmetry.weight_matching import match, match_twice
+from wsl.symmetry.weight_matching import match
 from zoo_gen.errors import InputError
 
 
@@ -84,8 +85,8 @@ def align_by_loss(
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K"]:
     """Distance modulo symmetry between the checkpoints of two stacks (K, *shape), one by one; `b` may hold one for all.
 
-    The distance is that of the standard forms after alignment: 0 between copies by any of the symmetries of the table. It is an upper
-    bound of the distance of the orbits, as alignment finds a local optimum.
+    The distance is that of the standard forms after alignment: 0 between copies by any of the symmetries of the table. It is an
+    upper bound of the distance of the orbits, as alignment finds a local optimum.
     """
     a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
     layout = folded_layout(layout)

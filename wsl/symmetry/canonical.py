@@ -67,7 +67,11 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
         order[name] = _order(_heads(w, layout, name) if name in owning else gather(w, layout, name, where=lambda *_: True))
     w = transform(w, order, layout)
     steps += [order, _signs(w, layout)]
-    return transform(w, steps[-1], layout), steps
+    w = transform(w, steps[-1], layout)
+    if axes_of(layout, ("sign",)):
+        steps.append({**signs_of(w, layout)})
+        w = transform(w, steps[-1], layout)
+    return w, steps
 
 
 def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -154,11 +158,34 @@ def _heads(w: Mapping[str, Tensor], layout: Layout, name: str) -> Float[Tensor, 
 
 def _signs(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     maps: Maps = {}
-    for name in axes_of(layout, MAPPED):
+    for name in axes_of(layout, [kind for kind in MAPPED if kind != "sign"]):
         x = torch.cat(pairs(w, layout, name), dim=-1)
         flat = rearrange(x, "k h d f -> (k h) d f")
         turn = _resolve(flat.square().sum(-1), flat).view(*x.shape[:3], x.shape[2])
         maps[name] = Matrix(turn, turn)
+    return maps
+
+
+def signs_of(w: Mapping[str, Tensor], layout: Layout) -> dict[str, Matrix]:
+    """Returns the signs of neurons after which the largest entry of each, of those that no open sign moves, is positive.
+
+    Axes have their turn one after the other, that with most such entries first: signs of a chain of layers depend on each other.
+    """
+    maps: dict[str, Matrix] = {}
+    open_ = list(axes_of(layout, ("sign",)))
+
+    def settled(axis: Axis, others: list[Axis]) -> bool:
+        return not any(other.name in open_ for other in others)
+
+    while open_:
+        name, x = max(((one, gather(w, layout, one, where=settled)) for one in open_), key=lambda item: item[1].shape[-1])
+        if not x.shape[-1]:
+            x = gather(w, layout, name, where=lambda *_: True)
+        largest = x.gather(-1, x.abs().argmax(-1, keepdim=True))
+        turn = torch.where(largest < 0, -1, 1).to(x)
+        maps[name] = Matrix(turn, turn)
+        w = transform(w, {name: maps[name]}, layout)
+        open_.remove(name)
     return maps
 
 

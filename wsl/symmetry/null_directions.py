@@ -240,7 +240,7 @@ def _unfold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[
 
 
 def _spread(w: Mapping[str, Tensor], rule: Rule, slots: Mapping[str, Slot]) -> tuple[Tensor, list[int], int]:
-    """Returns the part of a rule of a mean, its shape with an own dimension for the axis that the mean is over, and that dimension."""
+    """Returns the part of a rule of a mean, a shape of it in which the axis of the mean has a dimension, and that dimension."""
     part, axes = _part(w, rule, slots), slots[rule.source].parts[rule.part or 0].axes
     if not rule.targets:
         return part, list(part.shape), next(i for i, dim in enumerate(axes, 1) if any(axis.kind == "resid" for axis in dim))

@@ -54,7 +54,9 @@ def lift(turn: Float[Tensor, "*K m m"], frame: Float[Tensor, "n m"]) -> Float[Te
 @functools.lru_cache(maxsize=64)
 def folded_layout(layout: Layout) -> Layout:
     """Returns the layout of folded models: scales of norms are ones there, which no rotation of the mean may turn."""
-    streams = {axis.name for slot in layout.slots for part in slot.parts for dim in part.axes for axis in dim if axis.kind == "resid"}
+    streams = {
+        axis.name for slot in layout.slots for part in slot.parts for dim in part.axes for axis in dim if axis.kind == "resid"
+    }
     turned = {stream for stream in streams if rotatable(layout, stream) and rotates_mean(layout, stream)}
     ones = {name for stream in turned for rule in _scalings(layout, stream) for name in (rule.source, f"{rule.source}.weight")}
 

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, move_axis, split, transform
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, move_axis, split
 from wsl.symmetry.rotations import frame_of, lift, rotatable
 
 SWEEPS = 100
@@ -55,7 +55,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     heads = [name for name in sorted(features) if {name.partition(".")[0], *features[name]} & set(moves)]
     axes_of(layout, {name.partition(".")[0] for name in heads})  # their number is known
     neurons = [name for name in axes_of(layout, set(kinds) & set(moves)) if name not in features]
-    moving, target = _Stack.of(a, layout), _Stack.of(b, layout)
+    moving, target = Entries.of(a, layout), Entries.of(b, layout)
 
     def take(steps: Steps) -> None:
         nonlocal moving
@@ -80,7 +80,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
         for name in heads:
             take(_head_step(moving, target, layout, name, moves, maps))
         for name in neurons:
-            take({name: _assign(moving.products(target, (name,), _everywhere))})
+            take({name: assign(moving.products(target, (name,), _everywhere))})
         for name, rotates in streams.items():
             take(_stream_step(moving, target, layout, name, _everywhere, rotates=rotates))
         reached = moving.similarity(target)
@@ -94,41 +94,6 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     order = torch.cat([places for places, _ in ended]).argsort()
     found = {name: torch.cat([steps[name] for _, steps in ended])[order] for name in maps}
     return {name: step if step.ndim == 2 else Matrix(step, step) for name, step in found.items()}
-
-
-def match_twice(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, moves: Collection[str]) -> Maps:
-    """Climbs from each checkpoint of a stack as it is and, again, from the permutations that its profiles suggest.
-
-    Weights as they are may be far from those of a copy, where climbing one axis at a time ends early: each assignment of a chain of
-    axes needs its neighbours. The profile of an entry of an axis is what the other moves leave alone. So profiles find a copy.
-
-    Args:
-        a, b, layout, moves: see `match`.
-
-    Returns:
-        The maps of the more similar end, for each checkpoint.
-    """
-    start: Maps = {}
-    moving, target = _Stack.of(a, layout), _Stack.of(b, layout)
-    for name in axes_of(layout, set(PERMUTED) & set(moves)):
-        start[name] = _assign(_profiles(target, name, moves) @ _profiles(moving, name, moves).mT)
-    first = match(a, b, layout, moves)
-    if not start:
-        return first
-    nearer = transform(a, start, layout)
-    second = match(nearer, b, layout, moves)
-    ends = [_Stack.of(transform(w, maps, layout), layout).similarity(target) for w, maps in ((a, first), (nearer, second))]
-    better = ends[1] > ends[0] + GAIN * ends[0].abs()
-    found: Maps = {}
-    for name, one in first.items():
-        other = second[name]
-        if isinstance(one, Matrix):
-            found[name] = Matrix(*(torch.where(better.view(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(one, other, strict=True)))
-        else:
-            before = start[name]
-            assert isinstance(before, Tensor) and isinstance(other, Tensor)
-            found[name] = torch.where(better[:, None], before.gather(1, other), one)
-    return found
 
 
 Steps = dict[str, Tensor]
@@ -148,7 +113,7 @@ def _anchored(names: tuple[str, ...]) -> bool:
     return len(names) == 1
 
 
-class _Stack:
+class Entries:
     """Entries of K checkpoints by the axes that move them: names of axes -> (K, entries, *sizes).
 
     An axis and its dual count as the same, as all maps are orthogonal.
@@ -158,7 +123,7 @@ class _Stack:
         self.entries, self.owners = entries, owners
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], layout: Layout) -> "_Stack":
+    def of(cls, weights: Mapping[str, Tensor], layout: Layout) -> "Entries":
         """Sorts the weights of a stack (K, *shape) by their axes."""
         sizes = dict(layout.sizes)
         found: dict[tuple[str, ...], list[Tensor]] = {}
@@ -172,7 +137,7 @@ class _Stack:
                 found.setdefault(tuple(name for _, name, _ in order), []).append(x)
         return cls({names: torch.cat(xs, dim=1) for names, xs in found.items()}, layout.owners)
 
-    def moved(self, maps: Steps) -> "_Stack":
+    def moved(self, maps: Steps) -> "Entries":
         """Moves the axes: permutations first, as matrices belong to the heads of the new order."""
         entries = dict(self.entries)
         for name, g in sorted(maps.items(), key=lambda item: item[1].ndim > 2):
@@ -182,9 +147,9 @@ class _Stack:
                 head = 2 + names.index(self.owners[name]) if g.ndim == 4 else 0
                 for i in (i for i, one in enumerate(names, 2) if one == name):
                     entries[names] = move_axis(entries[names], i, g, head=head)
-        return _Stack(entries, self.owners)
+        return Entries(entries, self.owners)
 
-    def products(self, other: "_Stack", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:
+    def products(self, other: "Entries", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:
         """Sums the products of all entries along axes of n places: rows are of the other stack, columns of this one."""
         found: list[Tensor] = []
         for names, x in self.entries.items():
@@ -195,38 +160,20 @@ class _Stack:
                 found.append(y.mT @ x if where(names) else x.new_zeros(len(x), x.shape[-1], x.shape[-1]))
         return torch.stack(found).sum(0)
 
-    def similarity(self, other: "_Stack") -> Float[Tensor, "K"]:
+    def similarity(self, other: "Entries") -> Float[Tensor, "K"]:
         """Inner products with another stack."""
         return torch.stack([(x * other.entries[names]).flatten(1).sum(1) for names, x in self.entries.items()]).sum(0)
 
-    def chosen(self, rows: Bool[Tensor, "K"]) -> "_Stack":
+    def chosen(self, rows: Bool[Tensor, "K"]) -> "Entries":
         """Chooses some of the checkpoints, or the only one there is."""
         entries = {names: x[rows] if len(x) > 1 else x for names, x in self.entries.items()}
-        return _Stack(entries, self.owners)
+        return Entries(entries, self.owners)
 
 
-def _profiles(stack: _Stack, name: str, moves: Collection[str]) -> Float[Tensor, "K n F"]:
-    """Describes each entry of an axis by numbers that the moves of the other axes leave alone: norms, and values in order."""
-    found = []
-    for names, x in stack.entries.items():
-        if name in names:
-            place = names.index(name)
-            x = x.movedim(2 + place, 1)
-            kinds = [one.partition(".")[0] for i, one in enumerate(names) if i != place]
-            for i in reversed(range(len(kinds))):
-                if kinds[i] in MAPPED and kinds[i] in moves:
-                    x = x.norm(dim=3 + i)
-                    del kinds[i]
-            moved = [3 + i for i, kind in enumerate(kinds) if kind in moves]
-            x = x.movedim(moved, list(range(-len(moved), 0)))
-            found.append((x.flatten(-len(moved)).sort(-1).values if moved else x).flatten(2))
-    return torch.cat(found, dim=-1)
-
-
-def _stream_step(a: _Stack, b: _Stack, layout: Layout, name: str, where: Where, *, rotates: bool) -> Steps:
+def _stream_step(a: Entries, b: Entries, layout: Layout, name: str, where: Where, *, rotates: bool) -> Steps:
     products = a.products(b, (name,), where)
     if not rotates:
-        return {name: _assign(products)}
+        return {name: assign(products)}
     frame = frame_of(layout, name, products.dtype, products.device)
     products = frame.T @ products @ frame
     if where is _anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
@@ -235,7 +182,7 @@ def _stream_step(a: _Stack, b: _Stack, layout: Layout, name: str, where: Where, 
     return {name: lift(_polar(products), frame)}
 
 
-def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collection[str], maps: Steps) -> Steps:
+def _head_step(a: Entries, b: Entries, layout: Layout, head: str, moves: Collection[str], maps: Steps) -> Steps:
     """Assigns heads (or other owners) and turns their features: a pair scores the similarity that it has under its best maps."""
     size = dict(layout.sizes)[head]
     scores = a.products(b, (head,), lambda names: not any(name.partition(".")[0] in MAPPED for name in names))
@@ -248,7 +195,7 @@ def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collectio
         else:
             scores = scores + products.diagonal(dim1=-2, dim2=-1).sum(-1)
     permuted = head.partition(".")[0] in moves
-    order = _assign(scores) if permuted else torch.arange(size, device=scores.device).expand(len(scores), size)
+    order = assign(scores) if permuted else torch.arange(size, device=scores.device).expand(len(scores), size)
     steps: Steps = {head: order} if permuted else {}
     rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
     for name, products in turned.items():
@@ -265,7 +212,7 @@ def _where(chosen: Bool[Tensor, "K"], step: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None], step, torch.eye(step.shape[-1]).to(step))
 
 
-def _assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
+def assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
     """Returns, for each row, the column of the assignment of largest total score."""
     columns = scores.argmax(-1)
     shared = (columns.sort(-1).values != torch.arange(scores.shape[-1], device=scores.device)).any(-1)

@@ -126,9 +126,13 @@ _NORM = """
 def _normed(table: str) -> str:
     """Puts a norm before the second layer of a gated MLP; it forbids factors of the values."""
     rows = [row for row in table.splitlines() if not row.strip().startswith("given")]
-    return "\n".join(rows).replace("(mlp.{b} factor.mlp.{b}*)", "mlp.{b}").replace("(mlp.{b} factor.mlp.{b})", "mlp.{b}").replace(
-        "\n    blocks.{b}.mlp.fc2", _NORM, 1
-    ) + "\n"
+    return (
+        "\n".join(rows)
+        .replace("(mlp.{b} factor.mlp.{b}*)", "mlp.{b}")
+        .replace("(mlp.{b} factor.mlp.{b})", "mlp.{b}")
+        .replace("\n    blocks.{b}.mlp.fc2", _NORM, 1)
+        + "\n"
+    )
 
 
 _MLPS = (_MLP, _GATED_MLP, _normed(_GATED_MLP), _PACKED_MLP, _normed(_PACKED_MLP))

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,3 +105,10 @@ def test_every_row_of_timms_vision_transformers_is_of_a_model_whose_laws_are_tri
         tried |= {(layout.family, slot.row) for slot in layout.slots}
     rows = {("vit", row.name) for text in tables("vit") for row in parse(text).rows}
     assert rows <= tried
+
+
+def test_the_tables_of_the_recipe_are_in_the_language() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how_to" / "add_an_architecture.md"
+    found = re.findall(r"```text\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [len(parse(text).rows) for text in found] == [6, 6]
+    assert faults(parse(found[0])) == []

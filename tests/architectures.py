@@ -29,6 +29,11 @@ class NormedSwiGLU(SwiGLU):
         super().__init__(*args, **kwargs | {"norm_layer": nn.LayerNorm})
 
 
+class GateFirst(GluMlp):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs | {"act_layer": nn.SiLU, "gate_last": False})
+
+
 class ThreeBranches(ParallelThingsBlock):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs | {"num_parallel": 3})
@@ -58,6 +63,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": small,
     "no class token": partial(small, class_token=False, global_pool="avg"),
     "registers": partial(small, reg_tokens=2),
+    "registers without positions": partial(small, reg_tokens=3, no_embed_class=True),
     "layer scale": partial(small, init_values=1e-5),
     "no qkv bias": partial(small, qkv_bias=False),
     "q/k norm": partial(small, qk_norm=True),
@@ -71,11 +77,20 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "attention pooling": partial(small, class_token=False, global_pool="map"),
     "packed gated MLP": partial(small, mlp_layer=GluMlp),
     "SwiGLU with q/k norm": partial(small, mlp_layer=SwiGLU, qk_norm=True),
+    "SwiGLU": partial(small, mlp_layer=SwiGLU),
+    "packed gated MLP with the gate first": partial(small, mlp_layer=GateFirst),
     "normed SwiGLU": partial(small, mlp_layer=NormedSwiGLU),
     "packed gated MLP with q/k norm": partial(small, mlp_layer=GluMlp, qk_norm=True),
     "RMS norms": partial(small, norm_layer=nn.RMSNorm),
+    "RMS norms with q/k norm": partial(small, norm_layer=nn.RMSNorm, qk_norm=True),
+    "RMS norms and layer scale": partial(small, norm_layer=nn.RMSNorm, init_values=1e-5),
+    "layer norms without shift": partial(small, norm_layer=partial(nn.LayerNorm, bias=False), qk_norm=True),
+    "layer norms without weights": partial(small, norm_layer=partial(nn.LayerNorm, elementwise_affine=False)),
+    "RMS norms without weights": partial(small, norm_layer=partial(nn.RMSNorm, elementwise_affine=False)),
     "parallel": partial(small, block_fn=ParallelThingsBlock, init_values=1e-5),
     "parallel with q/k norm": partial(small, block_fn=ParallelThingsBlock, qk_norm=True),
+    "parallel with SwiGLU": partial(small, block_fn=ParallelThingsBlock, mlp_layer=SwiGLU, qk_norm=True),
+    "parallel with normed SwiGLU": partial(small, block_fn=ParallelThingsBlock, mlp_layer=NormedSwiGLU),
     "three parallel branches": partial(small, block_fn=ThreeBranches),
     "parallel scaling": partial(small, block_fn=ParallelScalingBlock, init_values=1e-5, mlp_ratio=1.5),
     "parallel scaling with q/k norm": partial(small, block_fn=ParallelScalingBlock, qk_norm=True),

@@ -12,6 +12,7 @@ from wsl.layout.slots import Axis, Layout, Part, Slot
 from wsl.symmetry.canonical import standardize
 from wsl.symmetry.fisher import moments
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, sample, transform
+from wsl.symmetry.rotations import folded_layout
 from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 
@@ -26,7 +27,7 @@ def prepared(name: str) -> tuple[dict[str, Tensor], Layout, list[Slot], nn.Modul
     layout = layout_of(model, heads=heads)
     folded = {name for rule in layout.rules if rule.verb in ("norm", "scale") for name in (rule.source, f"{rule.source}.weight")}
     slots = [slot for slot in layout.slots if slot.name not in folded and any(map(has_symmetry, axes_of(slot)))]
-    return standardize(stack([model.state_dict()]), layout), layout, slots, model, inputs
+    return standardize(stack([model.state_dict()]), layout), folded_layout(layout), slots, model, inputs
 
 
 def axes_of(slot: Slot) -> list[tuple[Axis, ...]]:

@@ -4,9 +4,9 @@ import functools
 import re
 from typing import NamedTuple
 
-from wsl.layout.slots import ROLES
+from wsl.layout.slots import ROLES, Axis, owners
 
-VERBS = ("norm", "scale", "bias", "sum", "mean")
+VERBS = ("norm", "scale", "bias", "sum", "mean", "constant")
 """The kinds of rules."""
 
 
@@ -15,7 +15,7 @@ class Row(NamedTuple):
 
     `parts` are pairs of a role and the names of the axes of each dimension; `sections` has the number of equal parts in each
     section of the first axis. `stage` is the number of runs of blocks (`layers.0.blocks.{b}`, `layers.1.blocks.{b}`) up to this
-    row, 0 in the stem; no run follows the `tail`.
+    row, 0 in the stem; no run follows the `tail`. A row with a condition (`module.attribute=value`) is for models that meet it.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Row(NamedTuple):
     transposed: bool
     stage: int
     tail: bool
+    condition: str = ""
 
 
 class Table(NamedTuple):
@@ -39,7 +40,8 @@ def parse(text: str) -> Table:
     """Reads a table. Raises `ValueError` for a malformed one: a bug of its module, not bad input."""
     joined = re.sub(r"\n\s*[|/]|->\s*\n", lambda joint: joint[0].replace("\n", " "), text)
     lines = [line for line in map(str.strip, joined.splitlines()) if line]
-    runs = list(dict.fromkeys(line.partition("{b}")[0] for line in lines if "->" not in line and "{b}" in line.split()[0]))
+    names = [_given(line)[1].split()[0] for line in lines if "->" not in line]
+    runs = list(dict.fromkeys(name.partition("{b}")[0] for name in names if "{b}" in name))
     rows: list[Row] = []
     rules = []
     stage = 0
@@ -51,7 +53,8 @@ def parse(text: str) -> Table:
                 raise ValueError(f"rule {line!r} is not '{'|'.join(VERBS)} sources -> targets'")
             rules.append((verb, tuple(sources), tuple(right.split())))
             continue
-        name, axes = line.split(maxsplit=1)
+        condition, row = _given(line)
+        name, axes = row.split(maxsplit=1)
         transposed, name = name.endswith("^T"), name.removesuffix("^T")
         if "{b}" in name:
             stage = 1 + runs.index(name.partition("{b}")[0])
@@ -59,8 +62,33 @@ def parse(text: str) -> Table:
         tail = stage == len(runs) > 0 and "{b}" not in name
         sections = [_parts(line, section) for section in axes.split("/")]
         parts = tuple(part for section in sections for part in section)
-        rows.append(Row(name, re.compile(pattern), parts, tuple(map(len, sections)), transposed, stage, tail))
+        rows.append(Row(name, re.compile(pattern), parts, tuple(map(len, sections)), transposed, stage, tail, condition))
+    _check_owners(rows)
     return Table(tuple(rows), tuple(rules))
+
+
+def _given(line: str) -> tuple[str, str]:
+    """Returns the condition of a row, if there is one, and the rest of it."""
+    if not line.startswith("given "):
+        return "", line
+    condition, _, rest = line.removeprefix("given ").partition(": ")
+    if not rest or not re.fullmatch(r"[\w.{}]+=\w+", condition):
+        raise ValueError(f"row {line!r} is not 'given module.attribute=value: name  role: axes'")
+    return condition, rest
+
+
+def _check_owners(rows: list[Row]) -> None:
+    """Raises `ValueError` where two rows give the features of an axis to different owners."""
+    found: dict[str, str] = {}
+    for row in rows:
+        for _, dimensions in row.parts:
+            axes = tuple(tuple(Axis(name.removesuffix("*"), name.endswith("*")) for name in names) for names in dimensions)
+            flat = [axis.name for dim in axes for axis in dim]
+            for i, owner in owners(axes).items():
+                if found.setdefault(flat[i], flat[owner]) != flat[owner]:
+                    raise ValueError(
+                        f"row {row.name!r}: axis {flat[i]!r} belongs to {flat[owner]!r}, and to {found[flat[i]]!r} before"
+                    )
 
 
 def _parts(line: str, text: str) -> tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]:

@@ -20,10 +20,20 @@ Rows before the first `{b}` are the stem, rows after the last one the tail.
 Equal names mean the same group element, hence the same size. An element g acts on an axis by g, and on an axis marked `*` by its
 dual g^-T. The kind of an axis is the part of its name before the first dot:
 
-    resid  residual stream, permuted       mlp     hidden neurons, permuted       head  attention heads, permuted
-    qk     features of queries and keys of a head, any invertible map             vo    the same of values and outputs
+    resid     residual stream, permuted     mlp   hidden neurons, permuted           head  attention heads, permuted
+    dim       features of normed queries and keys, permuted in all heads alike       register  register tokens, permuted
+    qk        features of queries and keys of a head, any invertible map             vo    the same of values and outputs
+    factor    one number of a neuron, any but zero: a value, and what reads it       sign  one number of a neuron, 1 or -1
 
-Every other kind (`class`, `position`, `dim`, ...) carries no symmetry, and `1` is an axis of size one.
+Axes of the last two lines belong to an axis of heads, neurons or dims, as their maps differ along it: `(head.0 qk.0)`,
+`(mlp.0 sign.0)`. That owner stands in the same dimension, or alone in the part. A part has one invertible map at most.
+
+Every other kind (`class`, `position`, ...) carries no symmetry, and `1` is an axis of size one.
+
+A row may be of some models alone, those with a setting that a state dict does not tell. A row of the same name without the
+condition follows it:
+
+    given blocks.{b}.mlp.gate_last=True: blocks.{b}.mlp.fc1.weight   fc1: (mlp.{b} factor.{b}) resid | fc1: mlp.{b} resid
 
 Rules, lines with an arrow, name the null directions that no axis shows: changes of weights without any effect on the outputs
 (`wsl.symmetry.null_directions` folds them away):
@@ -34,13 +44,16 @@ Rules, lines with an arrow, name the null directions that no axis shows: changes
     scale  blocks.{b}.ls1.gamma -> blocks.{b}.attn.proj         a factor per feature of a layer's output passes into the layer
     sum    blocks.{b}.mlp_out_proj.bias -> blocks.{b}.attn_out_proj.bias    outputs depend on the sum of two vectors alone
     mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of the vectors of the residual stream
+    mean   blocks.{b}.attn.qkv[0] -> blocks.{b}.attn.q_norm     the same of the features of a head
+    constant  attn_pool.latent -> attn_pool.q                   a layer reads one vector alone, so its outputs are one vector
 
-A rule of a mean is dropped where outputs depend on the mean: where none of the norms named is there (`nothing` needs none), or
-where a layer that a norm passes into reads the same stream without any.
+A rule of a mean is dropped where outputs depend on the mean: where none of the norms named is there (`nothing` needs none), where
+a norm may keep the mean, or where a layer that a norm passes into reads the same stream without any. A norm with a shift is a
+LayerNorm, which removes the mean; which norm one without shift is, its class tells, and a state dict does not.
 
 A norm with another reader, which cannot take over its scale, is written `norm ... -> kept`. Such a norm forbids rotations of its
 stream, and so does a norm or scale none of whose layers the model has. Where all norms and scales of a stream fold away, every
-rotation of its features that fixes the mean is a symmetry.
+rotation of its features that fixes the mean is a symmetry, and where all norms are known to be RMSNorms, every rotation.
 """
 
 import fnmatch
@@ -49,14 +62,16 @@ import importlib
 import math
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from wsl.layout import architectures
-from wsl.layout.axis_table import Table, parse
-from wsl.layout.slots import Axis, Layout, Part, Rule, Slot, opaque_slot
+from wsl.layout.axis_table import Row, Table, parse
+from wsl.layout.facts import Facts, check_classes, check_norms, norms_of, settings_of
+from wsl.layout.rules import rules_of
+from wsl.layout.slots import SINGLE, Axis, Layout, Part, Slot, opaque_slot
 from zoo_gen.errors import InputError
 
 
@@ -65,7 +80,8 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
 
     A model must be of the classes of its table (`CLASSES` of `wsl.layout.architectures`). A state dict is taken to be of those
     classes: nothing in it tells that norms come after the sum (timm's `ResPostBlock`) or that positions rotate queries and keys
-    (timm's `Eva`). Where the architecture is known, as that of a zoo's checkpoint is, pass the model.
+    (timm's `Eva`). Where the architecture is known, as that of a zoo's checkpoint is, pass the model. The layout then has the
+    symmetries that settings and classes of norms tell, too; otherwise it has those of every such model alone.
 
     Args:
         source: a model or its state dict. Only names, shapes and the classes of a model are read.
@@ -76,37 +92,19 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
             the symmetries move.
 
     Raises:
-        InputError: no table has all other tensors with consistent sizes, a model is of other classes than those of the table, or
-            a pattern of `opaque` names no tensor.
+        InputError: no table has all other tensors with consistent sizes, a model is of other classes than those of the table or
+            has a norm that no tensor tells of, or a pattern of `opaque` names no tensor.
     """
     if isinstance(source, nn.Module):
         found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
         heads = found.pop() if heads is None and len(found) == 1 else heads
     tensors = source.state_dict() if isinstance(source, nn.Module) else source
-    layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque))
+    facts = (norms_of(source), settings_of(source)) if isinstance(source, nn.Module) else ((), ())
+    layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque), *facts)
     if isinstance(source, nn.Module) and layout.family != "opaque":
-        _check_classes(source, layout.family)
+        check_classes(source, importlib.import_module(f"{architectures.__name__}.{layout.family}"), layout.family)
+        check_norms(source, layout)
     return layout
-
-
-def _check_classes(model: nn.Module, family: str) -> None:
-    """Raises `InputError` for a model with the tensors of a family but other classes or settings."""
-    table = importlib.import_module(f"{architectures.__name__}.{family}")
-    classes = getattr(table, "CLASSES", {})
-    for name, module in model.named_modules():
-        names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(module).__mro__}
-        for pattern, known in classes.items():
-            if re.fullmatch(pattern, name) and not names & set(known):
-                raise InputError(
-                    f"{name or 'the model'} is a {type(module).__name__}, which may read its tensors in another way than the table "
-                    f"{family!r} says; that is of {', '.join(known)}. Add a table for it (one file in wsl/layout/architectures)"
-                )
-    for setting, known in getattr(table, "SETTINGS", {}).items():
-        if (value := getattr(model, setting)) not in known:
-            raise InputError(
-                f"the model has {setting}={value!r}, for which the table {family!r} is wrong; it is right for "
-                f"{', '.join(map(repr, known))}. Add a table for it (one file in wsl/layout/architectures)"
-            )
 
 
 class _Mismatch(Exception):
@@ -118,7 +116,9 @@ class _Mismatch(Exception):
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, opaque: tuple[str, ...]) -> Layout:
+def _layout(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, opaque: tuple[str, ...], norms: Facts, settings: Facts
+) -> Layout:
     if not shapes:
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
     if empty := [name for name, shape in shapes if 0 in shape]:
@@ -134,7 +134,7 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
     for module in pkgutil.iter_modules(architectures.__path__):
         for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
             try:
-                layout = _fit(module.name, parse(text), known, heads)
+                layout = _fit(module.name, parse(text), known, heads, dict(norms), frozenset(settings))
             except _Mismatch as mismatch:
                 mismatches.append((module.name, mismatch))
             else:
@@ -152,11 +152,23 @@ def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, 
     )
 
 
-def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None) -> Layout:
+def _fit(
+    family: str,
+    table: Table,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    heads: int | None,
+    norms: Mapping[str, str],
+    settings: frozenset[tuple[str, str]],
+) -> Layout:
+    def hits(row: Row, name: str) -> re.Match[str] | None:
+        match = row.pattern.fullmatch(name)
+        setting, _, value = row.condition.partition("=")
+        return match if match and (not setting or (setting.format(**match.groupdict()), value) in settings) else None
+
     matches: list[tuple[int, dict[str, str], str, tuple[int, ...]]] = []
     unknown = []
     for name, shape in shapes:
-        hit = next(((i, match) for i, row in enumerate(table.rows) if (match := row.pattern.fullmatch(name))), None)
+        hit = next(((i, match) for i, row in enumerate(table.rows) if (match := hits(row, name))), None)
         if hit:
             matches.append((hit[0], hit[1].groupdict(), name, shape))
         else:
@@ -183,49 +195,7 @@ def _fit(family: str, table: Table, shapes: tuple[tuple[str, tuple[int, ...]], .
     keyed.sort(key=lambda item: item[0])
     slots, sizes = _solve([(slot, sections) for _, slot, sections in keyed], heads)
     bindings = [values for _, values, *_ in matches]
-    return Layout(family, len(blocks), slots, sizes, _without_effect(list(dict.fromkeys(_rules(table, slots, bindings))), slots))
-
-
-def _rules(table: Table, slots: tuple[Slot, ...], bindings: list[dict[str, str]]) -> Iterator[Rule]:
-    """Yields a table's rules for the tensors of a checkpoint; a norm or scale that nothing can take over has no targets."""
-    names = {slot.name for slot in slots}
-    for verb, sources, targets in table.rules:
-        holes = set(re.findall(r"{(\w+)}", " ".join(sources)))
-        filled = {tuple((hole, values[hole]) for hole in sorted(holes)) for values in bindings if holes <= set(values)}
-        for values in map(dict, sorted(filled)):
-            layers = [target.format(**values) for target in targets]
-            for text in sources:
-                match = re.fullmatch(r"(.+?)(?:\[(\d+)\])?", text.format(**values))
-                assert match
-                source, part = match[1], None if match[2] is None else int(match[2])
-                present = [name for name in (source, f"{source}.weight", f"{source}.bias") if name in names]
-                if verb == "mean":
-                    if layers == ["nothing"] or any(f"{norm}.weight" in names for norm in layers):
-                        yield from (Rule(verb, name, None, ()) for name in present)
-                elif verb == "sum":
-                    yield from (Rule(verb, name, None, (layer,)) for name in present for layer in layers if layer in names - {name})
-                elif verb == "bias":
-                    found = tuple(layer for layer in layers if f"{layer}.bias" in names)
-                    if present and (found or layers == ["nothing"]):
-                        yield Rule(verb, source, part, found)
-                elif present or verb == "norm":  # norm, scale; a norm that is not there leaves its layers bare
-                    found = tuple(layer for layer in layers if f"{layer}.weight" in names)
-                    yield Rule(verb if present else "bare", source, part, found)
-
-
-def _without_effect(rules: Sequence[Rule], slots: tuple[Slot, ...]) -> tuple[Rule, ...]:
-    """Returns the rules but for means of streams that some layer reads without a norm: these have an effect."""
-    normed = {layer for rule in rules if rule.verb == "norm" for layer in rule.targets}
-    bare = {f"{layer}.weight" for rule in rules if rule.verb == "bare" for layer in rule.targets if layer not in normed}
-    axes = {slot.name: slot.parts[0].axes for slot in slots}
-    read = {axis for name in bare for dim in axes[name][1:] for axis in dim if axis.kind == "resid"}
-
-    def holds(rule: Rule) -> bool:
-        if rule.verb == "mean":
-            return next(axis for dim in axes[rule.source] for axis in dim if axis.kind == "resid") not in read
-        return rule.verb != "bare"
-
-    return tuple(filter(holds, rules))
+    return Layout(family, len(blocks), slots, sizes, rules_of(table.rules, slots, bindings, norms))
 
 
 def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> tuple[tuple[Slot, ...], tuple[tuple[str, int], ...]]:
@@ -261,15 +231,21 @@ def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> t
             for axes, size in zip(part.axes, (part.size, *slot.shape[1:]), strict=True):
                 equate(tuple(axis.name for axis in axes), size, slot.name)
     if heads is not None:
-        for name in {axis.name for slot in filled.values() for part in slot.parts for axes in part.axes for axis in axes}:
+        for name in sorted({axis.name for slot in filled.values() for part in slot.parts for axes in part.axes for axis in axes}):
             if name.startswith("head."):
                 equate((name,), heads, "the given number of heads")
-    for names, (size, where) in list(products.items()):
-        missing = [name for name in names if (name,) not in products]
-        product = math.prod(products[(name,)][0] for name in names if (name,) in products)
-        if (not missing and product != size) or (len(missing) == 1 and size % product):
-            raise _Mismatch(0, f"axis '{' '.join(names)}' of {where} has size {size}, which {product} does not fit")
-        if len(missing) == 1:
-            equate((missing[0],), size // product, where)
+    for name in sorted({name for names in products for name in names}):
+        if name.partition(".")[0] in SINGLE:
+            equate((name,), 1, "by definition")
+    before = 0
+    while before < len(products):  # a size that was found may tell others
+        before = len(products)
+        for names, (size, where) in list(products.items()):
+            missing = [name for name in names if (name,) not in products]
+            product = math.prod(products[(name,)][0] for name in names if (name,) in products)
+            if (not missing and product != size) or (len(missing) == 1 and size % product):
+                raise _Mismatch(0, f"axis '{' '.join(names)}' of {where} has size {size}, which {product} does not fit")
+            if len(missing) == 1:
+                equate((missing[0],), size // product, where)
     slots = tuple(filled[slot.name] for slot, _ in rows)
     return slots, tuple((names[0], size) for names, (size, _) in products.items() if len(names) == 1)

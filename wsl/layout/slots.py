@@ -13,6 +13,18 @@ from torch import Tensor
 ROLES = ("patch", "embed", "q", "k", "v", "o", "fc1", "fc2", "vectors", "head")
 """What a part is for. A role's id is its place in this tuple, for every architecture."""
 
+PERMUTED = ("resid", "mlp", "head", "dim", "register")
+"""Kinds of axes whose entries are permuted."""
+
+MAPPED = ("qk", "vo", "factor", "sign")
+"""Kinds of axes with a map for each entry of another axis, their owner: features of heads, factors and signs of neurons."""
+
+OWNERS = ("head", "mlp", "dim")
+"""Kinds of axes that own such features."""
+
+SINGLE = ("factor", "sign")
+"""Kinds of features that have one entry for each entry of their owner."""
+
 
 class Axis(NamedTuple):
     """Name of an axis and whether it transforms with the dual of the group element of that name."""
@@ -26,6 +38,42 @@ class Axis(NamedTuple):
         return self.name.partition(".")[0]
 
 
+Axes = tuple[tuple[Axis, ...], ...]
+"""The axes of each dimension of a part."""
+
+
+@functools.lru_cache(maxsize=1024)
+def owners(axes: Axes) -> dict[int, int]:
+    """Returns the owner of each axis of kind `MAPPED` of a part, as places among all axes of the part.
+
+    An axis of heads, neurons or dims owns the features beside it in a dimension. If there is none in the dimension, the only one of
+    the part does.
+
+    Raises:
+        ValueError: there is none, or more than one could be meant, or a name stands twice, or two invertible maps act on one part,
+            whose canonical form would be that of neither: a mistake in a table.
+    """
+    places = [(d, axis) for d, dim in enumerate(axes) for axis in dim]
+    if len(maps := [axis.name for _, axis in places if axis.kind in MAPPED and axis.kind != "sign"]) > 1:
+        raise ValueError(
+            f"axes {' and '.join(map(repr, maps))} are of one part, and the canonical form balances one invertible map at a time; "
+            "give one of them a kind without symmetry"
+        )
+    found = {}
+    for i, (d, axis) in enumerate(places):
+        if axis.kind in MAPPED:
+            able = [j for j, (_, other) in enumerate(places) if other.kind in OWNERS]
+            able = [j for j in able if places[j][0] == d] or able
+            names = [other.name for _, other in places]
+            if len(able) != 1 or names.count(axis.name) > 1 or names.count(names[able[0]]) > 1:
+                raise ValueError(
+                    f"axis {axis.name!r} of '{' '.join(names)}' must stand once, with one axis of kind {', '.join(OWNERS)} "
+                    "that stands once, in its dimension or in the part: its maps differ along that axis"
+                )
+            found[i] = able[0]
+    return found
+
+
 @dataclass(frozen=True)
 class Part:
     """A run of a tensor's first axis: its role, its block, its size along that axis, and the axes of each dimension."""
@@ -33,7 +81,7 @@ class Part:
     role: str
     block: int
     size: int
-    axes: tuple[tuple[Axis, ...], ...]
+    axes: Axes
 
 
 @dataclass(frozen=True)
@@ -69,12 +117,17 @@ def opaque_slot(name: str, shape: tuple[int, ...], *, block: int, role: str = "v
 
 
 class Rule(NamedTuple):
-    """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into."""
+    """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into.
+
+    `form` of a norm says which it is: "layer" removes the mean, "rms" does not, "unknown" may do either. A mean over the features
+    of normed queries and keys has its norm as target; the targets of other means are empty.
+    """
 
     verb: str
     source: str
     part: int | None
     targets: tuple[str, ...]
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,11 +146,14 @@ class Layout:
     rules: tuple[Rule, ...] = ()
 
     @functools.cached_property
-    def heads(self) -> dict[str, str]:
-        """The axis of heads of each axis of features of a head: `qk.0` -> `head.0`."""
-        dims = [dim for slot in self.slots for part in slot.parts for dim in part.axes]
-        pairs = [(axis, head) for dim in dims for axis in dim for head in dim if head.kind == "head" and axis.kind in ("qk", "vo")]
-        return {axis.name: head.name for axis, head in pairs}
+    def owners(self) -> dict[str, str]:
+        """The axis that owns each axis of features: `qk.0` -> `head.0`."""
+        found = {}
+        for slot in self.slots:
+            for part in slot.parts:
+                flat = [axis.name for dim in part.axes for axis in dim]
+                found |= {flat[i]: flat[owner] for i, owner in owners(part.axes).items()}
+        return found
 
     def turn(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns views of tensors (... *shape) of the checkpoint as the table has them, and the other way round."""

@@ -1,6 +1,6 @@
 """Symmetry: other weights, the same function; for any architecture that has a table.
 
 Here: random elements of the symmetry group (`group`), directions without any effect (`null_directions`), canonical forms,
-alignment of one checkpoint to another and distances modulo symmetry. Not here: the tables themselves (`wsl.layout`), and training
-on random views (`wsl.data.augmentation`).
+alignment of one checkpoint to another (`weight_matching`; `profiles` say where from) and distances modulo symmetry. Not here: the
+tables themselves (`wsl.layout`).
 """

@@ -1,7 +1,9 @@
 r"""Alignment: the member of a checkpoint's orbit that is nearest to another checkpoint, and distances modulo symmetry.
 
+The orbit is that of the symmetries that the table of the architecture has (`wsl.layout.architectures`), not of all there are.
 Weight matching (`wsl.symmetry.weight_matching`) compares checkpoints in canonical form (`wsl.symmetry.canonical`), so that all
-copies of a checkpoint, however disguised, reach the same optimum. A loss can refine it: `wsl.symmetry.learned_alignment`.
+copies of a checkpoint by these reach the same optimum. With some of the moves alone it starts from the weights as they are and,
+again, from permutations that the other moves do not disturb. A loss can refine it: `wsl.symmetry.learned_alignment`.
 """
 
 import math
@@ -18,6 +20,8 @@ from wsl.symmetry.canonical import balance, canonicalize, choose
 from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
 from wsl.symmetry.null_directions import NULLS, fold, unfold
+from wsl.symmetry.profiles import match_twice
+from wsl.symmetry.rotations import folded_layout
 from wsl.symmetry.stacks import check_stack
 from wsl.symmetry.weight_matching import match
 from zoo_gen.errors import InputError
@@ -47,7 +51,7 @@ def align(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Ten
     Returns:
         The aligned stack in float64, of the function of `weights`.
     """
-    return _align(weights, layout, to, moves, lambda a, b, moves: match(a, b, layout, moves))
+    return _align(weights, layout, to, moves, lambda a, b, layout, moves, find: find(a, b, layout, moves))
 
 
 def align_by_loss(
@@ -68,8 +72,8 @@ def align_by_loss(
         loss, steps, rate: see `wsl.symmetry.learned_alignment.descend`.
     """
 
-    def climb(a: dict[str, Tensor], b: dict[str, Tensor], moves: Collection[str]) -> Maps:
-        maps = match(a, b, layout, moves)
+    def climb(a: dict[str, Tensor], b: dict[str, Tensor], layout: Layout, moves: Collection[str], find: Match) -> Maps:
+        maps = find(a, b, layout, moves)
         learned = descend(transform(a, maps, layout), b, layout, moves=moves, loss=loss, steps=steps, rate=rate)
         for name, turn in learned.items():
             maps[name] = Matrix(*(step @ last for step, last in zip(turn, maps[name], strict=True)))
@@ -81,17 +85,18 @@ def align_by_loss(
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K"]:
     """Distance modulo symmetry between the checkpoints of two stacks (K, *shape), one by one; `b` may hold one for all.
 
-    The distance is that of the standard forms after alignment: 0 between copies, whatever symmetry is between them. It is an upper
-    bound of the distance of the orbits, as alignment finds a local optimum.
+    The distance is that of the standard forms after alignment: 0 between copies by any of the symmetries of the table. It is an
+    upper bound of the distance of the orbits, as alignment finds a local optimum.
     """
     a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
+    layout = folded_layout(layout)
     return _distance(transform(a, match(a, b, layout, _COMPACT), layout), b)
 
 
 def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]) -> Float[np.ndarray, "N F"]:
     """Returns a stack (N, *shape) in standard form, aligned to one checkpoint (1, *shape), as rows.
 
-    The Euclidean distance of two rows is 0 for copies, however disguised, and otherwise no less than the distance of
+    The Euclidean distance of two rows is 0 for copies by the symmetries of the table, and otherwise no less than the distance of
     their orbits: all-pairs distances for the price of N alignments. Rows of checkpoints that are not finite are NaN.
     """
     check_stack(weights, layout)
@@ -101,13 +106,15 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
         stacked = {name: torch.cat([to[name].double(), tensor[finite].double()]) for name, tensor in weights.items()}
         forms = canonicalize(stacked, layout)
         b, a = ({name: tensor[rows] for name, tensor in forms.items()} for rows in (slice(1), slice(1, None)))
+        layout = folded_layout(layout)
         aligned = transform(a, match(a, b, layout, _COMPACT), layout)
         vectors[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
     return vectors
 
 
 _COMPACT = (*PERMUTED, *MAPPED, "rotation")
-Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Collection[str]], Maps]
+Match = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Layout, Collection[str]], Maps]
+Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Layout, Collection[str], Match], Maps]
 
 
 def _align(
@@ -117,23 +124,34 @@ def _align(
     for stacked in (weights, to):
         check_stack(stacked, layout)
     a, b = ({name: tensor.detach().double() for name, tensor in w.items()} for w in (weights, to))
-    folds = set(NULLS) <= set(moves)
-    moves = set(moves) - set(NULLS) - (set() if folds else {"rotation"})
-    gauge, balanced, steps = dict[str, Tensor](), Maps(), list[Maps]()
-    if folds:
-        folded, gauge = fold(b, layout)
-        balanced = balance(folded, layout)
-        b, steps = choose(transform(folded, balanced, layout), layout)
-        a = canonicalize(a, layout)
-    b = _expand(b, a)
-    aligned = transform(a, climb(a, b, moves), layout)
+    if not set(NULLS) <= set(moves):
+        b = _expand(b, a)
+        aligned = transform(a, climb(a, b, layout, set(moves) - {*NULLS, "rotation"}, match_twice), layout)
+        return Alignment(aligned, _distance(aligned, b))
+    folded, gauge = fold(b, layout)
+    balanced = balance(folded, layout)
+    compact = transform(folded, balanced, layout)
+    lost = _minus(folded, transform(compact, inverse(balanced), layout))
+    b, steps = choose(compact, layout)
+    a = canonicalize(a, layout)
+    b, layout_of_folded = _expand(b, a), folded_layout(layout)
+    aligned = transform(a, climb(a, b, layout_of_folded, set(moves) - set(NULLS), match), layout_of_folded)
     found = _distance(aligned, b)
-    if not folds:
-        return Alignment(aligned, found)
     for step in reversed([balanced, *steps]):
-        aligned = transform(aligned, inverse(step), layout)
+        aligned = transform(aligned, inverse(step), layout_of_folded)
+    aligned = {name: tensor + lost[name] for name, tensor in aligned.items()}
     gauge = {name: tensor.expand(len(found), *tensor.shape[1:]) for name, tensor in gauge.items()}
     return Alignment(unfold(aligned, gauge, layout), found)
+
+
+def _minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Subtracts, but for round-off: what the balance of heads hides, as no output reads it."""
+    found = {}
+    for name in a:
+        rest = (a[name] - b[name]).flatten(1)
+        small = rest.norm(dim=1, keepdim=True) < 1e-9 * a[name].flatten(1).norm(dim=1, keepdim=True)
+        found[name] = torch.where(small, 0, rest).view_as(a[name])
+    return found
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

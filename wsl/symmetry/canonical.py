@@ -1,4 +1,4 @@
-r"""Canonical form: one checkpoint for all that symmetries make of it, `canonicalize(g · w) == canonicalize(w)`.
+r"""Canonical form: one checkpoint for all that the symmetries of its table make of it, `canonicalize(g · w) == canonicalize(w)`.
 
 1. **Fold** every null direction away (`wsl.symmetry.null_directions`).
 2. **Balance** the maps of each head: of features X (rows) and their duals Y only :math:`X^T Y = U S V^T` matters, which
@@ -26,13 +26,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, frame_of, split, transform
-from wsl.symmetry.null_directions import fold, rotatable
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, split, transform
+from wsl.symmetry.null_directions import fold
+from wsl.symmetry.rotations import folded_layout, frame_of, rotatable
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
 TIE = 1e-9
 """Norms and singular values nearer to each other than this, relative to the largest, count as equal."""
+
+ZERO = 1e-13
+"""Singular values below this, relative to the largest, are round-off of zero."""
 
 
 def canonicalize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -54,13 +58,20 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
     Returns:
         The canonical form, and the maps that lead there from the given one, one after the other.
     """
+    layout = folded_layout(layout)
     steps = [_streams(standard, layout)]
     w = transform(standard, steps[-1], layout)
-    order: Maps = {name: _order(gather(w, layout, name, where=lambda *_: True)) for name in axes_of(layout, ("mlp",))}
-    order |= {name: _order(_heads(w, layout, name)) for name in axes_of(layout, ("head",))}
+    owning = set(layout.owners.values())
+    order: Maps = {}
+    for name in axes_of(layout, [kind for kind in PERMUTED if kind != "resid"]):
+        order[name] = _order(_heads(w, layout, name) if name in owning else gather(w, layout, name, where=lambda *_: True))
     w = transform(w, order, layout)
     steps += [order, _signs(w, layout)]
-    return transform(w, steps[-1], layout), steps
+    w = transform(w, steps[-1], layout)
+    if axes_of(layout, ("sign",)):
+        steps.append({**signs_of(w, layout)})
+        w = transform(w, steps[-1], layout)
+    return w, steps
 
 
 def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -75,7 +86,7 @@ def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tens
 def gather(
     weights: Mapping[str, Tensor], layout: Layout, name: str, *, where: Callable[[Axis, list[Axis]], bool]
 ) -> Float[Tensor, "K n *F"]:
-    """Gathers entries along an axis of a stack: (K, n, F), or (K, H, d, F) for features of a head.
+    """Gathers entries along an axis of a stack: (K, n, F), or (K, H, d, F) for features of a head (or of other owners).
 
     Args:
         weights: the stack.
@@ -83,7 +94,7 @@ def gather(
         name: the axis.
         where: says, from the axis and the other axes of a part, whether the part counts.
     """
-    sizes, head = dict(layout.sizes), layout.heads.get(name)
+    sizes, head = dict(layout.sizes), layout.owners.get(name)
     leading = (name,) if head is None else (head, name)
     found = []
     for slot in layout.slots:
@@ -110,35 +121,36 @@ def pairs(weights: Mapping[str, Tensor], layout: Layout, name: str) -> tuple[Ten
 def balance(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     """Returns the maps of each head that balance a folded stack."""
     maps: Maps = {}
-    for name, size in axes_of(layout, MAPPED).items():
+    for name, size in axes_of(layout, [kind for kind in MAPPED if kind != "sign"]).items():
         (_, rx), (_, ry) = (torch.linalg.qr(functional.pad(x, (0, max(0, size - x.shape[-1]))).mT) for x in pairs(w, layout, name))
         u, s, vh = torch.linalg.svd(rx @ ry.mT)
-        root = s.sqrt().unsqueeze(-1)
+        root = torch.where(s > ZERO * s.amax(-1, keepdim=True), s, 0).sqrt().unsqueeze(-1)
         maps[name] = Matrix(root * (u.mT @ torch.linalg.pinv(rx.mT)), root * (vh @ torch.linalg.pinv(ry.mT)))
     return maps
 
 
 def _streams(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     maps: Maps = {}
-    for name, size in axes_of(layout, ("resid",)).items():
+    for name in axes_of(layout, ("resid",)):
         x = gather(w, layout, name, where=lambda *_: True)
         # what nothing else moves, such as position embeddings, biases and heads
         anchors = gather(w, layout, name, where=lambda _, others: not any(one.kind in (*PERMUTED, *MAPPED) for one in others))
         if not rotatable(layout, name):
             maps[name] = _order(torch.cat([x.norm(dim=-1, keepdim=True), anchors], dim=-1))
             continue
-        frame = frame_of(size, x.dtype, x.device)
+        frame = frame_of(layout, name, x.dtype, x.device)
         values, vectors = torch.linalg.eigh(frame.T @ (x @ x.mT) @ frame)
         basis = vectors.flip(-1).mT @ frame.T
-        turn = frame @ _resolve(values.flip(-1), basis @ anchors) @ basis + 1 / size
+        resolved = _resolve(values.flip(-1), basis @ anchors)
+        turn = frame @ resolved @ basis + (1 / len(frame) if len(frame) > frame.shape[1] else 0)
         maps[name] = Matrix(turn, turn)
     return maps
 
 
 def _heads(w: Mapping[str, Tensor], layout: Layout, name: str) -> Float[Tensor, "K H F"]:
-    """Describes each head by numbers that orthogonal maps of its features leave alone."""
+    """Describes each head, or other owner of features, by numbers that orthogonal maps of these leave alone."""
     found = [gather(w, layout, name, where=lambda axis, others: not any(other.kind in MAPPED for other in others))]
-    for feature in (axis for axis, head in layout.heads.items() if head == name):
+    for feature in (axis for axis, head in layout.owners.items() if head == name):
         for x in pairs(w, layout, feature):
             found += [x.norm(dim=-1), x.norm(dim=-2)]
     return torch.cat(found, dim=-1)
@@ -146,11 +158,34 @@ def _heads(w: Mapping[str, Tensor], layout: Layout, name: str) -> Float[Tensor, 
 
 def _signs(w: Mapping[str, Tensor], layout: Layout) -> Maps:
     maps: Maps = {}
-    for name in axes_of(layout, MAPPED):
+    for name in axes_of(layout, [kind for kind in MAPPED if kind != "sign"]):
         x = torch.cat(pairs(w, layout, name), dim=-1)
         flat = rearrange(x, "k h d f -> (k h) d f")
         turn = _resolve(flat.square().sum(-1), flat).view(*x.shape[:3], x.shape[2])
         maps[name] = Matrix(turn, turn)
+    return maps
+
+
+def signs_of(w: Mapping[str, Tensor], layout: Layout) -> dict[str, Matrix]:
+    """Returns the signs of neurons after which the largest entry of each, of those that no open sign moves, is positive.
+
+    Axes have their turn one after the other, that with most such entries first: signs of a chain of layers depend on each other.
+    """
+    maps: dict[str, Matrix] = {}
+    open_ = list(axes_of(layout, ("sign",)))
+
+    def settled(axis: Axis, others: list[Axis]) -> bool:
+        return not any(other.name in open_ for other in others)
+
+    while open_:
+        name, x = max(((one, gather(w, layout, one, where=settled)) for one in open_), key=lambda item: item[1].shape[-1])
+        if not x.shape[-1]:
+            x = gather(w, layout, name, where=lambda *_: True)
+        largest = x.gather(-1, x.abs().argmax(-1, keepdim=True))
+        turn = torch.where(largest < 0, -1, 1).to(x)
+        maps[name] = Matrix(turn, turn)
+        w = transform(w, {name: maps[name]}, layout)
+        open_.remove(name)
     return maps
 
 

@@ -2,10 +2,11 @@ r"""The symmetries of a checkpoint: sample a group element, apply it; the functi
 
 Generic: it reads the axes and rules of a layout and knows no architecture. An element g has
 
-- a permutation for each axis of kind `resid`, `mlp` and `head`;
+- a permutation for each axis of kind `resid`, `mlp`, `head`, `dim` and `register`;
 - an invertible matrix for each head on each axis of kind `qk` and `vo` (dual axes take its inverse transposed);
-- a rotation of each residual stream that fixes the mean, where a LayerNorm's scale does not forbid it: this changes the
-  form, as every norm is folded into the next layer first and stays folded;
+- a number for each neuron on each axis of kind `factor` (dual axes take its inverse), and a sign on each of kind `sign`;
+- a rotation of each residual stream, where no norm's scale forbids it, that fixes the mean unless all norms are known to be
+  RMSNorms: this changes the form, as every norm is folded into the next layer first and stays folded;
 - a strength of random null directions (`wsl.symmetry.null_directions`).
 
 Everything is batched over a stack of K checkpoints, name -> (K, *shape), each with its own element.
@@ -20,13 +21,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.null_directions import NULLS, fold, random_gauge, rotatable, unfold
+from wsl.layout.slots import MAPPED, PERMUTED, Axes, Axis, Layout, owners
+from wsl.symmetry.null_directions import NULLS, fold, random_gauge, unfold
+from wsl.symmetry.rotations import folded_layout, frame_of, lift, rotatable
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
 
-PERMUTED = ("resid", "mlp", "head")
-MAPPED = ("qk", "vo")
 MOVES = (*PERMUTED, *MAPPED, "rotation", *NULLS)
 """The kinds of moves of an element: kinds of axes, rotations of the residual stream, kinds of null directions."""
 
@@ -89,7 +89,7 @@ def sample(
         generator: draws everything, on its own device.
         moves: which of `MOVES`; null directions are ignored.
         maps: of queries and keys, values and outputs: "orthogonal", "diagonal" or "general" (both with condition number
-            up to 10).
+            up to 10). Of factors: signs, positive numbers, or any but zero. Signs are signs.
         dtype: of matrices.
     """
     check_moves(moves)
@@ -98,16 +98,17 @@ def sample(
     drawn: Maps = {}
     for name, n in axes_of(layout, set(moves) & set(PERMUTED)).items():
         drawn[name] = torch.rand(size, n, generator=generator, device=generator.device).argsort(1)
-    mapped = axes_of(layout, set(moves) & set(MAPPED))
-    sizes = axes_of(layout, ("head",)) if mapped else {}
-    for name, n in mapped.items():
-        drawn[name] = _map(size * sizes[layout.heads[name]], n, generator, maps, dtype, heads=sizes[layout.heads[name]])
+    sizes = dict(layout.sizes)
+    for name, n in axes_of(layout, set(moves) & set(MAPPED)).items():
+        many = sizes[layout.owners[name]]
+        kind = "orthogonal" if name.partition(".")[0] == "sign" else maps
+        drawn[name] = _map(size * many, n, generator, kind, dtype, heads=many)
     rotations: Maps = {}
     if "rotation" in moves:
-        for name, n in axes_of(layout, ("resid",)).items():
+        for name in axes_of(layout, ("resid",)):
             if rotatable(layout, name):
-                frame = frame_of(n, dtype, generator.device)
-                turn = frame @ _orthogonal(size, n - 1, generator, dtype) @ frame.T + 1 / n
+                frame = frame_of(layout, name, dtype, generator.device)
+                turn = lift(_orthogonal(size, frame.shape[1], generator, dtype), frame)
                 rotations[name] = Matrix(turn, turn)
     return Element(drawn, rotations)
 
@@ -115,7 +116,7 @@ def sample(
 def apply(element: Element, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Moves each checkpoint of a stack (K, *shape) by its element, its function the same; rotations leave the stack folded."""
     check_stack(weights, layout)
-    turned = transform(fold(weights, layout)[0], element.rotations, layout) if element.rotations else weights
+    turned = transform(fold(weights, layout)[0], element.rotations, folded_layout(layout)) if element.rotations else weights
     return transform(turned, element.maps, layout)
 
 
@@ -147,7 +148,7 @@ def random_view(
     if element.rotations:
         _, own = fold(folded, layout)  # the plain gauge, which rotations leave as it is
     gauge = random_gauge(own, layout, generator, nulls=nulls, strength=strength)
-    turned = transform(folded, element.rotations, layout)
+    turned = transform(folded, element.rotations, folded_layout(layout))
     return transform(unfold(turned, gauge, layout), element.maps, layout)
 
 
@@ -169,7 +170,7 @@ def inverse(maps: Maps) -> Maps:
     return {name: Matrix(g.dual.mT, g.matrix.mT) if isinstance(g, Matrix) else g.argsort(1) for name, g in maps.items()}
 
 
-def split(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], sizes: Mapping[str, int]) -> Tensor:
+def split(piece: Tensor, axes: Axes, sizes: Mapping[str, int]) -> Tensor:
     """Gives each axis of a part of a stack (K, *dims) a dimension of its own."""
     shape = [
         size
@@ -179,17 +180,18 @@ def split(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], sizes: Mapping[str,
     return piece.reshape(len(piece), *shape)
 
 
-def _move(piece: Tensor, axes: tuple[tuple[Axis, ...], ...], maps: Maps, sizes: Mapping[str, int]) -> Tensor:
+def _move(piece: Tensor, axes: Axes, maps: Maps, sizes: Mapping[str, int]) -> Tensor:
     if not any(axis.name in maps for dim in axes for axis in dim):
         return piece
     axes = tuple(dim if all(axis.name in sizes for axis in dim) else (Axis("unknown", False),) for dim in axes)
     flat = [axis for dim in axes for axis in dim]
     x = split(piece, axes, sizes)
-    head = next((i for i, axis in enumerate(flat, 1) if axis.kind == "head"), 0)
+    of = owners(axes)
     for kinds in (PERMUTED, MAPPED):  # matrices belong to the heads of the new order
         for i, axis in enumerate(flat, 1):
             g = maps.get(axis.name)
             if g is not None and (axis.kind in PERMUTED) == (kinds is PERMUTED):
+                head = 1 + of.get(i - 1, -1)
                 x = move_axis(x, i, (g.dual if axis.dual else g.matrix) if isinstance(g, Matrix) else g, head=head)
     return x.reshape(piece.shape)
 
@@ -204,13 +206,6 @@ def move_axis(x: Tensor, i: int, g: Tensor, *, head: int) -> Tensor:
         return (y.reshape(len(y), -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim(-1, i)
     y = x.movedim((head, i), (1, -1))
     return (y.reshape(*y.shape[:2], -1, y.shape[-1]) @ g.to(x).mT).view(y.shape).movedim((1, -1), (head, i))
-
-
-def frame_of(n: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "n n-1"]:
-    """Returns an orthonormal basis (Helmert's) of the vectors of n features whose mean is zero."""
-    k = torch.arange(1, n, dtype=dtype, device=device)
-    frame = torch.triu(torch.ones(n, n - 1, dtype=dtype, device=device)) - torch.diag(k, diagonal=-1)[:, :-1]
-    return frame / (k * (k + 1)).sqrt()
 
 
 def _orthogonal(size: int, n: int, generator: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "K n n"]:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.layout.slots import Layout
-from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, transform
-from wsl.symmetry.null_directions import rotatable
+from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, transform
+from wsl.symmetry.rotations import frame_of, lift, rotatable
 
 Loss = Callable[[dict[str, Tensor]], Float[Tensor, "K"]]
 """The loss of each checkpoint of a stack (K, *shape), differentiable."""
@@ -35,18 +35,18 @@ def descend(
     """
     like = next(iter(a.values()))
     sizes = dict(layout.sizes)
-    shapes = {name: (sizes[layout.heads[name]], n, n) for name, n in axes_of(layout, set(moves) & set(MAPPED)).items()}
-    streams = {name: n for name, n in axes_of(layout, ("resid",)).items() if "rotation" in moves and rotatable(layout, name)}
-    shapes |= {name: (n - 1, n - 1) for name, n in streams.items()}
+    mapped = axes_of(layout, set(moves) & set(MAPPED))
+    shapes = {name: (sizes[layout.owners[name]], n, n) for name, n in mapped.items() if n > 1}  # no path leads from 1 to -1
+    streams = [name for name in axes_of(layout, ("resid",)) if "rotation" in moves and rotatable(layout, name)]
+    frames = {name: frame_of(layout, name, like.dtype, like.device) for name in streams}
+    shapes |= {name: (frame.shape[1], frame.shape[1]) for name, frame in frames.items()}
     if not shapes:
         return {}
     skew = {name: like.new_zeros(len(like), *shape).requires_grad_() for name, shape in shapes.items()}
 
     def maps_of(skew: Mapping[str, Tensor]) -> Maps:
         turns = {name: torch.linalg.matrix_exp(s - s.mT) for name, s in skew.items()}
-        for name, n in streams.items():
-            frame = frame_of(n, like.dtype, like.device)
-            turns[name] = frame @ turns[name] @ frame.T + 1 / n
+        turns |= {name: lift(turns[name], frame) for name, frame in frames.items()}
         return {name: Matrix(turn, turn) for name, turn in turns.items()}
 
     optimizer = torch.optim.Adam(skew.values(), lr=rate)

@@ -1,8 +1,8 @@
 r"""Null directions: changes of weights without any effect on the outputs, folded away and unfolded again.
 
 The rules of a layout (`wsl.layout.lookup`) name them. Folding brings each to one form and keeps the function; x̂ is a
-standardised vector of n features, which sum to zero where the norm has a shift (a norm with a scale alone may be an
-RMSNorm), and **1** is the vector of ones:
+standardised vector of n features, which sum to zero where the norm is known to remove the mean (one with a shift does; one with
+a scale alone may be an RMSNorm, unless the layout is of a model), and **1** is the vector of ones:
 
     norm    W(γ x̂ + β) + b      =  A x̂ + (b + Wβ),  A = W diag(γ)(1 - **11**ᵀ/n)        γ = 1, β = 0
             W(γ x̂ + β)          =  (A + Wβ **1**ᵀ/n)(x̂ + **1**)   for layers without bias   γ = 1, β = **1**
@@ -11,6 +11,8 @@ RMSNorm), and **1** is the vector of ones:
     scale   γ (W h + b)          =  (γ W) h + γ b                                           γ = 1
     sum     a + b                = 0 + (a + b)                                              a = 0
     mean    vectors written to a stream that only norms read may have any mean over features   0
+            so may queries and keys that a norm reads
+    constant   W c + b for a layer that reads one vector c alone  =  0 + (b + W c)          W = 0, c = 0
 
 The gauge of a model is the part that folding removes. Unfolding a folded model in its own gauge gives it back; unfolding it in
 another gauge gives another model of the same function. So a random null direction is a random gauge.
@@ -26,7 +28,7 @@ from wsl.layout.slots import Layout, Rule, Slot
 Gauge = dict[str, Tensor]
 """The part that folding removes, by tensor; `name:mean` is a mean over output features, `name:input` over input features."""
 
-NULLS = ("norm", "bias", "scale", "sum", "mean")
+NULLS = ("norm", "bias", "scale", "sum", "mean", "constant")
 """The kinds of null directions, in the order of folding."""
 
 
@@ -80,26 +82,12 @@ def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, null
     return gauge
 
 
-def rotatable(layout: Layout, stream: str) -> bool:
-    """Says whether rotations of a stream (an axis) that fix its mean are symmetries of the folded model.
-
-    They are where every norm and scale of the stream folds away, and there is one.
-    """
-    axes = {slot.name: {axis.name for part in slot.parts for dim in part.axes for axis in dim} for slot in layout.slots}
-    found = [
-        rule
-        for rule in layout.rules
-        if rule.verb in ("norm", "scale") and stream in axes.get(f"{rule.source}.weight", axes.get(rule.source, set()))
-    ]
-    return bool(found) and all(rule.targets for rule in found)
-
-
 def _keys(rule: Rule) -> list[str]:
     if rule.verb == "norm":
         return [f"{rule.source}.weight", f"{rule.source}.bias", *(f"{layer}.weight:input" for layer in rule.targets)]
-    if rule.verb == "mean":
-        return [f"{rule.source}:mean"]
-    return [_key(rule)]
+    if rule.verb == "constant":
+        return [rule.source, f"{rule.targets[0]}.weight"]
+    return [f"{_key(rule)}:mean" if rule.verb == "mean" else _key(rule)]
 
 
 def _key(rule: Rule) -> str:
@@ -108,35 +96,25 @@ def _key(rule: Rule) -> str:
 
 def _rules(layout: Layout) -> list[Rule]:
     """Returns the rules that act, in the order of folding."""
-    slots = {slot.name: slot for slot in layout.slots}
-    unshifted = {
-        axis.name
-        for rule in layout.rules
-        if rule.verb == "norm" and f"{rule.source}.bias" not in slots
-        for axis in slots[f"{rule.source}.weight"].parts[0].axes[0]
-    }
-
-    def acts(rule: Rule) -> bool:
-        if rule.verb == "mean":
-            return not any(axis.name in unshifted for dim in slots[rule.source].parts[0].axes for axis in dim)
-        return rule.verb not in ("norm", "scale") or bool(rule.targets)
-
-    return sorted(filter(acts, layout.rules), key=lambda rule: NULLS.index(rule.verb))
+    rules = [rule for rule in layout.rules if rule.verb not in ("norm", "scale") or rule.targets]
+    return sorted(rules, key=lambda rule: NULLS.index(rule.verb))
 
 
 def _fold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
     scale, shift = f"{rule.source}.weight", f"{rule.source}.bias"
-    gamma = gauge[scale] = w[scale]
     beta = w.get(shift)
-    w[scale] = torch.ones_like(gamma)
+    if scale in w:
+        gauge[scale] = w[scale]
+        w[scale] = torch.ones_like(w[scale])
     for layer in rule.targets:
         name = f"{layer}.weight"
-        matrix = w[name].flatten(2) * gamma.unsqueeze(1)
-        if beta is not None:
-            constant = (w[name].flatten(2) @ beta.unsqueeze(-1)).squeeze(-1)
+        matrix = w[name].flatten(2) * gauge[scale].unsqueeze(1) if scale in w else w[name].flatten(2)
+        if rule.form == "layer":
             mean = matrix.mean(-1)
             matrix = matrix - mean.unsqueeze(-1)
             gauge[f"{name}:input"] = mean
+        if beta is not None:
+            constant = (w[name].flatten(2) @ beta.unsqueeze(-1)).squeeze(-1)
             if f"{layer}.bias" in w:
                 w[f"{layer}.bias"] = w[f"{layer}.bias"] + constant
             else:
@@ -149,9 +127,12 @@ def _fold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[st
 
 def _unfold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
     scale, shift = f"{rule.source}.weight", f"{rule.source}.bias"
-    gamma, beta = gauge[scale], gauge.get(shift)
+    gamma, beta = gauge.get(scale), gauge.get(shift)
+    if gamma is None:
+        gamma = torch.ones_like(w[f"{rule.targets[0]}.weight"].flatten(2)[:, 0])
+    else:
+        w[scale] = gamma
     inverse = torch.where(gamma == 0, 0, 1 / gamma)  # weights that a scale of zero hides are lost
-    w[scale] = gamma
     if beta is not None:
         beta = w[shift] = _readable(w, rule, gauge, beta, gamma)
     for layer in rule.targets:
@@ -164,6 +145,8 @@ def _unfold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[
             missing, total = _missing(matrix, gauge[f"{name}:input"], beta * inverse)
             mean = gauge[f"{name}:input"] + torch.where(_vanishes(total), 0, missing / total)
             matrix = (matrix - matrix.mean(-1, keepdim=True) + mean.unsqueeze(-1)) * inverse.unsqueeze(1)
+        elif rule.form == "layer":
+            matrix = (matrix + gauge[f"{name}:input"].unsqueeze(-1)) * inverse.unsqueeze(1)
         else:
             matrix = matrix * inverse.unsqueeze(1)
         w[name] = matrix.view_as(w[name])
@@ -246,15 +229,64 @@ def _unfold_sum(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[s
 
 
 def _fold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
-    axes = slots[rule.source].parts[0].axes
-    stream = next(i for i, dim in enumerate(axes, 1) if any(axis.kind == "resid" for axis in dim))
-    gauge[f"{rule.source}:mean"] = w[rule.source].mean(stream, keepdim=True)
-    w[rule.source] = w[rule.source] - gauge[f"{rule.source}:mean"]
+    part, shape, dim = _spread(w, rule, slots)
+    mean = gauge[f"{_key(rule)}:mean"] = part.reshape(shape).mean(dim, keepdim=True)
+    _add(w, rule, slots, (-mean).expand(shape).reshape(part.shape))
 
 
 def _unfold_mean(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
-    w[rule.source] = w[rule.source] + gauge[f"{rule.source}:mean"]
+    part, shape, _ = _spread(w, rule, slots)
+    _add(w, rule, slots, gauge[f"{_key(rule)}:mean"].expand(shape).reshape(part.shape))
 
 
-_FOLDS = {"norm": _fold_norm, "bias": _fold_bias, "scale": _fold_scale, "sum": _fold_sum, "mean": _fold_mean}
-_UNFOLDS = {"norm": _unfold_norm, "bias": _unfold_bias, "scale": _unfold_scale, "sum": _unfold_sum, "mean": _unfold_mean}
+def _spread(w: Mapping[str, Tensor], rule: Rule, slots: Mapping[str, Slot]) -> tuple[Tensor, list[int], int]:
+    """Returns the part of a rule of a mean, a shape of it in which the axis of the mean has a dimension, and that dimension."""
+    part, axes = _part(w, rule, slots), slots[rule.source].parts[rule.part or 0].axes
+    if not rule.targets:
+        return part, list(part.shape), next(i for i, dim in enumerate(axes, 1) if any(axis.kind == "resid" for axis in dim))
+    size = len(w[f"{rule.targets[0]}.weight"][0])
+    many, last = part.shape[1] // size, axes[0][-1].kind == "dim"
+    return part, [len(part), *((many, size) if last else (size, many)), *part.shape[2:]], 2 if last else 1
+
+
+def _add(w: dict[str, Tensor], rule: Rule, slots: Mapping[str, Slot], change: Tensor) -> None:
+    if rule.part is None:
+        w[rule.source] = w[rule.source] + change
+    else:
+        w[rule.source] = w[rule.source].clone()
+        _part(w, rule, slots).add_(change)
+
+
+def _fold_constant(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    names = (rule.source, f"{rule.targets[0]}.weight")
+    gauge |= {name: w[name] for name in names}
+    w[f"{rule.targets[0]}.bias"] = w[f"{rule.targets[0]}.bias"] + _applied(gauge, *names)
+    w |= {name: torch.zeros_like(w[name]) for name in names}
+
+
+def _unfold_constant(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[str, Slot]) -> None:
+    names = (rule.source, f"{rule.targets[0]}.weight")
+    w[f"{rule.targets[0]}.bias"] = w[f"{rule.targets[0]}.bias"] - _applied(gauge, *names)
+    w |= {name: gauge[name] for name in names}
+
+
+def _applied(gauge: Gauge, vector: str, matrix: str) -> Tensor:
+    return (gauge[matrix] @ gauge[vector].flatten(1).unsqueeze(-1)).squeeze(-1)
+
+
+_FOLDS = {
+    "norm": _fold_norm,
+    "bias": _fold_bias,
+    "scale": _fold_scale,
+    "sum": _fold_sum,
+    "mean": _fold_mean,
+    "constant": _fold_constant,
+}
+_UNFOLDS = {
+    "norm": _unfold_norm,
+    "bias": _unfold_bias,
+    "scale": _unfold_scale,
+    "sum": _unfold_sum,
+    "mean": _unfold_mean,
+    "constant": _unfold_constant,
+}

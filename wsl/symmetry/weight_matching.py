@@ -20,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wsl.layout.slots import Axis, Layout
-from wsl.symmetry.group import MAPPED, Maps, Matrix, axes_of, frame_of, move_axis, split
-from wsl.symmetry.null_directions import rotatable
+from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, axes_of, move_axis, split
+from wsl.symmetry.rotations import frame_of, lift, rotatable
 
 SWEEPS = 100
 """Most rounds over all axes; a handful is usual."""
@@ -48,9 +48,14 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     maps: Steps = {}
     streams = {name: "rotation" in moves and rotatable(layout, name) for name in axes_of(layout, ("resid",))}
     streams = {name: rotates for name, rotates in streams.items() if rotates or "resid" in moves}
-    neurons = list(axes_of(layout, {"mlp"} & set(moves)))
-    heads = list(axes_of(layout, ("head",))) if {"head", *MAPPED} & set(moves) else []
-    moving, target = _Stack.of(a, layout), _Stack.of(b, layout)
+    features: dict[str, set[str]] = {}
+    for feature, owner in layout.owners.items():
+        features.setdefault(owner, set()).add(feature.partition(".")[0])
+    kinds = [kind for kind in PERMUTED if kind != "resid"]
+    heads = [name for name in sorted(features) if {name.partition(".")[0], *features[name]} & set(moves)]
+    axes_of(layout, {name.partition(".")[0] for name in heads})  # their number is known
+    neurons = [name for name in axes_of(layout, set(kinds) & set(moves)) if name not in features]
+    moving, target = Entries.of(a, layout), Entries.of(b, layout)
 
     def take(steps: Steps) -> None:
         nonlocal moving
@@ -62,7 +67,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     before = moving.similarity(target)
     first: Steps = {}
     for name, rotates in streams.items():
-        first |= _stream_step(moving, target, name, _anchored, rotates=rotates)
+        first |= _stream_step(moving, target, layout, name, _anchored, rotates=rotates)
     nearer = moving.moved(first)
     better = nearer.similarity(target) > before
     maps = {name: _where(better, step) for name, step in first.items()}
@@ -75,9 +80,9 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
         for name in heads:
             take(_head_step(moving, target, layout, name, moves, maps))
         for name in neurons:
-            take({name: _assign(moving.products(target, (name,), _everywhere))})
+            take({name: assign(moving.products(target, (name,), _everywhere))})
         for name, rotates in streams.items():
-            take(_stream_step(moving, target, name, _everywhere, rotates=rotates))
+            take(_stream_step(moving, target, layout, name, _everywhere, rotates=rotates))
         reached = moving.similarity(target)
         climbs = (reached - best > least) & (sweep + 1 < SWEEPS)
         ended.append((climbing[~climbs], {name: step[~climbs] for name, step in maps.items()}))
@@ -97,7 +102,7 @@ Steps = dict[str, Tensor]
 Where = Callable[[tuple[str, ...]], bool]
 """Whether entries count, from the names of the axes that move them."""
 
-_KINDS = ("head", *MAPPED, "mlp", "resid")
+_KINDS = ("head", *MAPPED, "mlp", "dim", "register", "resid")
 
 
 def _everywhere(names: tuple[str, ...]) -> bool:
@@ -108,17 +113,17 @@ def _anchored(names: tuple[str, ...]) -> bool:
     return len(names) == 1
 
 
-class _Stack:
+class Entries:
     """Entries of K checkpoints by the axes that move them: names of axes -> (K, entries, *sizes).
 
     An axis and its dual count as the same, as all maps are orthogonal.
     """
 
-    def __init__(self, entries: dict[tuple[str, ...], Tensor]):
-        self.entries = entries
+    def __init__(self, entries: dict[tuple[str, ...], Tensor], owners: Mapping[str, str]):
+        self.entries, self.owners = entries, owners
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], layout: Layout) -> "_Stack":
+    def of(cls, weights: Mapping[str, Tensor], layout: Layout) -> "Entries":
         """Sorts the weights of a stack (K, *shape) by their axes."""
         sizes = dict(layout.sizes)
         found: dict[tuple[str, ...], list[Tensor]] = {}
@@ -130,21 +135,21 @@ class _Stack:
                 x = split(piece, dims, sizes).movedim([i for *_, i in order], list(range(-len(order), 0)))
                 x = x.reshape(len(x), -1, *x.shape[x.ndim - len(order) :])
                 found.setdefault(tuple(name for _, name, _ in order), []).append(x)
-        return cls({names: torch.cat(xs, dim=1) for names, xs in found.items()})
+        return cls({names: torch.cat(xs, dim=1) for names, xs in found.items()}, layout.owners)
 
-    def moved(self, maps: Steps) -> "_Stack":
+    def moved(self, maps: Steps) -> "Entries":
         """Moves the axes: permutations first, as matrices belong to the heads of the new order."""
         entries = dict(self.entries)
         for name, g in sorted(maps.items(), key=lambda item: item[1].ndim > 2):
             if g.ndim == 2 and bool((g == torch.arange(g.shape[1], device=g.device)).all()):
                 continue
             for names in (names for names in entries if name in names):
-                head = next((i for i, one in enumerate(names, 2) if one.partition(".")[0] == "head"), 0)
+                head = 2 + names.index(self.owners[name]) if g.ndim == 4 else 0
                 for i in (i for i, one in enumerate(names, 2) if one == name):
                     entries[names] = move_axis(entries[names], i, g, head=head)
-        return _Stack(entries)
+        return Entries(entries, self.owners)
 
-    def products(self, other: "_Stack", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:
+    def products(self, other: "Entries", axes: tuple[str, ...], where: Where) -> Float[Tensor, "K n n"]:
         """Sums the products of all entries along axes of n places: rows are of the other stack, columns of this one."""
         found: list[Tensor] = []
         for names, x in self.entries.items():
@@ -155,42 +160,43 @@ class _Stack:
                 found.append(y.mT @ x if where(names) else x.new_zeros(len(x), x.shape[-1], x.shape[-1]))
         return torch.stack(found).sum(0)
 
-    def similarity(self, other: "_Stack") -> Float[Tensor, "K"]:
+    def similarity(self, other: "Entries") -> Float[Tensor, "K"]:
         """Inner products with another stack."""
         return torch.stack([(x * other.entries[names]).flatten(1).sum(1) for names, x in self.entries.items()]).sum(0)
 
-    def chosen(self, rows: Bool[Tensor, "K"]) -> "_Stack":
+    def chosen(self, rows: Bool[Tensor, "K"]) -> "Entries":
         """Chooses some of the checkpoints, or the only one there is."""
         entries = {names: x[rows] if len(x) > 1 else x for names, x in self.entries.items()}
-        return _Stack(entries)
+        return Entries(entries, self.owners)
 
 
-def _stream_step(a: _Stack, b: _Stack, name: str, where: Where, *, rotates: bool) -> Steps:
+def _stream_step(a: Entries, b: Entries, layout: Layout, name: str, where: Where, *, rotates: bool) -> Steps:
     products = a.products(b, (name,), where)
     if not rotates:
-        return {name: _assign(products)}
-    frame = frame_of(products.shape[-1], products.dtype, products.device)
+        return {name: assign(products)}
+    frame = frame_of(layout, name, products.dtype, products.device)
     products = frame.T @ products @ frame
     if where is _anchored:  # few vectors leave directions free: those stay as they are, whatever the round-off
         ridge = RIDGE * products.flatten(1).norm(dim=1)[:, None, None]
         products = products + ridge * torch.eye(products.shape[-1]).to(products)
-    return {name: frame @ _polar(products) @ frame.T + 1 / len(frame)}
+    return {name: lift(_polar(products), frame)}
 
 
-def _head_step(a: _Stack, b: _Stack, layout: Layout, head: str, moves: Collection[str], maps: Steps) -> Steps:
-    """Assigns heads and turns their features: a pair of heads scores the similarity that it has under its best maps."""
+def _head_step(a: Entries, b: Entries, layout: Layout, head: str, moves: Collection[str], maps: Steps) -> Steps:
+    """Assigns heads (or other owners) and turns their features: a pair scores the similarity that it has under its best maps."""
     size = dict(layout.sizes)[head]
     scores = a.products(b, (head,), lambda names: not any(name.partition(".")[0] in MAPPED for name in names))
     turned: dict[str, Tensor] = {}
-    for name in (name for name, owner in layout.heads.items() if owner == head):
+    for name in (name for name, owner in layout.owners.items() if owner == head):
         products = a.products(b, (head, name), _everywhere).unflatten(2, (size, -1)).unflatten(1, (size, -1)).transpose(2, 3)
         if name.partition(".")[0] in moves:
-            scores = scores + torch.linalg.eigvalsh(products.mT @ products).clamp_min(0).sqrt().sum(-1)
+            scores = scores + _nuclear(products)
             turned[name] = products
         else:
             scores = scores + products.diagonal(dim1=-2, dim2=-1).sum(-1)
-    order = _assign(scores) if "head" in moves else torch.arange(size, device=scores.device).expand(len(scores), size)
-    steps: Steps = {head: order} if "head" in moves else {}
+    permuted = head.partition(".")[0] in moves
+    order = assign(scores) if permuted else torch.arange(size, device=scores.device).expand(len(scores), size)
+    steps: Steps = {head: order} if permuted else {}
     rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
     for name, products in turned.items():
         steps[name] = _polar(products[rows, torch.arange(size, device=scores.device), order])
@@ -206,7 +212,7 @@ def _where(chosen: Bool[Tensor, "K"], step: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None], step, torch.eye(step.shape[-1]).to(step))
 
 
-def _assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
+def assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
     """Returns, for each row, the column of the assignment of largest total score."""
     columns = scores.argmax(-1)
     shared = (columns.sort(-1).values != torch.arange(scores.shape[-1], device=scores.device)).any(-1)
@@ -215,7 +221,16 @@ def _assign(scores: Float[Tensor, "K n n"]) -> Int[Tensor, "K n"]:
     return columns
 
 
+def _nuclear(products: Float[Tensor, "*K n n"]) -> Float[Tensor, "*K"]:
+    """Returns the nuclear norm of each product."""
+    if products.shape[-1] == 1:
+        return products.abs()[..., 0, 0]
+    return torch.linalg.eigvalsh(products.mT @ products).clamp_min(0).sqrt().sum(-1)
+
+
 def _polar(products: Float[Tensor, "*K n n"]) -> Float[Tensor, "*K n n"]:
     """Returns the orthogonal matrix nearest to each product."""
+    if products.shape[-1] == 1:
+        return torch.where(products < 0, -1, 1).to(products)
     u, _, vh = torch.linalg.svd(products)
     return u @ vh

@@ -5,12 +5,19 @@ norm, gated MLP, parallel branches (`ParallelThingsBlock`), attention and MLP si
 projections apart), attention pooling; no head, a linear head (also the distilled pair) or an MLP head. Some forms change the
 meaning of a tensor:
 
-- a q/k norm standardises each head's features and thereby blocks the invertible maps of `qk`; and the key bias is before it;
-- a packed gated MLP stacks gate and value in one `fc1`, twice as tall as `fc2` is wide;
+- a q/k norm standardises each head's features and thereby blocks the invertible maps of `qk`; the key bias is before it. Its
+  features are permuted in all heads alike, the scale of a feature passes from queries to keys, and a norm that removes the mean
+  (with a shift, or known to be a LayerNorm) lets queries and keys have any;
+- a gated MLP multiplies its values, which have no activation: a factor of each passes into `fc2`, unless a norm stands between;
+- a packed gated MLP stacks gate and value in one `fc1`, twice as tall as `fc2` is wide. Which half is the gate is known of a model
+  alone, and without that nothing has factors;
+- registers are permuted where the position embedding has no rows of theirs (`no_embed_class`, known of a model alone);
+- the two heads of a distilled model are averaged, so outputs depend on the sum of their biases. Exchanging the two tokens together
+  with their heads is a symmetry, too, but not of one axis, and the table does not have it;
 - parallel branches add their biases, so outputs depend on the sum of these alone;
 - a `ParallelScalingBlock` reads MLP, queries, keys and values off one projection. Where that has no bias, the MLP has one of its
   own, which overlaps with the projection of the norm's shift: this one null direction is not folded;
-- attention pooling has a stream of its own, which the head reads without a norm;
+- attention pooling has a stream of its own, which the head reads without a norm; its queries are one constant vector;
 - without a final norm (`final_norm=False`) outputs depend on the mean of the stream;
 - a maximum over tokens (`global_pool` of `max` or `avgmax`) depends on the mean of each token and on every rotation: it is refused.
 
@@ -32,7 +39,8 @@ _STEM = """
     patch_embed.proj.bias         embed: resid
     cls_token                     embed: 1 1 resid
     dist_token                    embed: 1 1 resid
-    reg_token                     embed: 1 register resid
+    given no_embed_class=True: reg_token  embed: 1 register resid
+    reg_token                     embed: 1 place resid
     pos_embed                     embed: 1 position resid
     norm_pre.weight               vectors: resid
     norm_pre.bias                 vectors: resid
@@ -67,36 +75,67 @@ _ATTENTION = """
 _NORMED_ATTENTION = """
     blocks.{b}.attn.qkv.weight    q: (head.{b} dim.{b}) resid | k: (head.{b} dim.{b}) resid | v: (head.{b} vo.{b}) resid
     blocks.{b}.attn.qkv.bias      vectors: (head.{b} dim.{b}) | vectors: (head.{b} dim.{b}) | vectors: (head.{b} vo.{b})
-    blocks.{b}.attn.q_norm.weight vectors: dim.{b}
-    blocks.{b}.attn.q_norm.bias   vectors: dim.{b}
-    blocks.{b}.attn.k_norm.weight vectors: dim.{b}
-    blocks.{b}.attn.k_norm.bias   vectors: dim.{b}
+    blocks.{b}.attn.q_norm.weight vectors: (dim.{b} factor.qk.{b})
+    blocks.{b}.attn.q_norm.bias   vectors: (dim.{b} factor.qk.{b})
+    blocks.{b}.attn.k_norm.weight vectors: (dim.{b} factor.qk.{b}*)
+    blocks.{b}.attn.k_norm.bias   vectors: (dim.{b} factor.qk.{b}*)
     blocks.{b}.attn.proj.weight   o: resid (head.{b} vo.{b}*)
     blocks.{b}.attn.proj.bias     vectors: resid
     bias blocks.{b}.attn.k_norm.bias -> nothing
+    mean blocks.{b}.attn.qkv[0] -> blocks.{b}.attn.q_norm
+    mean blocks.{b}.attn.qkv[1] -> blocks.{b}.attn.k_norm
 """
 
 _MLP = """
     blocks.{b}.mlp.fc1.weight     fc1: mlp.{b} resid
     blocks.{b}.mlp.fc1.bias       vectors: mlp.{b}
-    blocks.{b}.mlp.fc1_g.weight   fc1: mlp.{b} resid
-    blocks.{b}.mlp.fc1_g.bias     vectors: mlp.{b}
-    blocks.{b}.mlp.fc1_x.weight   fc1: mlp.{b} resid
-    blocks.{b}.mlp.fc1_x.bias     vectors: mlp.{b}
     blocks.{b}.mlp.norm.weight    vectors: mlp.{b}
     blocks.{b}.mlp.norm.bias      vectors: mlp.{b}
     blocks.{b}.mlp.fc2.weight     fc2: resid mlp.{b}
     blocks.{b}.mlp.fc2.bias       vectors: resid
 """
 
+_GATED_MLP = """
+    blocks.{b}.mlp.fc1_g.weight   fc1: mlp.{b} resid
+    blocks.{b}.mlp.fc1_g.bias     vectors: mlp.{b}
+    blocks.{b}.mlp.fc1_x.weight   fc1: (mlp.{b} factor.mlp.{b}) resid
+    blocks.{b}.mlp.fc1_x.bias     vectors: (mlp.{b} factor.mlp.{b})
+    blocks.{b}.mlp.fc2.weight     fc2: resid (mlp.{b} factor.mlp.{b}*)
+    blocks.{b}.mlp.fc2.bias       vectors: resid
+"""
+
 _PACKED_MLP = """
+    given blocks.{b}.mlp.gate_last=True: blocks.{b}.mlp.fc1.weight   fc1: (mlp.{b} factor.mlp.{b}) resid | fc1: mlp.{b} resid
+    given blocks.{b}.mlp.gate_last=False: blocks.{b}.mlp.fc1.weight  fc1: mlp.{b} resid | fc1: (mlp.{b} factor.mlp.{b}) resid
     blocks.{b}.mlp.fc1.weight     fc1: mlp.{b} resid | fc1: mlp.{b} resid
+    given blocks.{b}.mlp.gate_last=True: blocks.{b}.mlp.fc1.bias     vectors: (mlp.{b} factor.mlp.{b}) | vectors: mlp.{b}
+    given blocks.{b}.mlp.gate_last=False: blocks.{b}.mlp.fc1.bias    vectors: mlp.{b} | vectors: (mlp.{b} factor.mlp.{b})
     blocks.{b}.mlp.fc1.bias       vectors: mlp.{b} | vectors: mlp.{b}
-    blocks.{b}.mlp.norm.weight    vectors: mlp.{b}
-    blocks.{b}.mlp.norm.bias      vectors: mlp.{b}
+    given blocks.{b}.mlp.gate_last=True: blocks.{b}.mlp.fc2.weight   fc2: resid (mlp.{b} factor.mlp.{b}*)
+    given blocks.{b}.mlp.gate_last=False: blocks.{b}.mlp.fc2.weight  fc2: resid (mlp.{b} factor.mlp.{b}*)
     blocks.{b}.mlp.fc2.weight     fc2: resid mlp.{b}
     blocks.{b}.mlp.fc2.bias       vectors: resid
 """
+
+_NORM = """
+    blocks.{b}.mlp.norm.weight    vectors: mlp.{b}
+    blocks.{b}.mlp.norm.bias      vectors: mlp.{b}
+    blocks.{b}.mlp.fc2"""
+
+
+def _normed(table: str) -> str:
+    """Puts a norm before the second layer of a gated MLP; it forbids factors of the values."""
+    rows = [row for row in table.splitlines() if not row.strip().startswith("given")]
+    return (
+        "\n".join(rows)
+        .replace("(mlp.{b} factor.mlp.{b}*)", "mlp.{b}")
+        .replace("(mlp.{b} factor.mlp.{b})", "mlp.{b}")
+        .replace("\n    blocks.{b}.mlp.fc2", _NORM, 1)
+        + "\n"
+    )
+
+
+_MLPS = (_MLP, _GATED_MLP, _normed(_GATED_MLP), _PACKED_MLP, _normed(_PACKED_MLP))
 
 _SCALING = """
     blocks.{b}.in_norm.weight       vectors: resid
@@ -122,11 +161,13 @@ _SCALING_FORMS = (
     _SCALING + "bias blocks.{b}.in_proj.bias[2] -> nothing",
     _SCALING.replace("qk.{b}*", "dim.{b}").replace("qk.{b}", "dim.{b}")
     + """
-    blocks.{b}.q_norm.weight        vectors: dim.{b}
-    blocks.{b}.q_norm.bias          vectors: dim.{b}
-    blocks.{b}.k_norm.weight        vectors: dim.{b}
-    blocks.{b}.k_norm.bias          vectors: dim.{b}
+    blocks.{b}.q_norm.weight        vectors: (dim.{b} factor.qk.{b})
+    blocks.{b}.q_norm.bias          vectors: (dim.{b} factor.qk.{b})
+    blocks.{b}.k_norm.weight        vectors: (dim.{b} factor.qk.{b}*)
+    blocks.{b}.k_norm.bias          vectors: (dim.{b} factor.qk.{b}*)
     bias  blocks.{b}.k_norm.bias -> nothing
+    mean  blocks.{b}.in_proj[1] -> blocks.{b}.q_norm
+    mean  blocks.{b}.in_proj[2] -> blocks.{b}.k_norm
 """,
 )
 
@@ -145,6 +186,7 @@ _TAIL = """
     head.fc2.bias                 head: class
     norm norm    -> head head_dist head.fc1
     norm fc_norm -> head head.fc1
+    sum  head_dist.bias -> head.bias
 """
 
 _POOLED_TAIL = """
@@ -164,6 +206,7 @@ _POOLED_TAIL = """
     attn_pool.mlp.fc2.weight      fc2: resid.pool mlp.pool
     attn_pool.mlp.fc2.bias        vectors: resid.pool
     norm norm -> attn_pool.kv
+    constant attn_pool.latent -> attn_pool.q
     bias attn_pool.kv.bias[0] -> nothing
     bias attn_pool.kv.bias[1] -> attn_pool.proj
     norm attn_pool.norm -> attn_pool.mlp.fc1
@@ -194,7 +237,7 @@ def _parallel(table: str) -> str:
     return table
 
 
-_FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in (_MLP, _PACKED_MLP))
+_FORMS = tuple(_NORMS + attention + mlp for attention in (_ATTENTION, _NORMED_ATTENTION) for mlp in _MLPS)
 
 _BLOCKS = (*_FORMS, *map(_parallel, _FORMS), *_SCALING_FORMS)
 

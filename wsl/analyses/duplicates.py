@@ -1,7 +1,7 @@
 r"""Duplicates: which of many checkpoints are one model, to the bit, up to precision, or up to symmetry; and which are near.
 
-Not all pairs are aligned. In standard form (`wsl.symmetry.canonical.standardize`) the remaining symmetries keep the norm of each part of
-each tensor, so these norms are a fingerprint :math:`f` of the orbit, and
+Not all pairs are aligned. In standard form (`wsl.symmetry.canonical.standardize`), the remaining symmetries keep the norm of each
+part of each tensor. So these norms are a fingerprint :math:`f` of the orbit, and
 
 .. math:: \|f(a) - f(b)\| \le d(a, b)
 
@@ -9,6 +9,7 @@ for the distance d modulo symmetry. Only pairs whose fingerprints are as near as
 (`wsl.analyses.copies.relation`). The fingerprint reads the stem, the last block and the tail alone, which keeps the inequality.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +20,10 @@ import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
-from wsl.analyses.copies import KINDS, apart, in_float64, is_finite, norm, off, relation
+from wsl.analyses.copies import KINDS, Relation, apart, in_float64, is_finite, norm, off, relation
 from wsl.analyses.models import OPAQUE, Reading, heads_of, layout_for
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
@@ -54,6 +55,18 @@ class Read:
     fingerprint: Float[np.ndarray, "F"] = field(default_factory=lambda: np.zeros(0))
     noise: float = 0.0
     like: tuple[int, str] | None = None  # the number of the checkpoint that it is equal to, and up to what
+    distance: float = math.inf  # to that one, modulo symmetry
+    is_settled: bool = False
+
+    def take(self, number: int, found: Relation) -> None:
+        """Takes another checkpoint as the one that it is equal to, if it is, and is so more than to any before.
+
+        A rounded copy may be as near to a sibling of its model as rounding allows, so the nearest of all candidates counts.
+        """
+        far = math.inf if found.kind is None else found.distance or 0.0
+        if far < self.distance:
+            self.like, self.distance = (number, str(found.kind)), far
+            self.is_settled = found.kind != "symmetry" or self.precision <= torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -122,11 +135,10 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
         work = in_threads(lambda number: _describe(read[number], reading), unique)
         for _ in shown("comparing", work, len(unique)):
             pass
-        for round_ in _rounds(read, unique):
-            checks = in_threads(lambda pair: _relation(read[pair[0]], read[pair[1]], reading), round_)
-            for (a, b), kind in zip(round_, shown("aligning", checks, len(round_)), strict=True):
-                if kind is not None:
-                    read[a].like = (b, kind)
+        for pairs in _rounds(read, unique):
+            checks = in_threads(lambda pair: _relation(read[pair[0]], read[pair[1]], reading), pairs)
+            for (a, b), found in zip(pairs, shown("aligning", checks, len(pairs)), strict=True):
+                read[a].take(b, found)
         left = [number for number in unique if read[number].like is None]
         pairs = _neighbours(read, left) if near > 0 else []
         distances = in_threads(lambda pair: _relative(read[pair[0]], read[pair[1]], reading, near), pairs)
@@ -210,10 +222,10 @@ def _ends(layout: Layout) -> Layout:
 
 
 def _rounds(read: list[Read], numbers: list[int]) -> Iterator[list[tuple[int, int]]]:
-    """Yields pairs that may be copies until each checkpoint is equal to one or has no candidate left: first all nearest ones."""
+    """Yields pairs that may be copies, first all nearest ones, until each checkpoint is settled or has no candidate left."""
     candidates: dict[int, list[int]] = {}
     for alike in _by_layout(read, numbers):
-        tree = cKDTree(np.stack([read[number].fingerprint for number in alike]))
+        tree = KDTree(np.stack([read[number].fingerprint for number in alike]))
         largest = max(read[number].noise for number in alike)
         for i, number in enumerate(alike):
             one = read[number]
@@ -226,7 +238,7 @@ def _rounds(read: list[Read], numbers: list[int]) -> Iterator[list[tuple[int, in
             candidates[number] = [other for distance, other in near if distance <= MARGIN * (one.noise + read[other].noise)]
     while any(candidates.values()):
         yield [(number, others.pop(0)) for number, others in candidates.items() if others]
-        candidates = {number: others for number, others in candidates.items() if others and read[number].like is None}
+        candidates = {number: others for number, others in candidates.items() if others and not read[number].is_settled}
 
 
 def _by_layout(read: list[Read], numbers: list[int]) -> list[list[int]]:
@@ -243,16 +255,16 @@ def _neighbours(read: list[Read], numbers: list[int]) -> list[tuple[int, int]]:
     for alike in _by_layout(read, numbers):
         if len(alike) > 1:
             points = np.stack([read[number].fingerprint for number in alike])
-            nearest = cKDTree(points).query(points, k=2)[1]
+            nearest = np.asarray(KDTree(points).query(points, k=2)[1]).tolist()
             for i, both in enumerate(nearest):
-                j = next(int(k) for k in both if k != i)
+                j = next(k for k in both if k != i)
                 pairs.add((min(alike[i], alike[j]), max(alike[i], alike[j])))
     return sorted(pairs)
 
 
-def _relation(a: Read, b: Read, reading: Reading) -> str | None:
+def _relation(a: Read, b: Read, reading: Reading) -> Relation:
     assert a.layout is not None
-    return relation(_sorted(reading.weights(a.place)), _sorted(reading.weights(b.place)), a.layout).kind
+    return relation(_sorted(reading.weights(a.place)), _sorted(reading.weights(b.place)), a.layout)
 
 
 def _relative(a: Read, b: Read, reading: Reading, near: float) -> float:

@@ -104,10 +104,8 @@ def without_heads(layout: Layout) -> Layout:
     """Returns a layout of the same tensors without the symmetries of heads and of their features."""
 
     def plain(part: Part) -> Part:
-        dims = tuple(
-            (Axis(f"width.{part.block}", False),) if any(axis.kind in ("head", *MAPPED) for axis in dim) else dim for dim in part.axes
-        )
-        return replace(part, axes=dims)
+        width = (Axis(f"width.{part.block}", False),)
+        return replace(part, axes=tuple(width if any(_of_head(axis) for axis in dim) else dim for dim in part.axes))
 
     return replace(layout, slots=tuple(replace(slot, parts=tuple(map(plain, slot.parts))) for slot in layout.slots))
 
@@ -116,4 +114,8 @@ def _unknown(layout: Layout) -> bool:
     """Whether the size of an axis of heads does not follow from the shapes."""
     sizes = dict(layout.sizes)
     axes = {axis for slot in layout.slots for part in slot.parts for dim in part.axes for axis in dim}
-    return any(axis.kind in ("head", *MAPPED) and axis.name not in sizes for axis in axes)
+    return any(_of_head(axis) and axis.name not in sizes for axis in axes)
+
+
+def _of_head(axis: Axis) -> bool:
+    return axis.kind in ("head", *MAPPED)

@@ -33,8 +33,9 @@ def heads_beside(place: Path) -> int | None:
 
 
 def _heads(config: Mapping[str, Any]) -> int | None:
-    for values in (config.get("model_args"), config):
-        for key in KEYS if isinstance(values, dict) else ():
+    of_timm = config.get("model_args")
+    for values in (of_timm if isinstance(of_timm, dict) else {}, config):
+        for key in KEYS:
             heads = values.get(key)
             if isinstance(heads, int) and not isinstance(heads, bool) and heads > 0:
                 return heads

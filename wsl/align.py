@@ -15,6 +15,7 @@ from rich.console import Console
 
 from wsl.analyses.align_models import align_models
 from wsl.analyses.models import Reading, open_model
+from wsl.symmetry.group import check_moves
 from zoo_gen import InputError
 from zoo_gen.command_line import WORD
 from zoo_gen.config import command
@@ -50,6 +51,7 @@ def main(config: AlignConfig) -> None:
         raise InputError(f"{out} exists; choose another name, or overwrite=true")
     if config.dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {config.dtype}")
+    check_moves(config.moves)
     reading = Reading(config.heads, config.base, config.prefix, config.leave_out, config.opaque)
     a, b = (open_model(Path(place), reading) for place in (config.a, config.to))
     found = align_models(a, b, config.moves, dtype=DTYPES[config.dtype])

@@ -53,7 +53,7 @@ def align_models(a: Model, b: Model, moves: Collection[str], *, dtype: torch.dty
     between, by_own, by_new = distance(pairs[0], pairs[1], layout).tolist()
     if between > TOLERANCE * (by_own + by_new):
         raise InputError(
-            f"{a.name}, once aligned, would be another function: a scale of zero hides weights, or its number format is too coarse; "
+            f"{a.name}, once aligned, would be another function: a scale of zero hides weights, or half precision is too coarse; "
             "leave norms and biases alone (moves=[resid,mlp,head,qk,vo]), or write dtype=float32"
         )
     shared = {

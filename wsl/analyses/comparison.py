@@ -1,8 +1,8 @@
 """Comparison of two checkpoints: what they are equal up to, and how far apart they are, as they are and modulo each symmetry.
 
 Distances modulo one kind of symmetry are between the weights as they are, once that kind is aligned or folded away. The distance
-modulo all symmetries is that of the aligned standard forms (`wsl.symmetry.alignment`). Relative distances are over the geometric mean
-of the two norms in the same form. Heads of other shapes are left out: the two bodies are compared.
+modulo all symmetries is that of the aligned standard forms (`wsl.symmetry.alignment`). Relative distances are over the geometric
+mean of the two norms in the same form. Heads of other shapes are left out: the two bodies are compared.
 """
 
 from collections.abc import Mapping
@@ -203,7 +203,8 @@ def _modulo(
     """Returns two checkpoints in float64 after one kind of symmetry is aligned, or folded away."""
     one, other = (stack([in_float64(weights)]) for weights in (a, b))
     if kind in NULLS:
-        some = replace(layout, rules=tuple(rule for rule in layout.rules if rule.verb == kind))
+        verbs = ("scale", "mean") if kind == "mean" else (kind,)  # layers write to the stream what their scale makes of them
+        some = replace(layout, rules=tuple(rule for rule in layout.rules if rule.verb in verbs))
         one, other = (fold(weights, some)[0] for weights in (one, other))
     else:
         if kind == "rotation":

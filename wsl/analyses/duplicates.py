@@ -195,17 +195,21 @@ def _describe(one: Read, reading: Reading) -> None:
     """Fills in the layout of a checkpoint, its fingerprint, and what rounding makes of that."""
     weights = _sorted(reading.weights(one.place))
     one.layout, _ = layout_for(weights, one.heads, reading.opaque)
-    values = _fingerprints([in_float64(weights), *(off(weights, draw=draw) for draw in range(DRAWS))], one.layout)
+    ends = _ends(one.layout)
+    some = {slot.name: weights[slot.name] for slot in ends.slots}
+    values = _fingerprints([in_float64(some), *(off(some, draw=draw) for draw in range(DRAWS))], ends)
     one.fingerprint = values[0]
     one.noise = float(np.linalg.norm(values[1:] - values[0], axis=1).max())
 
 
 def _fingerprints(checkpoints: list[dict[str, Tensor]], layout: Layout) -> Float[np.ndarray, "K F"]:
-    """Returns the norms of the parts of the stem, the last block and the tail of checkpoints in standard form."""
-    ends = _ends(layout)
-    w = stack([{slot.name: weights[slot.name] for slot in ends.slots} for weights in checkpoints])
-    standard = w if layout.family == OPAQUE else standardize(w, ends)
-    pieces = [piece for slot in ends.slots for piece in (slot.pieces(standard[slot.name]) if slot.shape else [standard[slot.name]])]
+    """Returns the norms of the parts of checkpoints in standard form."""
+    standard = stack(checkpoints)
+    if layout.family != OPAQUE:
+        standard = standardize(standard, layout)
+    pieces = [
+        piece for slot in layout.slots for piece in (slot.pieces(standard[slot.name]) if slot.shape else [standard[slot.name]])
+    ]
     return torch.stack([piece.reshape(len(piece), -1).norm(dim=1) for piece in pieces], dim=1).numpy()
 
 

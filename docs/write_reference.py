@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGS, OUT = ROOT / "configs", ROOT / "docs" / "reference"
 PLAIN = {"zoo_gen.verify": "zoo_gen/verify.py", "wsl.tokenize": "wsl/tokenize.py", "wsl.compression": "wsl/compression.py"}
 """Commands whose settings are arguments (`--help` lists them), and where they are."""
-ORDER = ("zoo_gen", "train", "probe", "generate", "report", "predict", "property_prediction", "few_labels", "transfer", "analyze")
+ORDER = ("zoo_gen", "train", "probe", "generate", "report", "predict", "compare", "duplicates", "align")
+ORDER += ("property_prediction", "few_labels", "transfer", "analyze")
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ The other files at the top are the commands.
 
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 for _first in ["zoo_gen"] if sys.argv[:1] == ["-m"] else []:  # a command, maybe of this package: zoo_gen prepares its start
@@ -89,3 +90,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'wsl' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+class _Package(ModuleType):
+    """This package: a command that is imported does not hide the public function of its name (`align`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

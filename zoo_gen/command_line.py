@@ -40,6 +40,7 @@ def as_typed(
     Raises:
         InputError: a list is none.
     """
+    overrides = from_words(schema, overrides)
     types = {field.name: "str" if field.type is str else str(field.type) for field in dataclasses.fields(schema)}
     pairs = [text.partition("=") for text in overrides]
     nested = [key for key, equals, _ in pairs if equals and "." in key and re.match(r"[A-Za-z_]", key)]
@@ -59,6 +60,49 @@ def as_typed(
         else:
             lines += _mapping(key, value)
     return lines, values
+
+
+WORD = {"word": True}
+"""Metadata of a field of settings that takes a bare word of the command line: `python -m wsl.compare a.pt b.pt`."""
+
+
+def from_words(schema: type, arguments: Sequence[str]) -> list[str]:
+    """Rewrites bare words, `--key value` and `--key=value` as `key=value`, for settings that have fields of `WORD`.
+
+    A word may have `=` in it, as `epoch=9.ckpt` has, where what stands before is no setting. Raises `InputError` for a word too
+    many, or an option without a value.
+
+    >>> @dataclasses.dataclass
+    ... class Settings:
+    ...     a: str = dataclasses.field(metadata=WORD)
+    ...     heads: int | None = None
+    >>> from_words(Settings, ["epoch=9.ckpt", "--heads", "4"])
+    ['a=epoch=9.ckpt', 'heads=4']
+    """
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    keys = {key for key, equals, _ in (text.partition("=") for text in arguments) if equals}
+    words = [name for name, field in fields.items() if field.metadata.get("word")]
+    free = [name for name in words if name not in keys]
+    if not words:
+        return list(arguments)
+    found, left = [], list(arguments)
+    while left:
+        text = left.pop(0)
+        key, equals, value = text.partition("=")
+        option = key.removeprefix("--").replace("-", "_")
+        if text.startswith("--") and option in fields:
+            if not equals and fields[option].type is not bool and not left:
+                raise InputError(f"--{option} has no value; write {option}=<value>")
+            found.append(f"{option}={value if equals else 'true' if fields[option].type is bool else left.pop(0)}")
+        elif text.startswith("-") or (equals and key in fields) or re.match(r"hydra\.|[+~]\w", text):
+            found.append(text)
+        elif free:
+            found.append(f"{free.pop(0)}={text}")
+        elif equals:
+            found.append(text)
+        else:
+            raise InputError(f"{text} is one word too many; the command takes {' '.join(words)}, and settings as key=value")
+    return found
 
 
 def quoted(text: str) -> str:

@@ -19,6 +19,7 @@ README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md")
 HOW_TO = ROOT / "docs" / "how_to"
 COMMANDS = {"zoo_gen": "zoo_gen.__main__", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
 COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report", "wsl.predict": "wsl.predict"}
+COMMANDS |= {name: name for name in ("wsl.compare", "wsl.duplicates", "wsl.align")}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -31,6 +31,13 @@ def test_lazy_names_are_those_that_type_checkers_see():
         assert getattr(wsl, name) is getattr(importlib.import_module(str(module)), name)
 
 
+def test_a_command_that_is_imported_hides_no_public_function():
+    command = importlib.import_module("wsl.align")
+    assert callable(command.main)
+    assert callable(wsl.align)
+    assert wsl.align is importlib.import_module("wsl.symmetry.alignment").align
+
+
 def test_a_name_that_is_not_there_is_an_error_that_lists_those_that_are():
     with pytest.raises(AttributeError, match="no attribute 'Ruin'; it has MOVES, Chunks"):
         _ = wsl.Ruin

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from wsl.analyses.align_models import align_models
 from wsl.analyses.models import Reading, open_model
-from wsl.symmetry.group import check_moves
+from wsl.symmetry.group import MOVES, check_moves
 from zoo_gen import InputError
 from zoo_gen.command_line import WORD
 from zoo_gen.config import command
@@ -32,7 +32,7 @@ class AlignConfig:
     to: str
     out: str
     overwrite: bool
-    moves: list[str]
+    moves: list[str] | None
     dtype: str
     heads: int | None
     base: str | None
@@ -51,10 +51,11 @@ def main(config: AlignConfig) -> None:
         raise InputError(f"{out} exists; choose another name, or overwrite=true")
     if config.dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {config.dtype}")
-    check_moves(config.moves)
+    moves = MOVES if config.moves is None else config.moves
+    check_moves(moves)
     reading = Reading(config.heads, config.base, config.prefix, config.leave_out, config.opaque)
     a, b = (open_model(Path(place), reading) for place in (config.a, config.to))
-    found = align_models(a, b, config.moves, dtype=DTYPES[config.dtype])
+    found = align_models(a, b, moves, dtype=DTYPES[config.dtype])
     write_weights(out, found.weights)
     for note in dict.fromkeys([*a.notes, *b.notes]):
         console.print(note, soft_wrap=True, markup=False)

@@ -16,7 +16,7 @@ from tests.commands import call, refused
 from tests.disguises import CONFIG, in_type, moved, root, trained
 from wsl.align import main as align_main
 from wsl.analyses.align_models import align_models
-from wsl.analyses.comparison import Comparison, compare
+from wsl.analyses.comparison import WORDS, Comparison, compare
 from wsl.analyses.models import Model, Reading, open_model
 from wsl.compare import main
 from wsl.layout import layout_of
@@ -209,3 +209,7 @@ def test_words_too_many_or_too_few_are_one_clear_error(tmp_path: Path) -> None:
     assert "must end in .safetensors" in refused(align_main, "a", "to=b", "out=c.pt")
     assert "dtype must be one of" in refused(align_main, "a", "to=b", "out=c.safetensors", "dtype=int8")
     assert "unknown moves spin" in refused(align_main, "a", "to=b", "out=c.safetensors", "moves=[spin]")
+
+
+def test_every_kind_of_symmetry_has_words():
+    assert set(WORDS) == set(MOVES)

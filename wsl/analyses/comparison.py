@@ -22,7 +22,8 @@ from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.canonical import balance
 from wsl.symmetry.group import MAPPED, MOVES, transform
-from wsl.symmetry.null_directions import NULLS, fold, rotatable
+from wsl.symmetry.null_directions import NULLS, fold
+from wsl.symmetry.rotations import rotatable
 from wsl.symmetry.stacks import stack, unstack
 from wsl.symmetry.weight_matching import match
 from zoo_gen.errors import InputError
@@ -31,14 +32,19 @@ WORDS = {
     "resid": "permutation of residual features",
     "mlp": "permutation of neurons",
     "head": "permutation of heads",
+    "dim": "permutation of normed features of heads",
+    "register": "permutation of registers",
     "qk": "maps of queries and keys",
     "vo": "maps of values and outputs",
+    "factor": "factors of gated neurons and normed features",
+    "sign": "signs of neurons",
     "rotation": "rotation of the residual stream",
     "norm": "scales and shifts of norms",
     "bias": "value and key biases",
     "scale": "layer scales",
     "sum": "sums of biases",
-    "mean": "means of the residual stream",
+    "mean": "means that norms remove",
+    "constant": "constants before a layer",
 }
 """What the kinds of symmetry (`wsl.symmetry.group.MOVES`) are called."""
 

@@ -100,9 +100,9 @@ def adopted_zoo(
         described: whether an architecture is known; otherwise only tensors are.
         copy: whether weights are copied into the zoo.
 
-    There are test losses and accuracies (null for every seventh model), a learning rate that follows the weights, and the own
-    columns `score` (a number that follows the weights, null for every fifth model), `epoch_minutes` (a number of each checkpoint) and
-    `team` (a text: red, green, or null).
+    Test losses and accuracies are null for every seventh model, the learning rate follows the weights, and there are the own
+    columns `score` (a number that follows the weights, null for every fifth model), `epoch_minutes` (a number of each
+    checkpoint) and `team` (a text: red, green, or null).
     """
     files, found = folder / "files", []
 

@@ -1,7 +1,7 @@
 """Architectures: timm models described by the `config.json` of their folder.
 
 They are plain dicts in timm's own format, so that every model folder of a zoo opens with `timm.create_model("local-dir:<folder>",
-pretrained=True)`. timm has no ViT with an MLP head, and none whose layer norms have another epsilon than its own: this module registers both.
+pretrained=True)`. timm has no ViT with an MLP head, and none with another epsilon of its layer norms: this module registers both.
 """
 
 import copy

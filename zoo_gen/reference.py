@@ -58,12 +58,12 @@ class Reference:
     stamps: tuple[tuple[int, int], ...] = ()
 
     def sealed(self) -> "Reference":
-        """Returns the reference with the hash and the stamps of its files as they are now. Raises `InputError` if one is missing."""
+        """Returns the reference with the hash and stamps of its files as they are now. Raises `InputError` if one is missing."""
         files = files_of(self.path, base=self.base)
         return dataclasses.replace(self, sha256=sha256_of_files(files), stamps=_stamps(files))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Reads the weights, whether or not they are still the ones that were adopted. Raises `InputError` if they are no weights."""
+        """Reads the weights, whether or not they are the ones that were adopted. Raises `InputError` if they are no weights."""
         found = read_checkpoint(self.path, base=self.base, prefix=self.prefix, leave_out=self.leave_out)
         return to_timm(found) if self.names == "timm" else found
 
@@ -78,7 +78,7 @@ class Reference:
             raise InputError(f"the adopted weights {self.path} have changed since they were adopted (sha256 differs); {_ADVICE}")
 
     def read(self) -> dict[str, Tensor]:
-        """Reads the weights as views of their files, where they are still the ones that were adopted. Raises `InputError` if not."""
+        """Reads the weights as views of their files. Raises `InputError` if they are not the ones that were adopted."""
         self.check()
         return self.tensors()
 

@@ -72,7 +72,7 @@ class Checkpoint:
         return read_json(inside(self.folder, "config.json"))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Reads the weights as views of their file. Raises `InputError` for one that is missing, damaged, or not the adopted one."""
+        """Reads the weights as views of their file. Raises `InputError` if it is missing, damaged, or not the adopted one."""
         return read_reference(self.path).read() if self.is_reference else read_weights(self.path)
 
     def build(self) -> nn.Module:
@@ -202,8 +202,8 @@ class Zoo:
         card = self.config["config"].get(f"{stage}_images")
         if card is None and self.adopted:
             raise InputError(
-                f"zoo {self.path} was adopted without images, so its models cannot be run; adopt it again with images=<card> to have "
-                "them"
+                f"zoo {self.path} was adopted without images, so its models cannot be run; adopt it again with "
+                "images=<card> to have them"
             )
         if not isinstance(card, dict) or "_target_" not in card:
             raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")

@@ -46,7 +46,7 @@ def test_models_of_adopted_zoos_are_built(zoo: Zoo):
 def test_a_model_without_architecture_says_what_it_needs(tmp_path: Path):
     bare = adopted_zoo(tmp_path, roots=0, unknown=2, described=False)
     assert bare[0].state_dict()
-    with pytest.raises(InputError, match="adopted without an architecture.*architecture="):
+    with pytest.raises(InputError, match=r"adopted without an architecture.*architecture="):
         bare[0].build()
 
 
@@ -85,7 +85,7 @@ def test_no_model_of_unknown_root_is_in_a_split_by_roots(zoo: Zoo):
 
 def test_splitting_by_roots_says_that_they_are_not_known(tmp_path: Path):
     few = adopted_zoo(tmp_path, roots=2, children=1, epochs=1, unknown=3)
-    with pytest.raises(InputError, match="at least 3 roots.*has 2; the roots of 3 models are not known"):
+    with pytest.raises(InputError, match=r"at least 3 roots.*has 2; the roots of 3 models are not known"):
         few.split("leave_root_out", fold=0)
 
 
@@ -101,7 +101,7 @@ def test_weights_that_changed_are_found_whether_read_or_verified(tmp_path: Path)
     mine = adopted_zoo(tmp_path, roots=0, unknown=2, epochs=1)
     file = tmp_path / "files" / "stray_0_1.safetensors"
     write_weights(file, {name: tensor + 1 for name, tensor in read_weights(file).items()})
-    with pytest.raises(InputError, match="stray_0_1.safetensors have changed since they were adopted"):
+    with pytest.raises(InputError, match=r"stray_0_1.safetensors have changed since they were adopted"):
         mine[0].state_dict()
     (problem,) = problems(mine.path)
     assert "has changed since it was adopted" in problem
@@ -112,7 +112,7 @@ def test_weights_that_changed_are_found_whether_read_or_verified(tmp_path: Path)
 def test_weights_that_are_gone_are_one_clear_error(tmp_path: Path):
     mine = adopted_zoo(tmp_path, roots=0, unknown=1, epochs=1)
     (tmp_path / "files" / "stray_0_1.safetensors").unlink()
-    with pytest.raises(InputError, match="cannot be found.*adopt the models again"):
+    with pytest.raises(InputError, match=r"cannot be found.*adopt the models again"):
         mine[0].state_dict()
     (problem,) = problems(mine.path)
     assert "delete" not in problem
@@ -159,13 +159,13 @@ def test_a_record_with_a_column_that_is_none_of_ones_own_is_damaged(name: str, t
 
 
 def test_an_adopted_zoo_has_no_images_and_says_so(zoo: Zoo):
-    with pytest.raises(InputError, match="adopted without images"):
+    with pytest.raises(InputError, match=r"adopted without images"):
         zoo.images("finetune")
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path):
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(InputError, match=r"is not empty"):
         adopted_zoo(tmp_path, roots=0, unknown=1, epochs=1)
     assert (tmp_path / "zoo" / "mine.txt").read_text() == "mine"

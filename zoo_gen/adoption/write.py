@@ -180,7 +180,7 @@ def _write_model(beside: Path, home: Path, one: AdoptedModel, fold: int | None, 
 
 
 def with_gaps(results: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Returns results with the gaps that follow from them, where they are not given: test minus train loss, train minus test accuracy.
+    """Returns results with the gaps that follow from them, where they are not given (docs/zoo_format.md).
 
     >>> with_gaps({"train_loss": 0.5, "test_loss": 0.75})["loss_gap"]
     0.25

@@ -60,6 +60,7 @@ class AdoptedModel:
         checkpoints: in the order of their epochs.
         factors: generating factors that the format knows.
         columns: of one's own, numbers and texts.
+        diverged_epoch: the epoch since which weights are not finite, None for sound models.
     """
 
     model: str
@@ -69,6 +70,7 @@ class AdoptedModel:
     checkpoints: Sequence[AdoptedCheckpoint]
     factors: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, float | str | None] = field(default_factory=dict)
+    diverged_epoch: int | None = None
 
     @property
     def is_root(self) -> bool:
@@ -170,7 +172,7 @@ def _write_model(beside: Path, home: Path, one: AdoptedModel, fold: int | None, 
     record = {
         **lineage,
         "fold": fold,
-        "diverged_epoch": None,
+        "diverged_epoch": one.diverged_epoch,
         "factors": dict(one.factors),
         CONFIG: json_sha256(one.architecture),
         OWN: dict(one.columns),

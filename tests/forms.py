@@ -1,4 +1,4 @@
-"""A folder of models as people have them: small ViTs in many forms, some broken, some of another family, and a table of odd columns."""
+"""A folder of models as people have them: small ViTs in many forms, some files broken, and a table of odd columns."""
 
 import json
 from collections.abc import Mapping

@@ -74,7 +74,7 @@ def scan(folder: Path, *, but: Path) -> Iterator[Found | LeftOut]:
         folder: is looked through, with its folders; hidden ones are passed over, links are followed once.
         but: a folder that is passed over, of the zoo that is made.
     """
-    seen: set[Path] = set()
+    seen = {folder.resolve()}
     for at, folders, files in os.walk(folder, followlinks=True):
         here = Path(at)
         inside = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)

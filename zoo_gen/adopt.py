@@ -1,9 +1,9 @@
 """Adopts models that you have as a zoo: `python -m zoo_gen.adopt folder=my_models path=checkpoints/zoos/mine`.
 
 Weights stay where they are: the zoo holds small files that name their place, unless copy=true. Read are folders of timm and
-transformers, safetensors and files of torch.save, LoRA adapters with their base, and the cache of the Hugging Face hub. Folders may
-be nested. Roots come from the table (columns `root`, `parent`), from `base_model` of model cards, or from root=. What cannot be read
-is a row of the report, which is printed, and in left_out.json of the zoo.
+transformers, safetensors and files of torch.save, LoRA adapters with their base, and the cache of the Hugging Face hub. Folders
+may be nested. Roots come from the table (columns `root`, `parent`), from `base_model` of model cards, or from root=. What cannot be
+read is a row of the report, which is printed, and in left_out.json of the zoo.
 """
 
 from collections.abc import Iterable, Sequence

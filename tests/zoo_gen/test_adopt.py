@@ -344,7 +344,7 @@ def test_models_that_do_not_take_the_images_are_said_and_stay(tmp_path: Path):
     assert zoo.frame["test_accuracy"].isna().all()
 
 
-def test_weights_are_copied_where_that_is_asked_for(tmp_path: Path):
+def test_weights_are_copied_by_copy_true(tmp_path: Path):
     place = small(tmp_path / "mine", 1, suffix=".pt")
     zoo = adopted(place, "copy=true")
     (place / "m1.pt").unlink()

@@ -8,8 +8,8 @@ from typing import Any
 from zoo_gen.adoption.description import named_architecture, named_images
 from zoo_gen.adoption.lineage import epochs_of, roots_and_parents, with_own_names
 from zoo_gen.adoption.measure import measured
+from zoo_gen.adoption.reading import Names, Read, of_one_family, place_of, read_found
 from zoo_gen.adoption.scan import Found, LeftOut, found_at, model_id, scan
-from zoo_gen.adoption.survey import Names, Read, of_one_family, place_of, read_found
 from zoo_gen.adoption.table import Row, read_table
 from zoo_gen.adoption.write import AdoptedCheckpoint, AdoptedModel, with_gaps, write_adopted
 from zoo_gen.errors import InputError

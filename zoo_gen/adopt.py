@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from zoo_gen.adoption.adopt import Adoption, adopt
 from zoo_gen.adoption.scan import LeftOut
@@ -45,7 +46,7 @@ class AdoptConfig:
 @command("adopt", AdoptConfig)
 def main(config: AdoptConfig) -> None:
     """Adopts the models of a folder, and prints what the zoo holds and what was left out."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     wanted = Adoption(
         folder=Path(config.folder),
         path=zoo_folder(config.path),
@@ -71,7 +72,7 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     children = finals[finals["stage"] == "finetune"]
     known = int(children["root"].notna().sum())
     where = "copied" if any(zoo.path.glob("models/*/model.safetensors")) else "left where they are"
-    console.print(f"{zoo.name}: {len(finals)} models, {len(zoo)} checkpoints, in {zoo.path}; weights {where}", markup=False)
+    console.print(f"{zoo.name}: {len(finals)} models, {len(zoo)} checkpoints, in {zoo.path}; weights {where}")
     console.print(f"roots: {len(roots)} known; of {len(children)} other models, {known} descend from one of them")
     told = [name for name in ("test_accuracy", "test_loss", "learning_rate", "optimizer") if zoo.frame[name].notna().any()]
     own = own_columns(zoo.frame)
@@ -79,10 +80,10 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     console.print(f"content hash {zoo.content_hash}")
     if not left_out:
         return
-    table = Table("left out", "why", title=None)
+    table = Table("left out", "why")
     for row in left_out[:SHOWN]:
-        table.add_row(printable(row.file, limit=200), printable(row.reason, limit=400))
-    console.print(table, markup=False)
+        table.add_row(Text(printable(row.file, limit=200)), Text(printable(row.reason, limit=400)))
+    console.print(table)
     more = f", {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
     console.print(f"{len(left_out)} rows{more}; all are in {zoo.path / 'left_out.json'}")
 

@@ -236,6 +236,31 @@ def test_epochs_are_read_where_names_tell_them(files: list[str], epochs: list[in
     assert len(left_out(zoo)) == len(files) - len(epochs)
 
 
+@pytest.mark.parametrize("inside", ["", "runs"])
+def test_epochs_that_lie_in_the_folder_itself_are_of_one_model(inside: str, tmp_path: Path):
+    for epoch in (1, 2):
+        place = tmp_path / "mine" / inside / f"epoch_{epoch}.pt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(tuned(initialize(SMALL, 0), epoch), place)
+    assert list(adopted(tmp_path / "mine").frame["model"]) == [inside or "mine"] * 2
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place = small(tmp_path / "mine", 1)
+    monkeypatch.setattr("zoo_gen.adoption.write.write_index", lambda *_: 1 / 0)
+    refused(main, f"folder={place}", f"path={tmp_path / 'zoo'}")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_names_that_terminals_obey_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    place = small(tmp_path / "mine", 1)
+    (place / "[bold]\x1b[2Jodd.pt").write_bytes(b"no weights")
+    assert adopted(place)
+    printed = capsys.readouterr().out
+    assert "[bold]" in printed
+    assert "\x1b" not in printed
+
+
 def test_numbers_that_are_names_are_no_epochs(tmp_path: Path):
     place = tmp_path / "mine"
     place.mkdir()
@@ -329,12 +354,11 @@ def test_measured_models_have_the_results_of_a_zoo_that_was_made_here(tiny_zoo: 
     card = tmp_path / "images.yaml"
     card.write_text(json.dumps(whole.image_card("finetune")))
     zoo = adopted(tmp_path / "mine", f"images={card}")
-    there = whole.select(model=models).frame.set_index(["model", "epoch"])
-    assert len(zoo) == len(there) == 8
+    there = {(one.model, one.epoch): one.results for one in whole.select(model=models)}
+    assert {(one.model, one.epoch) for one in zoo} == there.keys()
     for one in zoo:
-        row = there.loc[(one.model, one.epoch)]
         for name in ("val_loss", "test_loss", "val_accuracy", "test_accuracy"):
-            assert one.results[name] == pytest.approx(row[name], abs=1e-5)
+            assert one.results[name] == pytest.approx(there[one.model, one.epoch][name], abs=1e-5)
     assert zoo.images("finetune").num_classes == 5
 
 

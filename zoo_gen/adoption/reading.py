@@ -1,18 +1,19 @@
 """Reading what was found: each file becomes a checkpoint with hashes and an architecture, or a row that says why it does not."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from zoo_gen.adoption.description import architecture_of, base_of_card, config_of, is_transformers_vit
 from zoo_gen.adoption.scan import Found, LeftOut
 from zoo_gen.adoption.write import AdoptedCheckpoint
 from zoo_gen.errors import InputError
+from zoo_gen.files import weights_sha256
 from zoo_gen.formats.checkpoint import ADAPTER, read_checkpoint
 from zoo_gen.formats.transformers_vit import LEFT_OUT
 from zoo_gen.reader import read_json, shortened
@@ -56,16 +57,16 @@ class Names:
 
     def all(self, name: str) -> list[Found]:
         """Returns all that is called so, and only what lies there if it is a whole path."""
-        called = self._by_name.get(name.strip().removeprefix("./").rstrip("/"), [])
-        exact = [one for one in called if one.name == name.strip().removeprefix("./").rstrip("/")]
-        return exact or called
+        text = name.strip().removeprefix("./").rstrip("/")
+        called = self._by_name.get(text) or self._by_name.get(os.path.abspath(text)) or []
+        return [one for one in called if one.name == text] or called
 
 
 def _names(one: Found) -> Iterable[str]:
     stem = re.sub(r"(\.pth\.tar|\.pt\.tar|\.safetensors|\.pth|\.pt|\.bin|\.ckpt)$", "", one.name)
     yield from (one.name, stem, one.name.rpartition("/")[2], stem.rpartition("/")[2], one.model, str(one.path))
-    if hub := re.search(r"models--([^/]+?)--([^/]+)", str(one.path) if "models--" in one.path.name else one.name):
-        yield from (f"{hub[1]}/{hub[2]}", hub[2], f"models--{hub[1]}--{hub[2]}")
+    for owner, name in re.findall(r"models--([^/]+?)--([^/]+)", str(one.path))[-1:]:
+        yield from (f"{owner}/{name}", name, f"models--{owner}--{name}")
     if one.config != one.path and one.word:
         yield one.config.name
 
@@ -110,12 +111,13 @@ def _read(
     options: Mapping[str, Any],
     names: str | None,
 ) -> Read:
-    weights_of = Reference(one.path, base=None if base is None else base.path, names=names, prefix=options["prefix"])
-    there = read_checkpoint(weights_of.path, base=weights_of.base, prefix=options["prefix"])
-    patterns = tuple(pattern for pattern in options["leave_out"] if _fits(there, pattern))
-    reference = Reference(weights_of.path, weights_of.base, options["prefix"], patterns, names)
-    checkpoint = AdoptedCheckpoint.of(1, reference)
+    at, prefix, patterns = None if base is None else base.path, options["prefix"], options["leave_out"]
+    if patterns:  # those that this checkpoint has
+        there = read_checkpoint(one.path, base=at, prefix=prefix)
+        patterns = tuple(pattern for pattern in patterns if matching(there, pattern))
+    reference = Reference(one.path, at, prefix, patterns, names).sealed()
     tensors = reference.tensors()
+    checkpoint = AdoptedCheckpoint(1, reference, weights_sha256(tensors))
     if not tensors:
         raise InputError("it holds no tensors")
     described = architecture_of(config, given, tensors)
@@ -124,12 +126,6 @@ def _read(
     pattern = frozenset(re.sub(r"\d+", "#", name) for name in tensors if not _HEAD.fullmatch(name))
     is_finite = all(bool(tensor.isfinite().all()) for tensor in tensors.values())
     return Read(one, checkpoint, described, told, pattern, is_finite)
-
-
-def _fits(weights: Mapping[str, Tensor], pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    return any(fnmatchcase(name, pattern) for name in weights)
 
 
 def _base(one: Found, called: list[str], names: Names, root: Found | None) -> Found:

@@ -175,7 +175,8 @@ def _found(place: Path, folder: Path) -> Found:
     ):
         config = config.parent
     told = [*dropped, rest] if rest or not dropped else dropped
-    return Found(place, name, model_id("--".join(filter(None, told)) or stem), epoch, step, word, config)
+    nameless = stem if epoch is None and step is None else folder.name
+    return Found(place, name, model_id("--".join(filter(None, told)) or nameless), epoch, step, word, config)
 
 
 def _stem(name: str) -> str:

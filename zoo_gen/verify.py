@@ -176,6 +176,7 @@ def _damage(path: Path, checkpoint: Mapping[str, Any], *, adopted: bool) -> Iter
 
 def _elsewhere(file: Path, reference: Reference, checkpoint: Mapping[str, Any]) -> Iterator[str]:
     """Yields what is wrong with weights that lie outside of the zoo: they are read as a whole, whatever their times say."""
+    reference.check()
     if reference.sha256 != checkpoint["sha256"]:
         yield f"{file} is not the reference of its record ('sha256' differs); {_RESTORE}"
     elif reference.sealed().sha256 != reference.sha256:

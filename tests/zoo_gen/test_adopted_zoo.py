@@ -104,7 +104,7 @@ def test_weights_that_changed_are_found_whether_read_or_verified(tmp_path: Path)
     with pytest.raises(InputError, match=r"stray_0_1.safetensors have changed since they were adopted"):
         mine[0].state_dict()
     (problem,) = problems(mine.path)
-    assert "has changed since it was adopted" in problem
+    assert "have changed since they were adopted" in problem
     assert "delete" not in problem
     assert mine[1].state_dict()
 
@@ -115,7 +115,20 @@ def test_weights_that_are_gone_are_one_clear_error(tmp_path: Path):
     with pytest.raises(InputError, match=r"cannot be found.*adopt the models again"):
         mine[0].state_dict()
     (problem,) = problems(mine.path)
+    assert "cannot be found" in problem
     assert "delete" not in problem
+
+
+def test_verify_hashes_weights_whatever_their_times_say(tmp_path: Path):
+    mine = adopted_zoo(tmp_path, roots=0, unknown=1, epochs=1)
+    file = tmp_path / "files" / "stray_0_1.safetensors"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=times)
+    (problem,) = problems(mine.path)
+    assert "has changed since it was adopted" in problem
 
 
 def test_a_file_that_was_only_touched_is_still_believed(tmp_path: Path):

@@ -87,6 +87,12 @@ def instantiate(card: Any, *, group: str | None = None) -> Any:
     return card
 
 
+@functools.cache
+def card_names(group: str) -> tuple[str, ...]:
+    """Returns the names of the cards of a group, in order."""
+    return tuple(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
+
+
 def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
     """Builds the cards of a group by name or pattern, in the order of their names. Raises `InputError` if one fits no card."""
     from omegaconf import OmegaConf

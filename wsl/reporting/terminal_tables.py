@@ -32,9 +32,7 @@ models, the smaller of weights (modulo symmetry) and behaviour (predictions).
 {COPIED}: novelty below {number(THRESHOLD)}. {COLLAPSED}: diversity below {number(THRESHOLD)}."""
 
 PREDICTED = ("test_accuracy", "test_loss", "epoch")
-"""Targets that are shown of many checkpoints."""
-
-_ABOUT = ("checkpoint", "taken_root", "out_of_distribution", "error", "distance")
+"""Targets that are shown of many checkpoints, as far as there are predictions; then others."""
 
 
 def coverage_table(frame: pd.DataFrame) -> Group:
@@ -77,18 +75,19 @@ def _settings(row: Row) -> str:
 
 def prediction_table(table: pd.DataFrame) -> Table:
     """Returns all predictions for one checkpoint, or those of the first targets for many."""
+    every = list(map(str, table))
+    targets = [name for name in every if f"{name}_low" in every or f"{name}_set" in every]
     if len(table) == 1:
-        ends = ("_low", "_high", "_probability", "_set")
         row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
-        for name in map(str, table):
-            if not name.endswith(ends) and name not in _ABOUT:
-                view.add_row(name, _prediction(row, name))
+        for name in targets:
+            view.add_row(escape(name), _prediction(row, name))
         view.add_row("taken root", escape(str(row["taken_root"])))
         view.add_row("out of distribution", escape(str(row["out_of_distribution"])) or "no")
         return view
-    view = Table(Column("checkpoint", overflow="fold"), *PREDICTED, "out of distribution")
+    shown = sorted(targets, key=lambda name: PREDICTED.index(name) if name in PREDICTED else len(PREDICTED))[: len(PREDICTED)]
+    view = Table(Column("checkpoint", overflow="fold"), *map(escape, shown), "out of distribution")
     for _, row in table.head(40).iterrows():
-        predictions = [_prediction(row, name) for name in PREDICTED]
+        predictions = [_prediction(row, name) for name in shown]
         view.add_row(escape(str(row["checkpoint"])), *predictions, escape(str(row["error"] or row["out_of_distribution"])))
     far = int((table["out_of_distribution"] != "").sum())
     view.caption = f"{len(table)} checkpoints, {far} out of distribution; out=<file>.csv has all rows and targets"

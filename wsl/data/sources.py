@@ -58,7 +58,7 @@ class FileSource:
     @classmethod
     def of(cls, checkpoint: Checkpoint, root: Checkpoint | None, tokenizer: Tokenizer) -> "FileSource":
         """Reads a checkpoint once, part by part where tokens stream."""
-        weights, reference = MemoryMapped(checkpoint), None if root is None else MemoryMapped(root)
+        weights, reference = _mapped(checkpoint), None if root is None else _mapped(root)
         plan = tokenizer.plan(weights, root=reference)
         if tokenizer.local:
             parts = parts_of(plan, weights, reference)
@@ -68,10 +68,15 @@ class FileSource:
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""
-        weights, root = MemoryMapped(self.checkpoint), None if self.root is None else MemoryMapped(self.root)
+        weights, root = _mapped(self.checkpoint), None if self.root is None else _mapped(self.root)
         if self.tokenizer.local:
             return window.read(weights, root)
         return self.tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
+
+
+def _mapped(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint as views of its file, or as whoever adopted it names them."""
+    return checkpoint.state_dict() if checkpoint.is_reference else MemoryMapped(checkpoint)
 
 
 class MemoryMapped(Mapping[str, Tensor]):

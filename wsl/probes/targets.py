@@ -14,7 +14,7 @@ from wsl.probes.probe import Probe, probed_checkpoints
 from wsl.probes.regression import Regression
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import CONFIGS, card_names, cards
-from zoo_gen.index import COLUMNS
+from zoo_gen.index import own_columns
 
 
 def targets_of(zoo: Zoo, wanted: Sequence[str]) -> dict[str, Probe]:
@@ -30,7 +30,7 @@ def targets_of(zoo: Zoo, wanted: Sequence[str]) -> dict[str, Probe]:
     if not wanted:
         raise InputError("no target was named; name some, or '*' for all")
     frame = probed_checkpoints(zoo).frame
-    own, of_cards = own_columns(frame), card_names("probe")
+    own, of_cards = own_targets(frame), card_names("probe")
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in (*of_cards, *own)):
             theirs = f"; columns of {zoo.path} are {', '.join(own)}" if own else f"; {zoo.path} has no columns of its own"
@@ -45,13 +45,13 @@ def targets_of(zoo: Zoo, wanted: Sequence[str]) -> dict[str, Probe]:
     return known
 
 
-def own_columns(frame: pd.DataFrame) -> dict[str, bool]:
+def own_targets(frame: pd.DataFrame) -> dict[str, bool]:
     """Returns the columns of `zoo.frame` beside those of the format that can be predicted, and whether each is of numbers.
 
     Texts that every model has for itself, as names or remarks, are no labels.
     """
     found = {}
-    for name in (str(column) for column in frame if column not in COLUMNS):
+    for name in own_columns(frame):
         values = frame[name].dropna()
         if pd.api.types.is_numeric_dtype(values.dtype):
             found[name] = True

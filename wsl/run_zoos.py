@@ -22,7 +22,7 @@ def entries_of(folder: Path, config: Mapping[str, Any]) -> list[Entry]:
 
 def find(folder: Path, entry: Entry) -> Zoo:
     """Returns the zoo of an entry, where it lies from the run, or where it lay in the training; raises as `first_of`."""
-    return first_of(folder, [folder / entry["relative"], Path(entry["path"])], [entry["content_hash"]])
+    return first_of(folder, [(folder / entry["relative"]).resolve(), Path(entry["path"])], [entry["content_hash"]])
 
 
 def first_of(folder: Path, places: Sequence[Path], hashes: Sequence[str]) -> Zoo:

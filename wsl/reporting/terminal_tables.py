@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
-from wsl.reporting.benchmark_rows import Row, Rows, words
+from wsl.reporting.benchmark_rows import Row, Rows, rank, words
 from wsl.reporting.numbers import number
+from wsl.reporting.style import score_of
 from wsl.run import Run
 
 NAME_WIDTH = 25
@@ -63,7 +64,8 @@ def _figures(row: Row) -> list[str]:
     """Returns the figures of a row, each flag beside the figure that raised it."""
     median, low, high = (number(row["accuracy"][key]) for key in ("median", "q25", "q75"))
     copied, collapsed = (f"[red]{flag}[/]" if flag in row["flags"] else "" for flag in (COPIED, COLLAPSED))
-    return [str(row["n"]), f"{median} {low}…{high}", number(row["novelty"]), copied, number(row["diversity"]), collapsed]
+    accuracy = median if row["accuracy"]["median"] is None else f"{median} {low}…{high}"
+    return [str(row["n"]), accuracy, number(row["novelty"]), copied, number(row["diversity"]), collapsed]
 
 
 def _settings(row: Row) -> str:
@@ -114,9 +116,10 @@ def summary(run: Run, *, metrics: Rows, probes: Rows, samples: Rows) -> Group:
 
 def _zoo(run: Run, metrics: Rows) -> str:
     """Returns the size of the zoo, and the accuracy of val models before and after decoding."""
-    accuracy = run.zoo.select(stage="finetune", final=True).frame["test_accuracy"]
-    models = run.zoo.frame["model"].nunique()
-    lines = [f"zoo: {models} models, {len(run.zoo)} checkpoints, median test accuracy {number(accuracy.median())}"]
+    final = run.zoo.select(stage="finetune", final=True).frame
+    models, score = run.zoo.frame["model"].nunique(), score_of(final)
+    median = f", median {words(score)} {number(final[score].median())}" if score else ""
+    lines = [escape(f"zoo: {models} models, {len(run.zoo)} checkpoints{median}")]
     if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
         after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
         lines.append(f"decoded val models: accuracy {after}, {before} before")
@@ -124,11 +127,13 @@ def _zoo(run: Run, metrics: Rows) -> str:
 
 
 def _probes(rows: Rows) -> Table:
-    """Returns R² of test accuracy by features."""
-    shown = [row for row in rows if row["target"] == "test_accuracy" and row["metric"] == "r2" and not row["control"]]
+    """Returns R² of test accuracy by features, or of the first number that is counted where there is none."""
+    numbers = [row for row in rows if row["metric"] == "r2" and not row["control"]]
+    known = [row["target"] for row in sorted(numbers, key=rank) if row["value"] is not None] or ["test_accuracy"]
+    shown = [row for row in numbers if row["target"] == known[0]]
     values = {(row["features"], row["subset"]): row["value"] for row in shown}
     subsets = list(dict.fromkeys(row["subset"] for row in shown))
-    name = Column("linear probes: R² of test accuracy", min_width=26)
+    name = Column(f"linear probes: R² of {escape(words(known[0]))}", min_width=26)
     table = _table(name, *(f"{subset} checkpoints" for subset in subsets))
     for features in dict.fromkeys(row["features"] for row in shown):
         table.add_row(escape(words(features)), *(number(values.get((features, subset))) for subset in subsets))

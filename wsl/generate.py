@@ -52,11 +52,11 @@ def main(config: GenerateConfig) -> None:
 def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Run) -> None:
     console = Console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("models"), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("encoding train models", total=None)
         families = families_of(run)
-        if lack := lack_to_run(run.zoo):
-            console.print(f"{lack}: samples are compared by their weights alone", soft_wrap=True, markup=False)
+        lack = lack_to_run(run.zoo)
+        notes = [f"{lack}: samples are compared by their weights alone"] if lack else []
         total = sum(map(len, families)) + config.n * len(every)
         progress.update(bar, description="train models", total=total)
         images = None if lack else run.zoo.images("finetune")
@@ -71,7 +71,7 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
             except InputError as error:
                 if i == 0:
                     raise
-                console.print(f"{name} is left out: {error}", soft_wrap=True, markup=False)
+                notes.append(f"{name} is left out: {error}")
                 continue
             samples = generator.sample(config.n, stream(config.seed, "sample", name))
             scored = bench.score(samples)
@@ -83,6 +83,8 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
     (run.path / "generate.json").unlink(missing_ok=True)  # it is never of other samples than those beside it
     write_samples(run.path / "samples" / config.generator_name, first)
     write_json(run.path / "generate.json", rows)
+    for note in dict.fromkeys(notes):
+        console.print(note, soft_wrap=True, markup=False)
     console.print(generator_table(rows))
     console.print(f"wrote {run.path / 'generate.json'}", soft_wrap=True)
     console.print(f"models of {config.generator_name}: {run.path / 'samples' / config.generator_name}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Zoos without images, without labels of the format's own, or without roots: everything goes on that can, the rest says what it lacks."""
+"""Zoos without images, results or roots: everything goes on that can, and the rest says what it lacks."""
 
 import json
 import re
@@ -138,8 +138,9 @@ def test_lineage_of_unknown_roots_is_none(mixed: Zoo):
 
 def test_differences_to_roots_are_refused_where_roots_are_not_known(rooted: Zoo, strays: Zoo, tmp_path: Path):
     run = train_small(rooted.path, tmp_path / "run")
-    with pytest.raises(InputError, match="20 models of .* have no known root"):
-        len(run.transferred(strays).zoo)
+    run.inputs.prepare(rooted)
+    with pytest.raises(InputError, match=r"20 models of .* have no known root"):
+        run.inputs.prepare(strays)
 
 
 def test_targets_are_columns_with_values_and_own_columns_need_no_card(strays: Zoo, tiny_zoo: Path):
@@ -185,10 +186,11 @@ def test_probes_read_own_columns_and_leave_out_features_that_the_zoo_has_nothing
     assert ceilings["score"] == 1
 
 
-def test_features_that_a_zoo_has_nothing_for_are_named(run: Run, capsys: pytest.CaptureFixture[str]):
-    message = refused(wsl.probe.main, f"run={run.path}", "features=[embedding]", "targets=[optimizer]")
+def test_features_that_a_zoo_has_nothing_for_are_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    place = f"run={shutil.copytree(run.path, tmp_path / 'run')}"
+    message = refused(wsl.probe.main, place, f"zoo={run.zoo.path}", "features=[embedding]", "targets=[optimizer]")
     assert "has no values of optimizer" in message
-    call(wsl.probe.main, f"run={run.path}", "features=[embedding,weight_pca_task_vector]", "targets=[score]", *FEW)
+    call(wsl.probe.main, place, f"zoo={run.zoo.path}", "features=[embedding,weight_pca_task_vector]", "targets=[score]", *FEW)
     assert "features left out: weight_pca_task_vector (no model of" in capsys.readouterr().out
 
 

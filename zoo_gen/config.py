@@ -142,13 +142,13 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
     _SCHEMAS[config_name] = schema
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
-        values: dict[str, str] = {}
+        values: dict[str, dict[str, str]] = {}
 
         @functools.wraps(main)
         def run(config: DictConfig) -> None:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
-            plain |= values
+            plain |= values[config_name]
             if "swept" in plain:
                 plain["swept"] = _swept()
             with one_clear_error():
@@ -167,9 +167,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             take_traceback()
             with one_clear_error(), flag_taken(), _hydra():
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
-                sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
-                values.clear()
-                values.update(found)
+                sys.argv[1:], values[config_name] = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
                 start()
 
         return command_line

@@ -13,8 +13,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import LayerNorm
 from timm.layers.mlp import Mlp
+from timm.layers.norm import LayerNorm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn

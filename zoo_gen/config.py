@@ -142,13 +142,13 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
     _SCHEMAS[config_name] = schema
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
-        values: dict[str, dict[str, str]] = {}
+        values: dict[str, str] = {}
 
         @functools.wraps(main)
         def run(config: DictConfig) -> None:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
-            plain |= values[config_name]
+            plain |= values
             if "swept" in plain:
                 plain["swept"] = _swept()
             with one_clear_error():
@@ -167,7 +167,9 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             take_traceback()
             with one_clear_error(), flag_taken(), _hydra():
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
-                sys.argv[1:], values[config_name] = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
+                sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
+                values.clear()
+                values.update(found)
                 start()
 
         return command_line

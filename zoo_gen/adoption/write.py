@@ -4,7 +4,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class AdoptedModel:
         checkpoints: in the order of their epochs.
         factors: generating factors that the format knows.
         columns: of one's own, numbers and texts.
+        diverged_epoch: the epoch since which weights are not finite, None for sound models.
     """
 
     model: str
@@ -69,6 +71,7 @@ class AdoptedModel:
     checkpoints: Sequence[AdoptedCheckpoint]
     factors: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, float | str | None] = field(default_factory=dict)
+    diverged_epoch: int | None = None
 
     @property
     def is_root(self) -> bool:
@@ -103,10 +106,7 @@ def write_adopted(
     ordered = sorted(models, key=lambda one: (not one.is_root, one.model))
     folds = _folds(ordered)
     beside = path.absolute().with_name(f".{path.name}.adopting")
-    with locked(beside / ".lock", f"zoo {path}"):
-        for leftover in beside.iterdir():  # of a process that was killed; the lock is ours
-            if leftover.name in ("models", "zoo.json", "index.parquet", "left_out.json"):
-                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+    with locked(beside / ".lock", f"zoo {path}"), _removed_unless_moved(beside):
         for one in ordered:
             _write_model(beside, path.absolute(), one, folds.get(one.model), copy=copy)
         config = {"name": name, "models": [one.model for one in ordered]}
@@ -131,6 +131,28 @@ def write_adopted(
         (beside / ".lock").unlink()
         os.replace(beside, path)
     return Zoo.open(path)
+
+
+@contextmanager
+def _removed_unless_moved(folder: Path) -> Iterator[None]:
+    """Removes what is written into a folder of ours if it does not come to its place, and what a killed process left in it."""
+    try:
+        _clear(folder)
+        yield
+    except BaseException:
+        _clear(folder)
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
+        raise
+
+
+def _clear(folder: Path) -> None:
+    for name in ("models", "zoo.json", "index.parquet", "left_out.json"):
+        place = folder / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def _folds(models: Sequence[AdoptedModel]) -> dict[str, int]:
@@ -170,7 +192,7 @@ def _write_model(beside: Path, home: Path, one: AdoptedModel, fold: int | None, 
     record = {
         **lineage,
         "fold": fold,
-        "diverged_epoch": None,
+        "diverged_epoch": one.diverged_epoch,
         "factors": dict(one.factors),
         CONFIG: json_sha256(one.architecture),
         OWN: dict(one.columns),

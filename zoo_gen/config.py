@@ -190,8 +190,7 @@ def help_of(config_name: str, about: str) -> str:
             inner = yaml.safe_load((CONFIGS / group / f"{chosen[group]}.yaml").read_text(encoding="utf-8"))["defaults"]
             chosen |= {name.strip("/"): choice for entry in inner if isinstance(entry, dict) for name, choice in entry.items()}
     groups = {group: card for group, card in chosen.items() if (CONFIGS / group).is_dir()}
-    cards = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in groups}
-    lines = [f"{group}: {card or 'null'}  # of {', '.join(cards[group])}" for group, card in groups.items()]
+    lines = [f"{group}: {card or 'null'}  # of {', '.join(card_names(group))}" for group, card in groups.items()]
     of_cards = [f"Cards of {CONFIGS}, group=card, or group.key=value for a value of one:", "", *lines, ""] if lines else []
     return "\n".join(
         [

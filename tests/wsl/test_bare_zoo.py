@@ -125,8 +125,8 @@ def test_objectives_that_run_models_are_refused_by_a_line_that_says_what_they_ne
     place = (f"zoo={strays.path}", f"run={tmp_path / 'run'}", "accelerator=cpu", "steps=1")
     behaviour = refused(wsl.train.main, *place, "objective=behaviour", "window=512")
     assert re.search("runs models on images, and the images of zoo .* are not known; it needs a zoo with images", behaviour)
-    asked = refused(wsl.train.main, *place, "model=invariant_encoder", "objective.behaviour=2")
-    assert "runs models on images" in asked
+    named = refused(wsl.train.main, *place, "model=invariant_encoder", "objective.behaviour=2")
+    assert "runs models on images" in named
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -181,9 +181,9 @@ def test_probes_read_own_columns_and_leave_out_features_that_the_zoo_has_nothing
     assert not {"optimizer", "root", "pretraining"} & {row["target"] for row in probed}
     known = {(row["features"], row["target"]): row["value"] for row in probed if row["metric"] == "r2" and not row["control"]}
     assert known["factors", "score"] > 0.9  # which follows the learning rate
-    ceilings = {row["target"]: row["noise_ceiling"] for row in probed if row["value"] is not None}
-    assert ceilings["test_accuracy"] is None
-    assert ceilings["score"] == 1
+    limits = {row["target"]: row["noise_ceiling"] for row in probed if row["value"] is not None}
+    assert limits["test_accuracy"] is None
+    assert limits["score"] == 1
 
 
 def test_features_that_a_zoo_has_nothing_for_are_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,8 +2,8 @@
 
 - Some models have no known root: tokens are of the weights themselves, of all models, as differences would be of some alone.
 - No model has one: an invariant encoder reads no changes since the root, and forecasts none.
-- Models cannot be run on images: an objective leaves out its terms of predictions where it has others. Terms that were asked for on
-  the command line are refused instead.
+- Models cannot be run on images: an objective leaves out its terms of predictions where it has others. Terms that the command
+  line names are refused instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,8 +55,8 @@ def _without_images(config: TrainConfig, notes: list[str], lack: str) -> TrainCo
     if not instantiate(config.objective).runs_models:
         return config
     card = _class(config.objective).imageless(config.objective)
-    asked = _given(config, "objective")
-    if card is None or any(card[key] != value and key in asked for key, value in config.objective.items()):
+    given = _given(config, "objective")
+    if card is None or any(card[key] != value and key in given for key, value in config.objective.items()):
         raise InputError(
             f"objective {_name(config.objective)} runs models on images, and {lack}; it needs a zoo with images and models that "
             "timm builds; leave objective out"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wsl.probes.fold_runs import find_pretrained
+from wsl.probes.fold_runs import find_pretrained, usable
 from wsl.probes.label_efficiency import curves, runs_by_model
 from wsl.probes.probe import probed_checkpoints
 from wsl.probes.settings import LabelEfficiencyConfig
@@ -25,7 +25,8 @@ def main(config: LabelEfficiencyConfig) -> None:
     zoo = Zoo.open(zoo_folder(config.zoo))
     runs = runs_by_model(config.runs, zoo)
     pretrained = find_pretrained(Path(config.pretrained) if config.pretrained else None, zoo)
-    rows = curves(probed_checkpoints(zoo), runs, cards("features", config.features), config, console, pretrained=pretrained)
+    extractors = usable(cards("features", config.features), zoo, console)
+    rows = curves(probed_checkpoints(zoo), runs, extractors, config, console, pretrained=pretrained)
     write_curves(rows, Path(config.out), title=f"Few labels on {zoo.name} seed={zoo.seed}", command="wsl.few_labels")
     console.print(f"wrote {config.out}", soft_wrap=True)
 

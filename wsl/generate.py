@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wsl.data.logits import lack_to_run
 from wsl.generators.candidates import Card, candidates
 from wsl.generators.evaluation import Bench
 from wsl.generators.family import Generator, families_of, write_samples
@@ -49,19 +50,30 @@ def main(config: GenerateConfig) -> None:
 
 
 def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Run) -> None:
+    console = Console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("models"), TimeRemainingColumn()
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("encoding train models", total=None)
         families = families_of(run)
+        lack = lack_to_run(run.zoo)
+        notes = [f"{lack}: samples are compared by their weights alone"] if lack else []
         total = sum(map(len, families)) + config.n * len(every)
         progress.update(bar, description="train models", total=total)
-        bench = Bench(families, run.zoo.images("finetune"), seed=config.seed, advance=lambda n: progress.advance(bar, n))
+        images = None if lack else run.zoo.images("finetune")
+        bench = Bench(families, images, seed=config.seed, advance=lambda n: progress.advance(bar, n))
         rows, first = [bench.measure_train()], []
         for i, (name, card) in enumerate(every):
             done = total - config.n * (len(every) - i)
             progress.update(bar, description=name, completed=done)
             generator: Generator = instantiate(card)
-            samples = generator.fit(families).sample(config.n, stream(config.seed, "sample", name))
+            try:
+                generator = generator.fit(families)
+            except InputError as error:
+                if i == 0:
+                    raise
+                notes.append(f"{name} is left out: {error}")
+                continue
+            samples = generator.sample(config.n, stream(config.seed, "sample", name))
             scored = bench.score(samples)
             settings = {key: value for key, value in card.items() if key != "_target_"}
             rows.append(bench.measure(name, settings, scored))
@@ -71,7 +83,8 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
     (run.path / "generate.json").unlink(missing_ok=True)  # it is never of other samples than those beside it
     write_samples(run.path / "samples" / config.generator_name, first)
     write_json(run.path / "generate.json", rows)
-    console = Console()
+    for note in dict.fromkeys(notes):
+        console.print(note, soft_wrap=True, markup=False)
     console.print(generator_table(rows))
     console.print(f"wrote {run.path / 'generate.json'}", soft_wrap=True)
     console.print(f"models of {config.generator_name}: {run.path / 'samples' / config.generator_name}", soft_wrap=True)

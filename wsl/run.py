@@ -5,7 +5,8 @@ model reads (`standardizer.json` for tokens, `inputs.json` for invariants) and `
 builds only `_target_`s of cards: a config is foreign data.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from wsl.data.invariant_inputs import InvariantInputs
 from wsl.data.leakage import refuse_shared
-from wsl.data.pairs import with_roots
+from wsl.data.pairs import Pairs, rootless, roots_of, with_roots
 from wsl.data.standardizer import Standardizer
-from wsl.data.token_inputs import Pairs, TokenInputs
+from wsl.data.token_inputs import TokenInputs
 from wsl.run_files import check_config, read_config
 from wsl.run_models import read_models, recorded_split
+from wsl.run_weights import Source, Sources, as_many, name_of, nearest_root, weights_of
+from wsl.run_zoos import entries_of, find, first_of
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate, resolve
@@ -151,18 +154,20 @@ class Run:
         Raises `InputError` if it is gone or no longer the same.
         """
         if self._unseen is not None:
-            self.inputs.prepare(self._unseen)
-            return self._unseen
-        first, *others = self._entries
+            return self._prepared(self._unseen)
         if self._place is None:
-            return self._find(first)
-        return self._found([Path(self._place)], [entry["content_hash"] for entry in (first, *others)])
+            return self._prepared(find(self.path, entries_of(self.path, self.config)[0]))
+        hashes = [entry["content_hash"] for entry in entries_of(self.path, self.config)]
+        return self._prepared(first_of(self.path, [Path(self._place)], hashes))
 
     @cached_property
     def zoos(self) -> list[Zoo]:
         """All zoos that the run was trained on, the first one first. Raises `InputError` if one is gone or no longer the same."""
         here = self.zoo  # it may have moved since, and is known to whoever opened the run
-        return [here if entry["content_hash"] == here.content_hash else self._find(entry) for entry in self._entries]
+        return [
+            here if entry["content_hash"] == here.content_hash else self._prepared(find(self.path, entry))
+            for entry in entries_of(self.path, self.config)
+        ]
 
     @cached_property
     def split(self) -> Split[Zoo]:
@@ -180,16 +185,63 @@ class Run:
         frame = self.zoo.frame
         return frozenset(frame["model"][frame["weights_sha256"].isin({*train.values(), *val.values()})])
 
-    def embed(self, checkpoints: Zoo) -> Float[np.ndarray, "N F"]:
-        """Returns one vector per checkpoint of a selection of the run's zoo; not finite for a model that diverged."""
-        return self.embeddings(checkpoints).to_numpy(dtype=np.float32)
+    def embed(self, sources: Zoo | Sources, *, root: Source | None = None) -> Float[np.ndarray, "N F"]:
+        """Returns one vector per checkpoint; not finite for a model that diverged.
+
+        Args:
+            sources: a selection of the run's zoo; or a checkpoint, a module, a state dict, a path, or many of them, of any origin.
+            root: what the sources were fine-tuned from, of any of these kinds. None: the root that a checkpoint of the run's zoo
+                has, and for others the nearest root of the run's train models, where the model of the run needs one.
+
+        Raises:
+            InputError: a source cannot be read, or no root of the run has its shapes.
+        """
+        if isinstance(sources, Zoo) and root is None:
+            return self.embeddings(sources).to_numpy(dtype=np.float32)
+        given = None if root is None else weights_of(root)
+        every = list(sources) if isinstance(sources, Zoo) else as_many(sources)
+        return self.embed_weights(self._paired(source, given) for source in every)
+
+    def predict(self, sources: Zoo | Sources, *, root: Source | None = None, coverage: float | None = None) -> pd.DataFrame:
+        """Returns the predictions of `python -m wsl.predict`, one row per checkpoint.
+
+        Args:
+            sources, root: as in `embed`.
+            coverage: of the intervals; None: as in configs/predict.yaml.
+        """
+        prediction = importlib.import_module("wsl.probes.prediction")  # probes are a room above this one
+        return prediction.predict_sources(self, sources, root=root, coverage=coverage)
+
+    def root_of(self, source: Source) -> dict[str, Tensor] | None:
+        """Returns the weights of the root of a checkpoint of the run's zoo; None where there is none, or for another source."""
+        if not isinstance(source, Checkpoint) or not source.path.is_relative_to(self.zoo.path.resolve()):
+            return None
+        root = self.zoo.root(source)
+        return None if root is None else weights_of(root)
+
+    @cached_property
+    def roots(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of the known roots of the run's train models, by name, in float32."""
+        return {root.model: weights_of(root) for root in roots_of(self.split.train)}
+
+    def _paired(self, source: Source, given: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Returns the weights of a source with those of its root."""
+        weights = weights_of(source)
+        root = given if given is not None else self.root_of(source)
+        unknown = isinstance(source, Checkpoint) and source.root is None and rootless(self.split.train) > 0
+        if root is not None or not self.inputs.needs_root or not self.roots or unknown:
+            return weights, root
+        name, distance = nearest_root(weights, self.roots)
+        if distance == float("inf"):
+            raise InputError(f"{name_of(source, 0)} has the shapes of no root of the run; name what it was fine-tuned from: root=")
+        return weights, self.roots[name]
 
     def embeddings(self, checkpoints: Zoo) -> pd.DataFrame:
         """Returns what `embed` does, with names of columns (N F)."""
         return self.inputs.embed(self.model, checkpoints, within=self.zoo)
 
     def embed_weights(self, pairs: Pairs) -> Float[np.ndarray, "N F"]:
-        """Returns one vector per checkpoint, given its weights and those of its root, of any zoo or none."""
+        """Returns one vector per checkpoint, given its weights and those of its root (None: not known), of any zoo or none."""
         return self.inputs.embed_weights(self.model, pairs, within=self.zoo).to_numpy(dtype=np.float32)
 
     def encoder_inputs(self, checkpoints: Zoo) -> pd.DataFrame:
@@ -213,35 +265,9 @@ class Run:
         """
         return self.inputs.tokens.decode(self.model, tokens, latents, root=root)
 
-    @property
-    def _entries(self) -> list[Mapping[str, str]]:
-        """The entry of each zoo in the configuration."""
-        stored, others = self.config["zoo"], self.config.get("other_zoos", [])
-        entries = [stored, *(others if isinstance(others, list) else [others])]
-        keys = ("path", "relative", "content_hash")
-        if not all(isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries):
-            raise InputError(f"{self.path / 'config.yaml'} does not say which zoo the run is of; train it again")
-        return entries
-
-    def _find(self, entry: Mapping[str, str]) -> Zoo:
-        """Returns the zoo of an entry, where it lay, or where it lies from the run."""
-        return self._found([Path(entry["path"]), self.path / entry["relative"]], [entry["content_hash"]])
-
-    def _found(self, places: Sequence[Path], hashes: Sequence[str]) -> Zoo:
-        """Returns the first zoo in some places that has one of some hashes."""
-        found = [Zoo.open(place) for place in places if _is_zoo(place)]
-        point = f"point to it with zoo=<folder>, or Run.open('{self.path}', zoo=<folder>)"
-        if not found:
-            raise InputError(f"the zoo of run {self.path} is not at {' nor at '.join(map(str, places))}; if it has moved, {point}")
-        for zoo in found:
-            if zoo.content_hash in hashes:
-                self.inputs.prepare(zoo)
-                return zoo
-        now, then = found[0].content_hash[:12], hashes[0][:12]
-        raise InputError(
-            f"the zoo at {found[0].path} is not the one that run {self.path} was trained on (content hash {now}, then {then}): "
-            f"labels, splits or weights were changed since; if the old one is elsewhere, {point}, else train a new run on this one"
-        )
+    def _prepared(self, zoo: Zoo) -> Zoo:
+        self.inputs.prepare(zoo)
+        return zoo
 
 
 def inputs_of(card: Mapping[str, Any]) -> type[TokenInputs] | type[InvariantInputs]:
@@ -271,11 +297,3 @@ def run_folder(path: str | Path) -> Path:
     """Returns the folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
     given = Path(path)
     return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
-
-
-def _is_zoo(place: Path) -> bool:
-    """Tells whether a folder holds a zoo; no such place is none."""
-    try:
-        return (place / "zoo.json").is_file()
-    except (OSError, ValueError):  # a name too long, or no name at all
-        return False

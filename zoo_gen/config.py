@@ -87,6 +87,12 @@ def instantiate(card: Any, *, group: str | None = None) -> Any:
     return card
 
 
+@functools.cache
+def card_names(group: str) -> tuple[str, ...]:
+    """Returns the names of the cards of a group, in order."""
+    return tuple(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
+
+
 def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
     """Builds the cards of a group by name or pattern, in the order of their names. Raises `InputError` if one fits no card."""
     from omegaconf import OmegaConf
@@ -184,8 +190,7 @@ def help_of(config_name: str, about: str) -> str:
             inner = yaml.safe_load((CONFIGS / group / f"{chosen[group]}.yaml").read_text(encoding="utf-8"))["defaults"]
             chosen |= {name.strip("/"): choice for entry in inner if isinstance(entry, dict) for name, choice in entry.items()}
     groups = {group: card for group, card in chosen.items() if (CONFIGS / group).is_dir()}
-    cards = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in groups}
-    lines = [f"{group}: {card or 'null'}  # of {', '.join(cards[group])}" for group, card in groups.items()]
+    lines = [f"{group}: {card or 'null'}  # of {', '.join(card_names(group))}" for group, card in groups.items()]
     of_cards = [f"Cards of {CONFIGS}, group=card, or group.key=value for a value of one:", "", *lines, ""] if lines else []
     return "\n".join(
         [

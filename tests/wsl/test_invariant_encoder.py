@@ -21,7 +21,7 @@ from wsl.run import Run
 from wsl.train import main
 from wsl.training.pretraining import Pretraining, pretrain
 from wsl.training.settings import TrainConfig
-from wsl.training.targets import SUMMARIES, PretrainingTargets, summaries_of
+from wsl.training.targets import SUMMARIES, Evaluated, PretrainingTargets, summaries_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 from zoo_gen.splits import Split
@@ -176,12 +176,12 @@ def test_the_summary_is_learned_from_predictions_alone(zoo: Zoo, split: Split[Zo
 
 
 def test_models_of_other_images_are_learned_from_without_predictions(zoo: Zoo, split: Split[Zoo], wide_zoo: Path):
-    wide, images, card = Zoo.open(wide_zoo), zoo.images("finetune"), zoo.image_card("finetune")
-    assert not PretrainingTargets.of(wide, images, 16, card=card).log_probabilities.isfinite().any()
+    wide = Zoo.open(wide_zoo)
+    assert not PretrainingTargets.of(wide, Evaluated.of(zoo, 16)).log_probabilities.isfinite().any()
     _, inputs, found = fit(zoo, split, wide, config=SHORT, summary=1.0)
     assert all(np.isfinite(list(found.values())))
     assert any(column.startswith("blocks.3.") for column in inputs.columns)
-    joined = PretrainingTargets.joined([PretrainingTargets.of(one, images, 4, card=card) for one in (zoo, wide)])
+    joined = PretrainingTargets.joined([PretrainingTargets.of(one, Evaluated.of(zoo, 4)) for one in (zoo, wide)])
     assert set(joined.invariants["blocks.3.norm1.weight/present"]) == {0.0, 1.0}
 
 

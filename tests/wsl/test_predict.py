@@ -164,7 +164,7 @@ def test_damaged_probes_are_one_message(run: Run, tmp_path: Path, change: dict[s
     with pytest.raises(InputError, match=f"is damaged .*({message}).*delete it"):
         Predictor.read(tmp_path / FILE)
     Predictor(saved.tensors, {**saved.about, "classes": {"../x": []}}).save(tmp_path)
-    with pytest.raises(InputError, match="without a card"):
+    with pytest.raises(InputError, match="missing"):
         Predictor.read(tmp_path / FILE)
 
 

@@ -226,7 +226,7 @@ def test_a_page_names_the_command_for_a_part_that_is_missing():
 
 def test_every_view_of_a_menu_shows_all_models_and_shares_no_trace_with_another():
     frame = population()
-    figure = figures.learning_curves(frame, FACTORS)
+    figure = figures.learning_curves(frame, FACTORS, score="test_accuracy")
     assert list(figure.views) == ["root", "optimizer", "learning rate"]
     for traces in figure.views.values():
         drawn = [name for trace in traces for name in cast(Any, trace).text if name]

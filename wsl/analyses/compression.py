@@ -23,10 +23,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from wsl.data.logits import lack_to_run
+from wsl.data.pairs import root_weights
 from wsl.generators.family import flatten
 from wsl.generators.novelty import disagreement, euclidean
 from wsl.run import Run
-from zoo_gen import Checkpoint
+from zoo_gen import Checkpoint, InputError
 from zoo_gen.evaluate import logits
 from zoo_gen.files import sha256_of, write_json
 from zoo_gen.reader import read_json
@@ -90,16 +92,18 @@ def _diversity(families: Sequence[tuple[np.ndarray, np.ndarray]], distance: Call
 def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     """Returns the row of a run: its settings, its compression ratio (the lowest of any judged model), and what `measure` returns.
 
-    With a refinement, latents are refined before they are decoded.
+    With a refinement, latents are refined before they are decoded. Raises `InputError` where models cannot be run on images.
     """
+    if lack := lack_to_run(run.zoo):
+        raise InputError(f"compression is measured by the accuracy of decoded models, and {lack}")
     finals = list(run.split.test.select(final=True, status="ok"))
     tokens, latents = zip(*run.latents(finals), strict=True)
     if refinement is not None:
         latents = refinement(run, finals, latents)
-    families: dict[tuple[str, str], list[tuple[Checkpoint, dict[str, Tensor]]]] = defaultdict(list)
+    families: dict[tuple[str | None, str], list[tuple[Checkpoint, dict[str, Tensor]]]] = defaultdict(list)
     ratios = []
     for checkpoint, own, latent in zip(finals, tokens, latents, strict=True):
-        decoded = run.decode(own, latent, root=run.zoo.root(checkpoint).state_dict())
+        decoded = run.decode(own, latent, root=root_weights(run.zoo, checkpoint))
         families[checkpoint.root, json.dumps(checkpoint.architecture, sort_keys=True)].append((checkpoint, decoded))
         ratios.append(sum(tensor.numel() for tensor in decoded.values()) / run.model.numbers(own.positions))
     images = run.zoo.images("finetune").test

@@ -1,7 +1,7 @@
 """Inputs of an invariant encoder: the columns of `wsl.data.invariants` that it was trained on."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Self
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wsl.data.invariants import columns_by_kind, invariants, invariants_of
+from wsl.data.invariants import CHANGE, columns_by_kind, invariants, invariants_of
+from wsl.data.pairs import Pairs
 from zoo_gen import InputError, Zoo
 from zoo_gen.files import write_json
 from zoo_gen.reader import read_json
@@ -50,6 +51,11 @@ class InvariantInputs:
         """The keyword values of a model that follow from its inputs."""
         return {"columns": columns_by_kind(self.columns)}
 
+    @property
+    def needs_root(self) -> bool:
+        """Whether changes since a root are among the columns."""
+        return any(column.startswith(CHANGE) for column in self.columns)
+
     def prepare(self, zoo: Zoo) -> None:
         """Does nothing: invariants need no preparation."""
 
@@ -61,9 +67,7 @@ class InvariantInputs:
         """Returns the latents of checkpoints of a zoo (N Z)."""
         return self._latents(model, invariants_of(checkpoints))
 
-    def embed_weights(
-        self, model: nn.Module, pairs: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]], *, within: Zoo
-    ) -> pd.DataFrame:
+    def embed_weights(self, model: nn.Module, pairs: Pairs, *, within: Zoo) -> pd.DataFrame:
         """Returns the latents (N Z) of weights, each with those of its root."""
         return self._latents(model, invariants(pairs))
 

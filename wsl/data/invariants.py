@@ -3,7 +3,7 @@
 A root and its children have one order in common, so no order changes either where a tensor went as its root sees it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsl.data.cache import cached
-from wsl.data.pairs import pairs_of, with_roots
+from wsl.data.pairs import Pairs, weights_with_roots
 from wsl.data.stacks import Stack, changes, in_float32, stacked
 from zoo_gen import Zoo
 from zoo_gen.threads import in_threads
@@ -32,17 +32,17 @@ _VALUES, _QUANTILES = 32, (0.0, 0.25, 0.5, 0.75, 1.0)
 _NORMS, _STATISTICS = ("l1", "l2", "max"), ("mean", "variance", "q0", "q25", "q50", "q75", "q100")
 
 
-def invariants(checkpoints: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> pd.DataFrame:
+def invariants(checkpoints: Pairs) -> pd.DataFrame:
     """Describes every tensor of checkpoints, and what became of it since the root.
 
     Args:
-        checkpoints: the weights of each, and of the root that it descends from.
+        checkpoints: the weights of each, and of the root that it descends from; None where that is not known.
 
     Returns:
         One row per checkpoint (N C). Columns are `<tensor>/<what>` of the weights and `change of <tensor>/<what>` of what differs
         from the root, which heads do not have: norms and singular values (logarithms), mean, variance and quantiles; of changes
-        also those of `direction`; and `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor; where one is not finite,
-        all of its row is.
+        also those of `direction`; and `<tensor>/present`, 1 or 0. NaN where a checkpoint lacks a tensor or a root; where one is not
+        finite, all of its row is.
 
     Raises:
         InputError: a checkpoint is of no known architecture.
@@ -71,8 +71,7 @@ def _described(stack: Stack) -> pd.DataFrame:
 
 def invariants_of(checkpoints: Zoo) -> pd.DataFrame:
     """Describes the checkpoints of a zoo, or finds their description in the cache; see `invariants`."""
-    pairs = ((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
-    return cached(invariants, checkpoints, lambda: invariants(pairs))
+    return cached(invariants, checkpoints, lambda: invariants(weights_with_roots(checkpoints)))
 
 
 def columns_by_kind(columns: Sequence[str]) -> dict[str, list[int]]:
@@ -94,10 +93,10 @@ def columns_by_kind(columns: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-def _with_changes(pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _with_changes(pair: tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]) -> dict[str, Tensor]:
     """The tensors of a checkpoint, and their changes by names of their own."""
-    weights, root = map(in_float32, pair)
-    return weights | {f"{CHANGE}{name}": tensor for name, tensor in changes(weights, root).items()}
+    weights = in_float32(pair[0])
+    return weights | {f"{CHANGE}{name}": tensor for name, tensor in changes(weights, in_float32(pair[1] or {})).items()}
 
 
 def direction(change: Float[Tensor, "K *shape"], weights: Float[Tensor, "K *shape"]) -> dict[str, Float[np.ndarray, "K"]]:

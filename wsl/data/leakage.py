@@ -60,9 +60,11 @@ def refuse_shared(seen: Zoo, probed: Zoo, *, advice: str) -> None:
 def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
     """Raises `InputError` if models of a zoo were fine-tuned on test images of the zoo to be probed.
 
-    Images are compared where both zoos hold them in memory, in one size and normalised alike; others are let through.
+    Images are compared where both zoos hold them in memory, in one size and normalised alike; others are let through, and zoos
+    without images.
     """
-    if seen.config["config"].get("finetune_images") == probed.config["config"].get("finetune_images"):
+    cards = [zoo.config["config"].get("finetune_images") for zoo in (seen, probed)]
+    if cards[0] == cards[1] or None in cards:
         return
     train, test = seen.images("finetune").train.pixels, probed.images("finetune").test.pixels
     if not isinstance(train, Tensor) or not isinstance(test, Tensor) or train.shape[1:] != test.shape[1:]:

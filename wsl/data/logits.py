@@ -10,6 +10,18 @@ from zoo_gen.evaluate import logits
 _MODELS_AT_ONCE = 64
 
 
+def lack_to_run(zoo: Zoo) -> str:
+    """Returns what a zoo lacks whose fine-tuned models are to be run on its images, for a message; nothing if it has all."""
+    if not isinstance(zoo.config["config"].get("finetune_images"), dict):
+        return f"the images of zoo {zoo.path} are not known"
+    children = zoo.select(stage="finetune", final=True)
+    one_each = children.select(path=children.frame.drop_duplicates("config_sha256")["path"].tolist())
+    for checkpoint in one_each:
+        if checkpoint.architecture.get("architecture") is None:
+            return f"the architecture of model {checkpoint.model} of zoo {zoo.path} is not known"
+    return ""
+
+
 def run_models(checkpoints: Zoo, pixels: Float[Tensor, "I C H W"]) -> Float[np.ndarray, "N I classes"]:
     """Returns the logits of checkpoints on the same images, NaN where a model has fewer classes."""
     every = list(checkpoints)

@@ -47,18 +47,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A checkpoint and the root that it descends from, each in its safetensors file."""
+    """A checkpoint and the root that it descends from, if that is known, each in its safetensors file."""
 
     checkpoint: Checkpoint
-    root: Checkpoint
+    root: Checkpoint | None
     tokenizer: Tokenizer
     plan: Plan
     sums: Sums
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, root: Checkpoint, tokenizer: Tokenizer) -> "FileSource":
+    def of(cls, checkpoint: Checkpoint, root: Checkpoint | None, tokenizer: Tokenizer) -> "FileSource":
         """Reads a checkpoint once, part by part where tokens stream."""
-        weights, reference = MemoryMapped(checkpoint), MemoryMapped(root)
+        weights, reference = _mapped(checkpoint), None if root is None else _mapped(root)
         plan = tokenizer.plan(weights, root=reference)
         if tokenizer.local:
             parts = parts_of(plan, weights, reference)
@@ -68,10 +68,15 @@ class FileSource:
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""
-        weights, root = MemoryMapped(self.checkpoint), MemoryMapped(self.root)
+        weights, root = _mapped(self.checkpoint), None if self.root is None else _mapped(self.root)
         if self.tokenizer.local:
             return window.read(weights, root)
         return self.tokenizer.encode(weights, root=root).values[window.start : window.stop].clone()
+
+
+def _mapped(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint as views of its file, or as whoever adopted it names them."""
+    return checkpoint.state_dict() if checkpoint.is_reference else MemoryMapped(checkpoint)
 
 
 class MemoryMapped(Mapping[str, Tensor]):
@@ -107,7 +112,7 @@ class MemoryMapped(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def scan(pairs: Iterable[tuple[Checkpoint, Checkpoint]], tokenizer: Tokenizer) -> list[FileSource]:
+def scan(pairs: Iterable[tuple[Checkpoint, Checkpoint | None]], tokenizer: Tokenizer) -> list[FileSource]:
     """Reads checkpoints (each with its root) once, in one pass, and returns those with finite weights.
 
     They may be of several zoos, shapes and families. Equal plans become one object.

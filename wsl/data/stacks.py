@@ -1,5 +1,6 @@
 """Weights of many checkpoints at once: stacks of one shape, as they are or as differences to the root."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from wsl.data.pairs import pairs_of, with_roots
 from wsl.layout.lookup import layout_of
-from zoo_gen import Zoo
+from zoo_gen import Checkpoint, Zoo
 from zoo_gen.threads import in_threads
 
 WEIGHTS_AT_ONCE = 8_000_000
 Reference = Literal["none", "root"]
 """`none` for the weights themselves, `root` for their difference to the root's. A head is new in every model and has no
-counterpart there, so it is always taken as it is."""
+counterpart there, so it is always taken as it is. All of a model without a known root is NaN."""
 
 Stack = tuple[list[int], dict[str, Tensor]]
 """The rows of some checkpoints, and their weights (K, *shape) by name."""
@@ -27,9 +28,13 @@ def stacks(checkpoints: Zoo, *, reference: Reference) -> Iterator[Stack]:
     """Yields all checkpoints, stacked with others of the same shapes; not in order, hence the rows."""
 
     def weights() -> Iterator[dict[str, Tensor]]:
-        for checkpoint, root in with_roots(pairs_of(checkpoints)) if reference == "root" else ((c, {}) for c in checkpoints):
+        for checkpoint, root in with_roots(pairs_of(checkpoints) if reference == "root" else ((c, None) for c in checkpoints)):
             own = in_float32(checkpoint.state_dict())
-            yield own | changes(own, in_float32(root)) if reference == "root" else own
+            if root is not None:
+                own |= changes(own, in_float32(root))
+            elif reference == "root":
+                own = {name: torch.full_like(tensor, torch.nan) for name, tensor in own.items()}
+            yield own
 
     return stacked(weights())
 
@@ -46,6 +51,14 @@ def stacked(checkpoints: Iterable[dict[str, Tensor]]) -> Iterator[Stack]:
     yield from (_stack(alike) for alike in waiting.values() if alike)
 
 
+def shape_key(checkpoint: Checkpoint) -> str:
+    """Returns a text that is equal for checkpoints of one architecture: of its card, or of its tensors where no card names it."""
+    card = checkpoint.architecture
+    if card.get("architecture") is not None:
+        return json.dumps(card, sort_keys=True)
+    return json.dumps({name: list(tensor.shape) for name, tensor in checkpoint.state_dict().items()}, sort_keys=True)
+
+
 def in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns weights in single precision."""
     return {name: tensor.float() for name, tensor in weights.items()}
@@ -53,6 +66,8 @@ def in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def changes(weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns weights minus the root's, of those that have a counterpart there; a head has none, whatever its shape."""
+    if not root:
+        return {}
     new = {slot.name for slot in layout_of(weights).slots for part in slot.parts if part.role == "head"}
     shared = {name for name, tensor in root.items() if name not in new and name in weights and weights[name].shape == tensor.shape}
     return {name: tensor - root[name] for name, tensor in weights.items() if name in shared}

@@ -1,6 +1,5 @@
 """Inputs of a hyper-representation: the tokens of checkpoints, standardised, and how they pass through a model window by window."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,14 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsl.data.pairs import pairs_of, roots_of, with_roots
+from wsl.data.pairs import Pairs, pairs_of, root_weights, rootless, roots_of, weights_with_roots
 from wsl.data.sources import scan
+from wsl.data.stacks import shape_key
 from wsl.data.standardizer import Standardizer
 from wsl.data.windows import padded
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import window_starts
-from zoo_gen import Zoo
+from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.reader import read_json
 from zoo_gen.threads import batched, in_threads
@@ -31,9 +31,6 @@ CHECKPOINTS_AT_ONCE = 32
 
 WEIGHTS_AT_ONCE = 2**24
 """Weights of checkpoints that are encoded, or decoded and evaluated, together, at most; a larger checkpoint is alone."""
-
-Pairs = Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
-"""Weights of checkpoints, each with those of its root."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,18 @@ class TokenInputs:
         """These inputs: they are of tokens."""
         return self
 
+    @property
+    def needs_root(self) -> bool:
+        """Whether tokens are differences to a root."""
+        return self.tokenizer.reference == "root"
+
     def prepare(self, zoo: Zoo) -> None:
-        """Tells the tokenizer the roots of a zoo."""
+        """Tells the tokenizer the roots of a zoo. Raises `InputError` for tokens of differences where a root is not known."""
+        if self.needs_root and (count := rootless(zoo)):
+            raise InputError(
+                f"tokens of this run are differences to a root, and {count} models of {zoo.path} have no known root; name them "
+                "where the zoo is adopted, or train a run on tokens of the weights themselves: tokenizer.reference=none"
+            )
         self.tokenizer.prepare(roots_of(zoo))
 
     def table(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
@@ -87,11 +94,11 @@ class TokenInputs:
             encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
             return ((tokens, self.standardizer.standardize(tokens)) for tokens in encoded)
 
-        return self._pooled(model, standardized, _pairs(checkpoints), within)
+        return self._pooled(model, standardized, weights_with_roots(checkpoints), within)
 
     def embed(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
         """Returns the latents of checkpoints, pooled over each (block, role) of `within` (N F); NaN for a model that diverged."""
-        return self.embed_weights(model, _pairs(checkpoints), within=within)
+        return self.embed_weights(model, weights_with_roots(checkpoints), within=within)
 
     def embed_weights(self, model: Any, pairs: Pairs, *, within: Zoo) -> pd.DataFrame:
         """Returns the pooled latents (N F) of weights, each with those of its root; see `embed`."""
@@ -147,17 +154,13 @@ class TokenInputs:
         return torch.cat(pieces, dim=-2)
 
 
-def _pairs(checkpoints: Zoo) -> Pairs:
-    return ((checkpoint.state_dict(), root) for checkpoint, root in with_roots(pairs_of(checkpoints)))
-
-
 @lru_cache(16)
 def _groups(tokenizer: Tokenizer, zoo: Zoo) -> tuple[tuple[int, int], ...]:
     """Returns the (block, role) that tokens of a zoo have, whatever the shape of the model."""
     found: set[tuple[int, int]] = set()
-    shapes = {json.dumps(c.architecture, sort_keys=True): c for c in zoo.select(stage="finetune", final=True)}
+    shapes = {shape_key(checkpoint): checkpoint for checkpoint in zoo.select(stage="finetune", final=True)}
     for checkpoint in shapes.values():
-        plan = tokenizer.plan(checkpoint.state_dict(), root=zoo.root(checkpoint).state_dict())
+        plan = tokenizer.plan(checkpoint.state_dict(), root=root_weights(zoo, checkpoint))
         found |= {(group.block, ROLES.index(group.role)) for group in plan.groups}
     return tuple(sorted(found))
 

@@ -67,18 +67,19 @@ class TokenStatistics:
     def energy(self, *, blocks: int, roles: int, tokens: int) -> tuple[Float[Tensor, "blocks roles tokens D"], list[Plan]]:
         """Returns the energy of each number of the tokens by position, the largest 1, 0 where no checkpoint has such a token.
 
-        Energies are mean squares over the train checkpoints of a root, and their geometric mean over roots and shapes of models, so
-        that the few that change most do not decide alone. Of more than `CHECKPOINTS` sources, evenly many are left out.
+        Energies are mean squares over the train checkpoints of a root (or of none), and their geometric mean over roots and shapes
+        of models, so that the few that change most do not decide alone. Of more than `CHECKPOINTS` sources, evenly many are left
+        out.
 
         Returns:
             The energies, and the plans of the checkpoints. Raises `InputError` for positions that do not fit.
         """
-        sums: dict[tuple[str, Plan], Tensor] = {}
-        counts: dict[tuple[str, Plan], int] = defaultdict(int)
-        strength: dict[tuple[str, Plan], Tensor] = {}
+        sums: dict[tuple[str | None, Plan], Tensor] = {}
+        counts: dict[tuple[str | None, Plan], int] = defaultdict(int)
+        strength: dict[tuple[str | None, Plan], Tensor] = {}
         for source in self.sources[:: -(-len(self.sources) // CHECKPOINTS)]:
             family = (source.checkpoint.root, source.plan)
-            weights, root = source.checkpoint.state_dict(), source.root.state_dict()
+            weights, root = source.checkpoint.state_dict(), None if source.root is None else source.root.state_dict()
             squares = source.tokenizer.encode(weights, root=root).values.double().square()
             sums[family] = sums.get(family, 0) + squares
             counts[family] += 1

@@ -19,8 +19,8 @@ def update_norms_of(checkpoints: Zoo) -> pd.DataFrame:
 
     Returns:
         One row per checkpoint (N C), in the order of the zoo. Columns are `to <tensor>` and `from <tensor>`: logarithms of the norm
-        of the difference to the kept checkpoint before (at first the root, which has no head) and to the one after.
-        NaN where there is none, or where weights are not finite.
+        of the difference to the kept checkpoint before (at first the root, which has no head and may not be known) and to the one
+        after. NaN where there is none, or where weights are not finite.
     """
     return cached(update_norms_of, checkpoints, lambda: _update_norms(checkpoints))
 
@@ -34,12 +34,12 @@ def _update_norms(checkpoints: Zoo) -> pd.DataFrame:
     return found.where(np.isfinite(found))
 
 
-def _norms(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> Iterator[dict[str, float]]:
+def _norms(pairs: Iterable[tuple[Checkpoint, Checkpoint | None]]) -> Iterator[dict[str, float]]:
     """Yields the norms of the last update of checkpoints that come model by model and epoch by epoch."""
     model, before = None, dict[str, Tensor]()
     for checkpoint, root in with_roots(pairs):
         weights = in_float32(checkpoint.state_dict())
         same = checkpoint.model == model
-        update = {name: w - before[name] for name, w in weights.items()} if same else changes(weights, in_float32(root))
+        update = {name: w - before[name] for name, w in weights.items()} if same else changes(weights, in_float32(root or {}))
         yield {name: float(tensor.norm().clamp(min=_FLOOR).log()) for name, tensor in update.items()}
         model, before = checkpoint.model, weights

@@ -1,6 +1,7 @@
 """The generating factors of a model, one column per level, and products of every two: a baseline that knows the recipe alone."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,15 @@ class Factors(Features):
 
     reads: tuple[str, ...] = (*ALL_FACTORS, "root")
 
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks; see `Features.lack`."""
+        varied = _varied(zoo.select(stage="finetune"), ALL_FACTORS)
+        return "" if varied else f"no generating factor varies in {zoo.path}"
+
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the indicators of each checkpoint (N F); see `Features.extract`."""
         columns = [*ALL_FACTORS, "root"] if run.config["split"] == "by_model" else [*ALL_FACTORS]
-        chosen = checkpoints.frame[[name for name in columns if len(checkpoints.frame[name].unique()) > 1]]
+        chosen = checkpoints.frame[_varied(checkpoints, columns)]
         levels = pd.get_dummies(chosen.astype(str), prefix_sep="=").astype(float)
         products = {
             f"{one} x {other}": levels[one] * levels[other]
@@ -27,3 +33,7 @@ class Factors(Features):
             if np.any(levels[one] * levels[other])
         }
         return pd.concat([levels, pd.DataFrame(products, index=levels.index)], axis=1)
+
+
+def _varied(checkpoints: Zoo, columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if len(checkpoints.frame[name].unique()) > 1]

@@ -5,6 +5,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import pandas as pd
 
+from wsl.data.pairs import roots_of
 from wsl.run import Run
 from zoo_gen import Zoo
 
@@ -29,6 +30,10 @@ class Features(Protocol):
         """Returns how rows of tables are called, given the names of the features' card and of the model's."""
         return card
 
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks that the features are made of, for a message; nothing if it has all."""
+        return ""
+
     def seen(self, run: Run) -> Set[str]:
         """Returns the ids of the models that the features were fitted on: none, or at most the run's train and val models."""
         return frozenset()
@@ -46,6 +51,11 @@ class Features(Protocol):
             (a tensor of another head, say) is NaN, or no column at all where no checkpoint has it.
         """
         ...
+
+
+def lack_of_roots(zoo: Zoo) -> str:
+    """Returns what differences to roots lack in a zoo: any root that is known."""
+    return "" if roots_of(zoo) else f"no model of {zoo.path} has a known root"
 
 
 def train_models(run: Run) -> frozenset[str]:

@@ -10,7 +10,7 @@ from zoo_gen import Zoo
 
 
 class Joined(Features):
-    """All columns of its parts.
+    """All columns of its parts, but for parts that a zoo lacks something for.
 
     Args:
         parts: the kinds of features.
@@ -26,11 +26,17 @@ class Joined(Features):
         """Returns the name of the card with that of the model in place of `embedding`."""
         return card.replace("embedding", model)
 
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks for the last of its parts, where it lacks something for each; see `Features.lack`."""
+        lacks = [part.lack(zoo) for part in self.parts]
+        return lacks[-1] if all(lacks) else ""
+
     def seen(self, run: Run) -> Set[str]:
         """Returns the models that any of the parts has seen."""
         return frozenset().union(*(part.seen(run) for part in self.parts))
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the features of each checkpoint (N F); see `Features.extract`."""
-        tables = [part.extract(run, checkpoints).add_prefix(f"{i}/") for i, part in enumerate(self.parts)]
+        parts = [(i, part) for i, part in enumerate(self.parts) if not part.lack(checkpoints)]
+        tables = [part.extract(run, checkpoints).add_prefix(f"{i}/") for i, part in parts]
         return pd.concat(tables, axis=1)

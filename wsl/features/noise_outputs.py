@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from wsl.data.cache import cached
-from wsl.data.logits import run_models
+from wsl.data.logits import lack_to_run, run_models
 from wsl.features.features import Features, Kind
 from wsl.run import Run
 from zoo_gen import Zoo
@@ -23,6 +23,10 @@ class NoiseOutputs(Features):
 
     def __init__(self, *, images: int, seed: int) -> None:
         self.images, self.seed = images, seed
+
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks; see `Features.lack`."""
+        return lack_to_run(zoo)
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the outputs of each checkpoint (N F); see `Features.extract`."""

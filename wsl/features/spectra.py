@@ -8,7 +8,7 @@ from torch import Tensor
 from wsl.data.cache import cached
 from wsl.data.invariants import spectrum
 from wsl.data.stacks import Reference, tensor_table
-from wsl.features.features import Features
+from wsl.features.features import Features, lack_of_roots
 from wsl.run import Run
 from zoo_gen import Zoo
 
@@ -24,6 +24,10 @@ class Spectra(Features):
     def __init__(self, *, reference: Reference, values: int) -> None:
         self.reference: Reference = reference
         self.values = values
+
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks; see `Features.lack`."""
+        return lack_of_roots(zoo) if self.reference == "root" else ""
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the spectra of each checkpoint (N F), columns `<tensor>/<what>`; see `Features.extract`."""

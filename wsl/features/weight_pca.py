@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wsl.data.cache import cached
 from wsl.data.stacks import Reference, stacks
-from wsl.features.features import Features, train_models
+from wsl.features.features import Features, lack_of_roots, train_models
 from wsl.run import Run
 from zoo_gen import Zoo
 
@@ -36,6 +36,10 @@ class WeightPCA(Features):
     def seen(self, run: Run) -> Set[str]:
         """Returns the train models."""
         return train_models(run)
+
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks; see `Features.lack`."""
+        return lack_of_roots(zoo) if self.reference == "root" else ""
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the scores of each checkpoint (N F); see `Features.extract`."""

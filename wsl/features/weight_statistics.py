@@ -15,7 +15,7 @@ from torch import Tensor
 from wsl.data.cache import cached
 from wsl.data.invariants import statistics
 from wsl.data.stacks import Reference, tensor_table
-from wsl.features.features import Features
+from wsl.features.features import Features, lack_of_roots
 from wsl.run import Run
 from zoo_gen import Zoo
 
@@ -31,6 +31,10 @@ class WeightStatistics(Features):
     def __init__(self, *, reference: Reference, quantiles: Sequence[float]) -> None:
         self.reference: Reference = reference
         self.quantiles = list(quantiles)
+
+    def lack(self, zoo: Zoo) -> str:
+        """Returns what a zoo lacks; see `Features.lack`."""
+        return lack_of_roots(zoo) if self.reference == "root" else ""
 
     def extract(self, run: Run, checkpoints: Zoo) -> pd.DataFrame:
         """Returns the statistics of each checkpoint (N F), columns `<tensor>/<statistic>`; see `Features.extract`."""

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.generators.family import Family, Sample, flatten
-from wsl.generators.novelty import Distances, disagreement, euclidean, judge, null_if_undefined, pool
+from wsl.generators.novelty import Distance, Distances, disagreement, euclidean, judge, null_if_undefined, pool
 from wsl.layout import layout_of
+from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.stacks import stack
 from zoo_gen.architecture import skeleton
@@ -32,7 +33,7 @@ MODELS_AT_ONCE = 64
 class Scored:
     """S models of one family: weights modulo symmetry, accuracies on the test images, predicted classes of the val images.
 
-    Distances of weights are the Euclidean distances of `vectors`.
+    Distances of weights are the Euclidean distances of `vectors`. Without images, accuracies are NaN, and there are no predictions.
     """
 
     vectors: Float[np.ndarray, "S F"]
@@ -41,26 +42,41 @@ class Scored:
 
 
 def score_models(
-    states: Sequence[State], *, family: Family, images: Images, advance: Callable[[int], None] = lambda done: None
+    states: Sequence[State], *, family: Family, images: Images | None, advance: Callable[[int], None] = lambda done: None
 ) -> Scored:
     """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
 
-    Test images give the accuracies, val images the predicted classes. `advance` is called with the number of models of each stack.
+    Test images give the accuracies, val images the predicted classes; no images give neither. `advance` is called with the number
+    of models of each stack.
     """
     first, which = distinct([flatten(state) for state in states])
-    pixels = torch.cat([images.test.pixels, images.val.pixels])
-    layout = layout_of(skeleton(family.architecture))
-    reference = stack([family.states[0]])
+    pixels = None if images is None else torch.cat([images.test.pixels, images.val.pixels])
+    layout, reference = layout_of_family(family), stack([family.states[0]])
     copies = np.bincount(which)
     vectors, accuracy, predictions = [], [], []
     for start in range(0, len(first), MODELS_AT_ONCE):
         chosen = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
-        test, val = logits(family.architecture, chosen, pixels).split([len(images.test), len(images.val)], dim=1)
-        vectors.append(aligned_vectors(stack(chosen), layout, to=reference))
-        accuracy.append(score_logits(test, images.test.labels).accuracy)
-        predictions.append(val.argmax(-1))
+        if layout is None:
+            vectors.append(np.stack([flatten(state) for state in chosen]).astype(np.float64))
+        else:
+            vectors.append(aligned_vectors(stack(chosen), layout, to=reference))
+        if images is None or pixels is None:
+            accuracy.append(np.full(len(chosen), np.nan))
+            predictions.append(np.empty((len(chosen), 0), dtype=np.int64))
+        else:
+            test, val = logits(family.architecture, chosen, pixels).split([len(images.test), len(images.val)], dim=1)
+            accuracy.append(score_logits(test, images.test.labels).accuracy)
+            predictions.append(val.argmax(-1))
         advance(int(copies[start : start + MODELS_AT_ONCE].sum()))
     return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
+
+
+def layout_of_family(family: Family) -> Layout | None:
+    """Returns the layout that the models of a family are aligned by; None where neither its classes nor its heads are known."""
+    if family.architecture.get("architecture") is not None:
+        return layout_of(skeleton(family.architecture))
+    heads = family.architecture.get("num_heads")
+    return None if heads is None else layout_of(family.states[0], heads=heads)
 
 
 def distinct(rows: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray]:
@@ -73,11 +89,12 @@ def distinct(rows: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray]:
 class Bench:
     """Families of train models, scored once, against which any number of generators are measured.
 
-    The seed is that of the random subsets that diversity is computed on. Images and `advance` are as in `score_models`.
+    The seed is that of the random subsets that diversity is computed on. Images (None where models cannot be run) and `advance` are
+    as in `score_models`.
     """
 
     def __init__(
-        self, families: Sequence[Family], images: Images, *, seed: int, advance: Callable[[int], None] = lambda done: None
+        self, families: Sequence[Family], images: Images | None, *, seed: int, advance: Callable[[int], None] = lambda done: None
     ):
         self.families, self.images, self.seed, self.advance = families, images, seed, advance
         self.train = self._score([(family, family.states) for family in families])
@@ -123,7 +140,7 @@ class Bench:
                 "n": len(accuracies),
                 "accuracy": {"median": median, "q25": q25, "q75": q75},
                 **verdict,
-                "aligned": True,
+                "aligned": all(layout_of_family(self.families[i]) is not None for i in scored),
                 "samples": {
                     "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
                     "accuracy": accuracies,
@@ -134,11 +151,13 @@ class Bench:
 
 
 def _distances(models: Scored, train: Scored) -> dict[str, Distances]:
-    """Distances in both spaces; train models themselves are measured each against the others."""
-    pairs = {
-        "weights": (models.vectors, train.vectors, euclidean),
-        "behaviour": (models.predictions, train.predictions, disagreement),
-    }
+    """Distances in both spaces, or of weights alone where there are no predictions.
+
+    Train models themselves are measured each against the others.
+    """
+    pairs: dict[str, tuple[np.ndarray, np.ndarray, Distance]] = {"weights": (models.vectors, train.vectors, euclidean)}
+    if train.predictions.shape[1]:
+        pairs["behaviour"] = (models.predictions, train.predictions, disagreement)
     if models is train:
         return {space: Distances.among(b, distance=distance) for space, (_, b, distance) in pairs.items()}
     return {space: Distances.between(a, b, distance=distance) for space, (a, b, distance) in pairs.items()}

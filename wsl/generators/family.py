@@ -1,7 +1,8 @@
-"""Family: the fine-tuned train models of one root with one head type, which a generator is fitted on.
+"""Family: the fine-tuned train models of one root, head type and shape, which a generator is fitted on.
 
-Models of a family share a shape and their root, so their weights (N W) and latents (N T Z) are points of one space. A sample
-inherits root and head type. A generator samples weights or latents; the family turns either into a state dict.
+Models of a family share a shape and their root, so their weights (N W) and latents (N T Z) are points of one space. Models whose
+roots are not known are one family for each shape. A sample inherits root and head type. A generator samples weights or latents;
+the family turns either into a state dict.
 """
 
 import shutil
@@ -18,6 +19,8 @@ from einops import pack
 from jaxtyping import Float
 from torch import Tensor
 
+from wsl.data.pairs import root_weights
+from wsl.data.stacks import shape_key
 from wsl.run import Run
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen.errors import InputError
@@ -27,24 +30,28 @@ from zoo_gen.zoo import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """The train models of one root and one head type."""
+    """The train models of one root, head type and shape; None for a root or head that is not known.
 
-    root: str
-    head: str
+    `variant` tells families apart that differ in shape alone.
+    """
+
+    root: str | None
+    head: str | None
     architecture: Mapping[str, Any]
-    root_state: Mapping[str, Tensor]
+    root_state: Mapping[str, Tensor] | None
     states: Sequence[Mapping[str, Tensor]]
     val_accuracy: Float[np.ndarray, " N"]
     latents: Float[np.ndarray, "N T Z"]
     decode: Callable[[Float[np.ndarray, "T Z"]], dict[str, Tensor]]
+    variant: str = ""
 
     def __len__(self) -> int:
         return len(self.states)
 
     @property
     def name(self) -> str:
-        """Root and head type, for people."""
-        return f"{self.root}/{self.head}"
+        """Root, head type and variant, as far as they are known, for people."""
+        return "/".join(filter(None, (self.root or "unknown root", self.head, self.variant)))
 
     @cached_property
     def weights(self) -> Float[np.ndarray, "N W"]:
@@ -58,7 +65,7 @@ class Family:
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def anchors(self, count: int | None) -> np.ndarray:
-        """Indices of the `count` train models with the best val accuracy; None means all."""
+        """Indices of the `count` train models with the best val accuracy, those without one last; None means all."""
         return np.argsort(-self.val_accuracy, kind="stable")[:count]
 
 
@@ -104,7 +111,7 @@ def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) 
 
 
 def families_of(run: Run) -> list[Family]:
-    """Returns the train models of a run at their final epochs by root and head type; diverged models are left out.
+    """Returns the train models of a run at their final epochs by root, head type and shape; diverged models are left out.
 
     Raises:
         InputError: no train model is left.
@@ -112,24 +119,32 @@ def families_of(run: Run) -> list[Family]:
     finals = run.split.train.select(final=True, status="ok")
     groups = defaultdict(list)
     for checkpoint, encoded in zip(finals, run.latents(finals), strict=True):
-        groups[checkpoint.root, checkpoint.factors["head"]].append((checkpoint, *encoded))
+        groups[checkpoint.root, checkpoint.factors["head"], shape_key(checkpoint)].append((checkpoint, *encoded))
     if not groups:
         raise InputError(f"run {run.path} has no train model that finished without diverging; make a larger zoo")
-    return [_family(run, *zip(*members, strict=True)) for members in groups.values()]
+    shapes: dict[tuple[str | None, str | None], list[str]] = defaultdict(list)
+    for root, head, shape in groups:
+        shapes[root, head].append(shape)
+    variants = [f"shape {n}" if (n := shapes[root, head].index(shape)) else "" for root, head, shape in groups]
+    return [_family(run, variant, *zip(*of, strict=True)) for variant, of in zip(variants, groups.values(), strict=True)]
 
 
-def _family(run: Run, checkpoints: Sequence[Checkpoint], tokens: Sequence[Tokens], latents: Sequence[Tensor]) -> Family:
+def _family(
+    run: Run, variant: str, checkpoints: Sequence[Checkpoint], tokens: Sequence[Tokens], latents: Sequence[Tensor]
+) -> Family:
     first = checkpoints[0]
-    root_state = run.zoo.root(first).state_dict()
+    root_state = root_weights(run.zoo, first)
+    accuracies = [checkpoint.results["val_accuracy"] for checkpoint in checkpoints]
     return Family(
         root=first.root,
         head=first.factors["head"],
         architecture=first.architecture,
         root_state=root_state,
         states=[checkpoint.state_dict() for checkpoint in checkpoints],
-        val_accuracy=np.array([checkpoint.results["val_accuracy"] for checkpoint in checkpoints]),
+        val_accuracy=np.array([np.nan if accuracy is None else accuracy for accuracy in accuracies]),
         latents=np.stack([one.numpy() for one in latents]),
         decode=lambda latents: run.decode(tokens[0], torch.from_numpy(latents).float(), root=root_state),
+        variant=variant,
     )
 
 

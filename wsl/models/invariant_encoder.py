@@ -9,7 +9,7 @@ head alone. The last kind reads few numbers, which mean the same whatever the ro
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -109,6 +109,12 @@ class InvariantEncoder(nn.Module):
         )
         self.register_buffer("mean", torch.zeros(len(columns["everything"])))
         self.register_buffer("deviation", torch.ones(len(columns["everything"])))
+
+    @classmethod
+    def rootless(cls, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the card of an encoder of as many members for models whose roots are not known: all of them read everything."""
+        kinds = ("everything", "updates", "directions")
+        return {**card, **dict.fromkeys(kinds, 0), "everything": sum(card[kind] for kind in kinds)}
 
     def fit_scales(self, invariants: Float[Tensor, "N C"]) -> None:
         """Takes means and deviations from train checkpoints (NaN: not there); a column that never varies is not read."""

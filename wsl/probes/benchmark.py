@@ -15,9 +15,10 @@ from rich.progress import Progress
 from wsl.features.features import Features
 from wsl.probes.comparison import compare, marked
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, subsets, tables_of
-from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, variants
+from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, usable, variants
 from wsl.probes.probe import Probe, probed_checkpoints
 from wsl.probes.settings import BenchmarkConfig, Settings
+from wsl.probes.targets import targets_of
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.blueprint import FOLDS
@@ -37,7 +38,7 @@ def benchmark(
     Raises:
         InputError: a card is unknown, or a split or the features of a fold leak.
     """
-    probes, extractors = cards("probe", config.targets), cards("features", config.features)
+    probes, extractors = targets_of(zoo, config.targets), usable(cards("features", config.features), zoo, console)
     children = probed_checkpoints(zoo)
     rows = []
     for scheme, by_model in runs.items():

@@ -40,7 +40,10 @@ class Classification:
 
     def targets(self, frame: pd.DataFrame) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
         """Returns the labels as strings, and which are known."""
-        return frame[self.column].astype(str).to_numpy(dtype=str), frame[self.column].notna().to_numpy()
+        known = frame[self.column].notna().to_numpy()
+        values = np.full(len(frame), "", dtype=object)
+        values[known] = frame[self.column][known].astype(str)  # of a column with empty cells, to_numpy(dtype=str) cuts texts off
+        return values.astype(str), known
 
     def predictable(self, train: Shaped[np.ndarray, "N"], test: Shaped[np.ndarray, "M"]) -> bool:
         """Tells whether there is more than one class in train, and it has all that test has."""

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from wsl.data.leakage import refuse_seen_images
 from wsl.features.features import Features
 from wsl.run import Run
@@ -66,6 +68,18 @@ def find_pretrained(folder: Path | None, zoo: Zoo) -> Pretrained:
         found[run.model_name][run.config["seed"]] = run.transferred(zoo)
     if folder is not None and not found:
         raise InputError(f"no finished run in {folder}; train them with FURTHER=<zoo> runs/property_prediction.sh")
+    return found
+
+
+def usable(extractors: Mapping[str, Features], zoo: Zoo, console: Console) -> dict[str, Features]:
+    """Returns the features that a zoo has all for; a line says which are left out, and why. Raises `InputError` if all are."""
+    lacks = {name: lack for name, extractor in extractors.items() if (lack := extractor.lack(zoo))}
+    for lack in dict.fromkeys(lacks.values()):
+        names = ", ".join(name for name, why in lacks.items() if why == lack)
+        console.print(f"features left out: {names} ({lack})", soft_wrap=True, markup=False)
+    found = {name: extractor for name, extractor in extractors.items() if name not in lacks}
+    if not found:
+        raise InputError(f"none of the features {', '.join(extractors)} can be made of {zoo.path}; choose features=[embedding]")
     return found
 
 

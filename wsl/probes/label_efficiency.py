@@ -28,9 +28,9 @@ from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, tables_of
 from wsl.probes.fold_runs import SCHEME, ByModel, Pretrained, all_folds, find_runs, variants
 from wsl.probes.metrics import interval
 from wsl.probes.settings import LabelEfficiencyConfig
+from wsl.probes.targets import targets_of
 from zoo_gen import InputError, Zoo
 from zoo_gen.blueprint import FOLDS
-from zoo_gen.config import cards
 from zoo_gen.splits import Split
 from zoo_gen.streams import stream
 
@@ -68,7 +68,7 @@ def curves(
     """
     if config.selections < 1:
         raise InputError(f"selections must be at least 1, not {config.selections}")
-    probes = numeric(cards("probe", config.targets))
+    probes = numeric(targets_of(children, config.targets))
     folds = all_folds(by_model)
     everything = cross_validation_of(children, {fold: children.split(SCHEME, fold=fold) for fold in folds}, SCHEME, config)
     validations: dict[int | None, list[CrossValidation]] = {

@@ -7,13 +7,18 @@ from jaxtyping import Int
 from torch.nn import functional
 
 from wsl.data.cache import cached
-from wsl.data.logits import run_models
+from wsl.data.logits import lack_to_run, run_models
 from wsl.probes.probe import Measured
 from zoo_gen import Zoo
 
 
 def measure(checkpoints: Zoo, rows: Int[np.ndarray, "M"]) -> Measured:
-    """Runs some rows of `checkpoints` again on the test images and returns the results; NaN for all others."""
+    """Runs some rows of `checkpoints` again on the test images and returns the results; NaN for all others.
+
+    All are NaN where the models of the zoo cannot be run on images.
+    """
+    if lack_to_run(checkpoints):
+        return Measured(*np.full((2, len(checkpoints), 1), np.nan))
     split = checkpoints.images("finetune").test
     some = checkpoints.select(path=checkpoints.frame["path"].iloc[rows].tolist())
 

@@ -5,31 +5,50 @@ train models says why: its shapes, its root, or the distance of its embedding.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
-from wsl.data.stacks import changes, in_float32
+from wsl.data.pairs import pairs_of, rootless
 from wsl.layout import layout_of
 from wsl.probes.predictor import Predictor
 from wsl.run import Run
-from zoo_gen import InputError, Zoo
+from wsl.run_weights import Source, Sources, Weights, as_many, name_of, nearest_root, weights_of
+from zoo_gen import Checkpoint, InputError, Zoo
+from zoo_gen.config import CONFIGS
 from zoo_gen.files import weights_sha256
-from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE, read_checkpoint
+from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE
 
 AT_ONCE = 32
-Weights = Mapping[str, Tensor]
 
-Places = Mapping[str, tuple[Path, Weights | None]]
-"""Where checkpoints are, by name, and the weights of the root of each where they are known."""
+Places = Mapping[str, tuple[Source, Weights | None]]
+"""Checkpoints by name, and the weights of the root of each where they are known."""
 
 OTHER_WEIGHTS = (".h5", ".keras", ".msgpack", ".onnx", ".npz", ".npy", ".gguf", ".pkl", ".tflite", ".pb", ".mar", ".tar", ".zip")
 """Endings of files that may hold weights, and are of no kind that is read."""
+
+
+def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, coverage: float | None) -> pd.DataFrame:
+    """Returns the predictions of `predict` for what a caller has; settings that are None are those of configs/predict.yaml."""
+    values: dict[str, Any] = yaml.safe_load((CONFIGS / "predict.yaml").read_text(encoding="utf-8"))
+    named: dict[str, Any] = {field.name: values[field.name] for field in fields(PredictConfig)} | {"path": ""}
+    config = PredictConfig(**{**named, **({} if coverage is None else {"coverage": coverage})})
+    if not 0 < config.coverage < 1:
+        raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
+    places: dict[str, tuple[Source, Weights | None]] = {}
+    given = None if root is None else weights_of(root)
+    for number, source in enumerate(sources if isinstance(sources, Zoo) else as_many(sources)):
+        known = given if given is not None else run.root_of(source)
+        name = name_of(source, number)
+        places[name if name not in places else f"{name} ({number})"] = (source, known)
+    if not places:
+        raise InputError("there is no checkpoint to predict for; pass one or more")
+    return predict(run, places, config, Console(quiet=True))
 
 
 @dataclass
@@ -57,10 +76,11 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
     """
     predictor = Predictor.of(run, penalties=config.penalties)
     names: dict[str, Any] = {"prefix": config.prefix, "leave_out": config.leave_out}
-    given = in_float32(read_checkpoint(config.root, **names)) if config.root else None
-    base = in_float32(read_checkpoint(config.base)) if config.base else None
-    roots = {} if given else {name: in_float32(run.zoo.final(name).state_dict()) for name in predictor.about["roots"]}
-    if base and not any((place / ADAPTER).is_file() for place, _ in places.values()):
+    given = weights_of(config.root, **names) if config.root is not None else None
+    base = weights_of(config.base) if config.base else None
+    roots = {} if given else run.roots
+    some_have_none = rootless(run.split.train) > 0
+    if base and not any(_is_adapter(place) for place, _ in places.values()):
         raise InputError(
             f"base={config.base} is what adapters are merged into, and {config.path} holds no {ADAPTER}; leave base out"
         )
@@ -71,13 +91,14 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
             some = list(places.items())[start : start + AT_ONCE]
             pairs, about = [], []
             for name, (place, own) in some:
-                adapted = (place / ADAPTER).is_file()
+                adapted = _is_adapter(place)
                 row: dict[str, Any] = {"checkpoint": name, "taken_root": "", "out_of_distribution": [], "error": ""}
                 try:
-                    weights = in_float32(read_checkpoint(place, base=config.base if adapted else None, **names))
+                    weights = weights_of(place, base=config.base if adapted else None, **names)
                     layout_of(weights)  # of a known architecture
                     origin = own or given or (base if adapted else None)
-                    root, row["taken_root"], row["out_of_distribution"] = _root_of(weights, origin, roots, predictor, place)
+                    found = _root_of(weights, origin, roots, predictor, place, some_have_none=some_have_none)
+                    root, row["taken_root"], row["out_of_distribution"] = found
                     pairs.append((weights, root))
                 except InputError as error:
                     if len(places) == 1:
@@ -93,7 +114,7 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
 
 
 def _predicted(
-    run: Run, predictor: Predictor, pairs: list[tuple[Weights, Weights]], about: list[dict[str, Any]], *, coverage: float
+    run: Run, predictor: Predictor, pairs: list[tuple[Weights, Weights | None]], about: list[dict[str, Any]], *, coverage: float
 ) -> pd.DataFrame:
     """Returns the rows of some checkpoints, with predictions where there are weights."""
     read = [number for number, row in enumerate(about) if not row["error"]]
@@ -115,9 +136,9 @@ def checkpoints_in(path: Path) -> Places:
     """
     if (path / "zoo.json").is_file():
         zoo = Zoo.open(path)
-        final = list(zoo.select(stage="finetune", final=True))
-        roots = {name: in_float32(zoo.final(name).state_dict()) for name in {one.root for one in final}}
-        return {one.model: (one.path, roots[one.root]) for one in final}
+        pairs = list(pairs_of(zoo.select(stage="finetune", final=True)))
+        roots = {root.model: weights_of(root) for root in {root.path: root for _, root in pairs if root is not None}.values()}
+        return {one.model: (one, None if root is None else roots[root.model]) for one, root in pairs}
     if not path.is_dir() or _is_checkpoint(path):
         return {path.name: (path, None)}
     found = {one.name: (one, None) for one in sorted(path.iterdir()) if one.name[0] != "." and _is_checkpoint(one)}
@@ -138,26 +159,30 @@ def _is_checkpoint(path: Path) -> bool:
     return any((path / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER))
 
 
+def _is_adapter(source: Source) -> bool:
+    return isinstance(source, str | Path) and (Path(source) / ADAPTER).is_file()
+
+
 def _root_of(
-    weights: Weights, own: Weights | None, roots: Mapping[str, Weights], predictor: Predictor, place: Path
-) -> tuple[Weights, str, list[str]]:
-    """Returns the root of a checkpoint (the one that is known, else the nearest), its name, and what is unusual about it."""
+    weights: Weights,
+    own: Weights | None,
+    roots: Mapping[str, Weights],
+    predictor: Predictor,
+    place: Source,
+    *,
+    some_have_none: bool,
+) -> tuple[Weights | None, str, list[str]]:
+    """Returns the root of a checkpoint (the one that is known, else the nearest), its name, and what is unusual about it.
+
+    Where train models have no known root, a checkpoint far from all roots has none either.
+    """
     names = {sha: name for name, sha in predictor.about["roots"].items()}
     if own is not None:
         name = names.get(weights_sha256(own), "")
         return own, name, [] if name else ["its root is none of the run's"]
-    near = {name: _distance(weights, root) for name, root in roots.items()}
-    name = min(near, key=near.__getitem__)
-    if near[name] == float("inf"):
-        raise InputError(f"{place} has the shapes of no root of the run; say what it was fine-tuned from: root=<path>")
-    far = near[name] > 1
-    return roots[name], name, ["no root of the run is near: root=<path> says which it is"] if far else []
-
-
-def _distance(weights: Weights, root: Weights) -> float:
-    """Returns the norm of the change over that of the root; infinite where nothing, or not the first tensor, is shared."""
-    changed = changes(weights, root)
-    if len(changed) < len(root) / 2:
-        return float("inf")
-    size = sum(float(root[name].square().sum()) for name in changed)
-    return (sum(float(change.square().sum()) for change in changed.values()) / size) ** 0.5
+    name, distance = nearest_root(weights, roots) if roots else ("", float("inf"))
+    if some_have_none and (distance > 1 or (isinstance(place, Checkpoint) and place.root is None)):
+        return None, "", []
+    if distance == float("inf"):
+        raise InputError(f"{name_of(place, 0)} has the shapes of no root of the run; say what it was fine-tuned from: root=<path>")
+    return roots[name], name, ["no root of the run is near: root=<path> says which it is"] if distance > 1 else []

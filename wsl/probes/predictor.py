@@ -18,17 +18,24 @@ import scipy.special
 from jaxtyping import Float
 from safetensors import safe_open
 
-from wsl.data.stacks import in_float32
+from wsl.data.pairs import roots_of
+from wsl.data.stacks import in_float32, shape_key
 from wsl.probes.inputs import Inputs
 from wsl.probes.probe import Linear, Targets, probed_checkpoints
 from wsl.probes.regression import Regression
+from wsl.probes.targets import probe_of, targets_of
 from wsl.run import Run
 from zoo_gen import InputError
-from zoo_gen.config import CONFIGS, cards
 from zoo_gen.files import saved, sha256_of, weights_sha256
 from zoo_gen.reader import read_weights, shortened
 
 FILE = "probes.safetensors"
+ABOUT = ("checkpoint", "taken_root", "out_of_distribution", "error", "distance")
+"""Columns of a table of predictions that are no targets."""
+
+ENDS = ("_low", "_high", "_probability", "_set")
+"""How the columns end that stand beside that of a target."""
+
 _FORMAT = 3
 _AGAIN = "delete it: the next wsl.predict makes it again"
 _FEWEST = 1e-4  # of the largest variance: directions below it count as this wide
@@ -51,12 +58,19 @@ class Predictor:
 
     @classmethod
     def fit(cls, run: Run, *, penalties: Sequence[float]) -> "Predictor":
-        """Fits every card of `configs/probe` on the run's train models; the val models choose penalties and widths."""
+        """Fits every target of the zoo on the run's train models; the val models choose penalties and widths.
+
+        Raises `InputError` where no target can be predicted.
+        """
         train, val = (probed_checkpoints(part) for part in run.split[:2])
         of_train, of_val = (np.asarray(run.embed(part), dtype=np.float64) for part in (train, val))
+        finite = [np.isfinite(features).all(axis=1) for features in (of_train, of_val)]
+        if not finite[0].any() or not finite[1].any():
+            raise InputError(f"run {run.path} has no train model, or no val model, with finite weights; train on another fold")
         tensors, classes = {}, {}
-        for target, probe in cards("probe", ["*"]).items():
+        for target, probe in targets_of(run.zoo, ["*"]).items():
             (truth, known), (val_truth, val_known) = probe.targets(train.frame), probe.targets(val.frame)
+            known, val_known = known & finite[0], val_known & finite[1]
             truth, val_truth = truth[known], val_truth[val_known]
             if not len(truth) or not len(val_truth) or not probe.predictable(truth, val_truth):
                 continue
@@ -72,15 +86,15 @@ class Predictor:
             # as much for each model, and for one that is new
             tensors[f"{target}/weights"] = 1 / (counts[codes] * (len(counts) + 1))
             classes[target] = list(turned.classes)
-        variances, vectors = np.linalg.eigh(np.cov(of_train.T))
+        if not classes:
+            raise InputError(f"nothing varies that could be predicted in {run.zoo.path}; give its models a column of results")
+        variances, vectors = np.linalg.eigh(np.cov(of_train[finite[0]].T))
         scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))
-        tensors |= {"population/mean": of_train.mean(0), "population/directions": vectors / scale}
-        distances = _distances(tensors, of_val)
+        tensors |= {"population/mean": of_train[finite[0]].mean(0), "population/directions": vectors / scale}
+        distances = _distances(tensors, of_val[finite[1]])
         tensors["population/limit"] = np.array([np.quantile(distances, 0.99)])
-        children = {str(one.architecture): one for one in train.select(final=True)}
-        roots = {
-            str(root): weights_sha256(in_float32(train.final(str(root)).state_dict())) for root in train.frame["root"].unique()
-        }
+        children = {shape_key(one): one for one in train.select(final=True)}
+        roots = {one.model: weights_sha256(in_float32(one.state_dict())) for one in roots_of(train)}
         shapes = [_shapes(one.state_dict()) for one in children.values()]
         tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
         return cls(tensors, {"state": _state(run), "classes": classes, "roots": roots, "shapes": shapes})
@@ -116,24 +130,27 @@ class Predictor:
         """Returns predictions: `<target>`, and for numbers `<target>_low`, `<target>_high`, for labels `<target>_probability` and
         `<target>_set` (all that may be true, the most probable first); `distance` over its limit.
 
+        A target whose name is that of another column is called `predicted_<target>`.
         NaN where an embedding is not finite. Raises `InputError` for embeddings of another encoder.
         """
         if embeddings.shape[1] != len(self.tensors["population/mean"]):
             raise InputError(f"the saved probes are of embeddings of another width than {embeddings.shape[1]}; {_AGAIN}")
         columns: dict[str, Any] = {}
-        for target, probe in cards("probe", sorted(self.about["classes"])).items():
-            classes = tuple(self.about["classes"][target])
+        names = _names_of(sorted(self.about["classes"]))
+        for target, labels in sorted(self.about["classes"].items()):
+            probe, classes = probe_of(target, is_number=not labels), tuple(labels)
+            shown = names[target]
             linear = Linear(self.tensors[f"{target}/coefficients"], self.tensors[f"{target}/intercepts"], classes)
             scores = linear(np.nan_to_num(embeddings))
             reach = _quantile(self.tensors[f"{target}/nonconformity"], self.tensors[f"{target}/weights"], coverage)
             if isinstance(probe, Regression):
                 for name, change in {"": 0.0, "_low": -reach, "_high": reach}.items():
-                    columns[f"{target}{name}"] = probe.restore(scores[:, 0] + change)
+                    columns[f"{shown}{name}"] = probe.restore(scores[:, 0] + change)
             else:
                 probabilities = _probabilities(scores, len(classes))
-                columns[target] = np.array(classes)[probabilities.argmax(axis=1)]
-                columns[f"{target}_probability"] = probabilities.max(axis=1)
-                columns[f"{target}_set"] = [_likely(row, classes, reach) for row in probabilities]
+                columns[shown] = np.array(classes)[probabilities.argmax(axis=1)]
+                columns[f"{shown}_probability"] = probabilities.max(axis=1)
+                columns[f"{shown}_set"] = [_likely(row, classes, reach) for row in probabilities]
         columns["distance"] = _distances(self.tensors, np.nan_to_num(embeddings)) / self.tensors["population/limit"]
         found = pd.DataFrame(columns)
         known = np.isfinite(embeddings).all(axis=1)
@@ -144,6 +161,12 @@ class Predictor:
         return _shapes(weights) not in self.about["shapes"]
 
 
+def _names_of(targets: Sequence[str]) -> dict[str, str]:
+    """Returns how the columns of targets are called, so that no two are called the same."""
+    taken = {*ABOUT, *(f"{target}{end}" for target in targets for end in ENDS)}
+    return {target: f"predicted_{target}" if target in taken else target for target in targets}
+
+
 def _check(tensors: Mapping[str, np.ndarray], about: Any) -> None:
     """Raises `ValueError` for what `Predictor.fit` does not make."""
     kinds = {"state": str, "classes": dict, "roots": dict, "shapes": list}
@@ -151,17 +174,16 @@ def _check(tensors: Mapping[str, np.ndarray], about: Any) -> None:
         raise ValueError("it does not say what it is of")
     if not all(isinstance(sha, str) for sha in about["roots"].values()):
         raise ValueError("roots have no sha256")
-    known = {path.stem for path in (CONFIGS / "probe").glob("*.yaml")}
-    if not about["classes"] or not about["classes"].keys() <= known:
-        raise ValueError("it has no probes, or probes without a card in configs/probe")
+    if not about["classes"]:
+        raise ValueError("it has no probes")
     mean = tensors.get("population/mean", np.zeros(0))
     size = mean.size
     shapes: dict[str, tuple[int, ...]] = {"population/mean": (size,), "population/directions": (size, size)}
     shapes["population/limit"] = (1,)
-    for target, probe in cards("probe", sorted(about["classes"])).items():
-        classes = about["classes"][target]
+    for target, classes in sorted(about["classes"].items()):
         if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
             raise ValueError(f"the classes of {target} are no labels")
+        probe = probe_of(target, is_number=not classes)
         if isinstance(probe, Regression) != (not classes) or len(set(classes)) < len(classes):
             raise ValueError(f"the classes of {target} are not those of its card")
         columns = len(classes) if len(classes) > 2 else 1

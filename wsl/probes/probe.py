@@ -16,9 +16,10 @@ Penalties = Sequence[float]
 
 
 def probed_checkpoints(zoo: Zoo) -> Zoo:
-    """Returns the checkpoints that probes are about: those of fine-tuned models whose loss is finite."""
+    """Returns the checkpoints that probes are about: those of fine-tuned models, without those whose model has diverged."""
     children = zoo.select(stage="finetune")
-    return children.select(path=children.frame["path"][children.frame["test_loss"].notna()].tolist())  # the others diverged
+    diverged = (children.frame["status"] == "diverged") & children.frame["test_loss"].isna()
+    return children.select(path=children.frame["path"][~diverged].tolist())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo_gen.config import card_names
+
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
@@ -12,8 +14,22 @@ KINDS = ("baseline", "reference", "embedding", "joined")
 COUNTED = ("test_accuracy", "test_loss", "accuracy_gap", "loss_gap", "epoch")
 """Targets by which an embedding is judged, in the order of tables and figures."""
 
+OTHERS = card_names("probe")
+"""Targets that have cards. Columns that a zoo has of its own have none, and are counted after `COUNTED`."""
+
 LOW_CEILING = 0.5
 """Targets with a lower noise ceiling are shown and not counted (docs/protocol.md)."""
+
+
+def is_judged(row: Row) -> bool:
+    """Returns whether embeddings are judged by the target of a row: by those of `COUNTED`, and by columns of the zoo's own."""
+    return not row["trivial"] and (row["target"] in COUNTED or row["target"] not in OTHERS)
+
+
+def rank(row: Row) -> tuple[int, int]:
+    """Returns the place of a row's target among targets: those of `COUNTED`, the zoo's own, then others with a card."""
+    target = row["target"]
+    return (COUNTED.index(target) if target in COUNTED else len(COUNTED), int(target in OTHERS))
 
 
 def values(rows: Rows, key: str) -> list[Any]:
@@ -51,9 +67,8 @@ def means(rows: Rows) -> list[Row]:
 
 def questions(rows: Rows) -> list[tuple[str, str]]:
     """Returns targets and subsets: all checkpoints first, targets that are counted before others."""
-    found = dict.fromkeys((row["target"], row["subset"]) for row in rows)
-    order = [*COUNTED, *(target for target, _ in found)]
-    return sorted(found, key=lambda question: (question[1], order.index(question[0])))
+    found = dict.fromkeys((row["target"], row["subset"]) for row in sorted(rows, key=rank))
+    return sorted(found, key=lambda question: question[1])
 
 
 def is_above_ceiling(row: Row) -> bool:

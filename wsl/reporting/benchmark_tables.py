@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsl.reporting.benchmark_rows import COUNTED, LOW_CEILING, Row, Rows, is_counted, name_of, names, scores, values, words
+from wsl.reporting.benchmark_rows import LOW_CEILING, Row, Rows, is_counted, is_judged, name_of, names, rank, scores, values, words
 from wsl.reporting.numbers import number, signed
 from wsl.reporting.static_figures import score_figure
 from zoo_gen.files import write_text
@@ -35,10 +35,10 @@ def tables(rows: Rows, *, zoo: str) -> str:
 
 def summary(rows: Rows) -> str:
     """Returns the table of one split that embeddings are judged by: R² of counted targets, on all and on final checkpoints."""
-    counted = [row for row in scores(rows) if not row["trivial"] and row["target"] in COUNTED]
-    narrow = [{**row, "target": f"{row['target']} {row['subset']}"} for row in counted]
-    order = [f"{target} {subset}" for target in COUNTED for subset in ("all", "final")]
-    return table(sorted(narrow, key=lambda row: order.index(row["target"])))
+    counted = [row for row in scores(rows) if is_judged(row)]
+    names = values(counted, "target")
+    order = sorted(counted, key=lambda row: (rank(row), names.index(row["target"]), row["subset"]))
+    return table([{**row, "target": f"{row['target']} {row['subset']}"} for row in order])
 
 
 def table(rows: Rows) -> str:

@@ -10,15 +10,16 @@ import plotly.graph_objects as go
 from wsl.generators.novelty import COLLAPSED, COPIED
 from wsl.reporting.benchmark_rows import Row, Rows
 from wsl.reporting.numbers import number
-from wsl.reporting.style import FAINT, GRID, INK, MUTED, PALETTE, Figure, axes, heading, is_quantity, kinds, label, levels
+from wsl.reporting.style import FAINT, GRID, INK, MUTED, PALETTE, Figure, axes, heading, is_quantity, kinds, label, levels, score_of
 
 
-def accuracy_by_factor(final: pd.DataFrame, factors: Sequence[str]) -> Figure:
-    """Box plots of final test accuracy (one row of `final` per model) for each level of a chosen factor."""
+def score_by_factor(final: pd.DataFrame, factors: Sequence[str], *, score: str) -> Figure:
+    """Box plots of a final score (one row of `final` per model) for each level of a chosen factor."""
+    shown = heading(score)
 
     def box(name: str, colour: str, rows: pd.DataFrame) -> go.Box:
         return go.Box(
-            y=rows["test_accuracy"],
+            y=rows[score],
             name=name,
             text=[label(model) for model in rows["model"]],
             boxpoints="all",
@@ -29,56 +30,56 @@ def accuracy_by_factor(final: pd.DataFrame, factors: Sequence[str]) -> Figure:
             fillcolor="rgba(0,0,0,0.03)",
             hoveron="points",
             showlegend=False,
-            hovertemplate="%{text}<br>test accuracy %{y:.2f}<extra></extra>",
+            hovertemplate=f"%{{text}}<br>{shown} %{{y:.2f}}<extra></extra>",
         )
 
     views = {heading(factor): [box(*level) for level in levels(final, factor)] for factor in factors}
-    layout = axes("level of the factor", "final test accuracy", xaxis_type="category", margin_t=16)
-    return Figure("accuracy-by-factor", "Accuracy by generating factor", views, layout, menu="factor")
+    layout = axes("level of the factor", f"final {shown}", xaxis_type="category", margin_t=16)
+    return Figure("accuracy-by-factor", f"{shown.capitalize()} by generating factor", views, layout, menu="factor")
 
 
-def accuracy_histogram(final: pd.DataFrame, chance: float) -> Figure:
-    """Histogram of final test accuracy, with the level of guessing and the median marked."""
+def score_histogram(final: pd.DataFrame, *, score: str, chance: float | None) -> Figure:
+    """Histogram of a final score, with the median marked, and of accuracies the level of guessing, where it is known."""
+    shown, is_accuracy = heading(score), score.endswith("_accuracy")
     bars = go.Histogram(
-        x=final["test_accuracy"].dropna(),
-        xbins={"start": 0, "end": 1.0001, "size": 0.05},
+        x=final[score].dropna(),
+        xbins={"start": 0, "end": 1.0001, "size": 0.05} if is_accuracy else None,
         marker={"color": PALETTE[0], "line": {"color": "white", "width": 1}},
-        hovertemplate="%{y} models with accuracy %{x}<extra></extra>",
+        hovertemplate=f"%{{y}} models with {shown} %{{x}}<extra></extra>",
     )
-    layout = axes("final test accuracy", "models", xaxis_range=[0, 1])
+    layout = axes(f"final {shown}", "models", **({"xaxis_range": [0, 1]} if is_accuracy else {}))
     note = {"y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"color": MUTED}}
-    median = float(np.nanmedian(final["test_accuracy"]))
+    marks = {"median": (float(np.nanmedian(final[score])), "left")}
+    if is_accuracy and chance is not None:
+        marks = {"chance": (chance, "right"), **marks}
     layout["shapes"] = [
         {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1, "dash": "dot"}}
-        for x in (chance, median)
+        for x, _ in marks.values()
     ]
-    layout["annotations"] = [
-        {**note, "x": chance, "xanchor": "right", "text": f"chance {chance:.2f}"},
-        {**note, "x": median, "xanchor": "left", "text": f"median {median:.2f}"},
-    ]
-    return Figure("accuracy-histogram", "Final accuracy of the population", {"": [bars]}, layout)
+    layout["annotations"] = [{**note, "x": x, "xanchor": at, "text": f"{name} {x:.2f}"} for name, (x, at) in marks.items()]
+    return Figure("accuracy-histogram", f"Final {shown} of the population", {"": [bars]}, layout)
 
 
-def learning_curves(frame: pd.DataFrame, factors: Sequence[str]) -> Figure:
-    """Test accuracy over epochs, one line per model, coloured by a chosen factor; `frame` has a row per checkpoint."""
-    gap = pd.DataFrame({"epoch": [np.nan], "test_accuracy": [np.nan], "model": [""]})
+def learning_curves(frame: pd.DataFrame, factors: Sequence[str], *, score: str) -> Figure:
+    """A score over epochs, one line per model, coloured by a chosen factor; `frame` has a row per checkpoint."""
+    shown, gap = heading(score), pd.DataFrame({"epoch": [np.nan], score: [np.nan], "model": [""]})
 
     def lines(name: str, colour: str, rows: pd.DataFrame) -> go.Scatter:
         curves = [curve.loc[:, list(gap)].sort_values(by="epoch") for _, curve in rows.groupby("model")]
         joined = pd.concat([piece for curve in curves for piece in (curve, gap)])
         return go.Scatter(
             x=joined["epoch"],
-            y=joined["test_accuracy"],
+            y=joined[score],
             name=name,
             text=[label(model) for model in joined["model"]],
             mode="lines",
             line={"color": colour, "width": 1.3},
             opacity=0.6,
-            hovertemplate="%{text}<br>epoch %{x}: test accuracy %{y:.2f}<extra></extra>",
+            hovertemplate=f"%{{text}}<br>epoch %{{x}}: {shown} %{{y:.2f}}<extra></extra>",
         )
 
     views = {heading(factor): [lines(*level) for level in levels(frame, factor)] for factor in factors}
-    layout = axes("epoch of fine-tuning", "test accuracy", hovermode="closest", showlegend=True)
+    layout = axes("epoch of fine-tuning", shown, hovermode="closest", showlegend=True)
     return Figure("learning-curves", "Learning curves", views, layout, menu="colour")
 
 
@@ -103,9 +104,14 @@ def curves(name: str, title: str, lines: Mapping[str, Sequence[tuple[int, float]
 def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Sequence[float]) -> Figure:
     """Checkpoints at their first two principal components, coloured by a chosen factor or result.
 
-    `points` has a row per checkpoint: `x`, `y`, `model`, `epoch`, `test_accuracy` and the columns of `colourings`. The first is
+    `points` has a row per checkpoint: `x`, `y`, `model`, `epoch`, results and the columns of `colourings`. The first is
     drawn first. `explained` is the explained variance ratio of each component.
     """
+    score = score_of(points)
+    told = [""] * len(points) if score is None else [f"<br>{heading(score)} {value:.2f}" for value in points[score]]
+    texts = pd.Series(
+        [f"{label(m)}, epoch {e}{end}" for m, e, end in zip(points["model"], points["epoch"], told, strict=True)], points.index
+    )
 
     def dots(column: str, name: str, marker: dict[str, Any], rows: pd.DataFrame) -> go.Scatter:
         return go.Scatter(
@@ -115,10 +121,7 @@ def embedding_map(points: pd.DataFrame, colourings: Sequence[str], explained: Se
             mode="markers",
             marker={"size": 6, "opacity": 0.7, **marker},
             showlegend=bool(name),
-            text=[
-                f"{label(model)}, epoch {epoch}<br>test accuracy {accuracy:.2f}"
-                for model, epoch, accuracy in zip(rows["model"], rows["epoch"], rows["test_accuracy"], strict=True)
-            ],
+            text=texts[rows.index].tolist(),
             hovertemplate=f"%{{text}}<br>{heading(column)}: {name or '%{marker.color:.3g}'}<extra></extra>",
         )
 
@@ -185,7 +188,7 @@ def probe_scores(rows: Rows) -> Figure:
     return Figure("probe-scores", "What a linear probe reads from the weights", views, layout, menu="subset")
 
 
-def frontier(rows: Rows, *, threshold: float, chance: float) -> Figure:
+def frontier(rows: Rows, *, threshold: float, chance: float | None) -> Figure:
     """Median accuracy of generated models (bars: quartiles) against their novelty, flagged ones ringed.
 
     `rows` are those of generate.json; several settings of one generator are joined. A novelty under `threshold` is that of a copy.
@@ -214,16 +217,14 @@ def frontier(rows: Rows, *, threshold: float, chance: float) -> Figure:
     layout |= {"height": 480, "showlegend": True, "yaxis_rangemode": "tozero"}
     layout |= {"xaxis_range": [-0.03 * widest, 1.05 * widest]}
     band = {"type": "rect", "x0": 0, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0}}
-    guess = {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": chance, "y1": chance}
-    layout["shapes"] = [
-        {**band, "fillcolor": GRID, "layer": "below"},
-        {**guess, "line": {"width": 1, "dash": "dot", "color": FAINT}},
-    ]
     note = {"showarrow": False, "font": {"color": MUTED}}
-    layout["annotations"] = [
-        {**note, "text": COPIED, "x": threshold / 2, "y": 1, "yref": "paper", "yanchor": "top"},
-        {**note, "text": "chance", "x": 1, "xref": "paper", "xanchor": "right", "y": chance, "yanchor": "bottom"},
-    ]
+    layout["shapes"] = [{**band, "fillcolor": GRID, "layer": "below"}]
+    layout["annotations"] = [{**note, "text": COPIED, "x": threshold / 2, "y": 1, "yref": "paper", "yanchor": "top"}]
+    if chance is not None:
+        guess = {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": chance, "y1": chance}
+        layout["shapes"].append({**guess, "line": {"width": 1, "dash": "dot", "color": FAINT}})
+        at = {"x": 1, "xref": "paper", "xanchor": "right", "y": chance, "yanchor": "bottom"}
+        layout["annotations"].append({**note, "text": "chance", **at})
     flagged = [row for row in drawn if row["flags"]]
     rings = go.Scatter(
         x=[row["novelty"] for row in flagged],

@@ -9,9 +9,11 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from wsl.probes.targets import own_targets
 from wsl.reporting import sections
 from wsl.reporting.benchmark_rows import Rows
 from wsl.reporting.page import page, text
+from wsl.reporting.style import score_of
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 
@@ -56,10 +58,14 @@ def report(run: Run, results: Results, *, checkpoints: int) -> str:
     The page names the command that makes a missing result. The map of the embedding has about `checkpoints` points.
     """
     children = run.zoo.select(stage="finetune")
-    chance = 1 / children[0].architecture["num_classes"]
-    varied = [name for name in ("root", *children[0].factors) if len(set(children.frame[name].dropna())) > 1]
-    measured = [name for name in children[0].results if len(children.frame[name].dropna())]
-    colourings = dict.fromkeys(["test_accuracy", *varied, "split", "epoch", *measured])
+    classes = children[0].architecture.get("num_classes")
+    own = own_targets(children.frame)
+    kinds = [name for name, is_number in own.items() if not is_number]
+    varied = [name for name in ("root", *children[0].factors, *kinds) if len(set(children.frame[name].dropna())) > 1]
+    measured = [name for name in (*children[0].results, *own) if len(children.frame[name].dropna())]
+    first = filter(None, [score_of(children.frame)])
+    colourings = dict.fromkeys([*first, *varied, "split", "epoch", *measured])
+    chance = 1 / classes if classes else None
     points, explained = project(run, children, limit=checkpoints)
     return page(
         run.path.resolve().name,
@@ -96,7 +102,7 @@ def project(run: Run, children: Zoo, *, limit: int) -> tuple[pd.DataFrame, list[
     split_of = {model: name for name, zoo in run.split._asdict().items() for model in zoo.frame["model"]}
     features = run.embed(shown)
     finite = np.isfinite(features.sum(axis=1))
-    points = shown.frame.assign(split=[split_of[model] for model in shown.frame["model"]])[finite]
+    points = shown.frame.assign(split=[split_of.get(model, "none") for model in shown.frame["model"]])[finite]
 
     scaler, pca = StandardScaler(), PCA(n_components=2, svd_solver="full")
     pca.fit(scaler.fit_transform(features[finite][points["split"] == "train"]))

@@ -9,7 +9,7 @@ from wsl.reporting import figures
 from wsl.reporting.benchmark_rows import LOW_CEILING, Rows, is_counted, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
-from wsl.reporting.style import heading
+from wsl.reporting.style import heading, score_of
 from wsl.run import Run
 
 METRICS = {"r2": "R²", "kendall_tau": "Kendall τ", "balanced_accuracy": "balanced accuracy"}
@@ -19,8 +19,6 @@ def introduction(run: Run, metrics: Rows) -> str:
     """Returns the origin of a run, and its main figures in large print."""
     zoo, config = run.zoo, run.config
     roots, children = zoo.select(stage="pretrain", final=True), zoo.select(stage="finetune", final=True)
-    accuracy = pd.Series([checkpoint.results["test_accuracy"] for checkpoint in children], dtype=float).dropna()
-    low, median, high = (float(accuracy.quantile(q)) for q in (0.05, 0.5, 0.95))
     about = (
         f"The model <strong>{text(run.model_name)}</strong> of the zoo <strong>{text(zoo.name)}</strong> (seed {zoo.seed}, content "
         f"hash <code>{zoo.content_hash[:12]}</code>), trained with seed {config['seed']} on the split "
@@ -29,23 +27,38 @@ def introduction(run: Run, metrics: Rows) -> str:
     numbers = [
         ("models", f"{len(roots) + len(children):,}", f"{len(roots)} roots, {len(children):,} fine-tuned"),
         ("checkpoints", f"{len(zoo):,}", "every epoch of each"),
-        ("median test accuracy", number(median), f"90 % lie in {number(low)} to {number(high)}"),
-        ("best test accuracy", number(accuracy.max()), "of a fine-tuned model"),
     ]
+    if score := score_of(children.frame):
+        found = children.frame[score].dropna()
+        low, median, high = (float(found.quantile(q)) for q in (0.05, 0.5, 0.95))
+        numbers.append((f"median {words(score)}", number(median), f"90 % lie in {number(low)} to {number(high)}"))
+        if score.endswith("_accuracy"):
+            numbers.append((f"best {words(score)}", number(found.max()), "of a fine-tuned model"))
     if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
         after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
         numbers.append(("accuracy after decoding", after, f"{before} before, val models"))
     return paragraph(about) + headline(numbers)
 
 
-def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float) -> Section:
-    """Returns the section about the population; `frame` has one row per fine-tuned checkpoint."""
+def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float | None) -> Section:
+    """Returns the section about the population; `frame` has one row per fine-tuned checkpoint.
+
+    Figures are of test accuracy, or of another number where the zoo has none; without any there are none.
+    """
     final = frame.query("final")
     diverged = len(final.query("status == 'diverged'"))
     lead = f"{len(final):,} fine-tuned models; each dot and each line is one of them. {diverged or 'None'} diverged."
-    boxes, bars = figures.accuracy_by_factor(final, factors), figures.accuracy_histogram(final, chance)
-    curves = figures.learning_curves(frame, factors)
-    return Section("zoo", "Zoo", [paragraph(lead), figure_row(boxes, bars, width="half"), figure_row(curves)])
+    score = score_of(final)
+    if score is None:
+        return Section("zoo", "Zoo", [paragraph(lead), paragraph("The zoo has no result that could be shown.", "caution")])
+    bars = figures.score_histogram(final, score=score, chance=chance)
+    if not factors:
+        return Section("zoo", "Zoo", [paragraph(lead), figure_row(bars)])
+    boxes = figures.score_by_factor(final, factors, score=score)
+    rows = [figure_row(boxes, bars, width="half")]
+    if len(frame) > len(final):
+        rows.append(figure_row(figures.learning_curves(frame, factors, score=score)))
+    return Section("zoo", "Zoo", [paragraph(lead), *rows])
 
 
 def training_section(metrics: Rows) -> Section:
@@ -127,13 +140,13 @@ def probe_section(rows: Rows) -> Section:
     return Section("probes", "Probes", [paragraph(lead), *caveats, figure_row(figure), *tables])
 
 
-def generation_section(rows: Rows, *, chance: float) -> Section:
+def generation_section(rows: Rows, *, chance: float | None) -> Section:
     """Returns the section about generated models and their baselines; `rows` are those of generate.json."""
     body = []
     for row in rows:
         name = f"{heading(row['generator'])} <small>{figures.settings(row)}</small>"
         accuracy = interval(*(row["accuracy"][key] for key in ("median", "q25", "q75")))
-        spaces = [number(row["novelty_by_space"][space]) for space in ("weights", "behaviour")]
+        spaces = [number(row["novelty_by_space"].get(space)) for space in ("weights", "behaviour")]
         rest = [number(row["diversity"]), number(row["effective_rank_ratio"]), text(", ".join(row["flags"]))]
         body.append([name, str(row["n"]), accuracy, number(row["novelty"]), *spaces, *rest])
     novelty = ["novelty", "of weights", "of behaviour"]
@@ -145,9 +158,13 @@ def generation_section(rows: Rows, *, chance: float) -> Section:
         f"Samples are flagged {COPIED} for a novelty, {COLLAPSED} for a diversity below {number(THRESHOLD)}. "
         "A sampler is better only where it lies above every baseline of equal novelty."
     )
-    figure = figure_row(figures.frontier(rows, threshold=THRESHOLD, chance=chance))
+    if all(row["accuracy"]["median"] is None for row in rows):
+        figure = paragraph("The models were not run, as the images or the architecture are not known.", "caution")
+    else:
+        figure = figure_row(figures.frontier(rows, threshold=THRESHOLD, chance=chance))
+    gauge = "modulo symmetry" if all(row["aligned"] for row in rows) else "as they are, not modulo symmetry: heads are not known"
     samplers = table("All samplers", head, body, [bool(row["flags"]) for row in rows])
-    parts = [paragraph(lead), paragraph("Distances of weights are taken modulo symmetry."), figure, samplers]
+    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}."), figure, samplers]
     return Section("generation", "Generation", parts)
 
 

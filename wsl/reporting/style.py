@@ -15,6 +15,8 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseTraceType
 from plotly.colors import sample_colorscale
 
+from zoo_gen.index import RESULTS, own_columns
+
 INK, MUTED, FAINT, GRID = "#1f2933", "#66727f", "#a3adb8", "#eef1f4"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B61A8", "#8C6D31", INK, FAINT)
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -87,6 +89,13 @@ def heading(name: str) -> str:
 def is_quantity(frame: pd.DataFrame, column: str) -> bool:
     """Whether a column takes too many numeric values to be read as a few kinds."""
     return _is_number(frame, column) and len(frame.groupby(column)) > len(PALETTE)
+
+
+def score_of(frame: pd.DataFrame) -> str | None:
+    """The result by which figures show models: test accuracy, another result, or a column of the zoo's own; None without any."""
+    numbers = [name for name in own_columns(frame) if _is_number(frame, name)]
+    order = ["test_accuracy", "val_accuracy", "train_accuracy", *RESULTS, *numbers]
+    return next((name for name in order if name in frame and frame[name].notna().any()), None)
 
 
 def levels(frame: pd.DataFrame, column: str) -> list[tuple[str, str, pd.DataFrame]]:

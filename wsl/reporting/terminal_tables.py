@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
-from wsl.reporting.benchmark_rows import Row, Rows, words
+from wsl.reporting.benchmark_rows import Row, Rows, rank, words
 from wsl.reporting.numbers import number
+from wsl.reporting.style import score_of
 from wsl.run import Run
 
 NAME_WIDTH = 25
@@ -32,9 +33,7 @@ models, the smaller of weights (modulo symmetry) and behaviour (predictions).
 {COPIED}: novelty below {number(THRESHOLD)}. {COLLAPSED}: diversity below {number(THRESHOLD)}."""
 
 PREDICTED = ("test_accuracy", "test_loss", "epoch")
-"""Targets that are shown of many checkpoints."""
-
-_ABOUT = ("checkpoint", "taken_root", "out_of_distribution", "error", "distance")
+"""Targets that are shown of many checkpoints, as far as there are predictions; then others."""
 
 
 def coverage_table(frame: pd.DataFrame) -> Group:
@@ -65,7 +64,8 @@ def _figures(row: Row) -> list[str]:
     """Returns the figures of a row, each flag beside the figure that raised it."""
     median, low, high = (number(row["accuracy"][key]) for key in ("median", "q25", "q75"))
     copied, collapsed = (f"[red]{flag}[/]" if flag in row["flags"] else "" for flag in (COPIED, COLLAPSED))
-    return [str(row["n"]), f"{median} {low}…{high}", number(row["novelty"]), copied, number(row["diversity"]), collapsed]
+    accuracy = median if row["accuracy"]["median"] is None else f"{median} {low}…{high}"
+    return [str(row["n"]), accuracy, number(row["novelty"]), copied, number(row["diversity"]), collapsed]
 
 
 def _settings(row: Row) -> str:
@@ -77,18 +77,19 @@ def _settings(row: Row) -> str:
 
 def prediction_table(table: pd.DataFrame) -> Table:
     """Returns all predictions for one checkpoint, or those of the first targets for many."""
+    every = list(map(str, table))
+    targets = [name for name in every if f"{name}_low" in every or f"{name}_set" in every]
     if len(table) == 1:
-        ends = ("_low", "_high", "_probability", "_set")
         row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
-        for name in map(str, table):
-            if not name.endswith(ends) and name not in _ABOUT:
-                view.add_row(name, _prediction(row, name))
+        for name in targets:
+            view.add_row(escape(name), _prediction(row, name))
         view.add_row("taken root", escape(str(row["taken_root"])))
         view.add_row("out of distribution", escape(str(row["out_of_distribution"])) or "no")
         return view
-    view = Table(Column("checkpoint", overflow="fold"), *PREDICTED, "out of distribution")
+    shown = sorted(targets, key=lambda name: PREDICTED.index(name) if name in PREDICTED else len(PREDICTED))[: len(PREDICTED)]
+    view = Table(Column("checkpoint", overflow="fold"), *map(escape, shown), "out of distribution")
     for _, row in table.head(40).iterrows():
-        predictions = [_prediction(row, name) for name in PREDICTED]
+        predictions = [_prediction(row, name) for name in shown]
         view.add_row(escape(str(row["checkpoint"])), *predictions, escape(str(row["error"] or row["out_of_distribution"])))
     far = int((table["out_of_distribution"] != "").sum())
     view.caption = f"{len(table)} checkpoints, {far} out of distribution; out=<file>.csv has all rows and targets"
@@ -115,9 +116,10 @@ def summary(run: Run, *, metrics: Rows, probes: Rows, samples: Rows) -> Group:
 
 def _zoo(run: Run, metrics: Rows) -> str:
     """Returns the size of the zoo, and the accuracy of val models before and after decoding."""
-    accuracy = run.zoo.select(stage="finetune", final=True).frame["test_accuracy"]
-    models = run.zoo.frame["model"].nunique()
-    lines = [f"zoo: {models} models, {len(run.zoo)} checkpoints, median test accuracy {number(accuracy.median())}"]
+    final = run.zoo.select(stage="finetune", final=True).frame
+    models, score = run.zoo.frame["model"].nunique(), score_of(final)
+    median = f", median {words(score)} {number(final[score].median())}" if score else ""
+    lines = [escape(f"zoo: {models} models, {len(run.zoo)} checkpoints{median}")]
     if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
         after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
         lines.append(f"decoded val models: accuracy {after}, {before} before")
@@ -125,11 +127,13 @@ def _zoo(run: Run, metrics: Rows) -> str:
 
 
 def _probes(rows: Rows) -> Table:
-    """Returns R² of test accuracy by features."""
-    shown = [row for row in rows if row["target"] == "test_accuracy" and row["metric"] == "r2" and not row["control"]]
+    """Returns R² of test accuracy by features, or of the first number that is counted where there is none."""
+    numbers = [row for row in rows if row["metric"] == "r2" and not row["control"]]
+    known = [row["target"] for row in sorted(numbers, key=rank) if row["value"] is not None] or ["test_accuracy"]
+    shown = [row for row in numbers if row["target"] == known[0]]
     values = {(row["features"], row["subset"]): row["value"] for row in shown}
     subsets = list(dict.fromkeys(row["subset"] for row in shown))
-    name = Column("linear probes: R² of test accuracy", min_width=26)
+    name = Column(f"linear probes: R² of {escape(words(known[0]))}", min_width=26)
     table = _table(name, *(f"{subset} checkpoints" for subset in subsets))
     for features in dict.fromkeys(row["features"] for row in shown):
         table.add_row(escape(words(features)), *(number(values.get((features, subset))) for subset in subsets))

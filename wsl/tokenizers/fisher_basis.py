@@ -14,6 +14,7 @@ and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -121,6 +122,12 @@ class FisherBasis(Residual):
         self.images, self.seed = images, seed
         self._bases: dict[str, RootBasis] = {}
 
+    @classmethod
+    def rootless(cls, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the card of a `Residual` tokenizer of as wide tokens: there is no basis without a root."""
+        target = f"{Residual.__module__}.{Residual.__qualname__}"
+        return {"_target_": target, "width": card["width"], "reference": "none"}
+
     @property
     def linear(self) -> bool:
         """True: turning is linear."""
@@ -132,8 +139,10 @@ class FisherBasis(Residual):
             if (key := _key(root.state_dict())) not in self._bases:
                 self._bases[key] = RootBasis.of(root, images=self.images, seed=self.seed)
 
-    def basis(self, root: Mapping[str, Tensor]) -> RootBasis:
-        """The basis of a root by its weights. Raises `InputError` for one that the tokenizer has not been told of."""
+    def basis(self, root: Mapping[str, Tensor] | None) -> RootBasis:
+        """The basis of a root by its weights. Raises `InputError` for none, and for one that the tokenizer has not been told of."""
+        if root is None:
+            raise InputError("FisherBasis codes differences to a root; pass root=..., or choose tokenizer=residual")
         found = self._bases.get(_key(root))
         if found is None:
             raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
@@ -152,7 +161,7 @@ class FisherBasis(Residual):
         """Returns what `decode` does; turning takes memory of its own."""
         return self.decode(tokens, root=root)
 
-    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
+    def strength(self, plan: Plan, *, root: Mapping[str, Tensor] | None) -> Float[Tensor, "T D"]:
         """How strongly the root's outputs depend on each number of the tokens of a plan, in mean squares of gradients."""
         found = self.basis(root).strength
         values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
@@ -162,7 +171,7 @@ class FisherBasis(Residual):
                     segment.of(values).copy_(segment.of_tensor(found[slot.name].contiguous()))
         return values
 
-    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Turns what tokens hold of each tensor out of the root's basis."""
         return self.basis(root).backward(coded)
 

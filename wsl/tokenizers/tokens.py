@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,6 +73,11 @@ class Tokenizer(Protocol):
 
     reference: str
 
+    @classmethod
+    def rootless(cls, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the card of the same tokenizer for models whose roots are not known, given the card of this one."""
+        return {**card, "reference": "none"}
+
     @property
     def local(self) -> bool:
         """Whether each value depends on one weight (and the root's) alone, so that single windows can be read from files."""
@@ -86,11 +91,11 @@ class Tokenizer(Protocol):
     def prepare(self, roots: Iterable[Checkpoint]) -> None:
         """Is told the roots of the checkpoints that it will encode, before it does."""
 
-    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def turn_back(self, coded: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Returns differences of weights (where they are coded as such, else weights) from what tokens hold of each tensor."""
         return dict(coded)
 
-    def strength(self, plan: Plan, *, root: Mapping[str, Tensor]) -> Float[Tensor, "*T D"]:
+    def strength(self, plan: Plan, *, root: Mapping[str, Tensor] | None) -> Float[Tensor, "*T D"]:
         """Returns how strongly outputs depend on each number of the tokens, up to a factor; ones where it is not known."""
         return torch.ones(1, 1)
 

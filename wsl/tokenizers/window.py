@@ -65,19 +65,20 @@ class Window:
         parts = parts.view(stop - start, plan.width)
         return cls(plan, start, stop, parts, plan.group_of[start:stop], plan.positions[start:stop], tuple(pieces))
 
-    def read(self, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Float[Tensor, "T D"]:
+    def read(self, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Float[Tensor, "T D"]:
         """Reads the window's values: those of the whole checkpoint's tokens to the bit, zero where padding is."""
         values = torch.zeros(self.parts.shape, dtype=self.plan.dtype)
         for piece in self.pieces:
             name = self.plan.layout.slots[piece.slot].name
             weights = state_dict[name].reshape(-1)[piece.source].to(self.plan.dtype)
             if self.plan.differences[piece.slot]:
+                assert root is not None  # a plan without a root has no differences
                 weights = weights - root[name].reshape(-1)[piece.source].to(self.plan.dtype)
             values.view(-1)[piece.places] = weights
         return values
 
 
-def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> Iterator[Iterator[Tensor]]:
+def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Iterator[Iterator[Tensor]]:
     """Yields the values of each part, in the order of `plan.parts`, as flat pieces of some rows.
 
     Pieces are small, as large blocks of memory that come and go between lasting small ones would leave holes behind.
@@ -86,6 +87,7 @@ def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Te
         slot = plan.layout.slots[segment.slot]
         weights = segment.of_tensor(slot.turn(state_dict[slot.name]).contiguous())
         if plan.differences[segment.slot]:
+            assert root is not None  # a plan without a root has no differences
             origin = segment.of_tensor(slot.turn(root[slot.name]).contiguous())
             yield (a - b for a, b in zip(_pieces(weights, plan.dtype), _pieces(origin, plan.dtype), strict=True))
         else:

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.progress import track
 
 from wsl.data.invariant_inputs import InvariantInputs
+from wsl.data.logits import lack_to_run
 from wsl.models.invariant_encoder import InvariantEncoder
 from wsl.training.heads import Heads, classes_first, divergence_of
 from wsl.training.settings import TrainConfig
-from wsl.training.targets import PretrainingTargets, known_rows, scaled_summaries
+from wsl.training.targets import Evaluated, PretrainingTargets, known_rows, scaled_summaries
 from zoo_gen import InputError, Zoo
 from zoo_gen.splits import Split
 
@@ -59,6 +60,21 @@ class Pretraining:
                 "objective.behaviour, summary, reconstruction and forecast must be at least 0, and one of them more than 0"
             )
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether models are run on images."""
+        return self.behaviour > 0 or self.summary > 0
+
+    @classmethod
+    def imageless(cls, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the card without losses of predictions."""
+        return {**card, "behaviour": 0.0, "summary": 0.0}
+
+    @classmethod
+    def rootless(cls, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the card without a forecast, which members make that read changes since the root."""
+        return {**card, "forecast": 0.0}
+
     def check(self, model: Mapping[str, Any]) -> None:
         """Raises `InputError` for a model card whose members cannot learn the objective."""
         if self.forecast and not model["updates"]:
@@ -83,11 +99,11 @@ def pretrain(
         config: the settings of AdamW, whose batches are of checkpoints, and the seed of all random numbers.
         objective: the losses.
         zoos: each with the split whose train models are learned from. All models are evaluated on training images of the first
-            zoo; models of other images are learned from without their logits.
+            zoo, if it has images; models of other images are learned from without their logits.
         build: makes the encoder with fresh weights, given the columns that there are.
         log: takes the losses by step, and at the end measurements on the first zoo's val models: `divergence` (nats per image),
             `divergence_of_mean` (of the mean prediction of the train models), `error` of standardised invariants,
-            `forecast_error` of standardised update norms (1: the mean) and `summary_error`, if that is learned.
+            `forecast_error` of standardised update norms (1: the mean) and `summary_error`, each if it is known.
         console: shows the progress.
         device: to train on.
 
@@ -98,16 +114,19 @@ def pretrain(
         InputError: no train checkpoint has finite weights, or the training diverged.
     """
     first = zoos[0][0]
-    images, card = first.images("finetune"), first.image_card("finetune")
+    evaluated = None if lack_to_run(first) else Evaluated.of(first, objective.images)
     with console.status("describing checkpoints"):
-        described = [PretrainingTargets.of(zoo, images, objective.images, card=card) for zoo, _ in zoos]
+        described = [PretrainingTargets.of(zoo, evaluated) for zoo, _ in zoos]
     parts = [targets.of_paths(split.train.frame["path"]) for targets, (_, split) in zip(described, zoos, strict=True)]
     train, val = PretrainingTargets.joined(parts), described[0].of_paths(zoos[0][1].val.frame["path"])
     if not len(train.invariants):
         raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
     average = train.log_probabilities[known_rows(train.log_probabilities)].exp().mean(0)
     val, train = val.scaled(train), train.scaled(train)
-    summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
+    if evaluated is not None:
+        summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
+    else:
+        summaries, val_summaries = (torch.full((len(some.invariants), 1), torch.nan) for some in (train, val))
     inputs = InvariantInputs(list(train.invariants.columns))
 
     with torch.random.fork_rng(devices=[]):
@@ -149,13 +168,17 @@ def pretrain(
     encoder, heads = encoder.cpu().eval(), heads.cpu().eval()
     with torch.no_grad():
         embeddings = encoder.member_embeddings(standardized := encoder.standardize(inputs.values(val.invariants)))
-        mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
-        found = {
-            "divergence": heads.divergence(embeddings, val.log_probabilities).item(),
-            "divergence_of_mean": divergence_of(classes_first(mean), true).item(),
-            "error": heads.error(embeddings, standardized).item(),
-            "forecast_error": heads.forecast_error(embeddings, val.update_norm_values()).item(),
-        }
+        found = {"error": heads.error(embeddings, standardized).item()}
+        if evaluated is not None:
+            mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
+            of_mean = divergence_of(classes_first(mean), true).item()
+            found = {
+                "divergence": heads.divergence(embeddings, val.log_probabilities).item(),
+                "divergence_of_mean": of_mean,
+                **found,
+            }
+        if heads.update_norms:
+            found["forecast_error"] = heads.forecast_error(embeddings, val.update_norm_values()).item()
         if objective.summary:
             found["summary_error"] = heads.summary_error(embeddings, val_summaries).item()
     log("validation", config.steps, found)

@@ -13,10 +13,11 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from wsl.data.leakage import refuse_shared
-from wsl.data.pairs import pairs_of
+from wsl.data.pairs import weights_with_roots
 from wsl.run import fresh_model, inputs_of
 from wsl.run_files import FORMAT, read_config, refuse_other, write_config
 from wsl.run_models import write_models
+from wsl.training.adaptation import adapted
 from wsl.training.metrics_log import Journal
 from wsl.training.pretraining import pretrain
 from wsl.training.resume_state import STATE
@@ -37,14 +38,9 @@ def _reads_tokens(config: TrainConfig) -> bool:
 
 def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     """Raises `InputError` for cards and choices that cannot be trained with, before anything is written."""
-    reads = inputs_of(config.model).reads
-    objective = instantiate(config.objective)
-    if objective.reads != reads:
-        name = config.objective["_target_"]
-        raise InputError(
-            f"objective {name} is of {objective.reads}, and model={config.model_name} reads {reads}; leave objective out"
-        )
-    objective.check(config.model)
+    _check_objective(config)
+    config, _ = adapted(config, zoos)
+    instantiate(config.objective).check(config.model)
     instantiate(config.logger)
     if _reads_tokens(config):
         instantiate(config.tokenizer)
@@ -67,6 +63,15 @@ def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
         refuse_shared(one, first, advice="models that are kept for testing would be learned from: train on one of the two")
 
 
+def _check_objective(config: TrainConfig) -> None:
+    reads, objective = inputs_of(config.model).reads, instantiate(config.objective)
+    if objective.reads != reads:
+        name = config.objective["_target_"]
+        raise InputError(
+            f"objective {name} is of {objective.reads}, and model={config.model_name} reads {reads}; leave objective out"
+        )
+
+
 def run_name(config: TrainConfig, zoo: Zoo) -> str:
     """Returns the name or path of the run; in a sweep, with what varies."""
     name = Path(config.run or f"{zoo.path.name}_{config.model_name}")
@@ -83,7 +88,11 @@ def named(swept: str) -> str:
 
 
 def train(config: TrainConfig, zoos: Sequence[Zoo], folder: Path, console: Console) -> None:
-    """Trains the run in `folder`, or what is left of it, on the first of some zoos and on others with it."""
+    """Trains the run in `folder`, or what is left of it, on the first of some zoos and on others with it.
+
+    Settings that the zoos have no roots or images for give way (`wsl.training.adaptation`).
+    """
+    config, notes = adapted(config, zoos)
     resolved = _resolve(config, zoos, folder)
     if any((folder / name).is_file() for name in ("model.safetensors", STATE)):
         refuse_other(folder, resolved)
@@ -95,6 +104,8 @@ def train(config: TrainConfig, zoos: Sequence[Zoo], folder: Path, console: Conso
             f"run {folder} is finished: nothing to do (delete the folder, or choose run=<another>, to train again)", soft_wrap=True
         )
         return
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False)
     write_models(folder, zoos, config.split, fold=config.fold)
     work = train_on_tokens if _reads_tokens(config) else _train_on_invariants
     places = [zoo.path for zoo in zoos]
@@ -137,8 +148,10 @@ def _resolve(config: TrainConfig, zoos: Sequence[Zoo], folder: Path) -> dict[str
     left_out = {"run", "swept", "given", *(() if _reads_tokens(config) else OF_TOKENS)}
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in left_out}
     if _reads_tokens(config):
-        first, root = next(pairs_of(zoo.split(config.split, fold=config.fold).train))
+        pair = next(iter(weights_with_roots(zoo.split(config.split, fold=config.fold).train)), None)
+        if pair is None:
+            raise InputError(f"fold {config.fold} of split {config.split} of {zoo.path} has no train model; choose another fold")
         tokenizer = instantiate(config.tokenizer)
-        token_width = tokenizer.plan(first.state_dict(), root=root.state_dict()).width + 1  # and the log-scale
+        token_width = tokenizer.plan(pair[0], root=pair[1]).width + 1  # and the log-scale
         values["model"] = {**config.model, "token_width": token_width}
     return {"format": FORMAT, **values, "zoo": entry(zoo), **({"other_zoos": [entry(one) for one in others]} if others else {})}

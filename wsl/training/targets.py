@@ -15,13 +15,31 @@ from torch.nn import functional
 
 from wsl.data.cache import cached
 from wsl.data.invariants import invariants_of
-from wsl.data.logits import run_models
+from wsl.data.logits import lack_to_run, run_models
 from wsl.data.update_norms import update_norms_of
 from zoo_gen import Zoo
-from zoo_gen.images import Images
 
 _RARE = 30.0
 """Log-probabilities below minus this are as good as impossible."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Images that models are evaluated on, with their card and the number of their classes."""
+
+    pixels: Float[Tensor, "I C H W"]
+    card: Mapping[str, Any]
+    classes: int
+
+    @classmethod
+    def of(cls, zoo: Zoo, count: int) -> "Evaluated":
+        """Returns the first of a zoo's training images."""
+        images = zoo.images("finetune")
+        return cls(images.train.pixels[:count], zoo.image_card("finetune"), images.num_classes)
+
+    def are_of(self, zoo: Zoo) -> bool:
+        """Tells whether the models of a zoo were trained on the same images; others have other classes."""
+        return not lack_to_run(zoo) and _same_images(zoo.image_card("finetune"), self.card)
 
 
 @dataclass(frozen=True)
@@ -36,22 +54,21 @@ class PretrainingTargets:
     update_norms: pd.DataFrame
 
     @classmethod
-    def of(cls, zoo: Zoo, images: Images, count: int, *, card: Mapping[str, Any]) -> "PretrainingTargets":
+    def of(cls, zoo: Zoo, evaluated: Evaluated | None) -> "PretrainingTargets":
         """Computes the targets of the fine-tuned checkpoints of a zoo, or finds them in the cache.
 
         Args:
             zoo: the zoo.
-            images: models are evaluated on the first of its training images.
-            count: the number of images.
-            card: of the images. Models that were trained on other images are not evaluated: they have other classes.
+            evaluated: what models are evaluated on, if they were trained on these images; None for nothing.
         """
-        checkpoints, pixels = zoo.select(stage="finetune"), images.train.pixels[:count]
+        checkpoints = zoo.select(stage="finetune")
         invariants, update_norms = (
             table.set_axis(checkpoints.frame["path"]) for table in (invariants_of(checkpoints), update_norms_of(checkpoints))
         )
-        if not _same_images(zoo.image_card("finetune"), card):
-            return cls(invariants, torch.full((len(checkpoints), len(pixels), images.num_classes), torch.nan), update_norms)
-        log_probabilities = functional.log_softmax(_logits(checkpoints, pixels), dim=-1).clamp(min=-_RARE)
+        if evaluated is None or not evaluated.are_of(zoo):
+            shape = (1, 1) if evaluated is None else (len(evaluated.pixels), evaluated.classes)
+            return cls(invariants, torch.full((len(checkpoints), *shape), torch.nan), update_norms)
+        log_probabilities = functional.log_softmax(_logits(checkpoints, evaluated.pixels), dim=-1).clamp(min=-_RARE)
         known = np.broadcast_to(known_rows(log_probabilities).numpy()[:, None], invariants.shape)
         return cls(invariants.where(known), log_probabilities, update_norms)
 

@@ -28,7 +28,6 @@ from wsl.tokenizers.plan import Plan
 from wsl.training.objectives.objective import Objective
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
-from zoo_gen.reader import read_weights
 from zoo_gen.stack import ModelStack
 
 Turn = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -80,6 +79,11 @@ class Behaviour(Objective):
     def __init__(self, *, images: int):
         self.images = images
 
+    @property
+    def runs_models(self) -> bool:
+        """True: decoded weights are run."""
+        return True
+
     def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Takes over the checkpoints. Raises `InputError` where tokens are no weights."""
         if not run.tokenizer.linear:
@@ -91,7 +95,8 @@ class Behaviour(Objective):
         self.pixels = run.zoo.images("finetune").train.pixels
         self.runner_of = functools.cache(self._made)
         self.root_weights = functools.lru_cache(256)(self._read)
-        self._states = functools.lru_cache(ROOTS_KEPT)(read_weights)
+        roots = {source.root.path: source.root for source in sources if source.root is not None}
+        self._states = functools.lru_cache(ROOTS_KEPT)(lambda path: roots[path].state_dict())
 
     def _made(self, architecture: str, plan: Plan) -> Runner:
         """The runner of an architecture (JSON) and plan."""
@@ -101,14 +106,16 @@ class Behaviour(Objective):
     def _read(self, number: int) -> Float[Tensor, "W"]:
         """The weights of the root of a checkpoint; zeros where it has none of that shape."""
         source = self.sources[number]
-        root, runner = source.root.state_dict(), self.runner_of(self.architectures[number], source.plan)
+        root = {} if source.root is None else source.root.state_dict()
+        runner = self.runner_of(self.architectures[number], source.plan)
         shapes = {name: shape for name, (_, shape) in runner.stack.slots.items()}
         fitting = {n: root[n] if n in root and root[n].shape == shape else torch.zeros(shape) for n, shape in shapes.items()}
         return runner.flat(fitting)
 
     def turn_of(self, number: int) -> Turn:
         """Turns what tokens of a checkpoint hold into its differences to the root."""
-        return partial(self.run.tokenizer.turn_back, root=self._states(self.sources[number].root.path))
+        root = self.sources[number].root
+        return partial(self.run.tokenizer.turn_back, root=None if root is None else self._states(root.path))
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""

@@ -15,6 +15,16 @@ class Objective(Protocol):
 
     reads: ClassVar[str] = "tokens"
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether models are run on images."""
+        return False
+
+    @classmethod
+    def imageless(cls, card: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Returns the card of what is left of an objective, given its card, where models cannot be run; None: nothing."""
+        return None
+
     def check(self, model: Mapping[str, Any]) -> None:
         """Raises `InputError` for a model card that the objective cannot train."""
 

@@ -24,6 +24,11 @@ class Total(Objective):
             raise InputError(f"terms ({', '.join(terms)}) and weights ({', '.join(weights)}) of an objective need the same names")
         self.terms, self.weights = terms, weights
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether a term that counts runs models."""
+        return any(term.runs_models and self.weights[name] != 0 for name, term in self.terms.items())
+
     def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Tells the terms."""
         for term in self.terms.values():

@@ -162,6 +162,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
             with one_clear_error(), flag_taken(), _hydra():
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
                 sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
+                values.clear()  # of a command before, in the same process
                 values.update(found)
                 start()
 

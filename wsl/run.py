@@ -104,6 +104,11 @@ class Run:
             raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error
         return cls(folder, config, model, inputs, zoo=zoo)
 
+    def __repr__(self) -> str:
+        of = self._unseen.path if self._unseen is not None else self._place or self.config["zoo"]["path"]
+        places = [text if len(text) <= 70 else f"...{text[-67:]}" for text in (str(self.path), str(of))]
+        return f"Run('{places[0]}': {self.model_name} of the zoo '{places[1]}')"
+
     @property
     def model_name(self) -> str:
         """The name of the model's card, which rows of tables are called by."""

@@ -1,11 +1,12 @@
 """The zoo on disk: a folder of checkpoints with an index (docs/zoo_format.md). This file reads; `writer.py` writes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from zoo_gen.splits import Split, split_models
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Checkpoint:
     """One row of a zoo: a model at one epoch.
 
@@ -62,6 +63,11 @@ class Checkpoint:
         """The model's `config.json` in timm's format."""
         return read_json(inside(self.folder, "config.json"))
 
+    def __repr__(self) -> str:
+        accuracy = self.results.get("test_accuracy")
+        scored = "" if accuracy is None else f", test accuracy {accuracy:.2f}"
+        return f"Checkpoint({shortened(self.model)}, epoch {self.epoch}{' (final)' if self.final else ''}{scored})"
+
     def state_dict(self) -> dict[str, Tensor]:
         """Reads the weights. Raises `InputError` for a missing or damaged file."""
         return read_weights(self.path)
@@ -94,11 +100,11 @@ class Zoo:
 
     @classmethod
     def open(cls, path: str | Path) -> "Zoo":
-        """Opens a zoo by its folder.
+        """Opens a zoo by its folder, or by its name under checkpoints/zoos.
 
         Raises `InputError` for a folder that is missing, is no zoo, has a newer format, or has a damaged index.
         """
-        folder = Path(path)
+        folder = zoo_folder(path)
         if not (folder / "zoo.json").is_file():
             raise InputError(f"zoo '{folder.name}' not found at {folder.resolve()}; {_how_to_make(folder.name)}")
         config = read_description(folder)
@@ -126,14 +132,40 @@ class Zoo:
     def select(self, **conditions: Any) -> "Zoo":
         """Returns the zoo of rows that meet every condition: a scalar means equality, a list membership.
 
-        Raises `InputError` for a column that does not exist.
+        Raises `InputError` for a column that does not exist, and for a function: `where` has other conditions.
         """
         frame = self.frame
         for column, wanted in conditions.items():
             if column not in frame:
                 raise InputError(f"a zoo has no column '{column}'; it has {', '.join(map(str, frame.columns))}")
-            values = wanted if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+            if callable(wanted) or isinstance(wanted, slice):
+                raise InputError(
+                    f"{column}= takes a value or a list of values; other conditions are for where: "
+                    f"zoo.where(zoo.frame['{column}'] > 3)"
+                )
+            values = wanted if pd.api.types.is_list_like(wanted) else [wanted]
             frame = frame[frame[column].isin(list(values))]
+        return self._of(frame)
+
+    def where(self, mask: Sequence[bool] | np.ndarray | pd.Series) -> "Zoo":
+        """Returns the zoo of rows that a mask marks, one boolean for each row of `frame`: `zoo.where(zoo.frame["epoch"] > 3)`.
+
+        Missing values (`<NA>`, as comparisons of the fold of a root have them) mark no row.
+
+        Raises `InputError` for anything but booleans, and for another number or order of rows than that of `frame`.
+        """
+        marks = mask if isinstance(mask, pd.Series) else pd.Series(mask, index=self.frame.index if len(mask) == len(self) else None)
+        if not pd.api.types.is_bool_dtype(marks) and len(marks):
+            raise InputError(f"where takes booleans, not {marks.dtype}: zoo.where(zoo.frame['epoch'] > 3)")
+        if not marks.index.equals(self.frame.index):
+            raise InputError(
+                f"the mask has {len(marks)} rows, or another order of rows, than the {len(self)} of this zoo; make it of its own "
+                "frame: zoo.where(zoo.frame['epoch'] > 3)"
+            )
+        return self._of(self.frame[marks.fillna(False).to_numpy(dtype=bool)])
+
+    def _of(self, frame: pd.DataFrame) -> "Zoo":
+        """Returns the zoo of some rows."""
         return Zoo(self.path, self.config, frame.reset_index(drop=True), self._whole)
 
     def split(self, scheme: str, *, fold: int) -> Split["Zoo"]:
@@ -214,9 +246,15 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def __getitem__(self, index: int) -> Checkpoint:
-        if not isinstance(index, int):
-            raise TypeError(f"a zoo is indexed by whole numbers; for several checkpoints use select(...) or list(zoo)[{index}]")
+    @overload
+    def __getitem__(self, index: int) -> Checkpoint: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Zoo": ...
+    def __getitem__(self, index: int | slice) -> "Checkpoint | Zoo":
+        if isinstance(index, slice):
+            return self._of(self.frame.iloc[index])
+        if not isinstance(index, int | np.integer):
+            raise TypeError("a zoo is indexed by whole numbers and slices; other selections are select(...) and where(mask)")
         if not -len(self) <= index < len(self):
             raise IndexError(f"checkpoint {index} of a selection of {len(self)}: {self!r}; look at zoo.frame for what there is")
         return next(self._checkpoints(self.frame.iloc[[index]]))
@@ -225,8 +263,9 @@ class Zoo:
         return self._checkpoints(self.frame)
 
     def __repr__(self) -> str:
-        models = self.frame["model"].nunique()
-        return f"Zoo('{self.path}': {models} models, {len(self)} checkpoints)"
+        models, place = self.frame["model"].nunique(), str(self.path)
+        place = place if len(place) <= 120 else f"...{place[-117:]}"
+        return f"Zoo('{place}': {models} models, {len(self)} checkpoints)"
 
 
 def zoo_folder(path: str | Path) -> Path:

@@ -74,7 +74,9 @@ def card_of(images: Path | str, **given: Any) -> Mapping[str, Any]:
     return found(images, **given)[0]["finetune_images"]
 
 
-def test_one_line_makes_a_zoo_whose_models_say_what_they_were_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_makes_a_zoo_whose_models_say_what_they_were_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "pets", 20, side=9)
     call(main, f"images={tmp_path / 'pets'}", "zoo=digits_mini", f"path={tmp_path / 'my_zoo'}", *TINY)
     printed = capsys.readouterr().out
@@ -91,7 +93,7 @@ def test_one_line_makes_a_zoo_whose_models_say_what_they_were_trained_on(tmp_pat
         assert checkpoint.build()(split.test.pixels[:2]).shape == (2, 3)
     opened = timm.create_model(f"local-dir:{zoo[0].folder}", pretrained=True)
     assert opened.pretrained_cfg["label_names"] == list(NAMES)
-    call(verify, f"zoo={tmp_path / 'my_zoo'}")
+    call(verify, str(tmp_path / "my_zoo"))
     assert "every hash, the records and the index agree" in capsys.readouterr().out
 
 

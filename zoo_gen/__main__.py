@@ -54,7 +54,7 @@ def main(config: ZooGenConfig) -> None:
     if config.images is not None:
         refuse_set_twice(HydraConfig.get().overrides.task)
         given = {"pretrain_images": config.pretrain_images, "classes": config.classes, "size": config.size}
-        card, lines = with_images(card, images=config.images, seed=config.seed, **given)
+        card, lines = with_images(card, images=config.images, **given)
         console.print("\n".join(lines), markup=False)
     if config.plan:
         print_plan(estimate(blueprint_of(card, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)

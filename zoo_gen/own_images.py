@@ -32,7 +32,7 @@ PATCHES = 16
 """Patches along a side, at most, unless a size is given: attention is quadratic in their number."""
 TEST, VAL = 0.2, 0.1
 """Shares of splits that have no images of their own."""
-_HOW = {"seed": 0, "memory_gb": 8, "workers": 4}
+_HOW = {"memory_gb": 8, "workers": 4}
 _SET = (
     "images@",
     "zoo.pretrain_images",
@@ -43,7 +43,7 @@ _SET = (
 
 def refuse_set_twice(overrides: Sequence[str]) -> None:
     """Raises `InputError` if a command line also sets what `images=` finds."""
-    if twice := [text for text in overrides if text.lstrip("+~").startswith(_SET)]:
+    if twice := [text for text in overrides if text.lstrip("+~").startswith(_SET) and not text.partition("=")[0].endswith(".seed")]:
         raise InputError(
             f"images= finds what {twice[0]} sets; leave that out (size= and classes= may be set), or write a card of images"
         )
@@ -56,24 +56,23 @@ def with_images(
     pretrain_images: str | None,
     classes: Sequence[str],
     size: int | None,
-    seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the resolved card of a zoo with other images, and what was found, a line for each data set.
 
     Args:
-        zoo: the card.
+        zoo: the card; its images say the seeds of the splits.
         images: a folder, a Parquet file, a data set of the hub (`owner/name`) or the name of a card of images.
         pretrain_images: those of the roots; None for the same.
         classes: of `images`, by name or by number; label i is `classes[i]`. All, where none are named.
         size: height and width in pixels; None for what the images have.
-        seed: of the splits.
 
     Raises:
         InputError: images are missing, damaged or ambiguous, or do not fit the architecture.
     """
     patch = timm_sizes(instantiate(zoo["architecture"]))["patch_size"]
-    own = _look(images, classes, seed)
-    others = [] if pretrain_images is None else [_look(pretrain_images, [], seed)]
+    seeds = {stage: zoo[f"{stage}_images"].get("seed", 0) for stage in ("pretrain", "finetune")}
+    own = _look(images, classes, seeds["finetune"])
+    others = [] if pretrain_images is None else [_look(pretrain_images, [], seeds["pretrain"])]
     side, note = _side(own.sides, patch if isinstance(patch, int) else patch[0], size)
     mean, std = own.moments(side)
     channels = max([len(mean), *(len(other.moments(side)[0]) for other in others)])

@@ -154,7 +154,10 @@ class Zoo:
 
         Raises `InputError` for anything but booleans, and for another number or order of rows than that of `frame`.
         """
-        marks = mask if isinstance(mask, pd.Series) else pd.Series(mask, index=self.frame.index if len(mask) == len(self) else None)
+        try:
+            marks = mask if isinstance(mask, pd.Series) else pd.Series(mask)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"where takes one boolean for each row ({error}): zoo.where(zoo.frame['epoch'] > 3)") from error
         if not pd.api.types.is_bool_dtype(marks) and len(marks):
             raise InputError(f"where takes booleans, not {marks.dtype}: zoo.where(zoo.frame['epoch'] > 3)")
         if not marks.index.equals(self.frame.index):

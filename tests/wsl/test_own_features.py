@@ -1,5 +1,7 @@
 """A user's own features go through the probes and folds of a run, and are compared with its embedding and baselines."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,11 @@ def test_the_table_has_own_features_beside_those_of_the_run(tiny_run: Run) -> No
     assert set(table["checkpoints"]) == {"all", "final"}
     rows = table.set_index(["target", "checkpoints", "features"])
     for target in TARGETS:
-        own, run = (rows.loc[target, "all", name] for name in ("own", tiny_run.model_name))
+        own, run = (rows.loc[(target, "all", name), :] for name in ("own", tiny_run.model_name))
         assert own["score"] == pytest.approx(run["score"])  # they are the same features
         assert run[["difference", "difference_low", "difference_high"]].abs().max() < 1e-9
         assert np.isnan(own["difference"])
-        other = rows.loc[target, "all", "statistics"]
+        other = rows.loc[(target, "all", "statistics"), :]
         assert other["difference"] == pytest.approx(own["score"] - other["score"])
         assert other["difference_low"] <= other["difference"] + 1e-9
 
@@ -80,3 +82,14 @@ def test_rows_that_do_not_match_are_refused_with_the_right_order(tiny_run: Run) 
         wsl.evaluate(np.ones(len(frame)), tiny_run)
     with pytest.raises(InputError, match="no setting 'penalty'"):
         wsl.evaluate(np.ones((len(frame), 1)), tiny_run, penalty=1)
+
+
+def test_the_recipe_prints_a_table(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "how_to" / "add_a_probe.md"
+    (code,) = (one for one in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) if "evaluate(" in one)
+    shutil.copytree(tiny_run.path, tmp_path / "checkpoints" / "runs" / "demo")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert "own" in capsys.readouterr().out

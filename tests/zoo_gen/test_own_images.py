@@ -65,9 +65,9 @@ def write_table(path: Path, count: int, *, labels: Sequence[int] = (0, 1, 2), na
     return path
 
 
-def found(images: Path | str, zoo: str = "digits_mini", **given: Any) -> tuple[dict[str, Any], list[str]]:
-    card = compose("zoo_gen", [f"zoo={zoo}"])["zoo"]
-    return with_images(card, images=str(images), **{"pretrain_images": None, "classes": [], "size": None, "seed": 0, **given})
+def found(images: Path | str, zoo: str = "digits_mini", seed: int = 0, **given: Any) -> tuple[dict[str, Any], list[str]]:
+    card = compose("zoo_gen", [f"zoo={zoo}", f"seed={seed}"])["zoo"]
+    return with_images(card, images=str(images), **{"pretrain_images": None, "classes": [], "size": None, **given})
 
 
 def card_of(images: Path | str, **given: Any) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ def test_one_line_makes_a_zoo_whose_models_say_what_they_were_trained_on(
         assert (config["num_classes"], config["pretrained_cfg"]["input_size"]) == (3, [3, 8, 8])
         assert config["pretrained_cfg"]["mean"] == zoo.image_card("finetune")["mean"]
         assert checkpoint.build()(split.test.pixels[:2]).shape == (2, 3)
-    opened = timm.create_model(f"local-dir:{zoo[0].folder}", pretrained=True)
+    opened: Any = timm.create_model(f"local-dir:{zoo[0].folder}", pretrained=True)
     assert opened.pretrained_cfg["label_names"] == list(NAMES)
     call(verify, str(tmp_path / "my_zoo"))
     assert "every hash, the records and the index agree" in capsys.readouterr().out

@@ -58,7 +58,7 @@ def test_a_slice_is_a_zoo_and_a_number_a_checkpoint(zoo: Zoo) -> None:
     part = zoo[10:20]
     assert isinstance(part, Zoo)
     assert [checkpoint.path for checkpoint in part] == [checkpoint.path for checkpoint in zoo][10:20]
-    assert zoo[np.int64(3)].path == zoo[3].path
+    assert zoo[np.int64(3)].path == zoo[3].path  # type: ignore[call-overload]
     assert [checkpoint.path for checkpoint in zoo[::-400]] == [checkpoint.path for checkpoint in zoo][::-400]
     with pytest.raises(TypeError, match=r"whole numbers and slices; other selections are select\(...\) and where\(mask\)"):
         zoo[[1, 2]]  # type: ignore[call-overload]

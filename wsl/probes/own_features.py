@@ -24,8 +24,8 @@ def evaluate(own: np.ndarray | pd.DataFrame, /, run: Run, **settings: Any) -> pd
     The probes are fitted on the train models of the run's split, penalties are chosen on val, and test models are predicted.
 
     Args:
-        own: the features (N F), one row for each checkpoint of `run.zoo`, in its order, or of those that are probed: fine-tuned, with a
-            finite test loss. A DataFrame with the columns `model` and `epoch` may have any order.
+        own: the features (N F), one row for each checkpoint of `run.zoo`, in its order, or of those that are probed: fine-tuned,
+            with a finite test loss. A DataFrame with the columns `model` and `epoch` may have any order.
         run: a trained model, whose zoo and split are used.
         settings: values of configs/probe.yaml to change, such as `targets=["test_accuracy"]` or `features=["spectra"]`.
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from zoo_gen.architecture import timm_sizes
-from zoo_gen.config import CONFIGS, instantiate
+from zoo_gen.config import CONFIGS, instantiate, stored
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images
 from zoo_gen.sources.folder import find_in_folder
@@ -162,10 +162,7 @@ def _look(place: str, classes: Sequence[str], seed: int) -> _Look:
 
 def _look_at_card(path: Path, classes: Sequence[str], seed: int) -> _Look:
     """Takes images from a card as it is, with some classes of it."""
-    from omegaconf import OmegaConf
-
-    card: Any = OmegaConf.to_container(OmegaConf.create({"seed": seed, "card": OmegaConf.load(path)}), resolve=True)
-    card = card["card"]
+    card = stored(f"images/{path.name}", seed=seed)
     if not all(text.isdecimal() for text in classes):
         raise InputError(f"classes of the card {path.stem} are numbers, not {', '.join(classes)}")
     card |= {"classes": [int(text) for text in classes]} if classes else {}

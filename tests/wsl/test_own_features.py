@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ def test_the_table_has_own_features_beside_those_of_the_run(tiny_run: Run) -> No
     assert set(table["features"]) == {"own", tiny_run.model_name, "statistics", "statistics_task_vector"}
     assert set(table["target"]) == set(TARGETS)
     assert set(table["checkpoints"]) == {"all", "final"}
-    rows = table.set_index(["target", "checkpoints", "features"])
+    rows: Any = table.set_index(["target", "checkpoints", "features"])
     for target in TARGETS:
         own, run = (rows.loc[(target, "all", name), :] for name in ("own", tiny_run.model_name))
         assert own["score"] == pytest.approx(run["score"])  # they are the same features

@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from omegaconf import OmegaConf
 
 from wsl.probes.benchmark import beside
 from wsl.probes.probe import probed_checkpoints
 from wsl.probes.settings import Settings
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
-from zoo_gen.config import CONFIGS
+from zoo_gen.config import stored
 
 OWN = "own"
 """How rows of the user's features are called."""
@@ -44,8 +43,8 @@ def evaluate(own: np.ndarray | pd.DataFrame, /, run: Run, **settings: Any) -> pd
 
 def _settings(changes: dict[str, Any]) -> Settings:
     """The settings of configs/probe.yaml with some changes, without what takes images."""
-    stored: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "probe.yaml"))
-    known = {name: stored[name] for name in Settings.__dataclass_fields__}
+    defaults = stored("probe.yaml")
+    known = {name: defaults[name] for name in Settings.__dataclass_fields__}
     if odd := sorted(set(changes) - set(known)):
         raise InputError(f"evaluate has no setting '{odd[0]}'; it has {', '.join(known)}")
     return Settings(**{**known, **changes, "noise_ceiling_checkpoints": 0, "n_permutations": 0})

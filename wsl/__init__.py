@@ -41,6 +41,7 @@ for _first in ["zoo_gen"] if sys.argv[:1] == ["-m"] else []:  # a command, maybe
 
 if TYPE_CHECKING:
     from wsl.layout.lookup import layout_of
+    from wsl.probes.own_features import evaluate
     from wsl.run import Run
     from wsl.symmetry.alignment import align, distance
     from wsl.symmetry.canonical import canonicalize
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "zoo_gen.formats.checkpoint": ["read_checkpoint"],
     "wsl.layout.lookup": ["layout_of"],
+    "wsl.probes.own_features": ["evaluate"],
     "wsl.run": ["Run"],
     "wsl.symmetry.alignment": ["align", "distance"],
     "wsl.symmetry.canonical": ["canonicalize"],
@@ -77,6 +79,7 @@ __all__ = [
     "align",
     "canonicalize",
     "distance",
+    "evaluate",
     "layout_of",
     "random_view",
     "read_checkpoint",

@@ -13,9 +13,10 @@ from zoo_gen import startup
 
 startup.begin()
 
+from zoo_gen.checkpoint import Checkpoint  # registers the ViT with an MLP head in timm, too
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, ImageSplit
 from zoo_gen.splits import Split
-from zoo_gen.zoo import Checkpoint, Zoo  # registers the ViT with an MLP head in timm, too
+from zoo_gen.zoo import Zoo
 
 __all__ = ["Checkpoint", "ImageSplit", "Images", "InputError", "Split", "Zoo"]

@@ -1,9 +1,14 @@
-"""Makes a model zoo: `python -m zoo_gen zoo=digits_mini`. With `plan=true` it says what that would take, and trains nothing."""
+"""Makes a model zoo: `python -m zoo_gen zoo=digits_mini`. With `plan=true` it says what that would take, and trains nothing.
+
+`images=<folder or Parquet file>` takes your own images instead of the card's: classes, counts, size, channels, mean and standard
+deviation are found, and the input of the architecture follows.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 from rich.console import Console
 
@@ -11,6 +16,7 @@ from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.generate import generate
+from zoo_gen.own_images import refuse_set_twice, with_images
 from zoo_gen.plan import GPUS, estimate, print_plan
 
 
@@ -24,24 +30,36 @@ class ZooGenConfig:
     gpu: str = MISSING
     seed: int = MISSING
     path: str | None = MISSING
+    images: str | None = MISSING
+    pretrain_images: str | None = MISSING
+    classes: list[str] = MISSING
+    size: int | None = MISSING
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, not {self.seed}")
         if self.gpu not in GPUS:
             raise InputError(f"unknown gpu '{self.gpu}'; choose one of {', '.join(GPUS)}")
+        if self.images is None and (self.pretrain_images is not None or self.classes or self.size is not None):
+            raise InputError("pretrain_images=, classes= and size= go with images=<folder, Parquet file, hub data set or card>")
 
 
 @command("zoo_gen", ZooGenConfig)
 def main(config: ZooGenConfig) -> None:
     """Makes the zoo of a card, or finishes one that was interrupted."""
-    name = config.zoo["name"] if config.seed == 0 else f"{config.zoo['name']}-seed{config.seed}"
-    path = Path(config.path or f"checkpoints/zoos/{name}")
+    path = place_of(config)
     executor = instantiate(config.executor)
+    console = Console(highlight=False, soft_wrap=True)
+    card = config.zoo
+    if config.images is not None:
+        refuse_set_twice(HydraConfig.get().overrides.task)
+        given = {"pretrain_images": config.pretrain_images, "classes": config.classes, "size": config.size}
+        card, lines = with_images(card, images=config.images, **given)
+        console.print("\n".join(lines), markup=False)
     if config.plan:
-        print_plan(estimate(blueprint_of(config.zoo, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)
+        print_plan(estimate(blueprint_of(card, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)
         return
-    zoo = generate(path, config.zoo, name=name, seed=config.seed, executor=executor)
+    zoo = generate(path, card, name=path.resolve().name, seed=config.seed, executor=executor)
 
     final = zoo.select(stage="finetune", final=True).frame
     low, median, high = final["test_accuracy"].quantile([0.05, 0.5, 0.95])
@@ -49,10 +67,18 @@ def main(config: ZooGenConfig) -> None:
     families = ", ".join(f"{family} {accuracy:.2f}" for family, accuracy in by_family.items())
     models = zoo.frame["model"].nunique()
     diverged = zoo.select(status="diverged").frame["model"].nunique()
-    console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{zoo.name}[/bold]: {models} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}")
     console.print(f"final test accuracy: 5 % {low:.2f}, median {median:.2f}, 95 % {high:.2f} (medians by pre-training: {families})")
     console.print(f"content hash {zoo.content_hash}")
+
+
+def place_of(config: ZooGenConfig) -> Path:
+    """The folder of the zoo; where none is named, it is called after the card, the images and the seed."""
+    if config.path:
+        return Path(config.path)
+    images = "" if config.images is None else f"-{Path(config.images).resolve().stem}"
+    seed = f"-seed{config.seed}" if config.seed else ""
+    return Path("checkpoints", "zoos", f"{config.zoo['name']}{images}{seed}")
 
 
 if __name__ == "__main__":

@@ -156,14 +156,14 @@ class Blueprint:
             number = counts.get(recipe.objective, 0)
             counts[recipe.objective] = number + 1
             name = f"{recipe.objective}_{number}"
-            described, recipe = _sized(self.architecture, recipe, self.pretrain_images.num_classes)
+            described, recipe = _sized(self.architecture, recipe, self.pretrain_images)
             roots.append(ModelSpec(name, name, None, "pretrain", None, recipe.objective, described, recipe))
         for number, root in enumerate(roots):
             backbone = resized(self.architecture, root.recipe.width, root.recipe.depth)
             variants = self.finetune.variants(seed, root.model)
             places = stream(seed, root.model, "split").permutation(len(variants))
             for place, (changes, varied) in zip(places.tolist(), variants, strict=True):
-                described, recipe = _sized(backbone, varied, self.finetune_images.num_classes)
+                described, recipe = _sized(backbone, varied, self.finetune_images)
                 if (recipe.width, recipe.depth) != (root.recipe.width, root.recipe.depth):
                     raise InputError(
                         f"a child of {root.model} cannot have width {recipe.width} and depth {recipe.depth}: its weights have "
@@ -243,7 +243,8 @@ def planned(config: Mapping[str, Any], *, seed: int, most: int) -> list[ModelSpe
             model = parts["architecture"]["model_args"]
             shape = (0, model.get("in_chans", 3), model.get("img_size", 224), model.get("img_size", 224))
             none = ImageSplit(torch.empty(shape), torch.empty(0, dtype=torch.int64))
-            parts[f"{stage}_images"] = Images(none, none, none, len(card.get("classes") or ()) or card["num_classes"])
+            classes = len(card.get("classes") or ()) or card["num_classes"]
+            parts[f"{stage}_images"] = Images(none, none, none, classes, card.get("label_names"))
         blueprint = instantiate({**config, **parts}, group="zoo")
         return blueprint.plan(seed) if blueprint.pretrain.size * (1 + blueprint.finetune.size) <= most else []
     except (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, IndexError):
@@ -273,9 +274,12 @@ def draw(rng: np.random.Generator, card: Mapping[str, Any]) -> Any:
     )
 
 
-def _sized(backbone: Mapping[str, Any], recipe: Recipe, num_classes: int) -> tuple[dict[str, Any], Recipe]:
+def _sized(backbone: Mapping[str, Any], recipe: Recipe, images: Images) -> tuple[dict[str, Any], Recipe]:
     """Returns the architecture of a recipe, and the recipe with its width and depth spelled out."""
     described = resized(backbone, recipe.width, recipe.depth)
     sizes = timm_sizes(described)
     recipe = dataclasses.replace(recipe, width=sizes["embed_dim"], depth=sizes["depth"])
-    return with_head(described, recipe.head, num_classes), recipe
+    described = with_head(described, recipe.head, images.num_classes)
+    if described["num_classes"] and images.label_names is not None:
+        described["label_names"] = list(images.label_names)  # where timm looks for them
+    return described, recipe

@@ -95,8 +95,6 @@ def card_names(group: str) -> tuple[str, ...]:
 
 def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
     """Builds the cards of a group by name or pattern, in the order of their names. Raises `InputError` if one fits no card."""
-    from omegaconf import OmegaConf
-
     files = {path.stem: path for path in sorted((CONFIGS / group).glob("*.yaml"))}
     if not wanted:
         raise InputError(f"no card of {CONFIGS / group} was named; name some, or '*' for all: {', '.join(files)}")
@@ -104,7 +102,14 @@ def cards(group: str, wanted: Sequence[str]) -> dict[str, Any]:
         if not any(fnmatch(name, pattern) for name in files):
             raise InputError(f"no card '{pattern}' in {CONFIGS / group}; there is {', '.join(files)}")
     chosen = [name for name in files if any(fnmatch(name, pattern) for pattern in wanted)]
-    return {name: instantiate(OmegaConf.to_container(OmegaConf.load(files[name]))) for name in chosen}
+    return {name: instantiate(stored(f"{group}/{name}.yaml")) for name in chosen}
+
+
+def stored(name: str, **values: Any) -> dict[str, Any]:
+    """Returns what a file of `CONFIGS` says, as plain Python; `${seed}` and the like are taken from `values`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.create({**values, "file": OmegaConf.load(CONFIGS / name)}), resolve=True)["file"]  # type: ignore
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

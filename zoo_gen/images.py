@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ AHEAD = 2
 """Batches of streamed images that are decoded while one trains."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSplit:
     """Normalised images and their labels, numbered from 0."""
 
@@ -26,6 +26,10 @@ class ImageSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        channels, height, width = self.pixels.shape[1:]
+        return f"ImageSplit({len(self):,} images of {channels} x {height} x {width})"
 
     def batches(self, chosen: Sequence[Int[Tensor, "..."]]) -> Iterator[Float[Tensor, "... C H W"]]:
         """Yields the pixels of one choice after the other; those that must be decoded are so ahead of time, by a thread."""
@@ -44,18 +48,27 @@ class ImageSplit:
         return ImageSplit(self.pixels.to(device), self.labels.to(device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Images:
-    """Three disjoint splits of one image data set; test images are touched only when results are recorded."""
+    """Three disjoint splits of one image data set; test images are touched only when results are recorded.
+
+    `label_names` are of the classes, in the order of their labels; None where nobody has said them.
+    """
 
     train: ImageSplit
     val: ImageSplit
     test: ImageSplit
     num_classes: int
+    label_names: Sequence[str] | None = None
 
     def to(self, device: torch.device | str) -> "Images":
         """The same images on a device."""
-        return Images(self.train.to(device), self.val.to(device), self.test.to(device), self.num_classes)
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+
+    def __repr__(self) -> str:
+        channels, height, width = self.train.pixels.shape[1:]
+        counts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in ("train", "val", "test"))
+        return f"Images({counts}; {self.num_classes} classes, {channels} x {height} x {width})"
 
 
 def images_stand_in(card: Mapping[str, Any]) -> Images:
@@ -65,7 +78,8 @@ def images_stand_in(card: Mapping[str, Any]) -> Images:
         ImageSplit(torch.empty(count, *shape, device="meta"), torch.empty(count, dtype=torch.int64, device="meta"))
         for count in card["images"]
     )
-    return Images(train, val, test, len(card["classes"]) if card.get("classes") else card["num_classes"])
+    classes = len(card["classes"]) if card.get("classes") else card["num_classes"]
+    return Images(train, val, test, classes, card.get("label_names"))
 
 
 def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence[float], std: Sequence[float], seed: int) -> Images:

@@ -20,6 +20,9 @@ class Split(NamedTuple, Generic[Part]):
     val: Part
     test: Part
 
+    def __repr__(self) -> str:
+        return f"Split({', '.join(f'{name}: {len(part)}' for name, part in self._asdict().items())})"  # type: ignore[arg-type]
+
 
 def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[str]]:
     """Returns the model ids of each part; `fold` is tested, the one after it validates.

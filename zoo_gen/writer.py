@@ -46,7 +46,7 @@ def create_zoo(
     }
     if (path / "zoo.json").exists():
         there = read_json(path / "zoo.json")
-        keys = [key for key in description if key not in ("software", "format_version", SEAL)]
+        keys = [key for key in description if key not in ("name", "software", "format_version", SEAL)]
         differences = [line for key in keys for line in _differences(key, there.get(key, ABSENT), description[key])]
         of_config = [line.split(": ", 1) for line in differences if line.startswith("config.")]
         newer = [setting for setting, values in of_config if values.startswith(f"{ABSENT} there")]

@@ -1,89 +1,25 @@
 """The zoo on disk: a folder of checkpoints with an index (docs/zoo_format.md). This file reads; `writer.py` writes."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pandas as pd
-from torch import Tensor, nn
 
-from zoo_gen.architecture import skeleton
+from zoo_gen.checkpoint import Checkpoint
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.content import content_hash, is_adopted, is_guarded, read_description, say_unguarded
 from zoo_gen.errors import InputError
 from zoo_gen.foreign import as_foreign
 from zoo_gen.images import Images
 from zoo_gen.index import ALL_FACTORS, RESULTS, own_columns, plain, read_index
-from zoo_gen.reader import ZOO_ADVICE, Places, inside, read_json, read_weights, shortened
-from zoo_gen.reference import is_reference, read_reference
+from zoo_gen.reader import ZOO_ADVICE, Places, inside, shortened
 from zoo_gen.splits import Split, split_models
 
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One row of a zoo: a model at one epoch.
-
-    Attributes:
-        model: id of the model, unique in the zoo.
-        root: id of the pre-trained model it descends from (its own id for roots), None where nobody knows.
-        parent: id of the model it was fine-tuned from, None for roots and where nobody knows.
-        stage: `pretrain` or `finetune`.
-        epoch: counted from 1.
-        final: whether it is the model's last epoch.
-        status: `ok` or `diverged` (of the model, not of the epoch).
-        fold: 0 to 4, None for roots.
-        factors: generating factors, chosen before training.
-        results: losses in nats, accuracies in [0, 1], gaps; None where there is none.
-        path: of the safetensors file; in an adopted zoo also of a reference to weights elsewhere (`zoo_gen.reference`).
-        columns: the columns that an adopted zoo has of its own, numbers and texts; None where there is none.
-    """
-
-    model: str
-    root: str | None
-    parent: str | None
-    stage: str
-    epoch: int
-    final: bool
-    status: str
-    fold: int | None
-    factors: Mapping[str, Any]
-    results: Mapping[str, float | None]
-    path: Path
-    columns: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """The model's folder, which timm opens by `local-dir:` where the weights lie in it."""
-        return self.path.parent.parent if self.path.parent.name == "epochs" else self.path.parent
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether the weights lie outside of the zoo, so that `path` is no file of weights."""
-        return is_reference(self.path)
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """The model's `config.json` in timm's format."""
-        return read_json(inside(self.folder, "config.json"))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Reads the weights as views of their file. Raises `InputError` if it is missing, damaged, or not the adopted one."""
-        return read_reference(self.path).read() if self.is_reference else read_weights(self.path)
-
-    def build(self) -> nn.Module:
-        """Builds the timm model with these weights, in eval mode and float32. Raises `InputError` if they do not fit each other."""
-        model = skeleton(self.architecture)
-        try:
-            model.load_state_dict(self.state_dict(), assign=True)
-        except RuntimeError as error:
-            summary = str(error).strip().partition("\n")[0]
-            raise InputError(f"{self.path} does not fit the config.json of {self.folder} ({summary}); {ZOO_ADVICE}") from error
-        return model.float().eval()
 
 
 class Zoo:
@@ -103,11 +39,11 @@ class Zoo:
 
     @classmethod
     def open(cls, path: str | Path) -> "Zoo":
-        """Opens a zoo by its folder.
+        """Opens a zoo by its folder, or by its name under checkpoints/zoos.
 
         Raises `InputError` for a folder that is missing, is no zoo, has a newer format, or has a damaged index.
         """
-        folder = Path(path)
+        folder = zoo_folder(path)
         if not (folder / "zoo.json").is_file():
             raise InputError(f"zoo '{folder.name}' not found at {folder.resolve()}; {_how_to_make(folder.name)}")
         config = read_description(folder)
@@ -140,14 +76,43 @@ class Zoo:
     def select(self, **conditions: Any) -> "Zoo":
         """Returns the zoo of rows that meet every condition: a scalar means equality, a list membership.
 
-        Raises `InputError` for a column that does not exist.
+        Raises `InputError` for a column that does not exist, and for a function: `where` has other conditions.
         """
         frame = self.frame
         for column, wanted in conditions.items():
             if column not in frame:
                 raise InputError(f"a zoo has no column '{column}'; it has {', '.join(map(str, frame.columns))}")
-            values = wanted if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+            if callable(wanted) or isinstance(wanted, slice):
+                raise InputError(
+                    f"{column}= takes a value or a list of values; other conditions are for where: "
+                    f"zoo.where(zoo.frame['{column}'] > 3)"
+                )
+            values = wanted if pd.api.types.is_list_like(wanted) else [wanted]
             frame = frame[frame[column].isin(list(values))]
+        return self._of(frame)
+
+    def where(self, mask: Sequence[bool] | np.ndarray | pd.Series) -> "Zoo":
+        """Returns the zoo of rows that a mask marks, one boolean for each row of `frame`: `zoo.where(zoo.frame["epoch"] > 3)`.
+
+        Missing values (`<NA>`, as comparisons of the fold of a root have them) mark no row.
+
+        Raises `InputError` for anything but booleans, and for another number or order of rows than that of `frame`.
+        """
+        try:
+            marks = mask if isinstance(mask, pd.Series) else pd.Series(mask)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"where takes one boolean for each row ({error}): zoo.where(zoo.frame['epoch'] > 3)") from error
+        if not pd.api.types.is_bool_dtype(marks) and len(marks):
+            raise InputError(f"where takes booleans, not {marks.dtype}: zoo.where(zoo.frame['epoch'] > 3)")
+        if not marks.index.equals(self.frame.index):
+            raise InputError(
+                f"the mask has {len(marks)} rows, or another order of rows, than the {len(self)} of this zoo; make it of its own "
+                "frame: zoo.where(zoo.frame['epoch'] > 3)"
+            )
+        return self._of(self.frame[marks.fillna(False).to_numpy(dtype=bool)])
+
+    def _of(self, frame: pd.DataFrame) -> "Zoo":
+        """Returns the zoo of some rows."""
         return Zoo(self.path, self.config, frame.reset_index(drop=True), self._whole)
 
     def split(self, scheme: str, *, fold: int) -> Split["Zoo"]:
@@ -237,9 +202,15 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def __getitem__(self, index: int) -> Checkpoint:
-        if not isinstance(index, int):
-            raise TypeError(f"a zoo is indexed by whole numbers; for several checkpoints use select(...) or list(zoo)[{index}]")
+    @overload
+    def __getitem__(self, index: int) -> Checkpoint: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Zoo": ...
+    def __getitem__(self, index: int | slice) -> "Checkpoint | Zoo":
+        if isinstance(index, slice):
+            return self._of(self.frame.iloc[index])
+        if not isinstance(index, int | np.integer):
+            raise TypeError("a zoo is indexed by whole numbers and slices; other selections are select(...) and where(mask)")
         if not -len(self) <= index < len(self):
             raise IndexError(f"checkpoint {index} of a selection of {len(self)}: {self!r}; look at zoo.frame for what there is")
         return next(self._checkpoints(self.frame.iloc[[index]]))
@@ -248,8 +219,9 @@ class Zoo:
         return self._checkpoints(self.frame)
 
     def __repr__(self) -> str:
-        models = self.frame["model"].nunique()
-        return f"Zoo('{self.path}': {models} models, {len(self)} checkpoints)"
+        models, place = self.frame["model"].nunique(), str(self.path)
+        place = place if len(place) <= 120 else f"...{place[-117:]}"
+        return f"Zoo('{place}': {models} models, {len(self)} checkpoints)"
 
 
 def zoo_folder(path: str | Path) -> Path:

@@ -23,7 +23,7 @@ from zoo_gen import Checkpoint
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json, write_weights
-from zoo_gen.zoo import read_weights
+from zoo_gen.reader import read_weights
 
 CARDS = sorted((CONFIGS / "tokenizer").glob("*.yaml"))
 LOCAL = [card for card in CARDS if instantiate(OmegaConf.load(card)).local]

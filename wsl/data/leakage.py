@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+import torch
 from torch import Tensor
 
 from zoo_gen import InputError, Zoo
@@ -60,13 +61,13 @@ def refuse_shared(seen: Zoo, probed: Zoo, *, advice: str) -> None:
 def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
     """Raises `InputError` if models of a zoo were fine-tuned on test images of the zoo to be probed.
 
-    Images are compared where both zoos hold them in memory, in one size and normalised alike; others are let through, and zoos
+    Images are compared where both zoos hold them in memory, in one size, as pixels of 8 bits; others are let through, and zoos
     without images.
     """
     cards = [zoo.config["config"].get("finetune_images") for zoo in (seen, probed)]
     if cards[0] == cards[1] or None in cards:
         return
-    train, test = seen.images("finetune").train.pixels, probed.images("finetune").test.pixels
+    train, test = _pixels(seen, "train"), _pixels(probed, "test")
     if not isinstance(train, Tensor) or not isinstance(test, Tensor) or train.shape[1:] != test.shape[1:]:
         return
     known = {image.numpy().tobytes() for image in train}
@@ -78,6 +79,15 @@ def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
             f"the models of {seen.path} were fine-tuned on {count} of the {len(test)} test images of {probed.path}; make a zoo "
             f"with the same split of the images: python -m zoo_gen ... {' '.join(seeds)}"
         )
+
+
+def _pixels(zoo: Zoo, split: str) -> object:
+    """The pixels that models of a zoo were fine-tuned or tested on, whatever they are normalised by: two draws have two means."""
+    pixels, card = getattr(zoo.images("finetune"), split).pixels, zoo.image_card("finetune")
+    if not isinstance(pixels, Tensor):
+        return pixels
+    mean, std = (torch.tensor(card[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    return (255 * (pixels * std + mean)).round().to(torch.uint8)
 
 
 def _names(values: Collection[str]) -> str:

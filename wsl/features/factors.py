@@ -9,7 +9,7 @@ import pandas as pd
 from wsl.features.features import Features
 from wsl.run import Run
 from zoo_gen import Zoo
-from zoo_gen.zoo import ALL_FACTORS
+from zoo_gen.index import ALL_FACTORS
 
 
 class Factors(Features):

@@ -23,9 +23,9 @@ from wsl.data.pairs import root_weights
 from wsl.data.stacks import shape_key
 from wsl.run import Run
 from wsl.tokenizers.tokens import Tokens
+from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json, write_weights
-from zoo_gen.zoo import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)

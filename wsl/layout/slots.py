@@ -130,7 +130,7 @@ class Rule(NamedTuple):
     form: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     """The slots of an architecture, in the order of its table: every weight exactly once.
 
@@ -144,6 +144,9 @@ class Layout:
     slots: tuple[Slot, ...]
     sizes: tuple[tuple[str, int], ...]
     rules: tuple[Rule, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Layout({self.family}, depth {self.depth}: {len(self.slots)} tensors, {len(self.rules)} rules)"
 
     @functools.cached_property
     def owners(self) -> dict[str, str]:

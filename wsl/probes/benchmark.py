@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 
 from wsl.features.features import Features
-from wsl.probes.comparison import compare, marked
+from wsl.probes.comparison import compare, difference, marked
 from wsl.probes.evaluate import cross_validation_of, evaluate_subsets, subsets, tables_of
 from wsl.probes.fold_runs import ByModel, Pretrained, all_folds, usable, variants
 from wsl.probes.probe import Probe, probed_checkpoints
@@ -92,4 +94,40 @@ def evaluate_runs(
                 for row in (finding.row for finding in findings):
                     rows.append(about | {"features": f"{name}, {row['control']}" if row["control"] else name} | row)
             progress.advance(bar)
+    return rows
+
+
+def beside(own: Float[np.ndarray, "N F"], run: Run, settings: Settings, *, name: str) -> list[dict[str, Any]]:
+    """Evaluates features of the probed checkpoints on the fold of a run, beside other features.
+
+    Returns a row for each target, subset and kind of features, with the paired difference of `own` to it; by the first metric of
+    each probe. Targets that cannot be predicted have no row.
+
+    Raises:
+        InputError: a card is unknown, or the split leaks.
+    """
+    scheme, fold = (run.config[key] for key in ("split", "fold"))
+    probes, children = cards("probe", settings.targets), probed_checkpoints(run.zoo)
+    folds = cross_validation_of(children, {fold: run.split}, scheme, settings)
+    found = {name: evaluate_subsets(folds, probes, [own])}
+    for label, extractor, _, by_fold in variants(cards("features", settings.features), {run.model_name: {0: {fold: run}}}, {}):
+        found[label] = evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children))
+    rows = []
+    for target, probe in probes.items():
+        metric = next(iter(probe.metrics))
+        for subset in found[name]:
+            alike = {
+                label: next(one for one in of[subset] if (one.row["target"], one.row["metric"]) == (target, metric))
+                for label, of in found.items()
+            }
+            for label, finding in alike.items():
+                if finding.resampled is None:
+                    continue
+                row = {"target": target, "checkpoints": subset, "features": label, "score": finding.row["value"]}
+                row |= {key: finding.row[key] for key in ("low", "high")}
+                compared = label != name and alike[name].resampled is not None
+                told = difference(alike[name], finding) if compared else dict.fromkeys(("difference", "low", "high"), np.nan)
+                rows.append(
+                    row | {"difference": told["difference"], "difference_low": told["low"], "difference_high": told["high"]}
+                )
     return rows

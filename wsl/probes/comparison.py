@@ -33,11 +33,11 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
             row, about = finding.row, {"subset": subset, "features": features, "kind": kinds[features], "seed": seed}
             if kinds[features] in ("embedding", "joined") and finding.resampled is not None:
                 if bar := best.get((subset, row["target"], row["metric"])):
-                    difference = _difference(finding, bar[1])
-                    about |= {"best_baseline": bar[0], "difference": difference["difference"]}
-                    about |= {"difference_low": difference["low"], "difference_high": difference["high"]}
+                    told = difference(finding, bar[1])
+                    about |= {"best_baseline": bar[0], "difference": told["difference"]}
+                    about |= {"difference_low": told["low"], "difference_high": told["high"]}
                 about["difference_to"] = {
-                    other: _difference(finding, beside)
+                    other: difference(finding, beside)
                     for other, alike in others.items()
                     for beside in alike
                     if all(beside.row[key] == row[key] for key in ("target", "metric", "control")) and beside.resampled is not None
@@ -46,7 +46,7 @@ def compare(found: Mapping[Key, Sequence[Finding]], kinds: Mapping[str, str]) ->
     return rows
 
 
-def _difference(finding: Finding, beside: Finding) -> dict[str, float]:
+def difference(finding: Finding, beside: Finding) -> dict[str, float]:
     """Returns the paired difference of two scores with its interval."""
     assert finding.resampled is not None
     assert beside.resampled is not None

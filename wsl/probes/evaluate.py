@@ -11,7 +11,7 @@ from wsl.data.leakage import refuse_leaks
 from wsl.features.features import Features
 from wsl.probes.cross_validation import CrossValidation, Finding
 from wsl.probes.noise_ceiling import measure, sample_rows
-from wsl.probes.probe import Probe
+from wsl.probes.probe import Measured, Probe
 from wsl.probes.settings import Settings
 from wsl.run import Run
 from zoo_gen import Zoo
@@ -29,12 +29,13 @@ def cross_validation_of(children: Zoo, splits: Mapping[int, Split[Zoo]], scheme:
     frame = children.frame
     folds = [rows_of(frame, split) for split in splits.values()]
     tested = np.flatnonzero(np.any([fold.test for fold in folds], axis=0))
-    sampled = np.intersect1d(sample_rows(frame, settings.noise_ceiling_checkpoints), tested)
+    limit = settings.noise_ceiling_checkpoints
+    sampled = np.intersect1d(sample_rows(frame, limit), tested) if limit > 0 else np.empty(0, dtype=np.int64)
     return CrossValidation(
         frame=frame,
         splits=folds,
         families=frame["root"].to_numpy(dtype=str) if scheme == "leave_root_out" else np.full(len(frame), "all"),
-        measured=measure(children, sampled),
+        measured=measure(children, sampled) if len(sampled) else Measured(*np.full((2, len(frame), 1), np.nan)),
         settings=settings,
     )
 

@@ -86,7 +86,7 @@ class Segment:
         return tensor.as_strided(self.shape, self.steps, tensor.storage_offset() + self.offset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Group:
     """The tokens `start` to `stop` of one role in one block, and the segments in them."""
 
@@ -101,6 +101,9 @@ class Group:
         """Number of weights."""
         return sum(segment.n_weights for segment in self.segments)
 
+    def __repr__(self) -> str:
+        return f"Group(block {self.block}, {self.role}: tokens {self.start} to {self.stop}, {len(self.segments)} segments)"
+
 
 class Region(NamedTuple):
     """Tensors that lie in one range of the flat buffer, from `start` on, which holds nothing but them and their scales.
@@ -113,7 +116,7 @@ class Region(NamedTuple):
     slots: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The place of every weight of a checkpoint in its tokens; hashable, equal for equal shapes, types and tokenizers.
 
@@ -133,6 +136,9 @@ class Plan:
     def n_tokens(self) -> int:
         """Number of tokens T."""
         return self.groups[-1].stop
+
+    def __repr__(self) -> str:
+        return f"Plan({self.n_tokens:,} tokens of {self.width} for {self.n_weights:,} weights, {self.layout!r})"
 
     @cached_property
     def parts(self) -> tuple[Segment, ...]:

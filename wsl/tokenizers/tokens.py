@@ -17,7 +17,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The type that shows the bits of weights of so many bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Correction:
     """The weights of one tensor that decoding misses: their places (None means all of them), and their bits as integers."""
 
@@ -31,14 +31,20 @@ class Correction:
         turned = slot.turn(weight.detach()).clone(memory_format=torch.contiguous_format)
         return cls(slot.name, None, turned.view(-1).view(INTEGERS[turned.dtype.itemsize]))
 
+    def __repr__(self) -> str:
+        return f"Correction({self.name}: {len(self.bits):,} weights)"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Tokens:
     """A checkpoint as T vectors of D weights, with the plan that leads back and what makes the way back exact."""
 
     values: Float[Tensor, "T D"]
     plan: Plan
     corrections: tuple[Correction, ...]
+
+    def __repr__(self) -> str:
+        return f"Tokens({self.plan.n_tokens:,} of width {self.plan.width}, {self.values.dtype}, of {self.plan.layout!r})"
 
     @property
     def mask(self) -> Bool[Tensor, "T D"]:

@@ -5,8 +5,9 @@ Pixels of 16 bits keep their upper 8 (`v >> 8`). Pixels of 32 bits and floats ha
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -59,6 +60,7 @@ class Selection:
         memory_gb: decoded images that need more than this are decoded whenever they are needed.
         workers: threads that decode.
         classes: labels to keep; label i is then `classes[i]`. None keeps all.
+        label_names: of the labels that are kept, in their order; None where nobody has said them.
     """
 
     images: Sequence[int]
@@ -70,6 +72,7 @@ class Selection:
     memory_gb: float
     workers: int
     classes: Sequence[int] | None = None
+    label_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         kept = self.classes
@@ -77,15 +80,25 @@ class Selection:
             raise InputError(f"classes must be two or more different labels of 0 to {self.num_classes - 1}, not {list(kept)}")
         if len(self.images) != 3 or min(self.images) < 1:
             raise InputError(f"images must be three positive numbers (train, val, test), not {list(self.images)}")
+        if self.label_names is not None and len(self.label_names) != self.kept:
+            raise InputError(f"label_names has {len(self.label_names)} names for {self.kept} classes")
 
-    def draw(self, train: Labelled, test: Labelled) -> Images:
-        """Draws train and val from the training pictures, test from the others, in the stated sizes, and decodes them.
+    @property
+    def kept(self) -> int:
+        """How many classes are kept."""
+        return self.num_classes if self.classes is None else len(self.classes)
+
+    def draw(self, train: Labelled, test: Labelled | None, val: Labelled | None = None) -> Images:
+        """Draws the three splits in the stated sizes, and decodes them.
+
+        Val is drawn from the training pictures where there are none of its own. So is test, and then every class has its share of
+        all three.
 
         Raises `InputError` for too few images, for labels out of range and for images that cannot be read.
         """
         rng = np.random.default_rng(self.seed)
         splits = []
-        for what, (every, given), counts in (("training", train, self.images[:2]), ("test", test, self.images[2:])):
+        for what, (every, given), counts in _parts(train, val, test, self.images):
             odd = sorted({label for label in given if not 0 <= label < self.num_classes})
             if odd:
                 raise InputError(
@@ -100,11 +113,12 @@ class Selection:
                     "set images=[...] to what is there"
                 )
             order = rng.permutation(len(labels))
-            for start, count in zip((0, counts[0]), counts, strict=False):
+            order = order if test is not None else _spread(order, np.asarray(labels))
+            for start, count in zip(np.cumsum([0, *counts]).tolist(), counts, strict=False):
                 chosen = sorted(order[start : start + count].tolist())
                 pixels = self._pixels([pictures[number] for number in chosen])
                 splits.append(ImageSplit(pixels, torch.tensor([labels[number] for number in chosen])))
-        return Images(splits[0], splits[1], splits[2], self.num_classes if self.classes is None else len(self.classes))
+        return Images(splits[0], splits[1], splits[2], self.kept, self.label_names)
 
     def _kept(self, pictures: Sequence[Picture], labels: Sequence[int]) -> Labelled:
         """The pictures of the classes to keep, with their new labels."""
@@ -127,11 +141,8 @@ class Selection:
 
     def decode(self, picture: Picture) -> Tensor:
         """Decodes one picture to (C, size, size) of 8 bits. Raises `InputError`, naming the file, if it is none."""
-        try:
+        with _readable(picture):
             image = self._framed(_opened(picture).convert("L" if len(self.mean) == 1 else "RGB"))
-        except Exception as error:  # Pillow's readers raise errors of any kind
-            where = "of the data set" if isinstance(picture, np.ndarray) else picture
-            raise InputError(f"image {where} cannot be read ({error}); restore it, or remove it from the data set") from error
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
 
@@ -146,6 +157,44 @@ class Selection:
         left, top = (sides[0] - self.size) // 2, (sides[1] - self.size) // 2
         image = image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
         return image.crop((left, top, left + self.size, top + self.size))
+
+
+def _parts(
+    train: Labelled, val: Labelled | None, test: Labelled | None, counts: Sequence[int]
+) -> Sequence[tuple[str, Labelled, Sequence[int]]]:
+    """Says which pictures the splits are drawn from, one draw after the other, and how many are drawn for each."""
+    parts: list[tuple[str, Labelled, list[int]]] = [("training", train, [counts[0]])]
+    for what, pictures, count in (("validation", val, counts[1]), ("test", test, counts[2])):
+        if pictures is None:
+            parts[0][2].append(count)
+        else:
+            parts.append((what, pictures, [count]))
+    return parts
+
+
+def _spread(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Reorders pictures (N,) such that every stretch of the order has each class by its share; within a class it stays."""
+    places = np.empty(len(order))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[order] == label)
+        places[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(places, kind="stable")]
+
+
+def shorter_side(picture: Picture) -> int:
+    """The height or width of a picture, in pixels, the smaller one. Raises `InputError`, naming the file, if it is none."""
+    with _readable(picture):
+        return min(_opened(picture).size)
+
+
+@contextmanager
+def _readable(picture: Picture) -> Iterator[None]:
+    """A context in which whatever is wrong with a picture is an `InputError` that names it."""
+    try:
+        yield
+    except Exception as error:  # Pillow's readers raise errors of any kind
+        where = "of the data set" if isinstance(picture, np.ndarray) else picture
+        raise InputError(f"image {where} cannot be read ({error}); restore it, or remove it from the data set") from error
 
 
 def _opened(picture: Picture) -> Image.Image:

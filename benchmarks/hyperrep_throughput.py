@@ -166,8 +166,8 @@ class Field:
 def _finite(checkpoints: Zoo, count: int) -> list[Pair]:
     """Weights of some of the checkpoints, evenly over all of them, with those of their roots; without those that diverged."""
     chosen = [checkpoints[int(i)] for i in np.linspace(0, len(checkpoints) - 1, min(count, len(checkpoints))).round()]
-    roots = {name: checkpoints.final(name).state_dict() for name in {checkpoint.root for checkpoint in chosen}}
-    pairs = [(checkpoint.state_dict(), roots[checkpoint.root]) for checkpoint in chosen]
+    roots = {name: checkpoints.final(name).state_dict() for name in {str(checkpoint.root) for checkpoint in chosen}}
+    pairs = [(checkpoint.state_dict(), roots[str(checkpoint.root)]) for checkpoint in chosen]
     return [(weights, root) for weights, root in pairs if all(tensor.isfinite().all() for tensor in weights.values())]
 
 

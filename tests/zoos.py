@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ TINY = (
     "zoo.stack_size=36",
 )
 TWO_RATES = {"learning_rate": [1e-3, 1e-2]}
+
+Value = TypeVar("Value")
+
+
+def known(value: Value | None) -> Value:
+    """What is there in the zoos of these tests, such as the root of a model."""
+    assert value is not None
+    return value
 
 
 class InThisProcess:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.commands import call
 from tests.wsl.conftest import SMALL
+from tests.zoos import known
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
@@ -73,7 +74,7 @@ def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list
     objective = Behaviour(images=1)
     objective.prepare(tiny_run, sources)
     for number, source in enumerate(sources):
-        root = source.root.state_dict()
+        root = known(source.root).state_dict()
         tokens = tiny_run.tokenizer.encode(source.checkpoint.state_dict(), root=root)
         runner = objective.runner_of(objective.architectures[number], source.plan)
         values = torch.randn(tokens.values.shape, generator=torch.Generator().manual_seed(0))
@@ -85,14 +86,14 @@ def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list
 
 def test_decoded_weights_are_turned_out_of_the_basis_of_the_root(tiny_run: Run, sources: list[FileSource]):
     tokenizer = FisherBasis(width=64, images=16, seed=0)
-    tokenizer.prepare(source.root for source in sources)
+    tokenizer.prepare(known(source.root) for source in sources)
     turned = scan([(source.checkpoint, source.root) for source in sources], tokenizer)
     inputs = TokenInputs(tokenizer, tiny_run.standardizer, tiny_run.inputs.tokens.window)
     run = Run(tiny_run.path, tiny_run.config, tiny_run.model, inputs)
     objective = Behaviour(images=1)
     objective.prepare(run, turned)
     for number, source in enumerate(turned):
-        weights, root = source.checkpoint.state_dict(), source.root.state_dict()
+        weights, root = source.checkpoint.state_dict(), known(source.root).state_dict()
         runner = objective.runner_of(objective.architectures[number], source.plan)
         values = tokenizer.encode(weights, root=root).values.requires_grad_()
         found = runner.decoded(values, objective.root_weights(number), objective.turn_of(number))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.zoos import known
 from wsl.generators.evaluation import Bench, score_models
 from wsl.generators.family import Family, flatten
 from wsl.generators.novelty import THRESHOLD, Distances, euclidean, judge, pool
@@ -31,7 +32,7 @@ def bench(tiny_zoo: Path, request: pytest.FixtureRequest) -> Bench:
         root="supervised_0",
         head=request.param,
         architecture=chosen[0].architecture,
-        root_state=zoo.root(chosen[0]).state_dict(),
+        root_state=known(zoo.root(chosen[0])).state_dict(),
         states=[one.state_dict() for one in chosen],
         val_accuracy=np.array([one.results["val_accuracy"] for one in chosen]),
         latents=np.zeros((len(chosen), 1, 1)),

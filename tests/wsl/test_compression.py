@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.zoos import known
 from wsl.analyses.compression import DecodedFamily, measure
 from wsl.compression import main
 from wsl.reporting.benchmark_tables import compression_table
@@ -67,7 +68,7 @@ def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_s
     def divergence(latents) -> float:
         total = 0.0
         for checkpoint, own, latent in zip(finals, tokens, latents, strict=True):
-            decoded = tiny_run.decode(own, latent, root=tiny_run.zoo.root(checkpoint).state_dict())
+            decoded = tiny_run.decode(own, latent, root=known(tiny_run.zoo.root(checkpoint)).state_dict())
             both = logits(checkpoint.architecture, [checkpoint.state_dict(), decoded], pixels).log_softmax(-1)
             total += float((both[0].exp() * (both[0] - both[1])).sum(-1).mean())
         return total

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.race import InMemory
 from tests.wsl.batches import cropped, fitted, whole
 from tests.wsl.conftest import TOKENIZER
+from tests.zoos import known
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, MemoryMapped, Source, scan
 from wsl.data.standardizer import Standardizer
@@ -95,7 +96,7 @@ def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: 
     tokenizer, one = Residual(width=64, reference="root"), stream(stored)
     slices = []
     for source in stored:
-        tokens = tokenizer.encode(source.checkpoint.state_dict(), root=source.root.state_dict())
+        tokens = tokenizer.encode(source.checkpoint.state_dict(), root=known(source.root).state_dict())
         assert torch.equal(source.sums, InMemory.of(tokens).sums)
         batch = whole(tokens, one.standardizer)
         slices += [cropped(batch, start, 100) for start in window_starts(tokens.plan.n_tokens, 100)]
@@ -108,7 +109,7 @@ def test_streamed_windows_are_slices_of_the_whole_checkpoint_to_the_bit(stored: 
 
 def test_statistics_of_a_stream_are_those_of_tokens_in_memory_to_the_bit(stored: list[FileSource]):
     tokenizer = Residual(width=64, reference="root")
-    tokens = [tokenizer.encode(source.checkpoint.state_dict(), root=source.root.state_dict()) for source in stored]
+    tokens = [tokenizer.encode(source.checkpoint.state_dict(), root=known(source.root).state_dict()) for source in stored]
     streamed, at_once = stream(stored).standardizer, fitted(tokens)
     assert (streamed.parts, streamed.roles) == (at_once.parts, at_once.roles)
     assert fitted(tokens[1:]).parts != at_once.parts
@@ -232,7 +233,7 @@ class Absolute(Residual):
 def test_tokens_that_take_the_whole_model_are_windows_of_its_encoding(tiny_zoo: Path):
     pairs = list(islice(pairs_of(Zoo.open(tiny_zoo).select(stage="finetune", final=True)), 3))
     absolute, plain = (stream(scan(pairs, kind(width=64, reference="root"))) for kind in (Absolute, Residual))
-    tokens = Absolute(width=64, reference="root").encode(pairs[0][0].state_dict(), root=pairs[0][1].state_dict())
+    tokens = Absolute(width=64, reference="root").encode(pairs[0][0].state_dict(), root=known(pairs[0][1]).state_dict())
     batch = whole(tokens, absolute.standardizer)
     assert sum(equal(absolute[n], cropped(batch, 0, 100)) for n in range(absolute.per_epoch)) == 1
     assert not any(equal(plain[n], cropped(batch, 0, 100)) for n in range(plain.per_epoch))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.zoos import known
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import scan
 from wsl.tokenizers.fisher_basis import FisherBasis, RootBasis
@@ -18,7 +19,8 @@ from zoo_gen import Checkpoint, InputError, Zoo
 @pytest.fixture(scope="module")
 def pair(tiny_zoo: Path) -> tuple[Checkpoint, Checkpoint]:
     trained = Zoo.open(tiny_zoo).select(stage="finetune", final=True, optimizer="adamw", learning_rate=3e-3)
-    return next(pairs_of(trained))
+    child, root = next(pairs_of(trained))
+    return child, known(root)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def error(values: Tensor) -> float:
 def test_a_quarter_of_the_numbers_has_more_of_a_change_than_in_a_random_frame(tiny_zoo: Path, tokenizer: FisherBasis):
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", root="supervised_0", head="linear")
     pairs = list(pairs_of(zoo))
-    root = pairs[0][1].state_dict()
+    root = known(pairs[0][1]).state_dict()
 
     def encoded(by: FisherBasis) -> Tensor:
         return torch.stack([by.encode(checkpoint.state_dict(), root=root).values for checkpoint, _ in pairs])
@@ -67,7 +69,7 @@ def test_a_quarter_of_the_numbers_has_more_of_a_change_than_in_a_random_frame(ti
     generator = torch.Generator().manual_seed(0)
     turned = FisherBasis(width=64, images=64, seed=0)
     (key, basis), *_ = tokenizer._bases.items()
-    tokenizer.prepare([pairs[0][1]])
+    tokenizer.prepare([known(pairs[0][1])])
 
     def shuffled(basis: Tensor | None) -> Tensor | None:
         return None if basis is None else torch.linalg.qr(torch.randn(basis.shape, generator=generator)).Q
@@ -105,7 +107,7 @@ def test_roots_that_it_has_not_been_told_of_are_refused(pair: tuple[Checkpoint, 
 def test_a_survey_has_the_sums_of_turned_tokens(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis, tiny_zoo: Path):
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", root=pair[1].model)
     plain = scan(islice(pairs_of(zoo), 1), Residual(width=64, reference="root"))[0]
-    tokenizer.prepare([plain.root])
+    tokenizer.prepare([known(plain.root)])
     turned = scan([(plain.checkpoint, plain.root)], tokenizer)[0]
     torch.testing.assert_close(turned.sums[:, 1].sum(), plain.sums[:, 1].sum(), rtol=1e-4, atol=1e-6)  # turning keeps squares
     assert not torch.allclose(turned.sums[:, 0], plain.sums[:, 0])

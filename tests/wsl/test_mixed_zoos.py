@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests.commands import refused
 from tests.wsl.conftest import SMALL, SMALL_ENCODER
+from tests.zoos import known
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
 from wsl.train import main
@@ -38,7 +39,7 @@ def test_one_run_on_two_zoos_decodes_models_of_both(mixed: Path, tiny_zoo: Path,
     for run in (Run.open(mixed), Run.open(mixed, zoo=wide)):
         checkpoint = run.split.test.select(final=True)[0]
         (tokens, latents), state_dict = next(run.latents([checkpoint])), checkpoint.state_dict()
-        root = run.zoo.root(checkpoint).state_dict()
+        root = known(run.zoo.root(checkpoint)).state_dict()
         decoded = run.decode(tokens, latents, root=root)
         assert {name: weight.shape for name, weight in decoded.items()} == {name: w.shape for name, w in state_dict.items()}
         assert all(weight.isfinite().all() for weight in decoded.values())

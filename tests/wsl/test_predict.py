@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tests.commands import call, refused
 from tests.foreign import write_adapter
+from tests.zoos import known
 from wsl.predict import PredictConfig, main
 from wsl.probes.inputs import Inputs
 from wsl.probes.prediction import checkpoints_in, predict
@@ -136,7 +137,7 @@ def test_the_command_predicts_what_it_can_read_and_names_the_rest(
 
 def test_an_adapter_is_merged_into_its_base_which_is_its_root(run: Run, tmp_path: Path):
     one = run.split.train.select(final=True)[0]
-    root = run.zoo.root(one)
+    root = known(run.zoo.root(one))
     write_adapter(tmp_path / "adapter", root.state_dict())
     (found,) = predicted(run, tmp_path / "adapter", f"base={root.path}").to_dict("records")
     assert found["taken_root"] == one.root

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.zoos import known
 from wsl import Residual, Run, layout_of
 from zoo_gen import Zoo
 
@@ -15,7 +16,7 @@ def printed(tiny_run: Run) -> dict[str, str]:
     zoo = tiny_run.zoo
     checkpoint = zoo.select(stage="finetune")[0]
     weights = checkpoint.state_dict()
-    tokens = Residual(width=64, reference="root").encode(weights, root=zoo.root(checkpoint).state_dict())
+    tokens = Residual(width=64, reference="root").encode(weights, root=known(zoo.root(checkpoint)).state_dict())
     images = zoo.images("finetune")
     deep = Zoo(Path("/" + "/".join(["folder"] * 100)), zoo.config, zoo.frame)
     found = [tokens, tokens.plan, tokens.plan.groups, layout_of(weights, heads=4), tiny_run, zoo, deep, checkpoint]

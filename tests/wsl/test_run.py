@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from tests.wsl.conftest import train_small
+from tests.zoos import known
 from wsl.probes.benchmark import evaluate_runs
 from wsl.run import Run
 from wsl.run_models import FILE, write_models
@@ -50,19 +51,19 @@ def test_latents_and_embedding_follow_the_order_of_the_checkpoints(tiny_run: Run
     checkpoints = tiny_run.split.test
     some = [checkpoints[i] for i in (5, 23, 0)]
     embedding = tiny_run.embed(checkpoints)
-    picked = tiny_run.embed_weights((one.state_dict(), tiny_run.zoo.root(one).state_dict()) for one in some)
+    picked = tiny_run.embed_weights((one.state_dict(), known(tiny_run.zoo.root(one)).state_dict()) for one in some)
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(picked, embedding[[5, 23, 0]], rtol=1e-4, atol=1e-5)
     assert not np.allclose(embedding[5], embedding[0])
     for checkpoint, (tokens, latents) in zip(some, tiny_run.latents(some), strict=True):
         assert latents.shape == (tokens.plan.n_tokens, tiny_run.model.latent)
-        state = tiny_run.decode(tokens, latents, root=tiny_run.zoo.root(checkpoint).state_dict())
+        state = tiny_run.decode(tokens, latents, root=known(tiny_run.zoo.root(checkpoint)).state_dict())
         assert {name: w.shape for name, w in state.items()} == {n: w.shape for n, w in checkpoint.state_dict().items()}
 
 
 def test_decoding_does_not_read_the_values_of_its_template(tiny_run: Run):
     checkpoint = tiny_run.split.test[0]
-    root = tiny_run.zoo.root(checkpoint).state_dict()
+    root = known(tiny_run.zoo.root(checkpoint)).state_dict()
     ((tokens, latents),) = tiny_run.latents([checkpoint])
     blank = tokens.with_values(torch.zeros_like(tokens.values))
     original, other = (tiny_run.decode(template, latents, root=root) for template in (tokens, blank))

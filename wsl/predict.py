@@ -24,8 +24,6 @@ NAMED = 10  # files that are not predicted, in a message
 @command("predict", PredictConfig)
 def main(config: PredictConfig) -> None:
     """Predicts, prints the table, and writes it if `out` names a file."""
-    if not 0 < config.coverage < 1:
-        raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
     if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):
         raise InputError(f"out must end in .csv or .json, not {config.out}")
     console, path = Console(), Path(config.path)

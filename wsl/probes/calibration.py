@@ -79,7 +79,7 @@ def roots_left_out(
     A label that no other root has scores 1. `advance` is called after each root.
     """
     of_train, of_val = train.roots(), val.roots()
-    for root in pd.unique(np.concatenate([of_train, of_val])):
+    for root in pd.unique(pd.Series([*of_train, *of_val], dtype=object).dropna()):
         own, own_val = of_train == root, of_val == root
         asked = val.where(own_val) if own_val.any() else train.where(own)
         rest, judges = train.where(~own), val if own_val.all() else val.where(~own_val)

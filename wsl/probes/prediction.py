@@ -21,6 +21,7 @@ from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.files import weights_sha256
 from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE, read_checkpoint
+from zoo_gen.reader import shortened
 
 AT_ONCE = 32
 OUTSIDE = ("hide", "show")
@@ -116,7 +117,7 @@ def _predicted(
     read = [number for number, row in enumerate(about) if not row["error"]]
     found = pd.DataFrame()
     if pairs:
-        groups = [_group(about[number]["out_of_distribution"]) for number in read]
+        groups: list[Group] = [_group(about[number]["out_of_distribution"]) for number in read]
         found = predictor(run.embed_weights(pairs), coverage=config.coverage, groups=groups).set_axis(read)
     for number, (weights, root) in zip(read, pairs, strict=True):
         reasons, distance = about[number]["out_of_distribution"], found["distance"][number]
@@ -148,6 +149,20 @@ def _not_finite(weights: Weights, root: Weights) -> str:
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             return f"{whose} are not finite"
     return "weights are finite, but too large to be embedded"
+
+
+def test_set(run: Run) -> str:
+    """Returns which images the accuracies and losses of predictions are of: the test images of the zoo that the run is of."""
+    try:
+        card = run.zoo.image_card("finetune")
+    except InputError:
+        return f"test images of zoo {run.zoo.path.name}"
+    named = [f"{key} {_listed(card[key])}" for key in ("source", "path", "dataset", "classes") if card.get(key)]
+    return f"test images of zoo {run.zoo.path.name} ({'; '.join([str(card['_target_']).rpartition('.')[2], *named])})"
+
+
+def _listed(value: Any) -> str:
+    return shortened(", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip("'")
 
 
 def checkpoints_in(path: Path) -> Places:

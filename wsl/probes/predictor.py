@@ -136,9 +136,7 @@ class Predictor:
         return cls(tensors, about)
 
     @np.errstate(over="ignore", invalid="ignore")  # of embeddings as far away as any file may put them
-    def __call__(
-        self, embeddings: Float[np.ndarray, "N F"], *, coverage: float, groups: Sequence[Group] | None = None
-    ) -> pd.DataFrame:
+    def __call__(self, embeddings: Float[np.ndarray, "N F"], *, coverage: float, groups: Sequence[Group] = ()) -> pd.DataFrame:
         """Returns predictions: `<target>`, and for numbers `<target>_low`, `<target>_high`, for labels `<target>_probability` and
         `<target>_set` (all that may be true, the most probable first); `distance` over its limit.
 
@@ -239,7 +237,7 @@ def _of_models(probe: Probe, linear: Linear, train: Part, val: Part) -> dict[str
     line = np.array([1.0, 0.0])
     if not linear.classes:
         line = usual_error(errors[known], val.distances[known], weights_of(models[known]))
-    known &= np.isin(val.roots(), pd.unique(train.roots()))
+    known &= val.frame["root"].isin(train.frame["root"].unique()).to_numpy()
     return {"usual_error": line} | _weighted([(errors[known] / at(line, val.distances[known]), models[known])])
 
 

@@ -81,7 +81,7 @@ def predicted(run: Run, zoos: list[Zoo], coverage: float) -> Iterator[pd.DataFra
     for name, group, frame, embedded in populations(run, zoos, predictor):
         kinds: dict[str, Group] = {"used": group, "models": "models", "roots": "roots"}
         tables = {
-            kind: predictor(np.asarray(embedded, dtype=np.float64), coverage=coverage, groups=[one] * len(embedded))
+            kind: predictor(np.asarray(embedded, dtype=np.float64), coverage=coverage, groups=[one for _ in embedded])
             for kind, one in kinds.items()
         }
         promised = group == "models" or (group == "roots" and coverage <= predictor.promised + 1e-9)

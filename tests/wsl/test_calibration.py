@@ -58,7 +58,8 @@ def test_the_probe_of_a_root_left_out_has_not_seen_it():
     rng, effects = np.random.default_rng(0), {"a": 0.0, "b": 0.0, "c": 5.0}
     train, val = part(["a", "b", "c"] * 40, rng, effects), part(["a", "b"] * 20, rng, effects)
     found = {
-        asked.roots()[0]: (scores, asked) for _, scores, asked in roots_left_out({"value": ACCURACY}, train, val, penalties=[1e-3])
+        evaluated.roots()[0]: (scores, evaluated)
+        for _, scores, evaluated in roots_left_out({"value": ACCURACY}, train, val, penalties=[1e-3])
     }
     assert list(found) == ["a", "b", "c"]
     assert [len(found[root][0]) for root in "abc"] == [20, 20, 40]  # val checkpoints, of a root that has none those of train

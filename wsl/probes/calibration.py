@@ -81,20 +81,20 @@ def roots_left_out(
     of_train, of_val = train.roots(), val.roots()
     for root in pd.unique(pd.Series([*of_train, *of_val], dtype=object).dropna()):
         own, own_val = of_train == root, of_val == root
-        asked = val.where(own_val) if own_val.any() else train.where(own)
+        evaluated = val.where(own_val) if own_val.any() else train.where(own)
         rest, judges = train.where(~own), val if own_val.all() else val.where(~own_val)
         memory: dict[Any, Inputs] = {}
         for target, probe in probes.items() if len(rest.frame) else ():
-            if _are_new_labels(probe, rest, asked):
-                yield target, np.ones(len(asked.frame)), asked
+            if _are_new_labels(probe, rest, evaluated):
+                yield target, np.ones(len(evaluated.frame)), evaluated
             elif (linear := fitted(probe, rest, judges, penalties=penalties, memory=memory)) is not None:
-                yield target, nonconformity(probe, linear, asked), asked
+                yield target, nonconformity(probe, linear, evaluated), evaluated
         advance()
 
 
-def _are_new_labels(probe: Probe, rest: Part, asked: Part) -> bool:
-    """Tells whether a target is a label, and none that is asked is in the rest."""
-    (seen, of_rest), (truth, known) = probe.targets(rest.frame), probe.targets(asked.frame)
+def _are_new_labels(probe: Probe, rest: Part, evaluated: Part) -> bool:
+    """Tells whether a target is a label, and none of the evaluated ones is in the rest."""
+    (seen, of_rest), (truth, known) = probe.targets(rest.frame), probe.targets(evaluated.frame)
     return truth.dtype.kind == "U" and bool(known.any()) and not np.isin(truth[known], seen[of_rest]).any()
 
 
@@ -136,7 +136,7 @@ def weights_of(groups: Shaped[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
 
 
 def quantile(scores: Float[np.ndarray, "N"], weights: Float[np.ndarray, "N"], coverage: float) -> float:
-    """Returns the smallest score that covers as much as asked; infinite where these groups cannot promise it."""
+    """Returns the smallest score that covers this share; infinite where these groups cannot promise it."""
     order = np.argsort(scores)
     reached = np.cumsum(weights[order]) >= coverage - _ROUNDING
     return float(scores[order][reached.argmax()]) if reached.any() else np.inf

@@ -1,7 +1,7 @@
 """Predictions for checkpoints of any kind: read, paired with the roots they were fine-tuned from, embedded, and probed.
 
 Predictions come with intervals or sets of labels (`wsl.probes.predictor`). A checkpoint that no calibration reaches is out of
-distribution, says why (its shapes, its root, or the distance of its embedding), and is given no prediction unless asked.
+distribution, says why (its shapes, its root, or the distance of its embedding), and is given no prediction without `outside=show`.
 """
 
 from collections.abc import Mapping

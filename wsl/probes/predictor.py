@@ -91,13 +91,13 @@ class Predictor:
             tensors |= {f"{target}/coefficients": linear.coefficients, f"{target}/intercepts": linear.intercepts}
             tensors |= {f"{target}/{name}": values for name, values in _of_models(probes[target], linear, train, val).items()}
         roots = len({*train.roots(), *val.roots()})
-        asked: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {target: [] for target in linears}
+        by_target: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {target: [] for target in linears}
         some = {target: probes[target] for target in linears}
         left_out = roots_left_out(some, train, val, penalties=penalties, advance=lambda: advance(roots))
         for target, errors, part in left_out:
             scores = errors / at(tensors[f"{target}/usual_error"], part.distances)
-            asked[target].append((scores, part.roots().astype(str)))
-        for target, pairs in asked.items():
+            by_target[target].append((scores, part.roots().astype(str)))
+        for target, pairs in by_target.items():
             tensors |= {f"{target}/root_{name}": values for name, values in _weighted(pairs).items()}
             if not tensors[f"{target}/weights"].size:  # no val model is of a known root
                 tensors |= {f"{target}/{name}": tensors[f"{target}/root_{name}"] for name in ("nonconformity", "weights")}

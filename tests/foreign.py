@@ -141,8 +141,10 @@ def write_probes(folder: Path) -> None:
     for target, labels in classes.items():
         columns = len(labels) if len(labels) > 2 else 1
         tensors |= {f"{target}/coefficients": rng.normal(size=(3, columns)), f"{target}/intercepts": rng.normal(size=columns)}
-        tensors |= {f"{target}/nonconformity": rng.random(4), f"{target}/weights": np.full(4, 0.2)}
-    about = {"state": "3 x", "classes": classes, "roots": {"a": "x"}, "shapes": [{"head.bias": [3]}]}
+        tensors |= {f"{target}/{kind}nonconformity": rng.random(4) for kind in ("", "root_")}
+        tensors |= {f"{target}/{kind}weights": np.full(4, 0.2) for kind in ("", "root_")}
+        tensors[f"{target}/usual_error"] = np.array([1.0, 0.0])
+    about = {"state": "4 x", "classes": classes, "roots": {"a": "x"}, "shapes": [{"head.bias": [3]}]}
     Predictor(tensors, about).save(folder)
 
 

@@ -156,7 +156,7 @@ def read_run(folder: Path) -> None:
 def read_probes(folder: Path) -> None:
     """Reads the probes saved with a run, and asks them."""
     predictor = Predictor.read(folder / FILE)
-    predictor(np.zeros((2, 3)), coverage=0.9)
+    predictor(np.zeros((2, 3)), coverage=0.9, groups=["models", "roots"])
 
 
 LOOK: dict[str, Any] = {"images": [1, 1, 1], "num_classes": 2, "size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}

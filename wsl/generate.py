@@ -1,8 +1,9 @@
 """`python -m wsl.generate run=demo generator=kde n=200`: new models from latents, beside the baselines they must beat.
 
 The generator and every baseline are fitted on the train models of a run (final epochs) and sampled n times. The bench scores all
-samples without training, for accuracy, novelty and diversity; none is selected. The rows land in `generate.json`, the generator's
-models as timm folders in `samples/<generator>/`.
+samples without training, for accuracy, novelty and diversity; none is selected. The generator's models land as timm folders in
+`samples/<generator>/`, the rows in `generate.json` beside those of other generators. A repeated generator replaces its own rows.
+A baseline that has samples of its own from an earlier call keeps its rows. Rows of another zoo, split, seed or model go.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from wsl.data.logits import lack_to_run
 from wsl.generators.candidates import Card, candidates
 from wsl.generators.evaluation import Bench
 from wsl.generators.family import Generator, families_of, write_samples
+from wsl.generators.rows import joined, kept, sampled, state_of, stored_rows
 from wsl.reporting.terminal_tables import generator_table
 from wsl.run import Run
 from zoo_gen.config import command, instantiate
@@ -52,6 +54,12 @@ def main(config: GenerateConfig) -> None:
 def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Run) -> None:
     console = Console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("models"), TimeRemainingColumn()
+    place, state = run.path / "generate.json", state_of(run, seed=config.seed)
+    stored = stored_rows(place)
+    alike = kept(stored, state=state, replaced=[])
+    every = [(name, card) for name, card in every if name == config.generator_name or name not in sampled(alike)]
+    if len(alike) < len(stored):
+        console.print(f"{len(stored) - len(alike)} rows go: they are of another zoo, split, seed or model", soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("encoding train models", total=None)
         families = families_of(run)
@@ -78,15 +86,17 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
             settings = {key: value for key, value in card.items() if key != "_target_"}
             rows.append(bench.measure(name, settings, scored))
             if i == 0:
-                rows.append(bench.measure_nearest(scored))
+                rows.append(bench.measure_nearest(name, scored))
                 first = samples
-    (run.path / "generate.json").unlink(missing_ok=True)  # it is never of other samples than those beside it
+    others = kept(alike, state=state, replaced=[name for name, _ in every])
+    write_json(place, others)  # it is never of other samples than those beside it
     write_samples(run.path / "samples" / config.generator_name, first)
-    write_json(run.path / "generate.json", rows)
+    table = joined(others, [{**row, "state": state} for row in rows])
+    write_json(place, table)
     for note in dict.fromkeys(notes):
         console.print(note, soft_wrap=True, markup=False)
-    console.print(generator_table(rows))
-    console.print(f"wrote {run.path / 'generate.json'}", soft_wrap=True)
+    console.print(generator_table(table))
+    console.print(f"wrote {place}", soft_wrap=True)
     console.print(f"models of {config.generator_name}: {run.path / 'samples' / config.generator_name}", soft_wrap=True)
 
 

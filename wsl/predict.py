@@ -1,8 +1,9 @@
 """Predicts properties of any checkpoint of the family: `python -m wsl.predict run=demo path=<checkpoint, folder or zoo>`.
 
 The probes saved with the run (`wsl.probes.predictor`) predict every target, with intervals or sets of labels. The column
-`out_of_distribution` says why a checkpoint is none that the run knows: another shape, an unknown root, an embedding far from those
-of train models. Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
+`out_of_distribution` says why no interval is calibrated for a checkpoint: another shape, more coverage for a new root than few
+roots promise, an embedding far from those of train models. Such a checkpoint is given no prediction without `outside=show`.
+Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wsl.probes.prediction import PredictConfig, checkpoints_in, passed_over, predict
+from wsl.probes.prediction import PredictConfig, checkpoints_in, passed_over, predict, test_set
 from wsl.reporting.terminal_tables import prediction_table
 from wsl.run import Run
 from zoo_gen import InputError
@@ -24,15 +25,14 @@ NAMED = 10  # files that are not predicted, in a message
 @command("predict", PredictConfig)
 def main(config: PredictConfig) -> None:
     """Predicts, prints the table, and writes it if `out` names a file."""
-    if not 0 < config.coverage < 1:
-        raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
     if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):
         raise InputError(f"out must end in .csv or .json, not {config.out}")
     console, path = Console(), Path(config.path)
     path = zoo_folder(path) if not path.exists() and (zoo_folder(path) / "zoo.json").is_file() else path
     places = checkpoints_in(path)
-    table = predict(Run.open(config.run, zoo=config.zoo), places, config, console)
-    console.print(prediction_table(table))
+    run = Run.open(config.run, zoo=config.zoo)
+    table = predict(run, places, config, console)
+    console.print(prediction_table(table, test_set=test_set(run)))
     if others := passed_over(path):
         console.print(f"passed over, of no kind that is read: {_some(others)}", soft_wrap=True, markup=False)
     if config.out is not None:

@@ -106,10 +106,61 @@ def test_a_seed_gives_the_same_rows_whatever_the_baselines_and_another_seed_othe
     sampled = folder / "samples" / "kde" / "0003" / "model.safetensors"
     weights = load_file(sampled)
     call(generate, "n=6", "baselines=[]")
-    assert json.loads((folder / "generate.json").read_text()) == rows[:3]
+    assert json.loads((folder / "generate.json").read_text()) == rows
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(sampled).items())
     call(generate, "n=6", "baselines=[]", "seed=1")
-    assert json.loads((folder / "generate.json").read_text())[1]["samples"] != rows[1]["samples"]
+    other = json.loads((folder / "generate.json").read_text())
+    assert [row["generator"] for row in other] == ["train models", "kde", "nearest train model"]
+    assert other[1]["samples"] != rows[1]["samples"]
+
+
+def found(folder: Path) -> dict[tuple[str, str | None], dict]:
+    rows = json.loads((folder / "generate.json").read_text())
+    return {(row["generator"], row["settings"].get("of")): row for row in rows}
+
+
+def test_several_generators_leave_one_table_and_a_repeated_one_replaces_its_own_rows_only(
+    folder: Path, inside: None, capsys: pytest.CaptureFixture[str]
+):
+    call(generate, "n=3", "seed=2", "baselines=[copy]")
+    first = found(folder)
+    call(generate, "generator=soup", "n=3", "seed=2", "baselines=[kde, new_head]")
+    both = found(folder)
+    nearest = "nearest train model"
+    assert list(both) == [
+        *(("train models", None), ("kde", None), (nearest, "kde"), ("soup", None), (nearest, "soup")),
+        *(("copy", None), ("new_head", None)),
+    ]
+    assert {key: row for key, row in both.items() if key in first} == first  # kde keeps the rows of the samples beside them
+    assert len(list((folder / "samples" / "kde").iterdir())) == 3
+    call(generate, "n=2", "seed=2", "baselines=[]")
+    again = found(folder)
+    assert {key for key in both if again[key] != both[key]} == {("kde", None), (nearest, "kde")}
+    assert len(list((folder / "samples" / "kde").iterdir())) == again["kde", None]["n"] == 2
+    capsys.readouterr()
+    call(generate, "n=2", "seed=3", "baselines=[]")
+    assert f"{len(again)} rows go: they are of another zoo, split, seed or model" in capsys.readouterr().out
+    assert ("soup", None) not in found(folder)
+
+
+def test_samples_that_are_not_written_leave_no_row_of_theirs_and_all_rows_of_others(
+    folder: Path, inside: None, monkeypatch: pytest.MonkeyPatch
+):
+    call(generate, "n=2", "seed=4", "baselines=[copy]")
+    before = found(folder)
+
+    def full(*_: object) -> None:
+        raise InputError("no space")
+
+    monkeypatch.setattr("wsl.generate.write_samples", full)
+    with pytest.raises(SystemExit):
+        call(generate, "n=3", "seed=4", "baselines=[]")
+    assert found(folder) == {key: row for key, row in before.items() if "kde" not in key}
+    (folder / "generate.json").write_text("[{]")
+    monkeypatch.undo()
+    monkeypatch.chdir(folder.parents[2])
+    call(generate, "n=2", "seed=4", "baselines=[]")
+    assert len(found(folder)) == 3
 
 
 def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(folder, inside):

@@ -193,7 +193,7 @@ def test_families_are_drawn_in_proportion_to_their_train_models(families):
 
 def test_the_nearest_train_models_of_copies_are_the_copied_ones(bench):
     samples = sample(CopyModel(noise=0.001, anchors=None), bench.families)
-    nearest = bench.measure_nearest(bench.score(samples))
+    nearest = bench.measure_nearest("kde", bench.score(samples))
     copied = judge(bench, samples)
     assert nearest["novelty"] == 0
     assert nearest["accuracy"] == pytest.approx(copied["accuracy"], abs=0.01)

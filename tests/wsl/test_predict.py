@@ -77,6 +77,54 @@ def test_random_weights_are_out_of_distribution_and_a_model_of_the_zoo_finds_its
     save_file(noise, tmp_path / "noise.safetensors")
     (found,) = predicted(run, tmp_path / "noise.safetensors").to_dict("records")
     assert "no root of the run is near" in found["out_of_distribution"]
+    assert pd.isna(found["test_accuracy"])
+    assert pd.isna(found["optimizer_set"])
+    (shown,) = predicted(run, tmp_path / "noise.safetensors", "outside=show").to_dict("records")
+    assert 0 <= shown["test_accuracy"] <= 1
+    assert (shown["test_accuracy_low"], shown["test_accuracy_high"]) == (0, 1)
+    assert shown["test_loss_high"] == np.inf
+    assert set(shown["optimizer_set"].split(" or ")) == {"adamw", "sgd"}
+    with pytest.raises(InputError, match="outside must be hide or show, not all"):
+        predicted(run, one.path, "outside=all")
+
+
+def with_other_root(run: Run, folder: Path) -> tuple[Path, str]:
+    """A train model with a root that differs from all of the run in one number."""
+    one = run.split.train.select(final=True)[0]
+    root = dict(known(run.zoo.root(one)).state_dict())
+    name = next(iter(root))
+    root[name] = root[name] + 1e-6
+    save_file(root, folder / "root.safetensors")
+    return one.path, f"root={folder / 'root.safetensors'}"
+
+
+def test_a_new_root_has_wider_intervals_and_no_prediction_where_the_roots_left_out_cannot_promise_it(run: Run, tmp_path: Path):
+    path, root = with_other_root(run, tmp_path)
+    (refused_one,) = predicted(run, path, root).to_dict("records")
+    roots = run.zoo.select(stage="finetune").frame["root"].nunique()
+    promised = f"its root is none of the run's, and those promise a coverage of {roots / (roots + 1):.2f} at most for other roots"
+    assert refused_one["out_of_distribution"] == promised
+    assert pd.isna(refused_one["test_accuracy"])
+    (own,), (other,) = (predicted(run, path, *more, "coverage=0.6").to_dict("records") for more in ([], [root]))
+    assert other["out_of_distribution"] == ""
+    assert other["test_accuracy_low"] <= other["test_accuracy"] <= other["test_accuracy_high"]
+    assert pd.isna(other["root"])  # none that the probe could name
+    assert own["root_set"]
+
+
+def test_only_weights_that_are_not_finite_are_called_so(run: Run, tmp_path: Path):
+    one = run.split.train.select(final=True)[0]
+    root = f"root={known(run.zoo.root(one)).path}"
+    weights = dict(one.state_dict())
+    name = next(name for name, weight in weights.items() if weight.ndim > 1)
+    reasons = []
+    for value in (float("nan"), 3e38):
+        changed = {**weights, name: torch.full_like(weights[name], value)}
+        save_file(changed, tmp_path / "changed.safetensors")
+        (found,) = predicted(run, tmp_path / "changed.safetensors", root).to_dict("records")
+        assert pd.isna(found["test_accuracy"])
+        reasons.append("weights are not finite" in found["out_of_distribution"])
+    assert reasons == [True, False]
 
 
 def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets(run: Run):
@@ -120,7 +168,10 @@ def test_the_command_predicts_what_it_can_read_and_names_the_rest(
     with pytest.raises(SystemExit) as exit:
         call(main, f"run={run.path}", f"path={folder}", f"out={out}")
     assert exit.value.code == 1
-    message = capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "3 checkpoints: 1 in distribution, 0 out of distribution, 2 unreadable" in " ".join(said.out.split())
+    assert "are of the test images of zoo" in " ".join(said.out.split())
+    message = said.err
     assert message.startswith("error: 2 of 3 checkpoints could not be read: b.safetensors (")
     assert "; c.safetensors (" in message
     assert "a.safetensors" not in message

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wsl.generators.family import Family, Sample, flatten
 from wsl.generators.novelty import Distance, Distances, disagreement, euclidean, judge, null_if_undefined, pool
+from wsl.generators.rows import NEAREST, TRAIN
 from wsl.layout import layout_of
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
@@ -113,15 +114,15 @@ class Bench:
 
     def measure_train(self) -> dict[str, Any]:
         """Judges each train model against the others: the row that shows what real models score."""
-        return self.measure("train models", {}, dict(enumerate(self.train)))
+        return self.measure(TRAIN, {}, dict(enumerate(self.train)))
 
-    def measure_nearest(self, scored: Mapping[int, Scored]) -> dict[str, Any]:
-        """Measures the train model nearest to each sample; a generator that is no better has only learned to retrieve."""
+    def measure_nearest(self, name: str, scored: Mapping[int, Scored]) -> dict[str, Any]:
+        """Measures the train model nearest to each sample of the generator `name`, which retrieves if it is no better."""
         retrieved: dict[int, Scored] = {}
         for i, models in scored.items():
             train, nearest = self.train[i], euclidean(models.vectors, self.train[i].vectors).argmin(axis=1)
             retrieved[i] = Scored(train.vectors[nearest], train.accuracy[nearest], train.predictions[nearest])
-        return self.measure("nearest train model", {}, retrieved)
+        return self.measure(NEAREST, {"of": name}, retrieved)
 
     def measure(self, name: str, settings: Mapping[str, Any], scored: Mapping[int, Scored]) -> dict[str, Any]:
         """Judges scored samples: a row of generate.json."""

@@ -1,7 +1,7 @@
 """Predictions for checkpoints of any kind: read, paired with the roots they were fine-tuned from, embedded, and probed.
 
-Predictions come with intervals or sets of labels (`wsl.probes.predictor`), and a checkpoint that is out of the distribution of the
-train models says why: its shapes, its root, or the distance of its embedding.
+Predictions come with intervals or sets of labels (`wsl.probes.predictor`). A checkpoint that no calibration reaches is out of
+distribution, says why (its shapes, its root, or the distance of its embedding), and is given no prediction without `outside=show`.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,24 @@ from rich.progress import Progress
 
 from wsl.data.pairs import pairs_of, rootless
 from wsl.layout import layout_of
-from wsl.probes.predictor import Predictor
+from wsl.probes.predictor import Group, Predictor
 from wsl.run import Run
 from wsl.run_weights import Source, Sources, Weights, as_many, name_of, nearest_root, weights_of
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import CONFIGS
 from zoo_gen.files import weights_sha256
 from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE
+from zoo_gen.reader import shortened
 
 AT_ONCE = 32
+OUTSIDE = ("hide", "show")
+"""What becomes of predictions that are out of distribution."""
 
 Places = Mapping[str, tuple[Source, Weights | None]]
 """Checkpoints by name, and the weights of the root of each where they are known."""
+
+NEW_ROOT = "its root is none of the run's"
+ROUNDING = 1e-9
 
 OTHER_WEIGHTS = (".h5", ".keras", ".msgpack", ".onnx", ".npz", ".npy", ".gguf", ".pkl", ".tflite", ".pb", ".mar", ".tar", ".zip")
 """Endings of files that may hold weights, and are of no kind that is read."""
@@ -38,8 +44,6 @@ def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, co
     values: dict[str, Any] = yaml.safe_load((CONFIGS / "predict.yaml").read_text(encoding="utf-8"))
     named: dict[str, Any] = {field.name: values[field.name] for field in fields(PredictConfig)} | {"path": ""}
     config = PredictConfig(**{**named, **({} if coverage is None else {"coverage": coverage})})
-    if not 0 < config.coverage < 1:
-        raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
     places: dict[str, tuple[Source, Weights | None]] = {}
     given = None if root is None else weights_of(root)
     for number, source in enumerate(sources if isinstance(sources, Zoo) else as_many(sources)):
@@ -63,6 +67,7 @@ class PredictConfig:
     leave_out: list[str]
     zoo: str | None
     coverage: float
+    outside: str
     out: str | None
     penalties: list[float]
 
@@ -71,10 +76,20 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
     """Returns one row per checkpoint: `checkpoint`, `taken_root`, `out_of_distribution` (why; empty: it is not),
     `error` (empty: none), and predictions.
 
+    Predictions of what is out of distribution are missing; with `outside=show` they are there, with intervals as wide as the
+    target's range.
+
     Raises:
-        InputError: there is nothing to read, or the only checkpoint cannot be read.
+        InputError: a setting cannot be, there is nothing to read, or the only checkpoint cannot be read.
     """
-    predictor = Predictor.of(run, penalties=config.penalties)
+    if not 0 < config.coverage < 1:
+        raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
+    if config.outside not in OUTSIDE:
+        raise InputError(f"outside must be {' or '.join(OUTSIDE)}, not {config.outside}")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("calibrating on roots left out (once)", total=None)
+        advance = lambda roots: progress.update(bar, total=roots, advance=1)  # noqa: E731
+        predictor = Predictor.of(run, penalties=config.penalties, advance=advance)
     names: dict[str, Any] = {"prefix": config.prefix, "leave_out": config.leave_out}
     given = weights_of(config.root, **names) if config.root is not None else None
     base = weights_of(config.base) if config.base else None
@@ -108,25 +123,64 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
                     if predictor.has_unseen_shapes(weights):
                         row["out_of_distribution"].insert(0, "no train model has tensors of these names and shapes")
                 about.append(row)
-            tables.append(_predicted(run, predictor, pairs, about, coverage=config.coverage))
+            tables.append(_predicted(run, predictor, pairs, about, config))
             progress.advance(bar, len(some))
     return pd.concat(tables, ignore_index=True)
 
 
 def _predicted(
-    run: Run, predictor: Predictor, pairs: list[tuple[Weights, Weights | None]], about: list[dict[str, Any]], *, coverage: float
+    run: Run, predictor: Predictor, pairs: list[tuple[Weights, Weights | None]], about: list[dict[str, Any]], config: PredictConfig
 ) -> pd.DataFrame:
     """Returns the rows of some checkpoints, with predictions where there are weights."""
     read = [number for number, row in enumerate(about) if not row["error"]]
-    found = predictor(run.embed_weights(pairs), coverage=coverage).set_axis(read) if pairs else pd.DataFrame()
-    for number in read:
-        distance = found["distance"][number]
+    found = pd.DataFrame()
+    if pairs:
+        groups: list[Group] = [_group(about[number]["out_of_distribution"]) for number in read]
+        found = predictor(run.embed_weights(pairs), coverage=config.coverage, groups=groups).set_axis(read)
+    for number, (weights, root) in zip(read, pairs, strict=True):
+        reasons, distance = about[number]["out_of_distribution"], found["distance"][number]
+        if NEW_ROOT in reasons:
+            reasons.remove(NEW_ROOT)
+            if config.coverage > predictor.promised + ROUNDING:
+                reasons.append(f"{NEW_ROOT}, and those promise a coverage of {predictor.promised:.2f} at most for other roots")
         if pd.isna(distance):
-            about[number]["out_of_distribution"].append("weights are not finite")
+            reasons.append(_not_finite(weights, root))
         elif distance > 1:
-            about[number]["out_of_distribution"].append(f"{distance:.1f} times as far from the train models as the limit")
-    table = pd.DataFrame([row | {"out_of_distribution": "; ".join(row["out_of_distribution"])} for row in about])
-    return pd.concat([table, found], axis=1)
+            reasons.append(f"{distance:.1f} times as far from the train models as the limit")
+    rows = [row | {"out_of_distribution": "; ".join(row["out_of_distribution"])} for row in about]
+    if config.outside == "hide":
+        hidden = [number for number in read if rows[number]["out_of_distribution"]]
+        found.loc[hidden, [name for name in found if name != "distance"]] = None
+    return pd.concat([pd.DataFrame(rows), found], axis=1)
+
+
+def _group(reasons: list[str]) -> Group:
+    """Returns what the intervals of a checkpoint are calibrated on, by what is unusual about it."""
+    if set(reasons) - {NEW_ROOT}:
+        return "nothing"
+    return "roots" if reasons else "models"
+
+
+def _not_finite(weights: Weights, root: Weights | None) -> str:
+    """Returns why there is no embedding."""
+    for whose, tensors in (("weights", weights), ("weights of its root", root or {})):
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            return f"{whose} are not finite"
+    return "weights are finite, but too large to be embedded"
+
+
+def test_set(run: Run) -> str:
+    """Returns which images the accuracies and losses of predictions are of: the test images of the zoo that the run is of."""
+    try:
+        card = run.zoo.image_card("finetune")
+    except InputError:
+        return f"test images of zoo {run.zoo.path.name}"
+    named = [f"{key} {_listed(card[key])}" for key in ("source", "path", "dataset", "classes") if card.get(key)]
+    return f"test images of zoo {run.zoo.path.name} ({'; '.join([str(card['_target_']).rpartition('.')[2], *named])})"
+
+
+def _listed(value: Any) -> str:
+    return shortened(", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip("'")
 
 
 def checkpoints_in(path: Path) -> Places:
@@ -179,7 +233,7 @@ def _root_of(
     names = {sha: name for name, sha in predictor.about["roots"].items()}
     if own is not None:
         name = names.get(weights_sha256(own), "")
-        return own, name, [] if name else ["its root is none of the run's"]
+        return own, name, [] if name else [NEW_ROOT]
     name, distance = nearest_root(weights, roots) if roots else ("", float("inf"))
     if some_have_none and (distance > 1 or (isinstance(place, Checkpoint) and place.root is None)):
         return None, "", []

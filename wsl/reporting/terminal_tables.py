@@ -75,24 +75,36 @@ def _settings(row: Row) -> str:
     return textwrap.indent("\n".join(lines), "  ")
 
 
-def prediction_table(table: pd.DataFrame) -> Table:
-    """Returns all predictions for one checkpoint, or those of the first targets for many."""
+def prediction_table(table: pd.DataFrame, *, test_set: str) -> Table:
+    """Returns all predictions for one checkpoint, or those of the first targets for many.
+
+    `test_set` says which images accuracies and losses are of.
+    """
     every = list(map(str, table))
     targets = [name for name in every if f"{name}_low" in every or f"{name}_set" in every]
+    about_tests = f"test_accuracy and test_loss are of the {escape(test_set)}"
     if len(table) == 1:
         row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
         for name in targets:
             view.add_row(escape(name), _prediction(row, name))
         view.add_row("taken root", escape(str(row["taken_root"])))
         view.add_row("out of distribution", escape(str(row["out_of_distribution"])) or "no")
+        view.caption = about_tests
         return view
     shown = sorted(targets, key=lambda name: PREDICTED.index(name) if name in PREDICTED else len(PREDICTED))[: len(PREDICTED)]
     view = Table(Column("checkpoint", overflow="fold"), *map(escape, shown), "out of distribution")
     for _, row in table.head(40).iterrows():
         predictions = [_prediction(row, name) for name in shown]
         view.add_row(escape(str(row["checkpoint"])), *predictions, escape(str(row["error"] or row["out_of_distribution"])))
-    far = int((table["out_of_distribution"] != "").sum())
-    view.caption = f"{len(table)} checkpoints, {far} out of distribution; out=<file>.csv has all rows and targets"
+    unread = table["error"] != ""
+    far = ~unread & (table["out_of_distribution"] != "")
+    counts = {
+        "in distribution": len(table) - unread.sum() - far.sum(),
+        "out of distribution": far.sum(),
+        "unreadable": unread.sum(),
+    }
+    found = ", ".join(f"{count} {what}" for what, count in counts.items())
+    view.caption = f"{len(table)} checkpoints: {found}; out=<file>.csv has all rows and targets\n{about_tests}"
     return view
 
 

@@ -17,18 +17,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wsl.data.invariant_inputs import InvariantInputs
 from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import Pairs, rootless, roots_of, with_roots
 from wsl.data.standardizer import Standardizer
-from wsl.run_files import check_config, read_config
-from wsl.run_inputs import Inputs, build_model, inputs_of
+from wsl.data.token_inputs import TokenInputs
+from wsl.run_files import check_config, read_config, run_folder
 from wsl.run_models import read_models, recorded_split
 from wsl.run_weights import Source, Sources, as_many, name_of, nearest_root, weights_of
 from wsl.run_zoos import entries_of, find, first_of
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
+from zoo_gen.config import instantiate, resolve
 from zoo_gen.reader import read_weights
 from zoo_gen.splits import Split
+
+Inputs = TokenInputs | InvariantInputs
+INPUTS: dict[str, type[TokenInputs] | type[InvariantInputs]] = {"tokens": TokenInputs, "invariants": InvariantInputs}
+"""What a model may read, by the attribute `reads` of its class."""
 
 _WRONG = (RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError, AttributeError, KeyError)
 
@@ -269,7 +275,24 @@ class Run:
         return zoo
 
 
-def run_folder(path: str | Path) -> Path:
-    """Returns the folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
-    given = Path(path)
-    return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)
+def inputs_of(card: Mapping[str, Any]) -> type[TokenInputs] | type[InvariantInputs]:
+    """Returns the kind of inputs that the model of a card reads. Raises `InputError` for a target without a card."""
+    reads = getattr(resolve(str(card["_target_"]), group="model"), "reads", None)
+    if reads not in INPUTS:
+        raise InputError(
+            f"model {card['_target_']} does not say what it reads; its class needs an attribute reads, of {', '.join(INPUTS)}"
+        )
+    return INPUTS[reads]
+
+
+def build_model(config: Mapping[str, Any], inputs: Inputs) -> Any:
+    """Returns the model of a configuration with fresh weights, drawn by its seed. Raises `InputError` for a card that does not
+    fit."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        return fresh_model(config, inputs)
+
+
+def fresh_model(config: Mapping[str, Any], inputs: Inputs) -> Any:
+    """Returns the model of a configuration with fresh weights, drawn by the random state of torch."""
+    return instantiate({**config["model"], **inputs.model_values}, group="model")

@@ -93,3 +93,9 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         value = {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def run_folder(path: str | Path) -> Path:
+    """Returns the folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
+    given = Path(path)
+    return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)

@@ -12,7 +12,7 @@ and checkpoints with non-finite weights (models that diverged) are left out.
 import torch
 from rich.console import Console
 
-from wsl.run import run_folder
+from wsl.run_files import run_folder
 from wsl.training.run_training import check, run_name, train
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo

@@ -211,7 +211,10 @@ def test_a_zoo_is_predicted_by_a_run_on_it(run: Run, strays: Zoo, tmp_path: Path
     assert len(table) == 20
     assert table["error"].isna().all()
     assert {"score", "score_low", "score_high", "team", "team_set", "test_accuracy"} <= set(table)
-    assert set(table["team"]) <= {"red", "green"}
+    inside = table["out_of_distribution"].isna()
+    assert inside.sum() > 10
+    assert set(table["team"][inside]) <= {"red", "green"}
+    assert table["team"][~inside].isna().all()
     assert table["taken_root"].isna().all()
 
 
@@ -290,7 +293,9 @@ def test_the_benchmark_counts_columns_of_ones_own(run: Run, strays: Zoo, tmp_pat
 def test_models_of_which_only_tensors_are_known_train_probe_predict_and_generate(undescribed: Zoo, tmp_path: Path):
     run = train_small(undescribed.path, tmp_path / "run")
     call(wsl.probe.main, f"run={run.path}", "features=[embedding]", "targets=[score]", *FEW)
-    assert np.isfinite(run.predict(undescribed[0])["score"]).all()
+    found = run.predict(undescribed)
+    assert found["score"].notna().tolist() == (found["out_of_distribution"] == "").tolist()
+    assert found["score"].notna().any()
     call(wsl.generate.main, f"run={run.path}", "n=3", "baselines=[random_init]", "scan={}")
     rows = json.loads((run.path / "generate.json").read_text())
     assert {row["generator"] for row in rows} == {"train models", "kde", "nearest train model"}

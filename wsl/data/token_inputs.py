@@ -17,10 +17,9 @@ from wsl.data.pairs import Pairs, pairs_of, root_weights, rootless, roots_of, we
 from wsl.data.sources import scan
 from wsl.data.stacks import shape_key
 from wsl.data.standardizer import Standardizer
-from wsl.data.windows import padded
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.tokens import Tokenizer, Tokens
-from wsl.tokenizers.window import window_starts
+from wsl.tokenizers.window import padded, window_starts
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.reader import read_json

@@ -19,7 +19,7 @@ from torch.nn import functional
 from wsl.data.permutation import Shuffle
 from wsl.data.sources import Source
 from wsl.data.standardizer import Standardizer
-from wsl.tokenizers.window import Window, window_starts
+from wsl.tokenizers.window import Window, padded, window_starts
 from zoo_gen import InputError
 
 AHEAD = 4
@@ -80,12 +80,6 @@ class MicroBatch(Batch):
     def tokens(self) -> Float[Tensor, ""]:
         """Mean number of tokens."""
         return self.counts[1]
-
-
-def padded(tensor: Float[Tensor, "*B T D"], length: int) -> Float[Tensor, "*B length D"]:
-    """Returns tokens, their masks or positions, padded to a length: with zeros, positions with -1."""
-    missing = length - tensor.shape[-2]
-    return functional.pad(tensor, (0, 0, 0, missing), value=-1 if tensor.dtype == torch.int64 else 0) if missing else tensor
 
 
 class Windows:

@@ -146,7 +146,7 @@ def _predicted(
         if pd.isna(distance):
             reasons.append(_not_finite(weights, root))
         elif distance > 1:
-            reasons.append(f"{distance:.1f} times as far from the train models as the limit")
+            reasons.append(f"{distance:.3g} times as far from the train models as the limit")
     rows = [row | {"out_of_distribution": "; ".join(row["out_of_distribution"])} for row in about]
     if config.outside == "hide":
         hidden = [number for number in read if rows[number]["out_of_distribution"]]

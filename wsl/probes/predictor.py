@@ -81,7 +81,7 @@ class Predictor:
         """
         zoos = [probed_checkpoints(part) for part in run.split[:2]]
         embedded = [np.asarray(run.embed(part), dtype=np.float64) for part in zoos]
-        finite = [np.isfinite(features).all(axis=1) for features in embedded]
+        finite = [np.asarray(np.isfinite(features).all(axis=1)) for features in embedded]
         if not finite[0].any() or not finite[1].any():
             raise InputError(f"run {run.path} has no train model, or no val model, with finite weights; train on another fold")
         of_train, of_val = (features[known] for features, known in zip(embedded, finite, strict=True))
@@ -90,7 +90,7 @@ class Predictor:
         variances, vectors = np.linalg.eigh(np.cov(of_train.T))
         scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))
         tensors |= {"population/mean": of_train.mean(0), "population/directions": vectors / scale}
-        limit = np.quantile(_distances(tensors, of_val), 0.99)
+        limit = np.quantile(_distances(tensors, of_val), 0.99, method="higher")
         tensors["population/limit"] = np.array([limit])
         train, val = (
             Part(features, frame, _distances(tensors, features) / limit)

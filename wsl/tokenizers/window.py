@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan, Segment
@@ -148,3 +149,9 @@ def _in_file(slot: Slot, source: Tensor) -> Tensor:
 def window_starts(tokens: int, length: int) -> list[int]:
     """Starts of windows that cover `tokens` tokens; the last one is moved back to be full rather than padded."""
     return [*range(0, tokens - length, length), max(0, tokens - length)]
+
+
+def padded(tensor: Float[Tensor, "*B T D"], length: int) -> Float[Tensor, "*B length D"]:
+    """Returns tokens, their masks or positions, padded to a length: with zeros, positions with -1."""
+    missing = length - tensor.shape[-2]
+    return functional.pad(tensor, (0, 0, 0, missing), value=-1 if tensor.dtype == torch.int64 else 0) if missing else tensor

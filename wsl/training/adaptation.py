@@ -12,7 +12,7 @@ from typing import Any
 
 from wsl.data.logits import lack_to_run
 from wsl.data.pairs import rootless, roots_of
-from wsl.run_inputs import inputs_of
+from wsl.run import inputs_of
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate, resolve

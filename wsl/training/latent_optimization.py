@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wsl.data.sources import FileSource
-from wsl.data.windows import Batch, padded
+from wsl.data.windows import Batch
 from wsl.run import Run
+from wsl.tokenizers.window import padded
 from wsl.training.objectives.behaviour import Behaviour
 from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError

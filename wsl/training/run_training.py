@@ -14,8 +14,8 @@ from rich.console import Console
 
 from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import weights_with_roots
+from wsl.run import fresh_model, inputs_of
 from wsl.run_files import FORMAT, read_config, refuse_other, write_config
-from wsl.run_inputs import fresh_model, inputs_of
 from wsl.run_models import write_models
 from wsl.training.adaptation import adapted
 from wsl.training.metrics_log import Journal

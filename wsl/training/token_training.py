@@ -15,9 +15,8 @@ from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
 from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Windows
-from wsl.run import Run
+from wsl.run import Run, build_model
 from wsl.run_files import write_config
-from wsl.run_inputs import build_model
 from wsl.training.metrics_log import Journal
 from wsl.training.objectives.objective import Objective
 from wsl.training.resume_state import STATE

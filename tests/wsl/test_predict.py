@@ -93,6 +93,38 @@ def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets
     assert (narrow["test_loss_high"] < found["test_loss_high"]).all()
 
 
+def test_an_interval_beyond_the_bounds_of_its_target_is_left_out(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one = run.split.test.select(final=True)[0]
+    far = {name: weight * 1e4 for name, weight in one.state_dict().items()}
+    save_file(far, tmp_path / "far.safetensors")
+    (found,) = predicted(run, tmp_path / "far.safetensors", f"root={run.zoo.root(one).path}").to_dict("records")
+    bounded = [name[:-4] for name in found if name.endswith("_low")]
+    none = [name for name in bounded if np.isnan(found[f"{name}_low"])]
+    assert none
+    assert all(np.isnan(found[f"{name}_high"]) for name in none)
+    assert all(found[f"{name}_low"] < found[f"{name}_high"] for name in bounded if name not in none)
+    (own,) = predicted(run, one.path).to_dict("records")
+    assert all(own[f"{name}_low"] < own[f"{name}_high"] for name in bounded)
+    call(main, f"run={run.path}", f"path={tmp_path / 'far.safetensors'}", f"root={run.zoo.root(one).path}")
+    assert "no interval" in capsys.readouterr().out
+
+
+def test_a_checkpoint_out_of_distribution_has_an_exit_code_if_asked(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    one = run.split.train.select(final=True)[0]
+    save_file({name: torch.randn(weight.shape) for name, weight in one.state_dict().items()}, tmp_path / "noise.safetensors")
+    call(main, f"run={run.path}", f"path={tmp_path / 'noise.safetensors'}")
+    call(main, f"run={run.path}", f"path={one.path}", "fail_outside=true")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        call(main, f"run={run.path}", f"path={tmp_path / 'noise.safetensors'}", "fail_outside=true")
+    said = capsys.readouterr()
+    assert exit.value.code == 3
+    assert "test_accuracy" in said.out
+    assert said.err == "1 of 1 checkpoints are out of distribution: noise.safetensors\n"
+
+
 def test_sets_hold_the_true_labels_of_val_models_as_often_as_asked(run: Run):
     predictor, val = Predictor.of(run, penalties=[1.0]), probed_checkpoints(run.split.val)
     embedded = np.asarray(run.embed(val), dtype=float)

@@ -61,6 +61,7 @@ def metrics() -> list[dict[str, Any]]:
 
 def probe_rows() -> list[dict[str, Any]]:
     same = {"control": None, "chance": 0.0, "noise_ceiling": 0.9, "n_models": 12, "smoke_test": True, "trivial": False}
+    same["above_permuted"] = True
     scored = [
         {**same, "subset": subset, "target": target, "features": name, "metric": metric, "value": value}
         for subset in ("all", "final")
@@ -255,12 +256,21 @@ def test_models_without_novelty_are_left_out_and_only_flagged_ones_are_ringed():
 
 
 def test_controls_and_empty_questions_stay_out_of_the_probe_table():
-    body = "".join(probe_section(probe_rows()).body)
+    body = "".join(probe_section(probe_rows()).body[1:])  # the lead explains the marks
     assert "permuted" not in body
     assert "<td>epoch" not in body
     assert "smoke test" in body
     quotable = "".join(probe_section([{**row, "smoke_test": False} for row in probe_rows()]).body)
     assert "smoke test" not in quotable
+
+
+def test_scores_above_their_noise_ceiling_and_given_ones_are_marked_in_the_report():
+    rows = [row for row in probe_rows() if row["features"] == "embedding" and row["value"] is not None]
+    leaking = {"value": 0.997, "low": 0.99, "high": 1.0}
+    for change, words in [({}, "0.70"), (leaking, "!1.00"), ({**leaking, "low": 0.8}, "1.00"), ({"above_permuted": False}, "†0.70")]:
+        assert f"<td>{words}<small>" in "".join(probe_section([{**row, **change} for row in rows]).body)
+    given = "".join(probe_section([{**row, "given": row["target"] == "optimizer"} for row in rows]).body)
+    assert given.count("<td>(given)</td>") == 2  # all checkpoints and final ones
 
 
 class Planted:

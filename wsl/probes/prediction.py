@@ -44,6 +44,7 @@ class PredictConfig:
     leave_out: list[str]
     zoo: str | None
     coverage: float
+    fail_outside: bool
     out: str | None
     penalties: list[float]
 
@@ -97,7 +98,7 @@ def _predicted(
 ) -> pd.DataFrame:
     """Returns the rows of some checkpoints, with predictions where there are weights."""
     read = [number for number, row in enumerate(about) if not row["error"]]
-    found = predictor(run.embed_weights(pairs), coverage=coverage).set_axis(read) if pairs else pd.DataFrame()
+    found = _bounded(predictor(run.embed_weights(pairs), coverage=coverage)).set_axis(read) if pairs else pd.DataFrame()
     for number in read:
         distance = found["distance"][number]
         if pd.isna(distance):
@@ -106,6 +107,16 @@ def _predicted(
             about[number]["out_of_distribution"].append(f"{distance:.1f} times as far from the train models as the limit")
     table = pd.DataFrame([row | {"out_of_distribution": "; ".join(row["out_of_distribution"])} for row in about])
     return pd.concat([table, found], axis=1)
+
+
+def _bounded(found: pd.DataFrame) -> pd.DataFrame:
+    """Returns predictions without intervals that lie wholly beyond the bounds of their target: clipped, they would have no width.
+
+    Such a probe is wrong there, and how wrong is unknown.
+    """
+    for low, high in ((name, f"{name[:-4]}_high") for name in found if str(name).endswith("_low")):
+        found.loc[found[low] == found[high], [low, high]] = float("nan")
+    return found
 
 
 def checkpoints_in(path: Path) -> Places:

@@ -195,12 +195,17 @@ def _guard(path: Path, description: dict[str, Any], specs: Mapping[str, ModelSpe
     write_json(path / "zoo.json", sealed({**description, "format_version": FORMAT_VERSION}))
 
 
-def main(given: list[str] | None = None) -> None:
-    """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line (`zoo_gen.startup` calls it before the imports)."""
     parser = argparse.ArgumentParser(prog="python -m zoo_gen.verify", description="Checks every file of a zoo.")
     parser.add_argument("zoo", help="folder of the zoo, or its name under checkpoints/zoos")
     parser.add_argument("--repair", action="store_true", help="first make the index anew from the records")
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(given: list[str] | None = None) -> None:
+    """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
+    arguments = parser().parse_args(given)
     with one_clear_error():
         path = zoo_folder(arguments.zoo)
         if arguments.repair:

@@ -109,9 +109,7 @@ def test_an_interval_beyond_the_bounds_of_its_target_is_left_out(run: Run, tmp_p
     assert "no interval" in capsys.readouterr().out
 
 
-def test_a_checkpoint_out_of_distribution_has_an_exit_code_if_asked(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_checkpoint_out_of_distribution_has_an_exit_code_if_asked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     one = run.split.train.select(final=True)[0]
     save_file({name: torch.randn(weight.shape) for name, weight in one.state_dict().items()}, tmp_path / "noise.safetensors")
     call(main, f"run={run.path}", f"path={tmp_path / 'noise.safetensors'}")

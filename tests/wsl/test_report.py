@@ -267,7 +267,12 @@ def test_controls_and_empty_questions_stay_out_of_the_probe_table():
 def test_scores_above_their_noise_ceiling_and_given_ones_are_marked_in_the_report():
     rows = [row for row in probe_rows() if row["features"] == "embedding" and row["value"] is not None]
     leaking = {"value": 0.997, "low": 0.99, "high": 1.0}
-    for change, words in [({}, "0.70"), (leaking, "!1.00"), ({**leaking, "low": 0.8}, "1.00"), ({"above_permuted": False}, "†0.70")]:
+    for change, words in [
+        ({}, "0.70"),
+        (leaking, "!1.00"),
+        ({**leaking, "low": 0.8}, "1.00"),
+        ({"above_permuted": False}, "†0.70"),
+    ]:
         assert f"<td>{words}<small>" in "".join(probe_section([{**row, **change} for row in rows]).body)
     given = "".join(probe_section([{**row, "given": row["target"] == "optimizer"} for row in rows]).body)
     assert given.count("<td>(given)</td>") == 2  # all checkpoints and final ones

@@ -117,6 +117,10 @@ def test_help_comes_before_the_imports() -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert "seed: 0" in done.stdout or "coverage: 0.9" in done.stdout
         assert ("Cards of" in done.stdout) == (command in ("zoo_gen", "wsl.train"))
+    for command in ("zoo_gen.verify", "wsl.tokenize", "wsl.compression"):
+        done = subprocess.run([sys.executable, "-c", script.format(command)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: python -m {command} ")
 
 
 def test_ctrl_c_during_the_imports_is_one_line() -> None:

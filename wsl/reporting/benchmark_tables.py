@@ -3,7 +3,20 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsl.reporting.benchmark_rows import COUNTED, LOW_CEILING, Row, Rows, is_counted, is_given, mark, name_of, names, scores, values, words
+from wsl.reporting.benchmark_rows import (
+    COUNTED,
+    LOW_CEILING,
+    Row,
+    Rows,
+    is_counted,
+    is_given,
+    mark,
+    name_of,
+    names,
+    scores,
+    values,
+    words,
+)
 from wsl.reporting.numbers import number, signed
 from wsl.reporting.static_figures import score_figure
 from zoo_gen.files import write_text
@@ -11,7 +24,8 @@ from zoo_gen.files import write_text
 METRICS = {"r2": "R²", "kendall_tau": "Kendall's τ", "balanced_accuracy": "balanced accuracy"}
 CAPTION = (
     "Intervals are 95 % over test models. **Bold**: the best baseline of a target. †: not above permuted targets. !: above the "
-    "noise ceiling: these features know the measured result. (given): these features contain the target. The noise ceiling is the score of a perfect probe, given the noise of the measured target. "
+    "noise ceiling: these features know the measured result. (given): these features contain the target. The noise ceiling is the "
+    "score of a perfect probe, given the noise of the measured target. "
     "*Targets in italics* are not counted: the shapes of the weights give them away, or their noise ceiling is under "
     f"{number(LOW_CEILING)}."
 )

@@ -116,8 +116,8 @@ def probe_section(rows: Rows) -> Section:
         "Linear probes on the embedding and on hand-made features of the weights; the best of the latter is the baseline. "
         "Intervals are 95 %, bootstrapped over test models. The noise ceiling is the score of a perfect probe, given the noise of "
         "the measured target. †: not above permuted targets. !: above the noise ceiling: these features know the measured result. "
-        "(given): these features contain the target. Grey targets are not counted: the shapes of the weights give them away (the head), or their "
-        f"noise ceiling is under {number(LOW_CEILING)}."
+        "(given): these features contain the target. Grey targets are not counted: the shapes of the weights give them away (the "
+        f"head), or their noise ceiling is under {number(LOW_CEILING)}."
     )
     caution = (
         f"<strong>A smoke test.</strong> One representation, tested on the {counted_first[0]['n_models']} models of one fold. "

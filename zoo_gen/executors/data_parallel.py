@@ -6,6 +6,7 @@ Lightning Fabric starts the processes and moves the gradients (NCCL on GPUs, Glo
 import logging
 import multiprocessing
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -67,6 +68,7 @@ class DataParallelExecutor:
 
 def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
     start_worker(parent)
+    warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")  # Fabric calls it
     try:
         train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))
     finally:

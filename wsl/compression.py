@@ -15,7 +15,7 @@ from wsl.analyses.compression import rows_of
 from wsl.reporting.benchmark_tables import compression_table
 from wsl.training.latent_optimization import Refinement
 from zoo_gen.config import one_clear_error
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, refuse_bytes
 from zoo_gen.files import write_json, write_text
 
 REFINEMENT = Refinement(steps=40, learning_rate=0.02, images=64, batch_size=16)
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Writes the rows of the runs named on the command line."""
     options = parser().parse_args(arguments)
     with one_clear_error():
+        refuse_bytes(*options.runs, options.out)
         torch.set_num_threads(1)
         finished = [folder for folder in options.runs if (folder / "model.safetensors").is_file()]
         if not finished:

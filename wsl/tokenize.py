@@ -16,7 +16,7 @@ from rich.console import Console
 from wsl.reporting.terminal_tables import coverage_table
 from wsl.tokenizers.plan import coverage
 from zoo_gen.config import CONFIGS, cards, one_clear_error
-from zoo_gen.errors import printable
+from zoo_gen.errors import printable, refuse_bytes
 from zoo_gen.formats.shapes import SHARD, shapes_of
 
 
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints the report of the checkpoint named on the command line."""
     options = parser().parse_args(arguments)
     with one_clear_error():
+        refuse_bytes(options.source, options.base)
         (tokenizer,) = cards("tokenizer", [options.tokenizer]).values()
         tensors = shapes_of(options.source, base=options.base, prefix=options.prefix, leave_out=options.without)
         plan = tokenizer.plan(tensors, root=tensors, opaque=options.opaque)

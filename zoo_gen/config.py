@@ -23,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 from zoo_gen.command_line import as_typed
-from zoo_gen.errors import InputError, printable
+from zoo_gen.errors import InputError, printable, refuse_bytes
 from zoo_gen.startup import TRACEBACK, hush, take_traceback
 
 _BUNDLED = Path(__file__).parent / "configs"
@@ -160,6 +160,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
                 return
             take_traceback()
             with one_clear_error(), flag_taken(), _hydra():
+                refuse_bytes(*sys.argv[1:])
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
                 sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
                 values.update(found)

@@ -16,3 +16,17 @@ def printable(text: str, *, limit: int = 4000) -> str:
     """
     cut = text if len(text) <= limit else f"{text[:limit]} ... ({len(text):,} characters)"
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in cut)
+
+
+def refuse_bytes(*names: object) -> None:
+    r"""Raises `InputError` for a path, or another text of a command line, that is not UTF-8: libraries cannot open such files.
+
+    >>> refuse_bytes(b"vit\xff.pt".decode("utf-8", "surrogateescape"))
+    Traceback (most recent call last):
+    zoo_gen.errors.InputError: vit\udcff.pt has bytes that are not UTF-8, and libraries cannot open such a path; rename it
+    """
+    for name in map(str, names):
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            raise InputError(
+                f"{printable(name, limit=300)} has bytes that are not UTF-8, and libraries cannot open such a path; rename it"
+            )

@@ -13,7 +13,7 @@ from typing import Any
 from zoo_gen.blueprint import ModelSpec, planned
 from zoo_gen.config import one_clear_error
 from zoo_gen.content import FORMAT_VERSION, SEAL, is_guarded, models_of, read_description, sealed
-from zoo_gen.errors import InputError, printable
+from zoo_gen.errors import InputError, printable, refuse_bytes
 from zoo_gen.files import json_sha256, locked, sha256_of, weights_sha256, write_json
 from zoo_gen.index import COLUMNS, CONFIG, plain, read_record, record_path, rows_of
 from zoo_gen.reader import inside, read_json, read_weights
@@ -207,6 +207,7 @@ def main(given: list[str] | None = None) -> None:
     """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
     arguments = parser().parse_args(given)
     with one_clear_error():
+        refuse_bytes(arguments.zoo)
         path = zoo_folder(arguments.zoo)
         if arguments.repair:
             repair(path)

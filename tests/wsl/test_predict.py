@@ -1,6 +1,7 @@
 """Saved probes predict as fresh ones do, and say when a checkpoint is out of distribution."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -162,6 +163,25 @@ def test_the_command_predicts_what_it_can_read_and_names_the_rest(
     (folder / "c.safetensors").unlink()
     call(main, f"run={run.path}", f"path={folder}", f"out={tmp_path / 'found.json'}")
     assert "a.safetensors" in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf_8_are_one_clear_error_and_the_others_are_predicted(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    one, odd = run.split.test.select(final=True)[0], os.fsdecode(b"odd\xff.safetensors")
+    for name in ("a.safetensors", odd):
+        shutil.copy(one.path, tmp_path / name)
+    assert "path=" in refused(main, f"run={run.path}", f"path={tmp_path / odd}")
+    (tmp_path / os.fsdecode(b"c\xff.h5")).touch()
+    for out in ("found.csv", "found.json"):
+        with pytest.raises(SystemExit):
+            call(main, f"run={run.path}", f"path={tmp_path}", f"out={tmp_path / out}")
+        said = capsys.readouterr()
+        message = r"odd\udcff.safetensors has bytes that are not UTF-8, and libraries cannot open such a path; rename it"
+        assert said.err.startswith("error: 1 of 2 checkpoints could not be read: ")
+        assert message in said.err
+        assert r"c\udcff.h5" in said.out
+    assert pd.read_csv(tmp_path / "found.csv")["test_accuracy"].notna().tolist() == [True, False]
 
 
 def test_an_adapter_is_merged_into_its_base_which_is_its_root(run: Run, tmp_path: Path):

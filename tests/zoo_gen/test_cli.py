@@ -181,6 +181,25 @@ def test_what_the_locale_cannot_print_is_escaped() -> None:
     assert "zoö" in run("zoo_gen.verify", "zoö", env={**os.environ, "LC_ALL": "C"}).stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("zoo_gen", "path={}"),
+        ("zoo_gen.verify", "{}"),
+        ("wsl.tokenize", "{}"),
+        ("wsl.compression", "{} --out x.json"),
+        ("wsl.predict", "path={}"),
+        ("wsl.train", "run={}"),
+    ],
+)
+def test_a_path_that_is_not_utf_8_is_one_line(command: str, arguments: str) -> None:
+    given = [os.fsencode(text) for text in arguments.format(os.fsdecode(b"odd\xff")).split()]
+    done = subprocess.run([sys.executable, "-m", command, *given], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("odd\\udcff has bytes that are not UTF-8, and libraries cannot open such a path; rename it\n")
+
+
 def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "zoo.json").write_text('{"stacks": {"a": {"models": ["m"], "epochs": 1}}}')
     message = r"a worker process was killed, .* goes on where it was"

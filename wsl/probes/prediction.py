@@ -19,6 +19,7 @@ from wsl.layout import layout_of
 from wsl.probes.predictor import Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
+from zoo_gen.errors import printable
 from zoo_gen.files import weights_sha256
 from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE, read_checkpoint
 
@@ -73,7 +74,7 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
             pairs, about = [], []
             for name, (place, own) in some:
                 adapted = (place / ADAPTER).is_file()
-                row: dict[str, Any] = {"checkpoint": name, "taken_root": "", "out_of_distribution": [], "error": ""}
+                row: dict[str, Any] = {"checkpoint": printable(name), "taken_root": "", "out_of_distribution": [], "error": ""}
                 try:
                     weights = in_float32(read_checkpoint(place, base=config.base if adapted else None, **names))
                     layout_of(weights)  # of a known architecture
@@ -140,7 +141,7 @@ def checkpoints_in(path: Path) -> Places:
 def passed_over(folder: Path) -> list[str]:
     """Returns the names of what looks like weights in a folder and is of no kind that is read."""
     there = sorted(folder.iterdir()) if folder.is_dir() and not (folder / "zoo.json").is_file() else []
-    return [one.name for one in there if one.name.endswith(OTHER_WEIGHTS) and not _is_checkpoint(one)]
+    return [printable(one.name) for one in there if one.name.endswith(OTHER_WEIGHTS) and not _is_checkpoint(one)]
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -61,7 +61,7 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
             done = total - config.n * (len(every) - i)
             progress.update(bar, description=name, completed=done)
             generator: Generator = instantiate(card)
-            samples = generator.fit(families).sample(config.n, stream(config.seed, "sample", name))
+            samples = generator.fit([family.private() for family in families]).sample(config.n, stream(config.seed, "sample", name))
             scored = bench.score(samples)
             settings = {key: value for key, value in card.items() if key != "_target_"}
             rows.append(bench.measure(name, settings, scored))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from zoo_gen.command_line import as_typed
+from zoo_gen.command_line import as_typed, near
 from zoo_gen.errors import InputError, printable, refuse_bytes
 from zoo_gen.startup import TRACEBACK, hush, take_traceback
 
@@ -159,7 +159,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
             take_traceback()
-            with one_clear_error(), flag_taken(), _hydra():
+            with one_clear_error(), flag_taken(), _hydra(config_name):
                 refuse_bytes(*sys.argv[1:])
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
                 sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
@@ -221,7 +221,7 @@ def _swept() -> str:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
+def _hydra(config_name: str) -> Iterator[None]:
     """A context in which Hydra raises its errors, as `InputError`, and what it writes of a sweep (multirun.yaml) vanishes."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -232,14 +232,14 @@ def _hydra() -> Iterator[None]:
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(_in_our_words(error)) from error
+            raise InputError(_in_our_words(error, config_name)) from error
 
 
-def _in_our_words(error: Exception) -> str:
+def _in_our_words(error: Exception, config_name: str) -> str:
     """What is wrong with a command line, without Hydra's advice and search path."""
     text, cause = str(error), str(error.__cause__ or "").partition("\n")[0]
     if found := re.match(r"Could not override '(.*)'|Could not delete from config. '(.*)' does not exist", text):
-        return f"there is no setting '{found[1] or found[2]}'; --help lists the settings"
+        return near(found[1] or found[2], config_name, CONFIGS, sys.argv[1:])
     if found := re.search(r"Could not find '(.*)/(.*)'", text):
         cards = sorted(path.stem for path in (CONFIGS / found[1]).glob("*.yaml"))
         return f"there is no card '{found[2]}' of {found[1]}; choose one of {', '.join(cards)}"

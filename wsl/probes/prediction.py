@@ -115,7 +115,7 @@ def _bounded(found: pd.DataFrame) -> pd.DataFrame:
 
     Such a probe is wrong there, and how wrong is unknown.
     """
-    for low, high in ((name, f"{name[:-4]}_high") for name in found if str(name).endswith("_low")):
+    for low, high in ((name, f"{name[:-4]}_high") for name in map(str, found) if name.endswith("_low")):
         found.loc[found[low] == found[high], [low, high]] = float("nan")
     return found
 

@@ -21,7 +21,7 @@ def folder(*, path: str, train: str, test: str, **card: Any) -> Images:
         train, test: folders of the training and test classes inside `path`; train and val are drawn from the first.
         card: values of `zoo_gen.sources.pictures.Selection`.
 
-    Raises `InputError` for folders that are missing or empty and images that cannot be read.
+    Raises `InputError` for folders that are missing, empty or fewer than the classes, and images that cannot be read.
     """
     selection = Selection(**card)
     names = _classes(Path(path) / train)
@@ -29,6 +29,11 @@ def folder(*, path: str, train: str, test: str, **card: Any) -> Images:
         raise InputError(
             f"{Path(path) / test} has the class folders {', '.join(strange[:5])}, which {Path(path) / train} has not; "
             "move their images into folders of the training classes, or remove them"
+        )
+    if selection.num_classes > len(names):
+        raise InputError(
+            f"{Path(path) / train} has {len(names)} class folders, and the card says num_classes: {selection.num_classes}; set "
+            f"num_classes={len(names)}, or add the folders that are missing"
         )
     training = _list(Path(path) / train, names)
     if empty := [name for label, name in enumerate(names) if label not in set(training[1])]:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +14,11 @@ import pandas as pd
 import pytest
 
 from tests.commands import call, refused
+from tests.fuzz_runs import write_results
 from wsl.report import main
 from wsl.reporting import figures
 from wsl.reporting.page import page
-from wsl.reporting.run_report import project, read_rows
+from wsl.reporting.run_report import Results, project, read_rows
 from wsl.reporting.sections import (
     embedding_section,
     generation_section,
@@ -339,5 +341,19 @@ def test_a_damaged_file_of_results_is_named_with_the_command_that_makes_it_again
     damaged.write_text('[{"target": ')
     with pytest.raises(InputError, match=r"probe\.json is damaged .* make it again: python -m wsl\.probe"):
         read_rows(damaged, again="python -m wsl.probe run=demo")
+    for other in ("3", "[3]", "[" * 100_000):
+        damaged.write_text(other)
+        with pytest.raises(InputError, match=r"probe\.json is damaged"):
+            read_rows(damaged, again="")
     damaged.write_text('[{"target": 1}]')
     assert read_rows(damaged, again="") == [{"target": 1}]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "probe.json", "generate.json"])
+def test_rows_that_cannot_be_drawn_name_their_file_and_how_to_make_it_again(name: str, tmp_path: Path):
+    write_results(tmp_path)
+    run = cast(Run, SimpleNamespace(path=tmp_path))
+    assert set(Results.of(run).parts(chance=0.2)) == {"training", "probes", "generation"}
+    (tmp_path / name).write_text('[{"value": "high"}]' if name.endswith("json") else '{"event": "train", "loss": 1}')
+    with pytest.raises(InputError, match=rf"{name} holds rows that cannot be drawn .*; make it again: (python -m wsl|delete)"):
+        Results.of(run).parts(chance=0.2)

@@ -98,7 +98,8 @@ class Run:
             model = build_model(config, inputs)
             model.load_state_dict(tensors)
         except InputError as error:
-            raise InputError(f"{folder} cannot be opened: {error}; if another version wrote it, {again}") from error
+            reason = printable(" ".join(str(error).split()), limit=500)  # it may show a module where a number should be
+            raise InputError(f"{folder} cannot be opened: {reason}; if another version wrote it, {again}") from error
         except _WRONG as error:
             first_line = str(error).partition("\n")[0]
             raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error

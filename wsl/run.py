@@ -26,6 +26,7 @@ from wsl.run_models import read_models, recorded_split
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate, resolve
+from zoo_gen.errors import printable
 from zoo_gen.reader import read_weights
 from zoo_gen.splits import Split
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow.compute import call_function
 
 from zoo_gen.errors import InputError
+from zoo_gen.parquet_footer import SNAPPY, UNCOMPRESSED, codecs_of
 from zoo_gen.reader import ZOO_ADVICE, inside, read_json, shortened, size_of
 from zoo_gen.recipe import FACTORS
 
@@ -46,7 +47,6 @@ COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES, CONFIG)
 _TEXTS = ("model", "root", "parent", "stage", "status", *FILES, CONFIG)
 _NUMBERS = ("epoch", "diverged_epoch", "fold", *RESULTS)
 _ALWAYS = ("model", "root", "stage", "epoch", "final", "status", *FILES)
-_CODECS = ("SNAPPY", "UNCOMPRESSED")
 _LIMIT = 256 * 2**20
 _ROWS, _CHARACTERS = 200_000, 64 * 2**20
 """Rows, and bytes of texts, that any index may have: what repeats takes no room in a file."""
@@ -123,6 +123,10 @@ def read_index(path: Path, folder: Path) -> pd.DataFrame:
 
 
 def _read(path: Path, size: int) -> pd.DataFrame:
+    if size > _LIMIT:
+        raise ValueError(f"an index of {size:,} bytes")
+    if odd := codecs_of(path) - {UNCOMPRESSED, SNAPPY}:
+        raise ValueError(f"compressed by codec {min(odd)}, not by snappy")
     with pq.ParquetFile(path) as file:
         described, types = file.metadata, {field.name: field.type for field in file.schema_arrow}
         chunks = [
@@ -131,10 +135,8 @@ def _read(path: Path, size: int) -> pd.DataFrame:
             for column in range(described.num_columns)
         ]
         grown = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
-        if size > _LIMIT or described.num_rows > max(size // _ROW, _ROWS) or grown > max(size * _GROWTH, _CHARACTERS):
+        if described.num_rows > max(size // _ROW, _ROWS) or grown > max(size * _GROWTH, _CHARACTERS):
             raise ValueError(f"{described.num_rows:,} rows of {grown:,} bytes in a file of {size:,}")
-        if odd := {chunk.compression for chunk in chunks} - {*_CODECS}:
-            raise ValueError(f"compressed by {', '.join(sorted(odd))}, not by {_CODECS[0]}")
     missing = [column for column in COLUMNS if column not in types and column not in (*ALL_FACTORS, CONFIG)]
     if missing:
         raise InputError(f"{path} lacks the columns {missing}; it was not made by python -m zoo_gen")

@@ -1,6 +1,6 @@
 """Mutated files by the thousand: each must be read, or be one clear error; nothing may run, crash, or take much memory.
 
-    python -m tests.fuzz --count 10000 --seed 0 [--formats safetensors torch ...]
+    python -m tests.fuzz --count 10000 --seed 0 [--formats safetensors torch ...]    # all formats: half an hour on one core
 
 Runs in a process of its own with a limit on its memory (`RLIMIT_AS`), in which a file that asks for more is a crash.
 Prints a JSON line per format: how many files were read and refused, and by how much the peak memory grew.
@@ -24,7 +24,7 @@ import time
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from safetensors.torch import save_file
 
 from tests.foreign import (
@@ -50,13 +52,14 @@ from tests.foreign import (
     write_sharded,
     write_zoo,
 )
+from tests.fuzz_runs import read_inputs, read_models_file, read_results, write_inputs, write_models_file, write_results
 from tests.zoos import known
 from wsl import tokenize
 from wsl.probes.predictor import FILE, Predictor
 from wsl.run import Run
 from zoo_gen import InputError, Zoo, verify
-from zoo_gen.config import one_clear_error
 from zoo_gen.content import sealed
+from zoo_gen.errors import one_clear_error
 from zoo_gen.formats.checkpoint import read_checkpoint
 from zoo_gen.sources.folder import folder as image_folder
 from zoo_gen.sources.parquet import parquet as image_table
@@ -247,6 +250,10 @@ def formats(bait: Path) -> dict[str, Format]:
     run = folder_of(lambda folder: (write_zoo(folder / "zoo", weights), write_run(folder / "run")))
     made["run"] = Format([run], ("config.yaml", "config.yaml", "standardizer.json", "run/model.safetensors"), read_run)
     made["probes"] = Format([folder_of(write_probes)], (FILE,), read_probes)
+    made["models.json"] = Format([folder_of(write_models_file)], ("models.json",), read_models_file)
+    made["inputs.json"] = Format([folder_of(write_inputs)], ("inputs.json",), read_inputs)
+    results = ("metrics.jsonl", "probe.json", "generate.json")
+    made["results"] = Format([folder_of(write_results)], results, read_results)
     found = pictures()
     made["pictures"] = Format(
         [{f"train/a/0.{suffix}": content, f"train/b/1.{suffix}": content} for suffix, content in found],
@@ -263,6 +270,10 @@ def mutated(name: str, content: bytes, rng: random.Random, others: list[bytes]) 
     if rng.random() < 0.5:
         if name == "zoo.json":
             return sealed_again(mutate_tree(name, content, rng))
+        if name.endswith(".jsonl"):
+            lines = content.splitlines(keepends=True)
+            place = rng.randrange(len(lines))
+            return b"".join([*lines[:place], mutate_tree(name, lines[place], rng) + b"\n", *lines[place + 1 :]])
         if name.endswith((".json", ".yaml")):
             return mutate_tree(name, content, rng)
         if name == "pictures.parquet":
@@ -296,8 +307,8 @@ def mutate_zip(content: bytes, rng: random.Random, others: list[bytes]) -> bytes
     return made.getvalue()
 
 
-def fuzz(name: str, form: Format, *, count: int, seed: int, bait: Path) -> dict[str, object]:
-    """Reads `count` mutated files of a format; raises at the first that is neither read nor refused clearly."""
+def fuzz(name: str, form: Format, *, numbers: Sequence[int], seed: int, bait: Path) -> dict[str, object]:
+    """Reads mutated files of a format by their numbers; raises at the first that is neither read nor refused clearly."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     outcomes = {"read": 0, "refused": 0}
     others = [content for example in form.examples for content in example.values()]
@@ -309,7 +320,7 @@ def fuzz(name: str, form: Format, *, count: int, seed: int, bait: Path) -> dict[
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
                 places += [(path, content)] * sum(relative.endswith(target) for target in form.targets)
-        for number in range(count):
+        for number in progress(numbers, name):
             rng = random.Random(f"{seed} {name} {number}")
             path, content = rng.choice(places)
             path.write_bytes(mutated(path.name, content, rng, others))
@@ -327,6 +338,19 @@ def fuzz(name: str, form: Format, *, count: int, seed: int, bait: Path) -> dict[
         "peak_growth_mb": grown // 1024,
         "seconds": round(time.process_time() - start, 1),
     }
+
+
+def progress(numbers: Sequence[int], name: str) -> Iterable[int]:
+    """Yields the numbers, with a progress bar where somebody looks on; what is read may redirect the standard streams."""
+    screen = Console(file=sys.__stderr__)
+    quiet: dict[str, Any] = {
+        "redirect_stdout": False,
+        "redirect_stderr": False,
+        "disable": not screen.is_terminal,
+        "transient": True,
+    }
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=screen, **quiet) as bar:
+        yield from bar.track(numbers, description=name)
 
 
 def _outcome(form: Format, root: Path, case: str, path: Path) -> str:
@@ -353,9 +377,10 @@ def _outcome(form: Format, root: Path, case: str, path: Path) -> str:
 def main() -> None:
     """Fuzzes the formats of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--formats", nargs="*")
+    parser.add_argument("--formats", nargs="*", help="default: all")
+    parser.add_argument("--only", type=int, help="number of the one file to read, as a failure names it")
     options = parser.parse_args()
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -363,10 +388,11 @@ def main() -> None:
         made = formats(Path(bait))
         for name in options.formats or made:
             form = made[name]
-            fuzz(name, form, count=20, seed=-1, bait=Path(bait))  # everything is imported and cached
+            fuzz(name, form, numbers=range(20), seed=-1, bait=Path(bait))  # everything is imported and cached
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, resource.RLIM_INFINITY))
-            print(json.dumps(fuzz(name, form, count=options.count, seed=options.seed, bait=Path(bait))), flush=True)
+            numbers = range(options.count) if options.only is None else [options.only]
+            print(json.dumps(fuzz(name, form, numbers=numbers, seed=options.seed, bait=Path(bait))), flush=True)
         pickle.loads(pickle.dumps(Bait(Path(bait))))
         assert (Path(bait) / CANARY).exists(), "the bait is none: nothing would have been noticed"
     sys.exit(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FORMATS = ("safetensors", "torch", "torch_older", "shards", "adapter", "index", "zoo.json", "record.json", "run", "probes")
-FORMATS += ("pictures", "pictures_parquet")
+FORMATS += ("models.json", "inputs.json", "results", "pictures", "pictures_parquet")
 GROWTH = 512
 """Megabytes by which the peak memory of reading small hostile files may grow; the limit on address space is twice that."""
 

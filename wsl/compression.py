@@ -14,21 +14,26 @@ from rich.console import Console
 from wsl.analyses.compression import rows_of
 from wsl.reporting.benchmark_tables import compression_table
 from wsl.training.latent_optimization import Refinement
-from zoo_gen.config import one_clear_error
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, one_clear_error, refuse_bytes
 from zoo_gen.files import write_json, write_text
 
 REFINEMENT = Refinement(steps=40, learning_rate=0.02, images=64, batch_size=16)
 """Of the rows with refined latents: chosen on fold 0 of digits, seed 0, at compression ratio 16."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Writes the rows of the runs named on the command line."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line (`zoo_gen.startup` calls it before the imports)."""
     parser = argparse.ArgumentParser(prog="python -m wsl.compression", description="Measure what decoding retains.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs; others are left out")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows; a table (.md) comes beside it")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the rows of the runs named on the command line."""
+    options = parser().parse_args(arguments)
     with one_clear_error():
+        refuse_bytes(*options.runs, options.out)
         torch.set_num_threads(1)
         finished = [folder for folder in options.runs if (folder / "model.safetensors").is_file()]
         if not finished:

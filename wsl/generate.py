@@ -75,7 +75,7 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
             progress.update(bar, description=name, completed=done)
             generator: Generator = instantiate(card)
             try:
-                generator = generator.fit(families)
+                generator = generator.fit([family.private() for family in families])
             except InputError as error:
                 if i == 0:
                     raise

@@ -2,11 +2,13 @@
 
 The probes saved with the run (`wsl.probes.predictor`) predict every target, with intervals or sets of labels. The column
 `out_of_distribution` says why no interval is calibrated for a checkpoint: another shape, more coverage for a new root than few
-roots promise, an embedding far from those of train models. Such a checkpoint is given no prediction without `outside=show`.
-Of several checkpoints, one that cannot be read is a row that says why; the command then exits with 1.
+roots promise, an embedding far from those of train models. Such a checkpoint is given no prediction without `outside=show`; with
+`fail_outside=true` the command then exits with 3. Of several checkpoints, one that cannot be read is a row that says why; the
+command then exits with 1. An interval that lies wholly beyond the values that a target can have is left out.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -16,10 +18,13 @@ from wsl.reporting.terminal_tables import prediction_table
 from wsl.run import Run
 from zoo_gen import InputError
 from zoo_gen.config import command
+from zoo_gen.errors import printable
 from zoo_gen.files import write_text
 from zoo_gen.zoo import zoo_folder
 
 NAMED = 10  # files that are not predicted, in a message
+OUTSIDE = 3
+"""The exit code of `fail_outside` where a checkpoint is out of distribution; 1 is of errors."""
 
 
 @command("predict", PredictConfig)
@@ -42,6 +47,10 @@ def main(config: PredictConfig) -> None:
     unread = [f"{row['checkpoint']} ({row['error']})" for _, row in table[table["error"] != ""].iterrows()]
     if unread:
         raise InputError(f"{len(unread)} of {len(table)} checkpoints could not be read: {_some(unread)}")
+    outside = table.loc[table["out_of_distribution"] != "", "checkpoint"].astype(str).tolist()
+    if config.fail_outside and outside:
+        print(printable(f"{len(outside)} of {len(table)} checkpoints are out of distribution: {_some(outside)}"), file=sys.stderr)
+        raise SystemExit(OUTSIDE)
 
 
 def _some(items: list[str]) -> str:

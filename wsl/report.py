@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from wsl.reporting.run_report import Results, report
-from wsl.reporting.terminal_tables import summary
 from wsl.run import Run
 from zoo_gen.config import command
 from zoo_gen.files import saved
@@ -31,9 +30,10 @@ def main(config: ReportConfig) -> None:
     run = Run.open(config.run, zoo=config.zoo)
     results = Results.of(run)
     with console.status("drawing the report"):
+        short = results.summary()
         page = report(run, results, checkpoints=config.checkpoints)
     is_saved = saved(run.path / "report.html", page)
-    console.print(summary(run, metrics=results.metrics, probes=results.probes, samples=results.samples))
+    console.print(short)
     if is_saved:
         console.print(f"\nreport: {run.path / 'report.html'}", soft_wrap=True)
 

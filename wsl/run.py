@@ -29,6 +29,7 @@ from wsl.run_zoos import entries_of, find, first_of
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate, resolve
+from zoo_gen.errors import printable
 from zoo_gen.reader import read_weights
 from zoo_gen.splits import Split
 
@@ -101,7 +102,8 @@ class Run:
             model = build_model(config, inputs)
             model.load_state_dict(tensors)
         except InputError as error:
-            raise InputError(f"{folder} cannot be opened: {error}; if another version wrote it, {again}") from error
+            reason = printable(" ".join(str(error).split()), limit=500)  # it may show a module where a number should be
+            raise InputError(f"{folder} cannot be opened: {reason}; if another version wrote it, {again}") from error
         except _WRONG as error:
             first_line = str(error).partition("\n")[0]
             raise InputError(f"the weights {weights} are damaged or of another model ({first_line}); {again}") from error

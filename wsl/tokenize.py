@@ -5,38 +5,42 @@
     python -m wsl.tokenize weights.pth --without "optimizer.*" --opaque "adapter.*"
     python -m wsl.tokenize folder/of/a/lora/adapter --base folder/of/its/base
 
-A tokenizer is named by its card in `configs/tokenizer`; its reference does not matter to the report.
+A tokenizer is named by its card in `configs/tokenizer`; what its tokens refer to does not matter to the report.
 `zoo_gen.formats.checkpoint` lists the files that can be read.
 """
 
 import argparse
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from wsl.reporting.terminal_tables import coverage_table
 from wsl.tokenizers.plan import coverage
-from zoo_gen.config import CONFIGS, instantiate, one_clear_error
-from zoo_gen.errors import printable
+from zoo_gen.config import CONFIGS, cards
+from zoo_gen.errors import one_clear_error, printable, refuse_bytes
 from zoo_gen.formats.shapes import SHARD, shapes_of
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Prints the report of the checkpoint named on the command line."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line (`zoo_gen.startup` calls it before the imports)."""
     parser = argparse.ArgumentParser(prog="python -m wsl.tokenize", description="Print the tokens of a checkpoint by role.")
     parser.add_argument("source", help="file or folder of weights (safetensors, torch, sharded, LoRA), or name of a timm model")
-    files = sorted((CONFIGS / "tokenizer").glob("*.yaml"))
-    cards = {path.stem: path for path in files if "reference" in OmegaConf.load(path)}  # the others lay out as one of these
-    parser.add_argument("--tokenizer", choices=cards, default="residual", help="default: residual")
+    names = sorted(path.stem for path in (CONFIGS / "tokenizer").glob("*.yaml"))
+    parser.add_argument("--tokenizer", choices=names, default="residual", help="default: residual")
     parser.add_argument("--base", help="checkpoint that the adapter in SOURCE is merged into")
     parser.add_argument("--prefix", help="cover only the tensors below a prefix of their names, such as backbone")
     parser.add_argument("--opaque", action="append", default=[], metavar="PATTERN", help="cover tensors that no layout knows")
     parser.add_argument("--without", action="append", default=[], metavar="PATTERN", help="leave tensors out that are no weights")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the report of the checkpoint named on the command line."""
+    options = parser().parse_args(arguments)
     with one_clear_error():
-        tokenizer = instantiate(OmegaConf.merge(OmegaConf.load(cards[options.tokenizer]), {"reference": "none"}))
+        refuse_bytes(options.source, options.base)
+        (tokenizer,) = cards("tokenizer", [options.tokenizer]).values()
         tensors = shapes_of(options.source, base=options.base, prefix=options.prefix, leave_out=options.without)
-        plan = tokenizer.plan(tensors, opaque=options.opaque)
+        plan = tokenizer.plan(tensors, root=tensors, opaque=options.opaque)
         frame = coverage(plan)
         weights = sum(tensor.numel() for tensor in tensors.values())
         console = Console()

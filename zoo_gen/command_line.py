@@ -6,7 +6,9 @@ before Hydra sees it: everything after the first `=`, where the setting is a tex
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,37 @@ def _defaults(config_name: str, configs: Path, overrides: Sequence[str]) -> Any:
             return hydra.compose(config_name, chosen)
         except HydraException:
             return None
+
+
+def near(key: str, config_name: str, configs: Path, overrides: Sequence[str]) -> str:
+    """Returns the message about a setting that does not exist, with settings of almost this name at whatever depth.
+
+    Of `zoo.pretrain.epochs` it is `zoo.pretrain.recipe.epochs`: those that share most of the path, and of these the least deep.
+    """
+    from omegaconf import OmegaConf
+
+    place, _, last = key.rpartition(".")
+    defaults = _defaults(config_name, configs, overrides)
+    every = [] if defaults is None else list(_keys(OmegaConf.to_container(defaults), ""))
+    names = get_close_matches(last, {name.rpartition(".")[2] for name in every}, n=3, cutoff=0.75)
+    found = {name: (_shared(name, key), -name.count(".")) for name in every if name.rpartition(".")[2] in names}
+    if nearest := [name for name, place in found.items() if place == max(found.values())]:
+        return f"there is no setting '{key}'; did you mean {' or '.join(nearest[:3])}? --help lists the settings"
+    if inside := [name.removeprefix(f"{place}.") for name in every if place and name.startswith(f"{place}.")]:
+        return f"there is no setting '{key}'; {place} has {', '.join(inside[:20])}{' ...' if len(inside) > 20 else ''}"
+    return f"there is no setting '{key}'; --help lists the settings"
+
+
+def _keys(config: Any, prefix: str) -> Iterator[str]:
+    """The settings of a configuration, and those inside them."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")
+
+
+def _shared(one: str, other: str) -> int:
+    """How many parts two paths begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one.split("."), other.split("."), strict=False)))
 
 
 def _is_group(text: str, configs: Path) -> bool:

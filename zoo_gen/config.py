@@ -5,16 +5,13 @@ for trusted targets only: a config on disk is foreign data, and a target like `p
 """
 
 import dataclasses
-import errno
 import functools
 import importlib
 import inspect
 import os
 import re
-import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
@@ -22,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from zoo_gen.command_line import as_typed
-from zoo_gen.errors import InputError, printable
-from zoo_gen.startup import TRACEBACK, hush, take_traceback
+from zoo_gen.command_line import as_typed, near
+from zoo_gen.errors import InputError, one_clear_error, refuse_bytes
+from zoo_gen.startup import take_traceback
 
 _BUNDLED = Path(__file__).parent / "configs"
 CONFIGS = _BUNDLED if _BUNDLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -170,7 +167,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[Any], None]],
                 print(help_of(config_name, str(sys.modules[main.__module__].__doc__)))
                 return
             take_traceback()
-            with one_clear_error(), flag_taken(), _hydra():
+            with one_clear_error(), flag_taken(), _hydra(config_name):
+                refuse_bytes(*sys.argv[1:])
                 sweeps = bool({"-m", "--multirun"} & set(sys.argv[1:]))
                 sys.argv[1:], found = as_typed(config_name, schema, CONFIGS, sys.argv[1:], sweeps=sweeps)
                 values.clear()  # of a command that ran before in this process
@@ -231,7 +229,7 @@ def _swept() -> str:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
+def _hydra(config_name: str) -> Iterator[None]:
     """A context in which Hydra raises its errors, as `InputError`, and what it writes of a sweep (multirun.yaml) vanishes."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -242,14 +240,14 @@ def _hydra() -> Iterator[None]:
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(_in_our_words(error)) from error
+            raise InputError(_in_our_words(error, config_name)) from error
 
 
-def _in_our_words(error: Exception) -> str:
+def _in_our_words(error: Exception, config_name: str) -> str:
     """What is wrong with a command line, without Hydra's advice and search path."""
     text, cause = str(error), str(error.__cause__ or "").partition("\n")[0]
     if found := re.match(r"Could not override '(.*)'|Could not delete from config. '(.*)' does not exist", text):
-        return f"there is no setting '{found[1] or found[2]}'; --help lists the settings"
+        return near(found[1] or found[2], config_name, CONFIGS, sys.argv[1:])
     if found := re.search(r"Could not find '(.*)/(.*)'", text):
         cards = sorted(path.stem for path in (CONFIGS / found[1]).glob("*.yaml"))
         return f"there is no card '{found[2]}' of {found[1]}; choose one of {', '.join(cards)}"
@@ -264,42 +262,3 @@ def _in_our_words(error: Exception) -> str:
 
 _SCHEMAS: dict[str, type] = {}
 """The dataclass of each command."""
-
-
-@contextmanager
-def one_clear_error() -> Iterator[None]:
-    """A context in which every error, and Ctrl-C, ends the process with one message and code 1; `--traceback` shows where it was.
-
-    Nobody who listens any more (`| head`) is no error: the process ends without a word.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        hush()
-        raise SystemExit(128 + signal.SIGPIPE) from error
-    except (Exception, KeyboardInterrupt) as error:
-        if TRACEBACK in os.environ:
-            traceback.print_exception(error)
-        print(f"error: {printable(_message(error))}", file=sys.stderr)
-        raise SystemExit(1) from error
-
-
-def _message(error: BaseException) -> str:
-    """What an error means to whoever gave the command."""
-    first_line = str(error).strip().partition("\n")[0]
-    match error:
-        case InputError():
-            return str(error)
-        case KeyboardInterrupt():
-            return "interrupted; the same command resumes"
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            where = f"the disk of {error.filename}" if error.filename else "a disk that is written to"
-            return f"no space left on {where}; free some and run the same command again: it resumes"
-        case PermissionError() if error.filename is not None:
-            return f"no permission for {error.filename}; make it accessible or choose another folder"
-        case OSError() if error.filename is not None:  # no folder, read-only, a file where a folder is wanted ...
-            return f"cannot use {error.filename} ({error.strerror}); choose another folder"
-    if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", first_line, re.IGNORECASE):
-        return f"out of memory ({first_line or type(error).__name__}); use smaller batches or fewer processes, or a larger machine"
-    return f"unexpected {type(error).__name__} ({first_line}); run the command with --traceback to see where, and report it"

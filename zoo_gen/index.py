@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow.compute import call_function
 
 from zoo_gen.errors import InputError
+from zoo_gen.parquet_footer import SNAPPY, UNCOMPRESSED, codecs_of
 from zoo_gen.reader import ZOO_ADVICE, inside, read_json, shortened, size_of
 from zoo_gen.recipe import FACTORS
 
@@ -48,7 +49,6 @@ OWN = "columns"
 _TEXTS = ("model", "root", "parent", "stage", "status", *FILES, CONFIG)
 _NUMBERS = ("epoch", "diverged_epoch", "fold", *RESULTS)
 _ALWAYS = ("model", "stage", "epoch", "final", "status", *FILES)
-_CODECS = ("SNAPPY", "UNCOMPRESSED")
 _LIMIT = 256 * 2**20
 _OWN, _NAME = 1000, 200
 """Columns of its own that a zoo may have, and characters of the name of one."""
@@ -153,6 +153,10 @@ def read_index(path: Path, folder: Path, *, adopted: bool) -> pd.DataFrame:
 
 
 def _read(path: Path, size: int, adopted: bool) -> pd.DataFrame:
+    if size > _LIMIT:
+        raise ValueError(f"an index of {size:,} bytes")
+    if odd := codecs_of(path) - {UNCOMPRESSED, SNAPPY}:
+        raise ValueError(f"compressed by codec {min(odd)}, not by snappy")
     with pq.ParquetFile(path) as file:
         described, types = file.metadata, {field.name: field.type for field in file.schema_arrow}
         chunks = [
@@ -161,10 +165,8 @@ def _read(path: Path, size: int, adopted: bool) -> pd.DataFrame:
             for column in range(described.num_columns)
         ]
         grown = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
-        if size > _LIMIT or described.num_rows > max(size // _ROW, _ROWS) or grown > max(size * _GROWTH, _CHARACTERS):
+        if described.num_rows > max(size // _ROW, _ROWS) or grown > max(size * _GROWTH, _CHARACTERS):
             raise ValueError(f"{described.num_rows:,} rows of {grown:,} bytes in a file of {size:,}")
-        if odd := {chunk.compression for chunk in chunks} - {*_CODECS}:
-            raise ValueError(f"compressed by {', '.join(sorted(odd))}, not by {_CODECS[0]}")
     missing = [column for column in COLUMNS if column not in types and column not in (*ALL_FACTORS, CONFIG)]
     if missing:
         raise InputError(f"{path} lacks the columns {missing}; it was not made by python -m zoo_gen")

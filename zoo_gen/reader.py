@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from zoo_gen.errors import InputError, printable
+from zoo_gen.errors import InputError, printable, refuse_bytes
 
 LIMIT = 8 * 2**20
 """Bytes of a JSON file, or of the part of a file of weights that describes its tensors: some 50,000 tensors."""
@@ -111,6 +111,7 @@ def shortened(value: object) -> str:
 
 def size_of(path: Path, *, advice: str, missing: str | None = None) -> int:
     """Returns the size of a file. Raises `InputError` if it is missing or no regular file (a pipe would never end)."""
+    refuse_bytes(path)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:

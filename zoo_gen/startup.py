@@ -4,6 +4,7 @@ Packages call `begin` before their imports, which take seconds. It does somethin
 `python -m wsl...`.
 """
 
+import argparse
 import ast
 import os
 import sys
@@ -45,15 +46,24 @@ def hush() -> None:
 
 
 def _help(module: str) -> None:
-    """Prints the help of a command with a configuration, and ends the process."""
+    """Prints the help of a command, from its configuration or by its function `parser` alone, and ends the process."""
     from zoo_gen.config import CONFIGS, help_of
 
     name = module.rpartition(".")[2]
-    if not (CONFIGS / f"{name}.yaml").is_file():  # argparse prints it
-        return
     place = Path(__file__).parent.parent.joinpath(*module.split("."))
     file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
-    print(help_of(name, str(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))))
+    if not file.is_file():  # Python says so
+        return
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    parsers: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "parser"]
+    if (CONFIGS / f"{name}.yaml").is_file():
+        print(help_of(name, str(ast.get_docstring(tree))))
+    elif parsers:
+        names = {"argparse": argparse, "Path": Path, "CONFIGS": CONFIGS}
+        exec(compile(ast.Module(parsers, []), str(file), "exec"), names)  # our own code, without the imports above it
+        names["parser"]().print_help()
+    else:
+        return
     sys.stdout.flush()
     raise SystemExit(0)
 

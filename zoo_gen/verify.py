@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo_gen.blueprint import ModelSpec, planned
-from zoo_gen.config import one_clear_error
 from zoo_gen.content import FORMAT_VERSION, SEAL, is_guarded, models_of, read_description, sealed
-from zoo_gen.errors import InputError, printable
+from zoo_gen.errors import InputError, one_clear_error, printable, refuse_bytes
 from zoo_gen.files import json_sha256, locked, sha256_of, weights_sha256, write_json
 from zoo_gen.index import COLUMNS, CONFIG, plain, read_record, record_path, rows_of
 from zoo_gen.reader import inside, read_json, read_weights
@@ -215,13 +214,19 @@ def _guard(path: Path, description: dict[str, Any], specs: Mapping[str, ModelSpe
     write_json(path / "zoo.json", sealed({**description, "format_version": FORMAT_VERSION}))
 
 
-def main(given: list[str] | None = None) -> None:
-    """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line (`zoo_gen.startup` calls it before the imports)."""
     parser = argparse.ArgumentParser(prog="python -m zoo_gen.verify", description="Checks every file of a zoo.")
     parser.add_argument("zoo", help="folder of the zoo, or its name under checkpoints/zoos")
     parser.add_argument("--repair", action="store_true", help="first make the index anew from the records")
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(given: list[str] | None = None) -> None:
+    """Checks the zoo of the command line; exits with 1 if anything is wrong with it."""
+    arguments = parser().parse_args(given)
     with one_clear_error():
+        refuse_bytes(arguments.zoo)
         path = zoo_folder(arguments.zoo)
         if arguments.repair:
             repair(path)

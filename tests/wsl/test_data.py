@@ -225,8 +225,10 @@ class Absolute(Residual):
     def local(self) -> bool:
         return False
 
-    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
-        tokens = super().encode(state_dict, root=root)
+    def encode(
+        self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None, opaque: Sequence[str] = ()
+    ) -> Tokens:
+        tokens = super().encode(state_dict, root=root, opaque=opaque)
         return tokens.with_values(tokens.values.abs())
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,13 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+import wsl.generate
 from tests.commands import call, refused
 from tests.wsl.conftest import SMALL
+from tests.zoos import known
 from wsl.generate import main as generate
 from wsl.generators.evaluation import score_models
-from wsl.generators.family import families_of, write_samples
+from wsl.generators.family import FamilySampler, Sample, families_of, write_samples
 from wsl.run import Run
 from wsl.train import main as train
 from zoo_gen import InputError
@@ -52,6 +55,35 @@ def test_the_rows_hold_the_generator_and_every_baseline(rows):
         assert row["n"] == 6 or row["generator"] in ("train models", "soup")
         assert row["accuracy"]["q25"] <= row["accuracy"]["median"] <= row["accuracy"]["q75"]
         assert row["aligned"] is True
+
+
+class Vandal(FamilySampler):
+    """A sampler that returns copies, and changes in place whatever it was given."""
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
+        samples: list[Sample] = [(family, dict(family.states[0])) for family in self.families[:n]]
+        for family in self.families:
+            for tensor in [*known(family.root_state).values(), *(tensor for state in family.states for tensor in state.values())]:
+                tensor.zero_()
+            for array in (family.weights, family.latents, family.val_accuracy):
+                array[:] = 0
+        return samples
+
+
+def test_a_generator_that_changes_train_models_in_place_moves_no_baseline(
+    folder: Path, rows: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = shutil.copytree(folder, tmp_path / "run")
+    build = wsl.generate.instantiate
+    monkeypatch.setattr("wsl.generate.instantiate", lambda card: Vandal() if card.get("bandwidth") else build(card))
+    call(generate, f"run={mine}", "n=6", *ONE_ROW_EACH)
+    found = json.loads((mine / "generate.json").read_text())
+    for row, other in zip(found, rows, strict=True):
+        if row["generator"] not in ("kde", "nearest train model"):
+            assert row["accuracy"] == pytest.approx(other["accuracy"], abs=1e-6), row["generator"]
+            assert row["novelty"] == pytest.approx(other["novelty"], abs=1e-6), row["generator"]
+    (vandal,) = (row for row in found if row["generator"] == "kde")
+    assert "copied" in vandal["flags"]  # its copies were taken before
 
 
 def test_copies_are_flagged_and_train_models_judged_against_the_others_are_not(rows):

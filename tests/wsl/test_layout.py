@@ -15,7 +15,8 @@ from tests.architectures import MODELS, outputs, small
 from wsl.layout import architectures, layout_of
 from wsl.layout.axis_table import ROLES, parse
 from wsl.layout.slots import Layout
-from wsl.symmetry.group import random_view
+from wsl.symmetry.alignment import distance
+from wsl.symmetry.group import MOVES, random_view
 from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 
@@ -194,6 +195,17 @@ def test_unknown_tensors_pass_through_where_asked() -> None:
     }
     with pytest.raises(InputError, match="adopter"):
         layout_of(weights, opaque=["adapter.*", "adopter.*"])
+
+
+def test_a_single_number_that_no_table_knows_moves_with_no_symmetry() -> None:
+    model = create_model("vit_tiny_patch16_224", depth=1, img_size=32, embed_dim=12, num_heads=2, num_classes=3)
+    whole = model.state_dict() | {"adapter.alpha": torch.tensor(1.5)}
+    layout, weights = layout_of(whole, heads=2, opaque=["adapter.*"]), stack([whole])
+    copy = random_view(weights, layout, torch.Generator().manual_seed(0), moves=MOVES, maps="orthogonal", strength=1.0)
+    assert copy["adapter.alpha"].tolist() == [1.5]
+    assert float(distance(weights, weights, layout)) == pytest.approx(0, abs=1e-4)
+    other = stack([whole | {"adapter.alpha": torch.tensor(2.5)}])
+    assert float(distance(other, weights, layout)) == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_but_opaque_tensors_is_of_no_family() -> None:

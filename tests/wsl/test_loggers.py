@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.wsl.conftest import train_small
+from wsl.training.loggers.logger import Nothing
 from wsl.training.loggers.tensorboard import TensorBoard
 from wsl.training.metrics_log import Journal
 from zoo_gen import InputError
@@ -95,3 +96,15 @@ def test_every_card_makes_a_logger(card: str, monkeypatch: pytest.MonkeyPatch):
 def test_a_mode_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match="online or offline"):
         instantiate({**compose("train", ["logger=wandb"])["logger"], "mode": "nowhere"})
+
+
+@pytest.mark.parametrize("line", ['{"event": "train"}', '{"step": "two"}', "3}"])
+def test_a_journal_with_a_line_that_is_no_event_names_it(line: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl", Nothing())
+    journal.write("train", 1, {"loss": 1.0})
+    journal.write("train", 2, {"loss": 0.5})
+    journal.resume(1)
+    assert len(journal.path.read_text().splitlines()) == 1
+    journal.path.write_text(f"{line}\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl has .*delete"):
+        journal.resume(1)

@@ -1,6 +1,7 @@
 """Saved probes predict as fresh ones do, and say when a checkpoint is out of distribution."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -142,6 +143,36 @@ def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets
     assert (narrow["test_loss_high"] < found["test_loss_high"]).all()
 
 
+def test_an_interval_beyond_the_bounds_of_its_target_is_left_out(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one = run.split.test.select(final=True)[0]
+    far = {name: weight * 1e4 for name, weight in one.state_dict().items()}
+    save_file(far, tmp_path / "far.safetensors")
+    (found,) = predicted(run, tmp_path / "far.safetensors", f"root={known(run.zoo.root(one)).path}").to_dict("records")
+    bounded = [name[:-4] for name in map(str, found) if name.endswith("_low")]
+    none = [name for name in bounded if np.isnan(found[f"{name}_low"])]
+    assert none
+    assert all(np.isnan(found[f"{name}_high"]) for name in none)
+    assert all(found[f"{name}_low"] < found[f"{name}_high"] for name in bounded if name not in none)
+    (own,) = predicted(run, one.path).to_dict("records")
+    assert all(own[f"{name}_low"] < own[f"{name}_high"] for name in bounded)
+    call(main, f"run={run.path}", f"path={tmp_path / 'far.safetensors'}", f"root={known(run.zoo.root(one)).path}")
+    assert "no interval" in capsys.readouterr().out
+
+
+def test_a_checkpoint_out_of_distribution_has_an_exit_code_if_asked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one = run.split.train.select(final=True)[0]
+    save_file({name: torch.randn(weight.shape) for name, weight in one.state_dict().items()}, tmp_path / "noise.safetensors")
+    call(main, f"run={run.path}", f"path={tmp_path / 'noise.safetensors'}")
+    call(main, f"run={run.path}", f"path={one.path}", "fail_outside=true")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        call(main, f"run={run.path}", f"path={tmp_path / 'noise.safetensors'}", "fail_outside=true")
+    said = capsys.readouterr()
+    assert exit.value.code == 3
+    assert "test_accuracy" in said.out
+    assert said.err == "1 of 1 checkpoints are out of distribution: noise.safetensors\n"
+
+
 def test_sets_hold_the_true_labels_of_val_models_as_often_as_asked(run: Run):
     predictor, val = Predictor.of(run, penalties=[1.0]), probed_checkpoints(run.split.val)
     embedded = np.asarray(run.embed(val), dtype=float)
@@ -184,6 +215,25 @@ def test_the_command_predicts_what_it_can_read_and_names_the_rest(
     (folder / "c.safetensors").unlink()
     call(main, f"run={run.path}", f"path={folder}", f"out={tmp_path / 'found.json'}")
     assert "a.safetensors" in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf_8_are_one_clear_error_and_the_others_are_predicted(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    one, odd = run.split.test.select(final=True)[0], os.fsdecode(b"odd\xff.safetensors")
+    for name in ("a.safetensors", odd):
+        shutil.copy(one.path, tmp_path / name)
+    assert "path=" in refused(main, f"run={run.path}", f"path={tmp_path / odd}")
+    (tmp_path / os.fsdecode(b"c\xff.h5")).touch()
+    for out in ("found.csv", "found.json"):
+        with pytest.raises(SystemExit):
+            call(main, f"run={run.path}", f"path={tmp_path}", f"out={tmp_path / out}")
+        said = capsys.readouterr()
+        message = r"odd\udcff.safetensors has bytes that are not UTF-8, and libraries cannot open such a path; rename it"
+        assert said.err.startswith("error: 1 of 2 checkpoints could not be read: ")
+        assert message in said.err
+        assert r"c\udcff.h5" in said.out
+    assert pd.read_csv(tmp_path / "found.csv")["test_accuracy"].notna().tolist() == [True, False]
 
 
 def test_an_adapter_is_merged_into_its_base_which_is_its_root(run: Run, tmp_path: Path):

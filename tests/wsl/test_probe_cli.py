@@ -46,6 +46,12 @@ def test_every_target_is_evaluated_on_all_features_of_all_and_of_final_checkpoin
     assert len({(*(row[key] for key in ("subset", "target", "features", "metric")),) for row in rows}) == len(rows)
 
 
+def test_features_that_contain_a_target_are_marked_as_given(tiny_run: Run):
+    rows = probe(config("features=[epoch,statistics]", "targets=[epoch,test_accuracy]"), tiny_run)
+    given = {(row["features"], row["target"]) for row in rows if row["given"] and row["control"] is None}
+    assert given == {("epoch", "epoch")}
+
+
 def test_rows_are_plain_json_with_the_chance_of_each_target(rows: list[dict]):
     json.dumps(rows, allow_nan=False)
     for row in rows:

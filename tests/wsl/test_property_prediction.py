@@ -19,7 +19,8 @@ from wsl.probes.cross_validation import Finding
 from wsl.probes.fold_runs import find_pretrained, find_runs
 from wsl.probes.settings import BenchmarkConfig
 from wsl.property_prediction import main
-from wsl.reporting.benchmark_tables import tables
+from wsl.reporting.benchmark_tables import table, tables
+from wsl.reporting.label_curves import short
 from wsl.reporting.static_figures import score_figure
 from wsl.run_files import read_config, write_config
 from zoo_gen import InputError, Zoo
@@ -147,6 +148,17 @@ def test_rows_are_plain_json_and_make_tables_and_figures(rows: list[dict]):
     assert "hyperrep, mean of seeds − best baseline" in text
     assert "planted features score at least" in text
     ElementTree.fromstring(score_figure(rows))
+
+
+def test_a_score_above_its_noise_ceiling_is_marked_in_markdown(rows: list[dict]):
+    (row,) = real(rows, split="by_model", features="statistics", target="test_accuracy", subset="all", metric="r2")
+    leak = {**row, "low": row["noise_ceiling"] + 0.001, "value": 0.997, "high": 1.0, "above_permuted": True, "best_baseline": None}
+    assert "| !0.997 [" in table([leak])
+    assert "| 0.997 [" in table([{**leak, "low": row["noise_ceiling"]}])
+    assert "| (given) |" in table([{**leak, "given": True}])
+    few = {**leak, "labelled": 8, "kind": "embedding"}
+    assert "!0.997" in short([few])
+    assert "!0.997" not in short([{**few, "low": row["noise_ceiling"]}])
 
 
 def test_differences_are_paired_resample_by_resample():

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +14,11 @@ import pandas as pd
 import pytest
 
 from tests.commands import call, refused
+from tests.fuzz_runs import write_results
 from wsl.report import main
 from wsl.reporting import figures
 from wsl.reporting.page import page
-from wsl.reporting.run_report import project, read_rows
+from wsl.reporting.run_report import Results, project, read_rows
 from wsl.reporting.sections import (
     embedding_section,
     generation_section,
@@ -61,6 +63,7 @@ def metrics() -> list[dict[str, Any]]:
 
 def probe_rows() -> list[dict[str, Any]]:
     same = {"control": None, "chance": 0.0, "noise_ceiling": 0.9, "n_models": 12, "smoke_test": True, "trivial": False}
+    same["above_permuted"] = True
     scored = [
         {**same, "subset": subset, "target": target, "features": name, "metric": metric, "value": value}
         for subset in ("all", "final")
@@ -255,12 +258,26 @@ def test_models_without_novelty_are_left_out_and_only_flagged_ones_are_ringed():
 
 
 def test_controls_and_empty_questions_stay_out_of_the_probe_table():
-    body = "".join(probe_section(probe_rows()).body)
+    body = "".join(probe_section(probe_rows()).body[1:])  # the lead explains the marks
     assert "permuted" not in body
     assert "<td>epoch" not in body
     assert "smoke test" in body
     quotable = "".join(probe_section([{**row, "smoke_test": False} for row in probe_rows()]).body)
     assert "smoke test" not in quotable
+
+
+def test_scores_above_their_noise_ceiling_and_given_ones_are_marked_in_the_report():
+    rows = [row for row in probe_rows() if row["features"] == "embedding" and row["value"] is not None]
+    leaking = {"value": 0.997, "low": 0.99, "high": 1.0}
+    for change, words in [
+        ({}, "0.70"),
+        (leaking, "!1.00"),
+        ({**leaking, "low": 0.8}, "1.00"),
+        ({"above_permuted": False}, "†0.70"),
+    ]:
+        assert f"<td>{words}<small>" in "".join(probe_section([{**row, **change} for row in rows]).body)
+    given = "".join(probe_section([{**row, "given": row["target"] == "optimizer"} for row in rows]).body)
+    assert given.count("<td>(given)</td>") == 2  # all checkpoints and final ones
 
 
 class Planted:
@@ -324,5 +341,19 @@ def test_a_damaged_file_of_results_is_named_with_the_command_that_makes_it_again
     damaged.write_text('[{"target": ')
     with pytest.raises(InputError, match=r"probe\.json is damaged .* make it again: python -m wsl\.probe"):
         read_rows(damaged, again="python -m wsl.probe run=demo")
+    for other in ("3", "[3]", "[" * 100_000):
+        damaged.write_text(other)
+        with pytest.raises(InputError, match=r"probe\.json is damaged"):
+            read_rows(damaged, again="")
     damaged.write_text('[{"target": 1}]')
     assert read_rows(damaged, again="") == [{"target": 1}]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "probe.json", "generate.json"])
+def test_rows_that_cannot_be_drawn_name_their_file_and_how_to_make_it_again(name: str, tmp_path: Path):
+    write_results(tmp_path)
+    run = cast(Run, SimpleNamespace(path=tmp_path))
+    assert set(Results.of(run).parts(chance=0.2)) == {"training", "probes", "generation"}
+    (tmp_path / name).write_text('[{"value": "high"}]' if name.endswith("json") else '{"event": "train", "loss": 1}')
+    with pytest.raises(InputError, match=rf"{name} holds rows that cannot be drawn .*; make it again: (python -m wsl|delete)"):
+        Results.of(run).parts(chance=0.2)

@@ -128,6 +128,21 @@ def test_a_score_above_its_noise_ceiling_is_marked_interval_and_all() -> None:
     assert said.count("!0.9") + said.count("!1.0") == 1
 
 
+def test_features_that_contain_the_target_have_no_score() -> None:
+    scores = {"value": 0.995, "low": 0.991, "high": 0.998, "above_permuted": True}
+    said = " ".join(printed(probe_table([score("told", **scores, given=True), score("fair", **scores, given=False)])))
+    assert said.count("(given) ") == 1
+    assert said.count("!1.00") + said.count("!0.99") == 1
+
+
+def test_the_summary_marks_and_explains_a_score_above_its_noise_ceiling() -> None:
+    leaking = {"value": 0.997, "low": 0.99, "high": 1.0, "above_permuted": True}
+    for probes, marked in [([score("leak", **leaking)], True), (probe_rows(), False)]:
+        said = " ".join(printed(summary(run(), metrics=[], probes=probes, samples=[])))
+        assert ("!1.00" in said) == marked
+        assert ("!: above the noise ceiling" in said) == marked
+
+
 def test_words_and_marks_of_the_tables_are_explained_under_them() -> None:
     probes, samples = (" ".join(TABLES[name]()) for name in ("probes", "generators"))
     for word in (

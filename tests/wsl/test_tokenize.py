@@ -1,10 +1,13 @@
 """The coverage report counts every weight and has one clear message for what it cannot read."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from wsl.tokenize import main
+from zoo_gen.config import CONFIGS
 from zoo_gen.formats.shapes import shapes_of
 
 
@@ -14,6 +17,17 @@ def test_the_report_counts_every_weight_of_a_timm_model(capsys: pytest.CaptureFi
     n = sum(tensor.numel() for tensor in shapes_of("vit_tiny_patch16_224").values())
     assert f"100.00% of {n:,} weights" in printed
     assert "padding" in printed
+
+
+@pytest.mark.parametrize("card", sorted((CONFIGS / "tokenizer").glob("*.yaml")), ids=lambda card: card.stem)
+def test_the_report_covers_opaque_tensors_by_every_tokenizer(
+    card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {name: torch.zeros(tensor.shape) for name, tensor in shapes_of("test_vit").items()}
+    path = str(tmp_path / "model.safetensors")
+    save_file(known | {"adapter.alpha": torch.zeros(()), "adapter.down": torch.zeros(3, 5)}, path)
+    main([path, "--tokenizer", card.stem, "--opaque", "adapter.*"])
+    assert f"100.00% of {sum(t.numel() for t in known.values()) + 16:,} weights" in capsys.readouterr().out
 
 
 def test_the_report_reads_a_file_as_it_reads_the_model(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

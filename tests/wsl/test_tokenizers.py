@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.checkpoints import fine_tuned, identical, shapes, tokenizers, weights
 from wsl.layout.axis_table import ROLES
 from wsl.tokenizers.chunks import Chunks
+from wsl.tokenizers.codec import Codec
 from wsl.tokenizers.fisher_basis import FisherBasis
 from wsl.tokenizers.plan import Segment, coverage
 from wsl.tokenizers.residual import Residual
@@ -55,6 +56,28 @@ def tokenizer(request: pytest.FixtureRequest, root_checkpoint: Checkpoint) -> To
 def local(request: pytest.FixtureRequest) -> Tokenizer:
     """A tokenizer each of whose values depends on one weight."""
     return instantiate(OmegaConf.load(request.param))
+
+
+OPAQUE = {"adapter.alpha": torch.tensor(1.5), "adapter.down.weight": torch.randn(3, 4), "adapter.down.bias": torch.randn(3)}
+OPAQUE |= {"adapter.conv": torch.randn(2, 3, 2, 2), "adapter.query": torch.randn(1, 3, 2)}
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+@pytest.mark.parametrize(("known", "patterns"), [(DIGITS, ["adapter.*"]), ({}, ["*.alpha", "adapter.[!a]*"])])
+def test_every_card_lays_opaque_tensors_out_once_and_returns_their_bits(
+    card: Path, known: dict[str, Tensor], patterns: list[str], root_checkpoint: Checkpoint
+) -> None:
+    tokenizer: Codec = instantiate(OmegaConf.load(card))
+    tokenizer.prepare([root_checkpoint])
+    root = ROOT if known else None
+    whole = {name: CHILD[name] for name in known} | OPAQUE
+    laid = tokenizer.plan(whole, root=root or whole, opaque=patterns)
+    assert sum(segment.n_weights for segments in laid.segments for segment in segments) == sum(t.numel() for t in whole.values())
+    if root or tokenizer.reference == "none":
+        tokens = tokenizer.encode(whole, root=root, opaque=patterns)
+        assert identical(tokenizer.decode(tokens, root=root), whole)
+    with pytest.raises(InputError, match="no tensor of the checkpoint is named 'adopter"):
+        tokenizer.plan(whole, root=root or whole, opaque=[*patterns, "adopter.*"])
 
 
 def test_every_card_makes_a_lossless_tokenizer(tokenizer: Tokenizer) -> None:

@@ -62,7 +62,10 @@ def test_what_cannot_run_is_one_message_in_a_plan_too_and_leaves_nothing_behind(
         (["executor=nope"], "choose one of data_parallel, local"),
         (["plan=maybe"], "plan=maybe does not fit: Value 'maybe' is not a valid bool"),
         (["seed=x"], "seed=x does not fit"),
-        (["sede=1"], "there is no setting 'sede'"),
+        (["sede=1"], "there is no setting 'sede'; did you mean seed?"),
+        (["zoo.pretrain.epochs=3"], "no setting 'zoo.pretrain.epochs'; did you mean zoo.pretrain.recipe.epochs?"),
+        (["zoo.finetune.recipe.xyzzy=3"], "zoo.finetune.recipe has objective, head, "),
+        (["xyzzy=3"], "there is no setting 'xyzzy'; --help lists the settings"),
         (["+zoo=digits"], "settings are key=value"),
         (["two words"], "settings are key=value"),
     ],
@@ -117,6 +120,10 @@ def test_help_comes_before_the_imports() -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert "seed: 0" in done.stdout or "coverage: 0.9" in done.stdout
         assert ("Cards of" in done.stdout) == (command in ("zoo_gen", "wsl.train"))
+    for command in ("zoo_gen.verify", "wsl.tokenize", "wsl.compression"):
+        done = subprocess.run([sys.executable, "-c", script.format(command)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: python -m {command} ")
 
 
 def test_ctrl_c_during_the_imports_is_one_line() -> None:
@@ -129,7 +136,7 @@ def test_ctrl_c_during_the_imports_is_one_line() -> None:
 
 
 def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from zoo_gen.config import one_clear_error
+    from zoo_gen.errors import one_clear_error
     from zoo_gen.startup import TRACEBACK
 
     def said(error: BaseException) -> str:
@@ -161,7 +168,7 @@ def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Pat
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    script = "from zoo_gen.config import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
+    script = "from zoo_gen.errors import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
     for arguments in (["-c", script], ["-m", "wsl.train", "--help"]):
         reader, writer = os.pipe()
         os.close(reader)
@@ -175,6 +182,25 @@ def test_what_the_locale_cannot_print_is_escaped() -> None:
     done = run("zoo_gen.verify", "zoö", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.stderr.startswith("error: zoo 'zo\\xf6' not found")
     assert "zoö" in run("zoo_gen.verify", "zoö", env={**os.environ, "LC_ALL": "C"}).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("zoo_gen", "path={}"),
+        ("zoo_gen.verify", "{}"),
+        ("wsl.tokenize", "{}"),
+        ("wsl.compression", "{} --out x.json"),
+        ("wsl.predict", "path={}"),
+        ("wsl.train", "run={}"),
+    ],
+)
+def test_a_path_that_is_not_utf_8_is_one_line(command: str, arguments: str) -> None:
+    given = [os.fsencode(text) for text in arguments.format(os.fsdecode(b"odd\xff")).split()]
+    done = subprocess.run([sys.executable, "-m", command, *given], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("odd\\udcff has bytes that are not UTF-8, and libraries cannot open such a path; rename it\n")
 
 
 def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:

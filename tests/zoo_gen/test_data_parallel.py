@@ -1,6 +1,14 @@
 """Processes that share the batches of a stack train what one process trains."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +90,41 @@ def test_a_process_that_dies_is_one_message(died: ProcessException, reason: str,
     executor = DataParallelExecutor(ranks=2, device="cpu", precision="float32", compile=None)
     with pytest.raises(InputError, match=reason):
         executor.launch(Path("zoo"), "stack")
+
+
+def test_ctrl_c_ends_the_processes_which_do_not_hear_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started:
+        def launch(self, work: object) -> None:
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+            process.start()
+            process.join()
+            raise ProcessExitedException("process 0 terminated with signal SIGTERM", 0, 1, -15, "SIGTERM")
+
+    def interrupted(zoo: Path, running: object) -> Iterator[str]:
+        yield "started"
+        raise KeyboardInterrupt
+
+    masks: list[set[Any]] = []
+    monkeypatch.setattr(data_parallel, "Fabric", lambda **options: Started())
+    monkeypatch.setattr(data_parallel, "watch", interrupted)
+    executor = DataParallelExecutor(ranks=2, device="cpu", precision="float32", compile=None)
+    with pytest.raises(KeyboardInterrupt):
+        list(executor.run(tmp_path, ["a"]))
+    assert multiprocessing.active_children() == []
+    assert [signal.SIGINT in mask for mask in masks] == [True]
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_data_parallel_training_is_one_line(tmp_path: Path) -> None:
+    options = ["zoo=digits_mini", f"path={tmp_path / 'zoo'}", "executor=data_parallel", "executor.device=cpu"]
+    command = [sys.executable, "-m", "zoo_gen", *options, "executor.precision=float32"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(tmp_path.rglob("*.safetensors")):
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate()[1].splitlines() == ["error: interrupted; the same command resumes"]
+    assert process.returncode == 1
 
 
 @pytest.mark.slow

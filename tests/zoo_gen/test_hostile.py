@@ -1,5 +1,6 @@
 """A zoo that somebody else made is believed in nothing that it says of itself."""
 
+import contextlib
 import json
 import pickle
 import string
@@ -11,6 +12,8 @@ from typing import Any
 
 import huggingface_hub
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.foreign import ARCHITECTURE, vit, write_zoo
@@ -20,6 +23,8 @@ from zoo_gen.blueprint import planned
 from zoo_gen.config import instantiate
 from zoo_gen.files import locked, write_json
 from zoo_gen.foreign import flag_taken
+from zoo_gen.index import read_index
+from zoo_gen.parquet_footer import codecs_of
 from zoo_gen.reader import Places, inside
 from zoo_gen.verify import problems
 
@@ -278,3 +283,29 @@ def test_planning_a_foreign_zoo_opens_no_images(zoo: Zoo, tmp_path: Path) -> Non
     for key in ("pretrain", "finetune", "architecture"):
         assert planned({**config, key: {"_target_": "zoo_gen.executors.local.LocalExecutor"}}, seed=0, most=2) == []
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(("codec", "number"), [("none", 0), ("snappy", 1), ("gzip", 2), ("zstd", 6)])
+def test_the_codecs_of_a_parquet_file_are_read_from_its_footer(codec: str, number: int, tmp_path: Path) -> None:
+    path = tmp_path / "one.parquet"
+    columns = {"a": list(range(100)), "b": [["x"], []] * 50, "c": [{"d": 0.5, "e": True}] * 100}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, compression=codec, row_group_size=30)
+    assert codecs_of(path) == {number}
+    for length in (0, 7, path.stat().st_size // 2):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(ValueError, match="footer"):
+            codecs_of(path)
+
+
+def test_an_index_of_a_codec_that_pyarrow_would_end_the_process_at_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
+    content, found = path.read_bytes(), 0
+    for place in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), len(content) - 8):
+        path.write_bytes(content[:place] + bytes([2 * 33]) + content[place + 1 :])
+        with contextlib.suppress(ValueError):
+            if codecs_of(path) == {33}:
+                found += 1
+                with pytest.raises(InputError, match="compressed by codec 33, not by snappy"):
+                    read_index(path, tmp_path, adopted=False)
+    assert found == 1

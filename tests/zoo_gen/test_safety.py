@@ -160,7 +160,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_clear_error_and_the_zoo_resumes(small_disk: Path, short: Zoo) -> None:
-    from zoo_gen.config import one_clear_error
+    from zoo_gen.errors import one_clear_error
 
     with pytest.raises(SystemExit), one_clear_error():
         make_zoo(small_disk / "zoo", axes=TWO_RATES)

@@ -158,12 +158,21 @@ def test_pictures_are_resized_by_the_shorter_side_and_cropped_to_the_centre() ->
         ({"label": "coarse"}, r"not 'img' and 'coarse'"),
         ({"images": [60, 2, 4]}, "10 training images, the card asks for 62"),
         ({"num_classes": 1}, "labels .1."),
+        ({"num_classes": 4}, r"2 classes with training images, .* labels 0 to 3: there is no image of .2, 3.; check num_classes"),
         ({"source": "/no/such/folder"}, "/no/such/folder"),
     ],
 )
 def test_data_that_does_not_fit_its_card_is_one_clear_error(hub: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parquet(**({"source": str(hub), **COLUMNS, **LOOK} | change))
+
+
+def test_a_folder_with_fewer_class_folders_than_classes_is_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_folder(tmp_path / part, 12)
+    assert folder(path=str(tmp_path), train="train", test="test", **LOOK).num_classes == 2
+    with pytest.raises(InputError, match=r"has 2 class folders, and the card says num_classes: 3; set num_classes=2"):
+        folder(path=str(tmp_path), train="train", test="test", **{**LOOK, "num_classes": 3})
 
 
 def test_damaged_files_and_images_are_named(hub: Path, tmp_path: Path) -> None:

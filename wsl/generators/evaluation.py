@@ -102,7 +102,7 @@ class Bench:
 
     def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:
         """Scores samples; the keys are the places of their families."""
-        of_family = {i: [state for owner, state in samples if owner is family] for i, family in enumerate(self.families)}
+        of_family = {i: [state for owner, state in samples if owner.name == family.name] for i, family in enumerate(self.families)}
         there = {i: states for i, states in of_family.items() if states}
         return dict(zip(there, self._score([(self.families[i], states) for i, states in there.items()]), strict=True))
 

@@ -8,7 +8,7 @@ the family turns either into a state dict.
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -58,6 +58,11 @@ class Family:
         """All weights of each train model, in the order of its state dict."""
         return np.stack([flatten(state) for state in self.states])
 
+    def private(self) -> "Family":
+        """The same family in tensors of its own, which a generator may change: baselines and measurements see nothing of it."""
+        states, root = _Clones(self.states), None if self.root_state is None else _clone(self.root_state)
+        return replace(self, states=states, root_state=root, val_accuracy=self.val_accuracy.copy(), latents=self.latents.copy())
+
     def unflatten(self, weights: Float[np.ndarray, " W"]) -> dict[str, Tensor]:
         """The state dict with these weights: the inverse of `flatten`."""
         shapes = {name: tensor.shape for name, tensor in self.states[0].items()}
@@ -67,6 +72,23 @@ class Family:
     def anchors(self, count: int | None) -> np.ndarray:
         """Indices of the `count` train models with the best val accuracy, those without one last; None means all."""
         return np.argsort(-self.val_accuracy, kind="stable")[:count]
+
+
+class _Clones(Sequence[Mapping[str, Tensor]]):
+    """State dicts that are cloned whenever they are read: a population takes the memory of those in use."""
+
+    def __init__(self, states: Sequence[Mapping[str, Tensor]]):
+        self._states = states
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [*map(_clone, self._states[index])] if isinstance(index, slice) else _clone(self._states[index])
+
+
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def flatten(state: Mapping[str, Tensor]) -> Float[np.ndarray, " W"]:

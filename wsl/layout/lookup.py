@@ -62,7 +62,7 @@ import importlib
 import math
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -107,6 +107,14 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
     return layout
 
 
+def refuse_idle(opaque: Sequence[str], names: Iterable[str]) -> None:
+    """Raises `InputError` for a pattern that names no tensor."""
+    there = list(names)
+    for pattern in opaque:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in there):
+            raise InputError(f"no tensor of the checkpoint is named {pattern!r}; remove it from opaque")
+
+
 class _Mismatch(Exception):
     """A table that does not fit: the number of tensors without a row, and the reason."""
 
@@ -123,9 +131,7 @@ def _layout(
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
     if empty := [name for name, shape in shapes if 0 in shape]:
         raise InputError(f"tensor {empty[0]!r} of the checkpoint is empty; remove it")
-    for pattern in opaque:
-        if not fnmatch.filter((name for name, _ in shapes), pattern):
-            raise InputError(f"no tensor of the checkpoint is named {pattern!r}; remove it from opaque")
+    refuse_idle(opaque, [name for name, _ in shapes])
     passed = [pair for pair in shapes if any(fnmatch.fnmatchcase(pair[0], pattern) for pattern in opaque)]
     known = tuple(pair for pair in shapes if pair not in passed)
     if not known:

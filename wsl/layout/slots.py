@@ -103,7 +103,8 @@ class Slot:
 
     def pieces(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Returns views of the parts of a stacked tensor (K, *shape) of the checkpoint, as the table has them."""
-        return self.turn(tensor).split([part.size for part in self.parts], dim=1)
+        turned = self.turn(tensor)
+        return (turned,) if len(self.parts) == 1 else turned.split([part.size for part in self.parts], dim=1)
 
     def start(self, part: int) -> int:
         """Returns the first row of a part."""

@@ -91,7 +91,7 @@ def evaluate_runs(
             progress.update(bar, description=name)
             for subset, findings in evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children)).items():
                 about = {"split": scheme, "fold": fold, "subset": subset, "smoke_test": True}
-                for row in (finding.row for finding in findings):
+                for row in (finding.row for finding in marked(findings, extractor.reads, probes)):
                     rows.append(about | {"features": f"{name}, {row['control']}" if row["control"] else name} | row)
             progress.advance(bar)
     return rows

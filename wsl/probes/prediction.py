@@ -21,6 +21,7 @@ from wsl.run import Run
 from wsl.run_weights import Source, Sources, Weights, as_many, name_of, nearest_root, weights_of
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import CONFIGS
+from zoo_gen.errors import printable
 from zoo_gen.files import weights_sha256
 from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE
 from zoo_gen.reader import shortened
@@ -68,6 +69,7 @@ class PredictConfig:
     zoo: str | None
     coverage: float
     outside: str
+    fail_outside: bool
     out: str | None
     penalties: list[float]
 
@@ -107,7 +109,7 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
             pairs, about = [], []
             for name, (place, own) in some:
                 adapted = _is_adapter(place)
-                row: dict[str, Any] = {"checkpoint": name, "taken_root": "", "out_of_distribution": [], "error": ""}
+                row: dict[str, Any] = {"checkpoint": printable(name), "taken_root": "", "out_of_distribution": [], "error": ""}
                 try:
                     weights = weights_of(place, base=config.base if adapted else None, **names)
                     layout_of(weights)  # of a known architecture
@@ -136,7 +138,7 @@ def _predicted(
     found = pd.DataFrame()
     if pairs:
         groups: list[Group] = [_group(about[number]["out_of_distribution"]) for number in read]
-        found = predictor(run.embed_weights(pairs), coverage=config.coverage, groups=groups).set_axis(read)
+        found = _bounded(predictor(run.embed_weights(pairs), coverage=config.coverage, groups=groups)).set_axis(read)
     for number, (weights, root) in zip(read, pairs, strict=True):
         reasons, distance = about[number]["out_of_distribution"], found["distance"][number]
         if NEW_ROOT in reasons:
@@ -183,6 +185,16 @@ def _listed(value: Any) -> str:
     return shortened(", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip("'")
 
 
+def _bounded(found: pd.DataFrame) -> pd.DataFrame:
+    """Returns predictions without intervals that lie wholly beyond the bounds of their target: clipped, they would have no width.
+
+    Such a probe is wrong there, and how wrong is unknown.
+    """
+    for low, high in ((name, f"{name[:-4]}_high") for name in map(str, found) if name.endswith("_low")):
+        found.loc[found[low] == found[high], [low, high]] = float("nan")
+    return found
+
+
 def checkpoints_in(path: Path) -> Places:
     """Returns what there is to predict: of a zoo its final fine-tuned models, and of a folder all checkpoints.
 
@@ -204,7 +216,7 @@ def checkpoints_in(path: Path) -> Places:
 def passed_over(folder: Path) -> list[str]:
     """Returns the names of what looks like weights in a folder and is of no kind that is read."""
     there = sorted(folder.iterdir()) if folder.is_dir() and not (folder / "zoo.json").is_file() else []
-    return [one.name for one in there if one.name.endswith(OTHER_WEIGHTS) and not _is_checkpoint(one)]
+    return [printable(one.name) for one in there if one.name.endswith(OTHER_WEIGHTS) and not _is_checkpoint(one)]
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -71,9 +71,20 @@ def questions(rows: Rows) -> list[tuple[str, str]]:
     return sorted(found, key=lambda question: question[1])
 
 
-def is_above_ceiling(row: Row) -> bool:
-    """Returns whether a score is higher, interval and all, than a perfect probe's: its features know the measured result."""
-    return row["noise_ceiling"] is not None and row["low"] is not None and row["low"] > row["noise_ceiling"]
+def is_given(row: Row) -> bool:
+    """Returns whether features declare that they read the target; rows of older files do not say."""
+    return bool(row.get("given"))
+
+
+def mark(row: Row, *, permuted: str = "†") -> str:
+    """Returns the mark before a score: `permuted` where permuted targets score as much, ! where its features know the result.
+
+    They know the measured result if the score is higher, interval and all, than a perfect probe's: the noise ceiling.
+    """
+    if row["above_permuted"] is False:
+        return permuted
+    known = row["noise_ceiling"] is not None and row["low"] is not None and row["low"] > row["noise_ceiling"]
+    return "!" if known else ""
 
 
 def is_counted(row: Row) -> bool:

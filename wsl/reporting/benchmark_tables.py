@@ -3,15 +3,30 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, Rows, is_counted, is_judged, name_of, names, rank, scores, values, words
+from wsl.reporting.benchmark_rows import (
+    LOW_CEILING,
+    Row,
+    Rows,
+    is_counted,
+    is_given,
+    is_judged,
+    mark,
+    name_of,
+    names,
+    rank,
+    scores,
+    values,
+    words,
+)
 from wsl.reporting.numbers import number, signed
 from wsl.reporting.static_figures import score_figure
 from zoo_gen.files import write_text
 
 METRICS = {"r2": "R²", "kendall_tau": "Kendall's τ", "balanced_accuracy": "balanced accuracy"}
 CAPTION = (
-    "Intervals are 95 % over test models. **Bold**: the best baseline of a target. †: not above permuted targets. (given): these "
-    "features contain the target. The noise ceiling is the score of a perfect probe, given the noise of the measured target. "
+    "Intervals are 95 % over test models. **Bold**: the best baseline of a target. †: not above permuted targets. !: above the "
+    "noise ceiling: these features know the measured result. (given): these features contain the target. The noise ceiling is the "
+    "score of a perfect probe, given the noise of the measured target. "
     "*Targets in italics* are not counted: the shapes of the weights give them away, or their noise ceiling is under "
     f"{number(LOW_CEILING)}."
 )
@@ -83,10 +98,9 @@ def _heading(row: Row) -> str:
 def _cell(row: Row | None, *, bold: bool) -> str:
     if row is None:
         return "–"
-    if row["given"]:
+    if is_given(row):
         return "(given)"
-    dagger = "†" if row["above_permuted"] is False else ""
-    text = f"{dagger}{number(row['value'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]"
+    text = f"{mark(row)}{number(row['value'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]"
     return f"**{text}**" if bold else text
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wsl.reporting.benchmark_rows import Rows, means, name_of, questions, scores, values, words
+from wsl.reporting.benchmark_rows import Rows, is_given, mark, means, name_of, questions, scores, values, words
 from wsl.reporting.benchmark_tables import CAPTION, controls, difference, markdown, summary, table
 from wsl.reporting.numbers import number
 from wsl.reporting.static_figures import curve_figure
@@ -39,7 +39,8 @@ def short(rows: Rows) -> str:
     columns = questions(shown)
     cells = {}
     for row in shown:
-        written = ", ".join(filter(None, [number(row["value"], 3), difference(row)]))
+        score = "(given)" if is_given(row) else f"{mark(row)}{number(row['value'], 3)}"
+        written = ", ".join(filter(None, [score, difference(row)]))
         cells[row["labelled"], name_of(row), row["target"], row["subset"]] = written
     lines = []
     for labelled, name in dict.fromkeys((row["labelled"], name_of(row)) for row in shown):

@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_above_ceiling, is_counted
+from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted, is_given, mark
 from wsl.reporting.numbers import compact, number
 
 WIDTH = 80
 GAP = 1
-NOTHING = "–"
+NOTHING, GIVEN = "–", "(given)"
 LIMITS = "chance…\nnoise\nceiling"
 METRICS = {"r2": "R²", "kendall_tau": "τ", "balanced_accuracy": "acc"}
 Limits = Mapping[tuple[str, str], Row]
@@ -94,6 +94,7 @@ def _caption(rows: Sequence[Row]) -> str:
     lines.append("noise of the measured target. –: nothing to predict.")
     lines.append("*: not above the 99th percentile of permuted targets.")
     lines.append("!: above the noise ceiling: the features know the measured result.")
+    lines.append("(given): the features contain the target.")
     lines.append(f"dim: readable from the shapes, or a noise ceiling under {number(LOW_CEILING)}; not counted.")
     for metric, name in (("r2", "R²"), ("kendall_tau", "|τ|")):
         medians = [row["value"] for row in controls if row["metric"] == metric]
@@ -107,8 +108,9 @@ def _limits(row: Row) -> str:
 
 
 def _cell(row: Row) -> str:
-    """Returns a score and its interval, marked where permuted targets score as much, or a perfect probe less."""
+    """Returns a score and its interval with its mark; no score of features that contain the target."""
     if row["value"] is None:
         return NOTHING
-    mark = "*" if row["above_permuted"] is False else "!" if is_above_ceiling(row) else ""
-    return f"{mark}{compact(row['value'])} {compact(row['low'])}…{compact(row['high'])}"
+    if is_given(row):
+        return GIVEN
+    return f"{mark(row, permuted='*')}{compact(row['value'])} {compact(row['low'])}…{compact(row['high'])}"

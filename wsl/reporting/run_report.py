@@ -1,27 +1,39 @@
 """The report of a run: one HTML page about its zoo, training, embedding, probes and generated models."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.console import Group
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from wsl.probes.targets import own_targets
 from wsl.reporting import sections
 from wsl.reporting.benchmark_rows import Rows
-from wsl.reporting.page import page, text
+from wsl.reporting.page import Section, page, text
 from wsl.reporting.style import score_of
+from wsl.reporting.terminal_tables import summary
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
+from zoo_gen.reader import shortened
+
+METRICS, PROBES, SAMPLES = "metrics.jsonl", "probe.json", "generate.json"
+"""The files of results in the folder of a run."""
+
+WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What drawing rows of another form raises."""
 
 
 @dataclass(frozen=True)
 class Results:
     """Rows of a run: events of metrics.jsonl, rows of probe.json and of generate.json; a missing file has none."""
 
+    run: Run
     metrics: Rows
     probes: Rows
     samples: Rows
@@ -29,9 +41,53 @@ class Results:
     @classmethod
     def of(cls, run: Run) -> "Results":
         """Reads the results of a run. Raises `InputError` if a file is damaged."""
-        metrics = read_rows(run.path / "metrics.jsonl", again=f"delete {run.path} and train the run again")
-        again = {run.path / f"{command}.json": command_for(run, command) for command in ("probe", "generate")}
-        return cls(metrics, *(read_rows(path, again=line) if path.exists() else [] for path, line in again.items()))
+        files = {name: again for name, again in _again(run).items() if name == METRICS or (run.path / name).exists()}
+        found = {name: read_rows(run.path / name, again=again) for name, again in files.items()}
+        return cls(run, *(found.get(name, []) for name in _again(run)))
+
+    def introduction(self) -> str:
+        """Returns the origin of the run, and its main figures in large print. Raises `InputError` as `parts`."""
+        with self._drawn(METRICS):
+            return sections.introduction(self.run, self.metrics)
+
+    def parts(self, *, chance: float | None) -> dict[str, Section]:
+        """Returns the sections that results are drawn in, with the command for each that is missing.
+
+        Raises `InputError` for rows that the run's commands do not write.
+        """
+        missing = {
+            "probes": sections.missing_section("Probes", command_for(self.run, "probe")),
+            "generation": sections.missing_section("Generation", command_for(self.run, "generate")),
+        }
+        with self._drawn(METRICS):
+            training = sections.training_section(self.metrics)
+        with self._drawn(PROBES):
+            probes = sections.probe_section(self.probes) if self.probes else missing["probes"]
+        with self._drawn(SAMPLES):
+            samples = sections.generation_section(self.samples, chance=chance) if self.samples else missing["generation"]
+        return {"training": training, "probes": probes, "generation": samples}
+
+    def summary(self) -> Group:
+        """Returns the summary for the terminal. Raises `InputError` as `parts`."""
+        with self._drawn(METRICS, PROBES, SAMPLES):
+            return summary(self.run, metrics=self.metrics, probes=self.probes, samples=self.samples)
+
+    @contextmanager
+    def _drawn(self, *names: str) -> Iterator[None]:
+        """A context in which rows that cannot be drawn are an `InputError` that names their file; `--traceback` shows the row."""
+        try:
+            yield
+        except WRONG as error:
+            files = " or ".join(str(self.run.path / name) for name in names)
+            again = " or ".join(_again(self.run)[name] for name in names)
+            reason = f"{type(error).__name__}: {shortened(str(error))}"
+            raise InputError(f"{files} holds rows that cannot be drawn ({reason}); make it again: {again}") from error
+
+
+def _again(run: Run) -> dict[str, str]:
+    """Returns how each file of results is made again."""
+    train = f"delete {run.path} and train the run again"
+    return {METRICS: train, PROBES: command_for(run, "probe"), SAMPLES: command_for(run, "generate")}
 
 
 def command_for(run: Run, command: str) -> str:
@@ -47,9 +103,12 @@ def read_rows(path: Path, *, again: str) -> Rows:
     """
     try:
         content = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in content.splitlines()] if path.suffix == ".jsonl" else json.loads(content)
-    except (OSError, ValueError) as error:
+        found = [json.loads(line) for line in content.splitlines()] if path.suffix == ".jsonl" else json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); make it again: {again}") from error
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise InputError(f"{path} is damaged (no list of rows); make it again: {again}")
+    return found
 
 
 def report(run: Run, results: Results, *, checkpoints: int) -> str:
@@ -66,21 +125,18 @@ def report(run: Run, results: Results, *, checkpoints: int) -> str:
     first = filter(None, [score_of(children.frame)])
     colourings = dict.fromkeys([*first, *varied, "split", "epoch", *measured])
     chance = 1 / classes if classes else None
+    parts = results.parts(chance=chance)
     points, explained = project(run, children, limit=checkpoints)
     return page(
         run.path.resolve().name,
         over="Report of a run",
-        lead=sections.introduction(run, results.metrics),
+        lead=results.introduction(),
         sections=[
             sections.zoo_section(children.frame, varied, chance=chance),
-            sections.training_section(results.metrics),
+            parts["training"],
             sections.embedding_section(points, list(colourings), explained=explained, total=len(children)),
-            sections.probe_section(results.probes)
-            if results.probes
-            else sections.missing_section("Probes", command_for(run, "probe")),
-            sections.generation_section(results.samples, chance=chance)
-            if results.samples
-            else sections.missing_section("Generation", command_for(run, "generate")),
+            parts["probes"],
+            parts["generation"],
         ],
         footer=f"Made by <code>{text(command_for(run, 'report'))}</code>. One file that loads nothing.",
     )

@@ -6,7 +6,7 @@ import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.benchmark_rows import LOW_CEILING, Rows, is_counted, words
+from wsl.reporting.benchmark_rows import LOW_CEILING, Row, Rows, is_counted, is_given, mark, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import heading, score_of
@@ -120,7 +120,7 @@ def probe_section(rows: Rows) -> Section:
             if all(row["value"] is None for row in scores):
                 continue
             limits = [number(scores[0][key]) for key in ("chance", "noise_ceiling")]
-            values = [interval(row["value"], row["low"], row["high"]) for row in scores]
+            values = [_score(row) for row in scores]
             body.append([f"{heading(target)} <small>{METRICS.get(metric, heading(metric))}</small>", *limits, *values])
             aside.append(not is_counted(scores[0]))
         head = ["target", "chance", "noise ceiling", *map(heading, features)]
@@ -128,16 +128,24 @@ def probe_section(rows: Rows) -> Section:
     lead = (
         "Linear probes on the embedding and on hand-made features of the weights; the best of the latter is the baseline. "
         "Intervals are 95 %, bootstrapped over test models. The noise ceiling is the score of a perfect probe, given the noise of "
-        "the measured target. Grey targets are not counted: the shapes of the weights give them away (the head), or their "
-        f"noise ceiling is under {number(LOW_CEILING)}."
+        "the measured target. †: not above permuted targets. !: above the noise ceiling: these features know the measured result. "
+        "(given): these features contain the target. Grey targets are not counted: the shapes of the weights give them away (the "
+        f"head), or their noise ceiling is under {number(LOW_CEILING)}."
     )
     caution = (
         f"<strong>A smoke test.</strong> One representation, tested on the {counted_first[0]['n_models']} models of one fold. "
         "A table to be quoted pools all folds and three seeds."
     )
     caveats = [paragraph(caution, "caution")] if counted_first[0]["smoke_test"] else []
-    figure = figures.probe_scores([row for row in counted_first if row["metric"] != "kendall_tau"])
+    figure = figures.probe_scores([row for row in counted_first if row["metric"] != "kendall_tau" and not is_given(row)])
     return Section("probes", "Probes", [paragraph(lead), *caveats, figure_row(figure), *tables])
+
+
+def _score(row: Row) -> str:
+    """Returns a score with its mark and interval, as HTML; no score of features that contain the target."""
+    if is_given(row) and row["value"] is not None:
+        return "(given)"
+    return ("" if row["value"] is None else mark(row)) + interval(row["value"], row["low"], row["high"])
 
 
 def generation_section(rows: Rows, *, chance: float | None) -> Section:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from wsl.reporting.benchmark_rows import KINDS, Row, Rows, means, name_of, names, questions, scores, values, words
+from wsl.reporting.benchmark_rows import KINDS, Row, Rows, is_given, means, name_of, names, questions, scores, values, words
 from wsl.reporting.style import FAINT, GRID, INK, MUTED, PALETTE
 
 COLOURS: dict[str, str] = dict(zip(KINDS, (PALETTE[0], FAINT, PALETTE[1], PALETTE[3]), strict=True))
@@ -117,7 +117,7 @@ def curve_figure(rows: Rows) -> str:
 
 def _shown(rows: Rows) -> list[Row]:
     """Returns the rows of a figure; the mean over seeds goes by the name of its features alone."""
-    return [{**row, "seed": None if row["seed"] == "mean" else row["seed"]} for row in means(scores(rows)) if not row["given"]]
+    return [{**row, "seed": None if row["seed"] == "mean" else row["seed"]} for row in means(scores(rows)) if not is_given(row)]
 
 
 def _curve(panel: Axes, rows: Rows, ticks: Sequence[int | None], *, colour: str, shift: float) -> None:

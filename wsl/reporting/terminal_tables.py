@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
-from wsl.reporting.benchmark_rows import Row, Rows, rank, words
+from wsl.reporting.benchmark_rows import Row, Rows, is_given, mark, rank, words
 from wsl.reporting.numbers import number
 from wsl.reporting.style import score_of
 from wsl.run import Run
@@ -115,6 +115,8 @@ def _prediction(row: pd.Series, name: str) -> str:
     if f"{name}_low" not in row:
         every = str(row[f"{name}_set"])
         return escape(f"{row[name]} {number(row[f'{name}_probability'])}" + (f" ({every})" if " or " in every else ""))
+    if pd.isna(row[f"{name}_low"]):
+        return f"{row[name]:.3g} no interval"
     return f"{row[name]:.3g} {row[f'{name}_low']:.3g}…{row[f'{name}_high']:.3g}"
 
 
@@ -143,13 +145,20 @@ def _probes(rows: Rows) -> Table:
     numbers = [row for row in rows if row["metric"] == "r2" and not row["control"]]
     known = [row["target"] for row in sorted(numbers, key=rank) if row["value"] is not None] or ["test_accuracy"]
     shown = [row for row in numbers if row["target"] == known[0]]
-    values = {(row["features"], row["subset"]): row["value"] for row in shown}
+    cells = {(row["features"], row["subset"]): _score(row) for row in shown}
     subsets = list(dict.fromkeys(row["subset"] for row in shown))
     name = Column(f"linear probes: R² of {escape(words(known[0]))}", min_width=26)
     table = _table(name, *(f"{subset} checkpoints" for subset in subsets))
     for features in dict.fromkeys(row["features"] for row in shown):
-        table.add_row(escape(words(features)), *(number(values.get((features, subset))) for subset in subsets))
+        table.add_row(escape(words(features)), *(cells.get((features, subset), number(None)) for subset in subsets))
+    if any(cell.startswith("!") for cell in cells.values()):
+        table.caption = "!: above the noise ceiling: the features know the measured result."
     return table
+
+
+def _score(row: Row) -> str:
+    """Returns a score, marked where it lies above its noise ceiling; none of features that contain the target."""
+    return "(given)" if is_given(row) else f"{mark(row, permuted='')}{number(row['value'])}"
 
 
 def _generators(rows: Rows) -> Table:

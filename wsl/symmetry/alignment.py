@@ -100,7 +100,7 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
     their orbits: all-pairs distances for the price of N alignments. Rows of checkpoints that are not finite are NaN.
     """
     check_stack(weights, layout)
-    finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in weights.values()]).all(0)
+    finite = torch.stack([tensor.reshape(len(tensor), -1).isfinite().all(1) for tensor in weights.values()]).all(0)
     vectors = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
     if finite.any():
         stacked = {name: torch.cat([to[name].double(), tensor[finite].double()]) for name, tensor in weights.items()}
@@ -108,7 +108,8 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
         b, a = ({name: tensor[rows] for name, tensor in forms.items()} for rows in (slice(1), slice(1, None)))
         layout = folded_layout(layout)
         aligned = transform(a, match(a, b, layout, _COMPACT), layout)
-        vectors[finite.cpu().numpy()] = torch.cat([aligned[slot.name].flatten(1) for slot in layout.slots], dim=1).cpu().numpy()
+        rows = [aligned[slot.name].reshape(len(a[slot.name]), -1) for slot in layout.slots]
+        vectors[finite.cpu().numpy()] = torch.cat(rows, dim=1).cpu().numpy()
     return vectors
 
 
@@ -163,4 +164,4 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
-    return torch.stack([(a[name] - b[name]).flatten(1).square().sum(1) for name in a]).sum(0).sqrt()
+    return torch.stack([(a[name] - b[name]).reshape(len(a[name]), -1).square().sum(1) for name in a]).sum(0).sqrt()

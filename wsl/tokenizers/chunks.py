@@ -11,11 +11,12 @@ group of their own.
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
+from wsl.layout.lookup import refuse_idle
 from wsl.layout.slots import Layout, Slot, opaque_slot
 from wsl.tokenizers.end_to_end import EndToEnd
 from zoo_gen.errors import InputError
@@ -30,8 +31,12 @@ class Chunks(EndToEnd):
     Arguments are those of `EndToEnd`. Canonical forms need an architecture of `wsl.layout.architectures`, the rest does not.
     """
 
-    def layout(self, state_dict: Mapping[str, Tensor]) -> Layout:
-        """Returns tensors in the order of their names, with neither axes nor blocks. Raises `InputError` if there are none."""
+    def layout(self, state_dict: Mapping[str, Tensor], *, opaque: Sequence[str] = ()) -> Layout:
+        """Returns tensors in the order of their names, with neither axes nor blocks: all are opaque, whatever `opaque` names.
+
+        Raises `InputError` if there are none, or a pattern names none.
+        """
+        refuse_idle(opaque, state_dict)
         return _layout(tuple(sorted((name, tuple(tensor.shape)) for name, tensor in state_dict.items())))
 
     @staticmethod

@@ -58,9 +58,9 @@ class Codec(Tokenizer):
     def lay(self, layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bool, ...]) -> Plan:
         """Returns the plan of a layout, given the type of each slot and whether it is coded as a difference."""
 
-    def layout(self, state_dict: Mapping[str, Tensor]) -> Layout:
-        """Returns the layout that is laid out. Raises `InputError` for tensors that no table knows."""
-        return layout_of(state_dict)
+    def layout(self, state_dict: Mapping[str, Tensor], *, opaque: Sequence[str] = ()) -> Layout:
+        """Returns the layout that is laid out. Raises `InputError` for tensors that neither a table knows nor `opaque` names."""
+        return layout_of(state_dict, opaque=opaque)
 
     def plan(
         self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None, opaque: Sequence[str] = ()
@@ -72,7 +72,7 @@ class Codec(Tokenizer):
             root: the root's weights, where the reference is "root".
             opaque: patterns of tensors that no table knows, to be laid out at the end (`wsl.layout.layout_of`).
         """
-        layout = layout_of(state_dict, opaque=opaque) if opaque else self.layout(state_dict)
+        layout = self.layout(state_dict, opaque=opaque)
         dtypes = _dtypes(layout, state_dict)
         differences = _differences(layout, root) if self.reference == "root" else (False,) * len(layout.slots)
         if self.scale == "apart":
@@ -80,9 +80,14 @@ class Codec(Tokenizer):
             dtypes, differences = dtypes * 2, differences + (False,) * len(differences)
         return self.lay(layout, dtypes, differences)
 
-    def encode(self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None) -> Tokens:
-        """Returns the tokens of a checkpoint. Raises `InputError` for unknown tensors and for a missing root."""
-        plan = self.plan(state_dict, root=root)
+    def encode(
+        self, state_dict: Mapping[str, Tensor], *, root: Mapping[str, Tensor] | None = None, opaque: Sequence[str] = ()
+    ) -> Tokens:
+        """Returns the tokens of a checkpoint, arguments as of `plan`.
+
+        Raises `InputError` for unknown tensors (in a canonical form also for opaque ones) and for a missing root.
+        """
+        plan = self.plan(state_dict, root=root, opaque=opaque)
         tokens = pack(plan, self.formed(state_dict, root), self._formed_root(root))
         if self.form == "raw":
             return tokens

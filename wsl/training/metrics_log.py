@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsl.training.loggers.logger import Logger
+from zoo_gen.errors import InputError
 from zoo_gen.files import named_errors, write_text
+from zoo_gen.reader import shortened
 
 MEASURED = ("time", "memory_mb", "weights_per_second")
 """Scalars that two runs of one configuration differ in; all others are equal to the bit."""
@@ -25,12 +27,25 @@ class Journal:
         self.path, self.logger, self.start = path, logger, time.perf_counter()
 
     def resume(self, step: int) -> None:
-        """Cuts the events after a step (a line that was being written when the process died is one of them)."""
+        """Cuts the events after a step (a line that was being written when the process died is one of them).
+
+        Raises `InputError` if another line is no event.
+        """
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         complete = [line for line in lines if line.endswith("}")]
-        kept = [line for line in complete if json.loads(line)["step"] <= step] if step else []
+        kept = [line for line in complete if self._step(line) <= step] if step else []
         write_text(self.path, "".join(f"{line}\n" for line in kept))
         self.logger.start(self.path.parent, after=step)
+
+    def _step(self, line: str) -> int:
+        """Returns the step of an event. Raises `InputError` for a line that is none."""
+        try:
+            found = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.path} has a line that is no event ({shortened(line)}); delete it") from error
+        if not isinstance(found, int):
+            raise InputError(f"{self.path} has an event without a step ({shortened(line)}); delete its line")
+        return found
 
     def write(self, event: str, step: int, scalars: Mapping[str, float]) -> None:
         """Appends an event; scalars that are not finite become null."""

@@ -3,9 +3,12 @@
 Lightning Fabric starts the processes and moves the gradients (NCCL on GPUs, Gloo on CPUs); a process's share is its `Team`'s.
 """
 
+import logging
+import multiprocessing
 import os
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +19,13 @@ from torch.multiprocessing.spawn import ProcessException
 
 from zoo_gen.blueprint import ModelSpec
 from zoo_gen.errors import InputError
-from zoo_gen.executors.local import start_worker, watch
+from zoo_gen.executors.local import out_of_reach, start_worker, watch
 from zoo_gen.generate import train_stack
 from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.team import Team
+
+for _logger, _level in {"lightning_fabric": logging.WARNING, "torch.multiprocessing.spawn": logging.ERROR}.items():
+    logging.getLogger(_logger).setLevel(_level)  # in each process, before Fabric begins: one error is one message
 
 
 class DataParallelExecutor:
@@ -41,13 +47,20 @@ class DataParallelExecutor:
         for name in stacks:
             with ThreadPoolExecutor(1) as starter:
                 running: dict[Future[None], str] = {starter.submit(self.launch, zoo, name): name}
-                yield from watch(zoo, running)
+                try:
+                    yield from watch(zoo, running)
+                except BaseException:  # an error, Ctrl-C, or nobody listens any more
+                    while wait(running, timeout=0.1).not_done:  # processes may be about to start
+                        for process in multiprocessing.active_children():
+                            process.terminate()
+                    raise
 
     def launch(self, zoo: Path, name: str) -> None:
         """Starts the processes, and waits for them. Raises `InputError` with the error or the signal that one of them died of."""
         fabric = Fabric(accelerator=self.hardware.device, devices=self.ranks, strategy="ddp_spawn")
         try:
-            fabric.launch(partial(_train, zoo=zoo, name=name, hardware=self.hardware, parent=os.getpid()))
+            with out_of_reach():
+                fabric.launch(partial(_train, zoo=zoo, name=name, hardware=self.hardware, parent=os.getpid()))
         except ProcessException as error:  # what was raised there arrives as text
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"training of stack {name} ended with: {reason}; the same command goes on where it was") from error
@@ -55,6 +68,7 @@ class DataParallelExecutor:
 
 def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
     start_worker(parent)
+    warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")  # Fabric calls it
     try:
         train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))
     finally:

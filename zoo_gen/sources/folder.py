@@ -23,10 +23,15 @@ def folder(*, path: str, train: str, test: str | None, val: str | None = None, *
             one are drawn from the training images.
         card: values of `zoo_gen.sources.pictures.Selection`.
 
-    Raises `InputError` for folders that are missing or empty and images that cannot be read.
+    Raises `InputError` for folders that are missing, empty or fewer than the classes, and images that cannot be read.
     """
     selection = Selection(**card)
-    _, training, validation, testing = _splits(Path(path), train, val, test)
+    names, training, validation, testing = _splits(Path(path), train, val, test)
+    if selection.num_classes > len(names):
+        raise InputError(
+            f"{Path(path) / train} has {len(names)} class folders, and the card says num_classes: {selection.num_classes}; set "
+            f"num_classes={len(names)}, or add the folders that are missing"
+        )
     assert training is not None
     return selection.draw(training, testing, validation)
 

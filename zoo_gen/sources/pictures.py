@@ -5,6 +5,7 @@ Pixels of 16 bits keep their upper 8 (`v >> 8`). Pixels of 32 bits and floats ha
 """
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is opened, whatever a file is called. Pillow knows more, and hands some to other programs."""
 LARGEST = 2**28
 """Pixels that a picture may have, resized: a strip of one pixel's height becomes endless."""
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a picture is raised; the log would say it twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ class Selection:
         Val is drawn from the training pictures where there are none of its own. So is test, and then every class has its share of
         all three.
 
-        Raises `InputError` for too few images, for labels out of range and for images that cannot be read.
+        Raises `InputError` for too few images, for labels out of range or without training images, and for images that cannot be
+        read.
         """
         rng = np.random.default_rng(self.seed)
         splits = []
@@ -104,6 +108,12 @@ class Selection:
                 raise InputError(
                     f"the data set has the {what} labels {odd[:5]}, not 0 to {self.num_classes - 1}; "
                     "check num_classes and the label column"
+                )
+            wanted = range(self.num_classes) if self.classes is None else self.classes
+            if what == "training" and (never := sorted(set(wanted) - set(given))):
+                raise InputError(
+                    f"the data set has {len(set(given))} classes with training images, and the card asks for labels 0 to "
+                    f"{self.num_classes - 1}: there is no image of {never[:5]}; check num_classes and the label column"
                 )
             pictures, labels = self._kept(every, given)
             if len(labels) < sum(counts):

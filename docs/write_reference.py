@@ -16,7 +16,20 @@ ROOT = Path(__file__).parent.parent
 CONFIGS, OUT = ROOT / "configs", ROOT / "docs" / "reference"
 PLAIN = {"zoo_gen.verify": "zoo_gen/verify.py", "wsl.tokenize": "wsl/tokenize.py", "wsl.compression": "wsl/compression.py"}
 """Commands whose settings are arguments (`--help` lists them), and where they are."""
-ORDER = ("zoo_gen", "train", "probe", "generate", "report", "predict", "property_prediction", "few_labels", "transfer", "analyze")
+IN_ZOO_GEN = {"zoo_gen": "zoo_gen/__main__.py", "adopt": "zoo_gen/adopt.py"}
+ORDER = (
+    "zoo_gen",
+    "adopt",
+    "train",
+    "probe",
+    "generate",
+    "report",
+    "predict",
+    "property_prediction",
+    "few_labels",
+    "transfer",
+    "analyze",
+)
 
 
 def main() -> None:
@@ -38,8 +51,8 @@ def commands() -> str:
         "",
     ]
     for name in found:
-        module = name if name == "zoo_gen" else f"wsl.{name}"
-        source = ROOT / ("zoo_gen/__main__.py" if name == "zoo_gen" else f"wsl/{name}.py")
+        module = name if name == "zoo_gen" else f"zoo_gen.{name}" if name in IN_ZOO_GEN else f"wsl.{name}"
+        source = ROOT / IN_ZOO_GEN.get(name, f"wsl/{name}.py")
         lines += [f"## python -m {module}", "", docstring(source), "", *settings(CONFIGS / f"{name}.yaml"), ""]
     for module, source in PLAIN.items():
         if (ROOT / source).exists():

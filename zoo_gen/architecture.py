@@ -1,19 +1,20 @@
 """Architectures: timm models described by the `config.json` of their folder.
 
 They are plain dicts in timm's own format, so that every model folder of a zoo opens with `timm.create_model("local-dir:<folder>",
-pretrained=True)`. timm has no ViT with an MLP head: this module registers one.
+pretrained=True)`. timm has no ViT with an MLP head, and none with another epsilon of its layer norms: this module registers both.
 """
 
 import copy
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import timm
 import torch
 from timm.layers.mlp import Mlp
+from timm.layers.norm import LayerNorm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -30,8 +31,10 @@ SIZE, DEPTH = 2**20, 2**10
 HEADS = ("linear", "mlp", "none")
 INITS = ("timm", "xavier", "kaiming", "orthogonal")
 
+_CONFIG = {"input_size": (3, 224, 224), "first_conv": "patch_embed.proj"}
+
 default_cfgs = generate_default_cfgs(
-    {"vit_mlp_head": {"input_size": (3, 224, 224), "classifier": "head.fc2", "first_conv": "patch_embed.proj"}}
+    {"vit_mlp_head": {**_CONFIG, "classifier": "head.fc2"}, "vit_norm_eps": {**_CONFIG, "classifier": "head"}}
 )
 
 
@@ -47,6 +50,13 @@ class MlpHeadVisionTransformer(VisionTransformer):
 def vit_mlp_head(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """The timm entry point of `MlpHeadVisionTransformer`; every size is an argument."""
     return build_model_with_cfg(MlpHeadVisionTransformer, "vit_mlp_head", pretrained, **kwargs)
+
+
+@register_model
+def vit_norm_eps(pretrained: bool = False, *, norm_eps: float = 1e-6, **kwargs: Any) -> VisionTransformer:
+    """The timm VisionTransformer whose layer norms add `norm_eps` to variances, which timm's own names do not say."""
+    norm = partial(LayerNorm, eps=norm_eps)
+    return build_model_with_cfg(VisionTransformer, "vit_norm_eps", pretrained, norm_layer=norm, **kwargs)
 
 
 def architecture(
@@ -114,6 +124,11 @@ def build(described: Mapping[str, Any]) -> nn.Module:
     Raises `InputError` for an architecture that timm does not have or cannot build, and for arguments that would fetch weights,
     read other files, or make a model of absurd size.
     """
+    if described.get("architecture", "") is None:
+        raise InputError(
+            "the models of this zoo were adopted without an architecture, so they cannot be run; adopt them again with "
+            "architecture=<card or timm name>"
+        )
     name, classes, arguments = (described.get(key) for key in ("architecture", "num_classes", "model_args"))
     if not isinstance(name, str) or not timm.is_model(name):
         raise InputError(f"timm has no architecture {shortened(name)}; see timm.list_models()")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from zoo_gen.errors import InputError, printable
 from zoo_gen.files import json_sha256
-from zoo_gen.index import ALL_FACTORS, CONFIG, IDENTITY, RESULTS, expect, plain
+from zoo_gen.index import ALL_FACTORS, CONFIG, IDENTITY, RESULTS, expect, own_columns, plain
 from zoo_gen.reader import ZOO_ADVICE, inside, read_json
 
 FORMAT_VERSION = 2
@@ -18,6 +18,9 @@ FORMAT_VERSION = 2
 
 SEAL = "sha256"
 """The key of zoo.json that holds the hash of all others."""
+
+ADOPTED = "adopted"
+"""The key of zoo.json that is true for zoos of models that were trained elsewhere (`python -m zoo_gen.adopt`)."""
 
 _DESCRIPTION = {"name": (str,), "seed": (int,), "models": (int,), "config": (dict,), "stacks": (dict,)}
 _STACK = {"models": (list,), "epochs": (int,)}
@@ -36,6 +39,11 @@ def is_guarded(description: Mapping[str, Any]) -> bool:
     return int(description["format_version"]) >= 2
 
 
+def is_adopted(description: Mapping[str, Any]) -> bool:
+    """Tells whether the models of a zoo were trained elsewhere, so that nothing here can make them again."""
+    return description.get(ADOPTED) is True
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Reads the zoo.json of a zoo. Raises `InputError` if it is damaged, of no zoo, or of a newer format."""
     path = inside(folder, "zoo.json")
@@ -49,6 +57,10 @@ def read_description(folder: Path) -> dict[str, Any]:
             "pip install -U vit-weight-space"
         )
     expect(description, _DESCRIPTION, path)
+    if is_adopted(description):
+        expect(description["config"], {"models": (list,)}, path)
+        if not all(isinstance(model, str) for model in description["config"]["models"]):
+            raise InputError(f"{path} is damaged (a model that is no text in 'models' of 'config'); {ZOO_ADVICE}")
     for stack in description["stacks"].values():
         expect(stack, _STACK, path)
         if not all(isinstance(model, str) for model in stack["models"]):
@@ -57,7 +69,9 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def models_of(description: Mapping[str, Any]) -> list[str]:
-    """Returns the ids of all models that a zoo is to have, in the order of its stacks."""
+    """Returns the ids of all models that a zoo is to have, in the order of its stacks, or in that in which they were adopted."""
+    if is_adopted(description):
+        return list(description["config"]["models"])
     return [model for stack in description["stacks"].values() for model in stack["models"]]
 
 
@@ -75,13 +89,13 @@ def content_hash(frame: pd.DataFrame, description: Mapping[str, Any]) -> str:
     """Returns the sha256 of the rows of an index, sorted by model and epoch: no times, places or versions.
 
     Rows have the lineage, fold, status, factors and results of a checkpoint, and the hashes of its weights and its config.json.
-    With them count the seed and the cards of images, without where these lie. Factors that are younger than the zoo do not
-    count: the hash of a zoo never changes.
+    With them count the columns of an adopted zoo's own, the seed and the cards of images, without where these lie. Factors that
+    are younger than the zoo do not count: the hash of a zoo never changes.
     """
     factors = [name for name in ALL_FACTORS if frame[name].notna().any()]
     guarded = is_guarded(description)
     identity = [*IDENTITY, CONFIG] if guarded else ["model", "epoch"]
-    columns = [*identity, "weights_sha256", *factors, *RESULTS]
+    columns = [*identity, "weights_sha256", *factors, *RESULTS, *own_columns(frame)]
     told = plain(frame[columns].sort_values(["model", "epoch"], kind="stable"))
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*told.values(), strict=True)]
     if not guarded:

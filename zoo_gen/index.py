@@ -4,7 +4,7 @@ Parquet is compressed, so a small file can say that it is large. The index is me
 against the file's size, and its texts by their dictionaries, which hold each one once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ RESULTS = (
 """What is measured of a checkpoint."""
 
 _MODEL = {
-    **dict.fromkeys(("model", "root", "stage"), (str,)),
+    **dict.fromkeys(("model", "stage"), (str,)),
     **dict.fromkeys(("fold", "diverged_epoch"), (int, type(None))),
-    "parent": (str, type(None)),
+    **dict.fromkeys(("root", "parent"), (str, type(None))),
     "factors": (dict,),
     "checkpoints": (list,),
 }
@@ -42,12 +42,16 @@ FILES = ("path", "sha256", "weights_sha256")
 CONFIG = "config_sha256"
 """The hash of what a model's config.json says; zoos of format 1 have none."""
 COLUMNS = (*IDENTITY, *ALL_FACTORS, *RESULTS, *FILES, CONFIG)
+OWN = "columns"
+"""The key of a record, and of a checkpoint in it, under which an adopted zoo has columns of its own: numbers or texts."""
 
 _TEXTS = ("model", "root", "parent", "stage", "status", *FILES, CONFIG)
 _NUMBERS = ("epoch", "diverged_epoch", "fold", *RESULTS)
-_ALWAYS = ("model", "root", "stage", "epoch", "final", "status", *FILES)
+_ALWAYS = ("model", "stage", "epoch", "final", "status", *FILES)
 _CODECS = ("SNAPPY", "UNCOMPRESSED")
 _LIMIT = 256 * 2**20
+_OWN, _NAME = 1000, 200
+"""Columns of its own that a zoo may have, and characters of the name of one."""
 _ROWS, _CHARACTERS = 200_000, 64 * 2**20
 """Rows, and bytes of texts, that any index may have: what repeats takes no room in a file."""
 _ROW = 8
@@ -69,10 +73,30 @@ def read_record(zoo: Path, model: object) -> dict[str, Any]:
     if record["model"] != model:
         raise InputError(f"{path} is damaged (it is of another model, {shortened(record['model'])}); {ZOO_ADVICE}")
     expect(record["factors"], dict.fromkeys(record["factors"], (str, int, float, bool, type(None))), path)
+    _expect_own(record, path)
     for checkpoint in record["checkpoints"]:
         expect(checkpoint, _CHECKPOINT, path)
         expect(checkpoint["results"], _RESULT, path)
+        _expect_own(checkpoint, path)
     return record
+
+
+def _expect_own(entry: Mapping[str, Any], where: Path) -> None:
+    """Raises `InputError` unless the columns of its own that a record, or a checkpoint in it, may have are numbers and texts."""
+    own = entry.get(OWN, {})
+    if not isinstance(own, dict) or not all(is_own(name) for name in own):
+        raise InputError(f"{where} is damaged ('{OWN}' has names that no column of one's own has); {ZOO_ADVICE}")
+    expect(own, dict.fromkeys(own, (str, int, float, type(None))), where)
+
+
+def is_own(name: object) -> bool:
+    """Whether a column of one's own may have a name: a text of one line, and none of `COLUMNS`."""
+    return isinstance(name, str) and name not in COLUMNS and 0 < len(name) <= _NAME and name.isprintable()
+
+
+def own_columns(frame: pd.DataFrame) -> list[str]:
+    """Returns the names of the columns that an adopted zoo has of its own, in their order."""
+    return [name for name in map(str, frame.columns) if name not in COLUMNS]
 
 
 def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -82,7 +106,11 @@ def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     of_model |= {name: record["factors"].get(name) for name in ALL_FACTORS}
     of_checkpoint = ("epoch", "final", *FILES)
     return [
-        of_model | {key: row[key] for key in of_checkpoint} | {key: row["results"][key] for key in RESULTS}
+        of_model
+        | {key: row[key] for key in of_checkpoint}
+        | {key: row["results"][key] for key in RESULTS}
+        | record.get(OWN, {})
+        | row.get(OWN, {})
         for row in record["checkpoints"]
     ]
 
@@ -108,21 +136,23 @@ def expect(values: object, kinds: dict[str, tuple[type, ...]], where: Path) -> N
             )
 
 
-def read_index(path: Path, folder: Path) -> pd.DataFrame:
+def read_index(path: Path, folder: Path, *, adopted: bool) -> pd.DataFrame:
     """Reads the index at `path` of the zoo in `folder`; columns of factors that are younger than the zoo are empty.
+
+    In an adopted zoo, roots may be unknown, and its own columns follow those of the format.
 
     Raises `InputError` for an index that is damaged, says absurd things of itself, lacks columns, or has values of wrong types.
     """
     advice = f"rebuild it with: python -m zoo_gen.verify {folder} --repair"
     size = size_of(path, advice=advice)
     try:
-        return _read(path, size)
+        return _read(path, size, adopted)
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
         summary = str(error).partition("\n")[0]
         raise InputError(f"{path} is damaged ({summary}); {advice}") from error
 
 
-def _read(path: Path, size: int) -> pd.DataFrame:
+def _read(path: Path, size: int, adopted: bool) -> pd.DataFrame:
     with pq.ParquetFile(path) as file:
         described, types = file.metadata, {field.name: field.type for field in file.schema_arrow}
         chunks = [
@@ -138,21 +168,27 @@ def _read(path: Path, size: int) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in types and column not in (*ALL_FACTORS, CONFIG)]
     if missing:
         raise InputError(f"{path} lacks the columns {missing}; it was not made by python -m zoo_gen")
-    known = {name: types[name] for name in COLUMNS if name in types}
+    own = [name for name in types if adopted and name not in COLUMNS]
+    if len(own) > _OWN or not all(map(is_own, own)):
+        raise ValueError(f"{len(own):,} columns of its own, or names that none of these has")
+    known = {name: types[name] for name in (*COLUMNS, *own) if name in types}
+    always = _ALWAYS if adopted else (*_ALWAYS, "root")
     for name, kind in known.items():
-        if not _fits(name, kind):
+        if not _fits(name, kind, always):
             raise ValueError(f"column {shortened(name)} is of type {shortened(str(kind))}")
     texts = [name for name, kind in known.items() if _is_text(kind)]
     table = pq.read_table(path, columns=list(known), read_dictionary=texts).replace_schema_metadata()
     if sum(_characters(table[name]) for name in texts) > max(size * _GROWTH, _CHARACTERS):
         raise ValueError(f"its texts are far longer than the file of {size:,} bytes")
-    for name in _ALWAYS:
+    for name in always:
         if table[name].null_count:
             raise ValueError(f"column '{name}' has empty cells")
     plain = pa.table({name: table[name].cast(pa.string()) if name in texts else table[name] for name in known})
     plain.validate(full=True)  # texts are UTF-8
-    frame = plain.to_pandas().reindex(columns=[*known, *(name for name in COLUMNS if name not in known)])
-    kinds = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")}
+    young = [name for name in COLUMNS if name not in known]
+    frame = plain.to_pandas().reindex(columns=[*(name for name in known if name not in own), *young, *own])
+    numbers = [*RESULTS, *(name for name in own if name not in texts)]
+    kinds = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(numbers, "float64")}
     frame = frame.astype({name: kind for name, kind in kinds.items() if frame.dtypes[name] != kind})
     return frame.assign(**dict.fromkeys(name for name in (*ALL_FACTORS, CONFIG) if name not in known))
 
@@ -162,15 +198,17 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(value) or pa.types.is_large_string(value)
 
 
-def _fits(name: str, kind: pa.DataType) -> bool:
+def _fits(name: str, kind: pa.DataType, always: Sequence[str]) -> bool:
     """Whether a column may have a type; an empty column has none, a factor any of one value per cell."""
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if pa.types.is_null(kind):
-        return name not in _ALWAYS
+        return name not in always
     if name in _TEXTS:
         return _is_text(kind)
     if name in _NUMBERS:
         return number
+    if name not in COLUMNS:
+        return number or _is_text(kind)
     return pa.types.is_boolean(kind) or (name != "final" and (number or _is_text(kind)))
 
 

@@ -32,15 +32,19 @@ def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[s
     if scheme == "by_model":
         key, parts = frame["fold"], list(range(FOLDS))
     elif scheme == "leave_root_out":
-        key, parts = frame["root"], sorted(frame["root"].unique())
+        key, parts = frame["root"], sorted(frame["root"].dropna().unique())  # a model of unknown root is in no part
     else:
         raise InputError(f"unknown split '{scheme}'; choose by_model or leave_root_out")
     if len(parts) < 3:
-        raise InputError(f"split {scheme} needs at least 3 roots (train, val, test), the zoo has {len(parts)}")
+        unknown = frame["model"][key.isna()].nunique()
+        advice = f"; the roots of {unknown} models are not known: name them (docs/how_to/own_models.md), or choose by_model"
+        raise InputError(
+            f"split {scheme} needs at least 3 roots (train, val, test), the zoo has {len(parts)}{advice if unknown else ''}"
+        )
     if not 0 <= fold < len(parts):
         raise InputError(f"split {scheme} has the folds 0 to {len(parts) - 1}, not {fold}")
     test, val = parts[fold], parts[(fold + 1) % len(parts)]
-    named = {"test": key == test, "val": key == val, "train": ~key.isin([test, val])}
+    named = {"test": key == test, "val": key == val, "train": key.notna() & ~key.isin([test, val])}
     split = Split(*(sorted(frame["model"][named[part]].unique()) for part in ("train", "val", "test")))
     part_of: dict[str, str] = {}
     for part, models in split._asdict().items():
@@ -49,7 +53,7 @@ def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[s
                 raise InputError(f"model {model} is in {part_of[model]} and in {part} of split {scheme}; {_ADVICE}")
             part_of[model] = part
     seen: dict[str, str] = {}
-    sound = frame[frame["status"] == "ok"]  # weights that are all NaN are equal and no copies
+    sound = frame[(frame["status"] == "ok") & frame["model"].isin(part_of)]  # weights that are all NaN are equal and no copies
     for model, weights in sound[["model", "weights_sha256"]].drop_duplicates().itertuples(index=False):
         other = seen.setdefault(weights, model)
         if part_of[other] != part_of[model]:

@@ -1,7 +1,7 @@
 """Checks a zoo: `python -m zoo_gen.verify <zoo>` reads every checkpoint, and compares zoo.json, the records and the index.
 
 With `--repair` it makes the index anew from the records, and gives a zoo of format 1 the hashes of format 2. Weights are never
-repaired, they are made again by `python -m zoo_gen`.
+repaired, they are made again by `python -m zoo_gen`. Of an adopted zoo, weights that lie elsewhere are read there and left alone.
 """
 
 import argparse
@@ -17,10 +17,14 @@ from zoo_gen.errors import InputError, printable
 from zoo_gen.files import json_sha256, locked, sha256_of, weights_sha256, write_json
 from zoo_gen.index import COLUMNS, CONFIG, plain, read_record, record_path, rows_of
 from zoo_gen.reader import inside, read_json, read_weights
+from zoo_gen.reference import Reference, is_reference, read_reference
 from zoo_gen.writer import write_index
 from zoo_gen.zoo import Zoo, zoo_folder
 
-_RESTORE = "restore it, or delete the folder and run python -m zoo_gen with the zoo's arguments"
+_RESTORE = "restore it, or make the zoo again by the command that made it"
+_MADE = "run python -m zoo_gen with the zoo's arguments"
+_AGAIN = "adopt the models again: python -m zoo_gen.adopt"
+_CHANGED = "put it back as it was, or adopt the models again: python -m zoo_gen.adopt"
 _REPAIR = "rebuild it with --repair"
 
 
@@ -32,7 +36,7 @@ def problems(path: Path) -> Iterator[str]:
     zoo = Zoo.open(path)
     specs = _specs(zoo.config)
     yield from _description(path, zoo.config, specs)
-    models = _models(zoo.config, specs)
+    models, adopted = _models(zoo.config, specs), zoo.adopted
     expected: list[dict[str, Any]] = []
     finished = 0
     for model in models:
@@ -47,13 +51,14 @@ def problems(path: Path) -> Iterator[str]:
         finished += bool(record["checkpoints"] and record["checkpoints"][-1]["final"])
         expected += rows_of(record)
         for checkpoint in record["checkpoints"]:
-            yield from _damage(path, checkpoint)
+            yield from _damage(path, checkpoint, adopted=adopted)
     columns = plain(zoo.frame)
     yield from _index([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)], expected)
-    yield from _copies(expected)
-    yield from _surplus(path, models, {row["path"] for row in expected})
+    yield from _copies(expected, "adopt the models again, which leaves copies out" if adopted else "delete the folder of the copy")
+    yield from _surplus(path, models, {row["path"] for row in expected}, "move it elsewhere" if adopted else "delete it")
     if finished < len(models):
-        yield f"{len(models) - finished} of {len(models)} models are not finished; run python -m zoo_gen with the zoo's arguments"
+        what = f"lack their record; {_AGAIN}" if adopted else "are not finished; run python -m zoo_gen with the zoo's arguments"
+        yield f"{len(models) - finished} of {len(models)} models {what}"
 
 
 def _specs(description: Mapping[str, Any]) -> dict[str, ModelSpec]:
@@ -74,10 +79,10 @@ def _description(path: Path, description: Mapping[str, Any], specs: Mapping[str,
     if (is_guarded(description) or SEAL in description) and sealed(description)[SEAL] != description.get(SEAL):
         yield f"{place} was changed since it was written (its '{SEAL}' differs); restore it"
     if description["models"] != len(models):
-        yield f"{place} has {description['models']} in 'models' and {len(models)} models in 'stacks'; restore it"
+        yield f"{place} has {description['models']} in 'models' and names {len(models)} models; restore it"
     for model, count in Counter(models).items():
         if count > 1:
-            yield f"{place} names {model} {count} times in 'stacks'; restore it"
+            yield f"{place} names {model} {count} times; restore it"
         elif specs and model not in specs:
             yield f"{place} names {model} in 'stacks', which its 'config' does not plan; restore it"
 
@@ -114,7 +119,7 @@ def _index(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterat
         seen[name] += 1
         if name not in known:
             yield f"the index lists {name}, which no record names; {_REPAIR}"
-        elif differ := [column for column in COLUMNS if row[column] != known[name][column]]:
+        elif differ := [one for one in dict.fromkeys((*COLUMNS, *row, *known[name])) if row.get(one) != known[name].get(one)]:
             yield f"the index does not agree with the record on {', '.join(differ)} of {name}; {_REPAIR}"
     for name, count in seen.items():
         if count > 1:
@@ -125,7 +130,7 @@ def _index(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterat
         yield f"the rows of the index are in another order than the models of zoo.json; {_REPAIR}"
 
 
-def _copies(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _copies(rows: list[dict[str, Any]], advice: str) -> Iterator[str]:
     """Yields models that have equal weights under two names; those that diverged may be equal, as all NaN is."""
     first: dict[str, str] = {}
     pairs = Counter[tuple[str, str]]()
@@ -134,10 +139,10 @@ def _copies(rows: list[dict[str, Any]]) -> Iterator[str]:
         pairs[other, row["model"]] += other != row["model"] and row["status"] == "ok"
     for (one, other), count in pairs.items():
         if count:
-            yield f"models {one} and {other} have equal weights ({count} checkpoints); delete the folder of the copy"
+            yield f"models {one} and {other} have equal weights ({count} checkpoints); {advice}"
 
 
-def _surplus(path: Path, models: list[str], named: set[str]) -> Iterator[str]:
+def _surplus(path: Path, models: list[str], named: set[str], advice: str) -> Iterator[str]:
     """Yields folders of models that zoo.json does not name, files of weights that no record names, and links."""
     for folder in sorted((path / "models").iterdir() if (path / "models").is_dir() else []):
         if folder.name not in models:
@@ -145,24 +150,39 @@ def _surplus(path: Path, models: list[str], named: set[str]) -> Iterator[str]:
     for file in sorted((path / "models").rglob("*")):
         if file.is_symlink():
             yield f"{file} is a symbolic link; put the file itself there"
-        elif file.suffix == ".safetensors" and str(file.relative_to(path)) not in named:
-            yield f"{file} is named by no record; delete it"
+        elif (file.suffix == ".safetensors" or is_reference(file)) and str(file.relative_to(path)) not in named:
+            yield f"{file} is named by no record; {advice}"
 
 
-def _damage(path: Path, checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what is wrong with one file of weights."""
+def _damage(path: Path, checkpoint: Mapping[str, Any], *, adopted: bool) -> Iterator[str]:
+    """Yields what is wrong with one file of weights, or with the files of others that a reference names."""
+    advice = _AGAIN if adopted else _MADE
     try:
         file = inside(path, checkpoint["path"])
+        reference = read_reference(file) if adopted and is_reference(file) else None
         if not file.exists():
-            yield f"{file} is gone; delete the model's folder and run python -m zoo_gen with the zoo's arguments"
+            yield f"{file} is gone; {advice if adopted else f'delete its folder and {advice}'}"
         elif not file.is_file():
-            yield f"{file} is no file; delete it and run python -m zoo_gen with the zoo's arguments"
+            yield f"{file} is no file; {advice if adopted else f'delete it and {advice}'}"
+        elif reference is not None:
+            yield from _elsewhere(file, reference, checkpoint)
         elif sha256_of(file) != checkpoint["sha256"]:
             yield f"{file} is not the file that was written (sha256 differs); restore it"
-        elif weights_sha256(read_weights(file)) != checkpoint["weights_sha256"]:
+        elif weights_sha256(read_weights(file, advice=advice)) != checkpoint["weights_sha256"]:
             yield f"{file} does not hold the weights of its record; restore it"
     except InputError as error:
         yield str(error)
+
+
+def _elsewhere(file: Path, reference: Reference, checkpoint: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with weights that lie outside of the zoo: they are read as a whole, whatever their times say."""
+    reference.check()
+    if reference.sha256 != checkpoint["sha256"]:
+        yield f"{file} is not the reference of its record ('sha256' differs); {_RESTORE}"
+    elif reference.sealed().sha256 != reference.sha256:
+        yield f"{reference.path} has changed since it was adopted (sha256 differs); {_CHANGED}"
+    elif weights_sha256(reference.tensors()) != checkpoint["weights_sha256"]:
+        yield f"{file} does not lead to the weights of its record; {_RESTORE}"
 
 
 def repair(path: Path) -> None:

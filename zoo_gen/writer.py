@@ -135,8 +135,10 @@ class ModelWriter:
 def write_index(zoo: Path, models: Sequence[str]) -> pd.DataFrame:
     """Makes the index of all records there are, in the order of `models`, and returns it."""
     rows = [row for model in models if record_path(zoo, model).exists() for row in rows_of(read_record(zoo, model))]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame = frame.astype({"fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(RESULTS, "float64")})
+    own = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *own])
+    numbers = [name for name in own if not any(isinstance(row.get(name), str) for row in rows)]
+    frame = frame.astype({"fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys([*RESULTS, *numbers], "float64")})
     write_atomically(zoo / "index.parquet", lambda beside: frame.to_parquet(beside, index=False))
     return frame
 

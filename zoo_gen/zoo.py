@@ -1,8 +1,9 @@
 """The zoo on disk: a folder of checkpoints with an index (docs/zoo_format.md). This file reads; `writer.py` writes."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from zoo_gen.architecture import skeleton
 from zoo_gen.config import CONFIGS, instantiate
-from zoo_gen.content import content_hash, is_guarded, read_description, say_unguarded
+from zoo_gen.content import content_hash, is_adopted, is_guarded, read_description, say_unguarded
 from zoo_gen.errors import InputError
 from zoo_gen.foreign import as_foreign
 from zoo_gen.images import Images
-from zoo_gen.index import ALL_FACTORS, RESULTS, plain, read_index
+from zoo_gen.index import ALL_FACTORS, RESULTS, own_columns, plain, read_index
 from zoo_gen.reader import ZOO_ADVICE, Places, inside, read_json, read_weights, shortened
+from zoo_gen.reference import is_reference, read_reference
 from zoo_gen.splits import Split, split_models
 
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
@@ -28,8 +30,8 @@ class Checkpoint:
 
     Attributes:
         model: id of the model, unique in the zoo.
-        root: id of the pre-trained model it descends from (its own id for roots).
-        parent: id of the model it was fine-tuned from, None for roots.
+        root: id of the pre-trained model it descends from (its own id for roots), None where nobody knows.
+        parent: id of the model it was fine-tuned from, None for roots and where nobody knows.
         stage: `pretrain` or `finetune`.
         epoch: counted from 1.
         final: whether it is the model's last epoch.
@@ -37,11 +39,12 @@ class Checkpoint:
         fold: 0 to 4, None for roots.
         factors: generating factors, chosen before training.
         results: losses in nats, accuracies in [0, 1], gaps; None where there is none.
-        path: of the safetensors file.
+        path: of the safetensors file; in an adopted zoo also of a reference to weights elsewhere (`zoo_gen.reference`).
+        columns: the columns that an adopted zoo has of its own, numbers and texts; None where there is none.
     """
 
     model: str
-    root: str
+    root: str | None
     parent: str | None
     stage: str
     epoch: int
@@ -51,11 +54,17 @@ class Checkpoint:
     factors: Mapping[str, Any]
     results: Mapping[str, float | None]
     path: Path
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        """The model's folder, which timm opens by `local-dir:`."""
-        return self.path.parent if self.path.name == "model.safetensors" else self.path.parent.parent
+        """The model's folder, which timm opens by `local-dir:` where the weights lie in it."""
+        return self.path.parent.parent if self.path.parent.name == "epochs" else self.path.parent
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the weights lie outside of the zoo, so that `path` is no file of weights."""
+        return is_reference(self.path)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -63,8 +72,8 @@ class Checkpoint:
         return read_json(inside(self.folder, "config.json"))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Reads the weights. Raises `InputError` for a missing or damaged file."""
-        return read_weights(self.path)
+        """Reads the weights as views of their file. Raises `InputError` if it is missing, damaged, or not the adopted one."""
+        return read_reference(self.path).read() if self.is_reference else read_weights(self.path)
 
     def build(self) -> nn.Module:
         """Builds the timm model with these weights, in eval mode and float32. Raises `InputError` if they do not fit each other."""
@@ -106,7 +115,7 @@ class Zoo:
             raise InputError(f"zoo {folder} has no checkpoints yet; finish it by running python -m zoo_gen with the same arguments")
         if not is_guarded(config):
             say_unguarded(folder)
-        return cls(folder, config, read_index(inside(folder, "index.parquet"), folder))
+        return cls(folder, config, read_index(inside(folder, "index.parquet"), folder, adopted=is_adopted(config)))
 
     @property
     def name(self) -> str:
@@ -117,6 +126,11 @@ class Zoo:
     def seed(self) -> int:
         """The seed that all streams of the zoo come from."""
         return int(self.config["seed"])
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the models were trained elsewhere: images, roots and results may be missing, and weights lie where they lay."""
+        return is_adopted(self.config)
 
     @property
     def complete(self) -> bool:
@@ -139,6 +153,8 @@ class Zoo:
     def split(self, scheme: str, *, fold: int) -> Split["Zoo"]:
         """Splits the fine-tuned models; all epochs of a model stay together. Roots are in no part.
 
+        By `leave_root_out`, models of unknown root are in no part either: they could be of the tested one.
+
         Args:
             scheme: `by_model` (5 folds stratified by root) or `leave_root_out` (a root with all its descendants).
             fold: which part is the test set; the next one is the validation set.
@@ -149,9 +165,9 @@ class Zoo:
         parts = split_models(children.frame, scheme, fold=fold)
         return Split(*(children.select(model=list(models)) for models in parts))
 
-    def root(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Returns the final checkpoint of the root that a checkpoint descends from."""
-        return self.final(checkpoint.root)
+    def root(self, checkpoint: Checkpoint) -> Checkpoint | None:
+        """Returns the final checkpoint of the root that a checkpoint descends from; None where nobody knows."""
+        return None if checkpoint.root is None else self.final(checkpoint.root)
 
     def final(self, model: str) -> Checkpoint:
         """Returns a model's final checkpoint, also if this selection does not hold it."""
@@ -184,6 +200,11 @@ class Zoo:
     def image_card(self, stage: str) -> dict[str, Any]:
         """Returns the card of the images of a stage. Raises `InputError` where there is none."""
         card = self.config["config"].get(f"{stage}_images")
+        if card is None and self.adopted:
+            raise InputError(
+                f"zoo {self.path} was adopted without images, so its models cannot be run; adopt it again with "
+                "images=<card> to have them"
+            )
         if not isinstance(card, dict) or "_target_" not in card:
             raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")
         return card
@@ -195,11 +216,12 @@ class Zoo:
 
     def _checkpoints(self, frame: pd.DataFrame) -> Iterator[Checkpoint]:
         """Makes checkpoints of rows; their paths must stay inside the zoo."""
-        columns, place = plain(frame), Places(self.path)
+        columns, place, names = plain(frame), Places(self.path), own_columns(frame)
         identity, factors, results = (
             zip(*(columns[name] for name in names), strict=True) for names in (_IDENTITY, ALL_FACTORS, RESULTS)
         )
-        for who, chosen, measured, name in zip(identity, factors, results, columns["path"], strict=True):
+        own = zip(*(columns[name] for name in names), strict=True) if names else repeat(())
+        for who, chosen, measured, told, name in zip(identity, factors, results, own, columns["path"]):  # noqa: B905 (without end)
             try:
                 path = place(name)
             except InputError as error:
@@ -209,6 +231,7 @@ class Zoo:
                 factors=dict(zip(ALL_FACTORS, chosen, strict=True)),
                 results=dict(zip(RESULTS, measured, strict=True)),
                 path=path,
+                columns=dict(zip(names, told, strict=True)),
             )
 
     def __len__(self) -> int:

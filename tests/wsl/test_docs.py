@@ -17,7 +17,7 @@ from zoo_gen.config import compose
 ROOT = Path(__file__).parent.parent.parent
 README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md"))
 HOW_TO = ROOT / "docs" / "how_to"
-COMMANDS = {"zoo_gen": "zoo_gen.__main__", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
+COMMANDS = {"zoo_gen": "zoo_gen.__main__", "zoo_gen.adopt": "zoo_gen.adopt", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
 COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report", "wsl.predict": "wsl.predict"}
 
 

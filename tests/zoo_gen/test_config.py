@@ -85,6 +85,7 @@ def test_hydra_is_imported_only_by_the_configuration_and_the_commands() -> None:
     allowed = {
         "config.py",
         "__main__.py",
+        "adopt.py",
         "command_line.py",
         "run_files.py",
         "train.py",

@@ -20,7 +20,10 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+WHOLE_OR_INDEX = (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE))
+"""Files of weights in a folder, the first one there is."""
 ADAPTER = "adapter_config.json"
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 ADVICE = "write or fetch it again"
 
 TIED = re.compile(r"(.+\.)?(lm_head|decoder|proj_out|embed_out|output_projection)\.(weight|bias)")
@@ -55,7 +58,7 @@ def read_checkpoint(
             raise InputError(
                 f"{place} is an adapter of the model {named}; say where that one is: base=<path>, on the command line --base <path>"
             )
-        adapter, _ = _read_first(place, ("adapter_model.safetensors", "adapter_model.bin"))
+        adapter, _ = _read_first(place, ADAPTERS)
         weights = merge(adapter, config, read_checkpoint(base))
     elif base is not None:
         raise InputError(f"{place} is no folder of an adapter (it has no {ADAPTER}), so there is nothing to merge; leave base out")
@@ -75,10 +78,27 @@ def read_checkpoint(
 def _read(place: Path) -> tuple[dict[str, Tensor], bool]:
     """Reads a file or folder as it is; the second value is whether PyTorch Lightning wrote it."""
     if place.is_dir():
-        return _read_first(place, (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE)))
+        return _read_first(place, WHOLE_OR_INDEX)
     if not _exists(place):
         raise InputError(f"no file at {place.absolute()}; name a file or folder of weights")
     return _read_file(place, place)
+
+
+def files_of(path: str | Path, *, base: str | Path | None = None) -> list[Path]:
+    """Returns the files that `read_checkpoint` takes weights from, where their links lead: one, or an index and its shards.
+
+    Of an adapter, its configuration and the files of its base are among them. Raises `InputError` as `read_checkpoint` does.
+    """
+    place = _snapshot(Path(path))
+    if _exists(place / ADAPTER):
+        adapter = [_member(place, ADAPTER), _member(place, _first(place, ADAPTERS).name)]
+        return adapter if base is None else [*adapter, *files_of(base)]
+    file = _first(place, WHOLE_OR_INDEX) if place.is_dir() else place
+    found = _member(place, file.name) if place.is_dir() else file
+    if not _exists(found):
+        raise InputError(f"no file at {found.absolute()}; name a file or folder of weights")
+    shards = dict.fromkeys(_weight_map(file, found).values()) if file.name.endswith(INDEX) else ()
+    return [found, *(_member(file.parent, shard) for shard in shards)]
 
 
 def _snapshot(place: Path) -> Path:
@@ -104,9 +124,15 @@ def _exists(path: Path) -> bool:
 
 def _read_first(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], bool]:
     """Reads the first of some files that a folder has."""
+    file = _first(folder, names)
+    return _read_file(file, _member(folder, file.name))
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    """Returns the first of some files that a folder has."""
     for name in names:
         if (folder / name).is_symlink() or (folder / name).exists():
-            return _read_file(folder / name, _member(folder, name))
+            return folder / name
     raise InputError(f"{folder} holds none of {', '.join(names)}; name the file of weights itself")
 
 
@@ -137,11 +163,17 @@ def _read_file(path: Path, place: Path) -> tuple[dict[str, Tensor], bool]:
     raise InputError(f"{path} is of no known kind; it should be a file of {', '.join(SUFFIXES)} or {INDEX}")
 
 
-def _read_shards(index: Path, place: Path) -> dict[str, Tensor]:
-    """Reads the shards that an index names; each must hold exactly the tensors that the index says."""
+def _weight_map(index: Path, place: Path) -> dict[str, str]:
+    """Returns the file of each tensor that an index names."""
     places = read_json(place, advice=ADVICE).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
         raise InputError(f"{index} has no object 'weight_map' from tensors to files; {ADVICE}")
+    return places
+
+
+def _read_shards(index: Path, place: Path) -> dict[str, Tensor]:
+    """Reads the shards that an index names; each must hold exactly the tensors that the index says."""
+    places = _weight_map(index, place)
     weights: dict[str, Tensor] = {}
     for shard in dict.fromkeys(places.values()):
         if shard.endswith(INDEX):

@@ -1,0 +1,260 @@
+"""Adopting a folder: files are read, matched with the table and written as a zoo; what cannot be read is a row of a report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zoo_gen.adoption.description import named_architecture, named_images
+from zoo_gen.adoption.lineage import epochs_of, roots_and_parents, with_own_names
+from zoo_gen.adoption.measure import measured
+from zoo_gen.adoption.reading import Names, Read, of_one_family, place_of, read_found
+from zoo_gen.adoption.scan import Found, LeftOut, found_at, model_id, scan
+from zoo_gen.adoption.table import Row, read_table
+from zoo_gen.adoption.write import AdoptedCheckpoint, AdoptedModel, with_gaps, write_adopted
+from zoo_gen.errors import InputError
+from zoo_gen.index import RESULTS
+from zoo_gen.reader import shortened
+from zoo_gen.zoo import Zoo
+
+Track = Callable[[Sequence[Any], str], Any]
+"""Yields a sequence, and shows how far it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adoption:
+    """What is adopted, and how.
+
+    Attributes:
+        folder: that is looked through, with its folders.
+        path: of the zoo.
+        root: the checkpoint that models descend from of which nothing else is known, or its name in the folder; None for none.
+        metrics: a table; None for none.
+        architecture: a card or timm name, of weights without a config.json; None for none.
+        images: a card of images that models are measured on; None for none.
+        copy: whether weights are copied into the zoo.
+        prefix: reads only the tensors below it.
+        leave_out: patterns of names of tensors that are no weights of the model.
+    """
+
+    folder: Path
+    path: Path
+    root: str | None
+    metrics: Path | None
+    architecture: str | None
+    images: str | None
+    copy: bool
+    prefix: str | None
+    leave_out: Sequence[str]
+
+
+def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
+    """Makes the zoo of a folder of models, and says what was left out.
+
+    Raises `InputError` if the folder or the table cannot be used, if nothing in it can be read, or if the zoo's place is taken.
+    """
+    folder = wanted.folder.resolve()
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {wanted.folder.absolute()}; name the folder that the models are in: folder=...")
+    if (folder / "zoo.json").is_file():
+        raise InputError(f"{wanted.folder} is a zoo already, which Zoo.open and every command read as it is")
+    if wanted.path.exists() and (not wanted.path.is_dir() or any(wanted.path.iterdir())):
+        raise InputError(
+            f"{wanted.path} is not empty; choose another path=..., or delete that folder if it is a zoo you do not need"
+        )
+    given = None if wanted.architecture is None else named_architecture(wanted.architecture)
+    card = None if wanted.images is None else named_images(wanted.images)
+    left_out: list[LeftOut] = []
+    report = left_out.append
+    there = list(scan(folder, but=wanted.path))
+    left_out += [one for one in there if isinstance(one, LeftOut)]
+    found = with_own_names([one for one in there if isinstance(one, Found)])
+    root = None if wanted.root is None else _root(wanted.root, found, folder)
+    found += [root] if root is not None and root not in found else []
+    rows = [] if wanted.metrics is None else _rows(wanted.metrics, Names(found), report)
+    found = _with_those_of_tables(found, rows, folder)
+    if not found:
+        raise InputError(f"{wanted.folder} holds no file of weights; docs/how_to/own_models.md lists the kinds that are read")
+    if card is not None and (twice := sorted({name for row in rows for name in row.results})):
+        raise InputError(f"{wanted.metrics} has {twice[0]}, which images= measures; rename the column, or leave images out")
+
+    found, matched = _matched(found, rows, report)
+    root = root if root is None else next(one for one in found if one.path == root.path)
+    names = Names(found)
+    options = {"prefix": wanted.prefix, "leave_out": tuple(wanted.leave_out)}
+    read: list[Read] = []
+    for one in track(found, "reading"):
+        try:
+            read.append(read_found(one, names, given, root=root, options=options))
+        except (InputError, OSError) as error:
+            report(LeftOut(one.name, str(error).replace(f"{folder}/", "")))
+    read = of_one_family(read, report)
+    if not read:
+        raise InputError(f"none of the {len(found)} files of weights in {wanted.folder} can be adopted: {_some(left_out)}")
+    models = _models(read, matched, names, root, report)
+    if card is not None:
+        models = measured(models, card, report, track)
+    told = [{"file": row.file, "reason": row.reason} for row in left_out]
+    return write_adopted(wanted.path, wanted.path.resolve().name, models, copy=wanted.copy, images=card, left_out=told), left_out
+
+
+def _root(name: str, found: Sequence[Found], folder: Path) -> Found:
+    """Returns the root that the user names: of what was found, or elsewhere."""
+    called = Names(found).all(name)
+    if len(called) == 1:
+        return called[0]
+    place = place_of(name, folder)
+    if place is None:
+        several = f", and {len(called)} models of it are called so" if called else ""
+        raise InputError(f"root={name} is no file or folder{several}; name the checkpoint that the models were fine-tuned from")
+    return next((one for one in found if one.path == place.resolve()), found_at(place, folder))
+
+
+def _rows(path: Path, names: Names, report: Callable[[LeftOut], None]) -> list[Row]:
+    """Reads the table, and reports the rows whose key is none of the files or models, or of several."""
+    rows = []
+    for row in read_table(path, lambda text: bool(names.all(text)), report):
+        called = names.all(row.key)
+        if not called:
+            report(LeftOut(f"{path.name}, row {row.number}", f"{shortened(row.key)} is no file or model of the folder"))
+        elif len({one.model for one in called}) > 1 and len(called) > 1:
+            report(LeftOut(f"{path.name}, row {row.number}", f"{shortened(row.key)} may be {called[0].name} or {called[1].name}"))
+        else:
+            rows.append(row)
+    return rows
+
+
+def _with_those_of_tables(found: list[Found], rows: Sequence[Row], folder: Path) -> list[Found]:
+    """Adds the roots and parents that a table names by a path outside of the folder."""
+    there, names = {one.path for one in found}, Names(found)
+    for text in dict.fromkeys(str(row.lineage[key]) for row in rows for key in ("root", "parent") if key in row.lineage):
+        place = None if names.all(text) else place_of(text, folder)
+        if place is not None and (one := found_at(place, folder)).path not in there:
+            there.add(one.path)
+            found = [*found, one]
+    return found
+
+
+def _matched(
+    found: list[Found], rows: Sequence[Row], report: Callable[[LeftOut], None]
+) -> tuple[list[Found], dict[Path, list[Row]]]:
+    """Gives each file the rows of the table that are about it, and the model that these name."""
+    names, matched = Names(found), {}
+    for row in rows:
+        called = names.all(row.key)
+        epoch = row.lineage.get("epoch")
+        of_epoch = [one for one in called if epoch is not None and one.epoch == epoch]
+        if epoch is not None and len(called) > 1 and not of_epoch:
+            report(LeftOut(f"table, row {row.number}", f"{shortened(row.key)} has no file of epoch {epoch}"))
+            continue
+        for one in of_epoch or called:
+            matched.setdefault(one.path, []).append(row)
+    renamed = []
+    for one in found:
+        told = [str(row.lineage["model"]) for row in matched.get(one.path, ()) if "model" in row.lineage]
+        renamed.append(replace(one, model=model_id(told[0])) if told else one)
+    return renamed, matched
+
+
+def _models(
+    read: Sequence[Read], matched: Mapping[Path, list[Row]], names: Names, root: Found | None, report: Callable[[LeftOut], None]
+) -> list[AdoptedModel]:
+    """Makes models of checkpoints: epochs, lineage, and what the table says."""
+    by_model: dict[str, list[Read]] = {}
+    for one in read:
+        by_model.setdefault(one.found.model, []).append(one)
+    lineage = _lineage(read, matched, names, root, report)
+    order = sorted(by_model, key=lambda model: (lineage[model][0] != model, model))
+    seen: dict[str, str] = {}
+    models = []
+    for model in order:
+        group = {one.found: one for one in by_model[model]}
+        given = {
+            one: row.lineage["epoch"]
+            for one in group
+            for row in matched.get(one.path, ())
+            if isinstance(row.lineage.get("epoch"), int) and one.epoch is None
+        }
+        checkpoints, diverged = [], None
+        for epoch, found in epochs_of(list(group), given, report):
+            one = group[found]
+            other = seen.setdefault(one.checkpoint.weights_sha256, found.name)
+            if other != found.name and one.is_finite:
+                report(LeftOut(found.name, f"it has the weights of {other}, to the bit"))
+            elif diverged is not None:
+                report(LeftOut(found.name, f"the weights of {model} are not finite since epoch {diverged}"))
+            else:
+                checkpoints.append((found, replace(one.checkpoint, epoch=epoch), one.architecture))
+                diverged = None if one.is_finite else epoch
+        if checkpoints:
+            models.append(_model(model, lineage[model], checkpoints, matched, diverged, report))
+    kept = {one.model for one in models}
+    return [_without_those_left_out(one, kept) for one in models]
+
+
+def _without_those_left_out(one: AdoptedModel, kept: set[str]) -> AdoptedModel:
+    """Forgets a root or parent of which no checkpoint was kept."""
+    root = one.root if one.root in kept else None
+    return replace(one, root=root, parent=one.parent if root is not None and one.parent in kept else None)
+
+
+def _lineage(
+    read: Sequence[Read], matched: Mapping[Path, list[Row]], names: Names, root: Found | None, report: Callable[[LeftOut], None]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Settles roots and parents by the table, by model cards and adapters, and by the root that the user names."""
+    told: dict[str, dict[str, str]] = {"root": {}, "parent": {}}
+    unknown: dict[str, list[str]] = {}
+    models = {one.found.model for one in read}
+    for one in read:
+        rows = matched.get(one.found.path, ())
+        said = {key: str(row.lineage[key]) for row in rows for key in told if row.lineage.get(key) is not None}
+        if "parent" not in said and "root" not in said and one.base is not None:
+            said["parent"] = one.base
+        for key, name in said.items():
+            called = {other.model for other in (names.all(name) or names.all(name.rpartition("/")[2]))} & models
+            if len(called) == 1:
+                told[key].setdefault(one.found.model, called.pop())
+            else:
+                unknown.setdefault(name, []).append(one.found.name)
+    for name, files in unknown.items():
+        report(
+            LeftOut(
+                files[0], f"{shortened(name)}, which {len(files)} models descend from, is not in the folder: name its file by root="
+            )
+        )
+    default = root.model if root is not None and root.model in models else None
+    return roots_and_parents(sorted(models), told["root"], told["parent"], default, report)
+
+
+def _model(
+    model: str,
+    lineage: tuple[str | None, str | None],
+    kept: Sequence[tuple[Found, AdoptedCheckpoint, Mapping[str, Any]]],
+    matched: Mapping[Path, list[Row]],
+    diverged: int | None,
+    report: Callable[[LeftOut], None],
+) -> AdoptedModel:
+    """Puts together what is known of one model: rows about all its files are of the model, and their results of its last epoch."""
+    rows_of = {found: matched.get(found.path, []) for found, _, _ in kept}
+    shared = [row for row in rows_of[kept[-1][0]] if len(kept) == 1 or all(row in rows for rows in rows_of.values())]
+    factors: dict[str, Any] = {}
+    for row in (row for rows in rows_of.values() for row in rows):
+        for name, value in row.factors.items():
+            if factors.setdefault(name, value) != value:
+                report(LeftOut(f"table, row {row.number}", f"{name} of {model} is {value}, and {factors[name]} in another row"))
+    columns: dict[str, float | str | None] = {name: value for row in shared for name, value in row.columns.items()}
+    checkpoints = []
+    for found, checkpoint, _ in kept:
+        own = [row for row in rows_of[found] if row not in shared]
+        about = [*shared, *own] if found is kept[-1][0] else own
+        results: dict[str, float | None] = dict.fromkeys(RESULTS)
+        results |= {name: value for row in about for name, value in row.results.items()}
+        told = {name: value for row in own for name, value in row.columns.items()}
+        checkpoints.append(replace(checkpoint, results=with_gaps(results), columns=told))
+    root, parent = lineage
+    return AdoptedModel(model, root, parent, kept[-1][2], checkpoints, factors, columns, diverged)
+
+
+def _some(rows: Sequence[LeftOut]) -> str:
+    shown = "; ".join(f"{row.file} ({row.reason})" for row in rows[:3])
+    return shown + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

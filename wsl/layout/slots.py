@@ -103,6 +103,8 @@ class Slot:
 
     def pieces(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Returns views of the parts of a stacked tensor (K, *shape) of the checkpoint, as the table has them."""
+        if not self.shape:
+            return (tensor,)
         return self.turn(tensor).split([part.size for part in self.parts], dim=1)
 
     def start(self, part: int) -> int:
@@ -120,7 +122,8 @@ class Rule(NamedTuple):
     """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into.
 
     `form` of a norm says which it is: "layer" removes the mean, "rms" does not, "unknown" may do either. A mean over the features
-    of normed queries and keys has its norm as target; the targets of other means are empty.
+    of normed queries and keys has its norm as target; the targets of other means are empty. The source of a positive factor is an
+    axis, its targets are the tensors that write it; the form of a batch norm is its epsilon, empty where that is not known.
     """
 
     verb: str

@@ -140,7 +140,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "ResNet": partial(resnet, BasicBlock, (2, 1, 1, 2)),
     "ResNet without a shortcut": partial(resnet, BasicBlock, (2, 1, 1, 1), channels=(64, 8, 12, 8)),
     "ResNet of bottlenecks": partial(resnet, Bottleneck, (1, 2, 1, 1), stem_type="deep", stem_width=4, avg_down=True),
-    "ResNet of GELU": partial(resnet, BasicBlock, (1, 2, 1, 1), act_layer="gelu"),
+    "ResNet of GELU": partial(resnet, BasicBlock, (2, 2, 1, 1), act_layer="gelu"),
     "Hugging Face ResNet": partial(huggingface, "ResNetConfig", "ResNetForImageClassification", **_RESNET),
     "GPT-2 classifier": partial(huggingface, "GPT2Config", "GPT2ForSequenceClassification", **_GPT),
 }

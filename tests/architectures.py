@@ -64,6 +64,64 @@ def resnet(block: Any, layers: tuple[int, ...], channels: tuple[int, ...] = (8, 
     return ResNet(block, layers, **sizes, **settings)
 
 
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.n_attention_heads = heads
+        for name in ("queries", "keys", "values", "out_projection"):
+            self.add_module(name, nn.Linear(width, width, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.get_submodule(name)(x).unflatten(-1, (self.n_attention_heads, -1)).transpose(1, 2) for name in _QKV)
+        mixed = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+        return self.get_submodule("out_projection")(mixed.transpose(1, 2).flatten(2))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.attention = _Attention(width, heads)
+        self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(self.norm1(x))
+        return self.fc2(self.fc1(self.norm2(x)).relu())
+
+
+class _Embedding(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 4, stride=4)
+        self.pos_embedding = nn.Parameter(torch.randn(4, width), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv1(x).flatten(2).mT + self.pos_embedding
+
+
+class SmallTransformer(nn.Module):
+    """The Vision Transformer of Transformer-NFN, which has no residual connections."""
+
+    def __init__(self, width: int = 16, heads: int = 2, depth: int = 2):
+        super().__init__()
+        self.embedding = _Embedding(width)
+        self.encoder = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.classifier = nn.Module()
+        self.classifier.fc1, self.classifier.fc2 = nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embedding(x)
+        for block in self.encoder:
+            x = block(x)
+        x = self.get_submodule("classifier.fc1")(self.norm(x).mean(1))
+        return self.get_submodule("classifier.fc2")(x.relu())
+
+
+_QKV = ("queries", "keys", "values")
+SmallTransformer.__module__, SmallTransformer.__name__ = "model", "VisionTransformer"
+
+
 def images(model: nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     channels = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
@@ -131,6 +189,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "BERT": partial(huggingface, "BertConfig", "BertForSequenceClassification", max_position_embeddings=9, **_BERT),
     "BERT of tokens": partial(huggingface, "BertConfig", "BertForTokenClassification", max_position_embeddings=9, **_BERT),
     "GPT-2": partial(huggingface, "GPT2Config", "GPT2LMHeadModel", **_GPT),
+    "small transformer without residual": partial(SmallTransformer, heads=4),
     "CNN": partial(plain_cnn, nn.ReLU),
     "CNN of tanh": partial(plain_cnn, nn.Tanh),
     "CNN of global pooling": partial(plain_cnn, nn.LeakyReLU, flatten=False),

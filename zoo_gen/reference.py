@@ -60,7 +60,8 @@ class Reference:
     def sealed(self) -> "Reference":
         """Returns the reference with the hash and stamps of its files as they are now. Raises `InputError` if one is missing."""
         files = files_of(self.path, base=self.base)
-        return dataclasses.replace(self, sha256=sha256_of_files(files), stamps=_stamps(files))
+        stamps = _stamps(files)
+        return dataclasses.replace(self, sha256=_hashed(tuple(files), stamps), stamps=stamps)
 
     def tensors(self) -> dict[str, Tensor]:
         """Reads the weights, whether or not they are the ones that were adopted. Raises `InputError` if they are no weights."""

@@ -24,7 +24,8 @@ LIGHTNING = ("model.",)
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 _BUFFER = re.compile(
-    r"(.+\.)?(h\.\d+\.attn\.(bias|masked_bias)|embeddings\.position_ids|attn\.relative_position_index|blocks\.\d+\.attn_mask)"
+    r"(.+\.)?(h\.\d+\.attn\.(bias|masked_bias)|embeddings\.position_ids|attn\.relative_position_index|blocks\.\d+\.attn_mask"
+    r"|num_batches_tracked)"
 )
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -76,7 +77,7 @@ def _today(name: str) -> str:
 
 
 def _is_buffer(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a mask or an index that a model computes by itself. Masks share their name with biases."""
+    """Whether a tensor is a mask, an index or a counter that a model makes by itself. Masks share their name with biases."""
     return (bool(_BUFFER.fullmatch(name)) and tensor.dim() != 1) or name.endswith(".masked_bias")
 
 

@@ -120,7 +120,7 @@ def _table(
         if short:
             conv, norm = (f"{at}.{name}" for name in short)
             yield from _pair(conv, norm, "fc2", stream, entering, f"{stage}.short")
-            streams[stream] = _writers(*(f"{first}.{name}" for name in short), shapes)
+            streams[stream] = _writers(f"{first}.{short[0]}", f"{first}.{short[1]}", shapes)
         convs = [i for i in range(naming.first, naming.first + 9) if f"{first}.{naming.inner[0].format(i=i)}.weight" in shapes]
         for i in convs:
             conv, norm = (f"{at}.{name.format(i=i)}" for name in naming.inner)
@@ -134,7 +134,7 @@ def _table(
             yield from _pair(conv, norm, "fc2" if last else "fc1", axis, before, kernel)
             if last:
                 for b in blocks:
-                    streams[stream] += _writers(*(name.replace("{b}", str(b)) for name in (conv, norm)), shapes)
+                    streams[stream] += _writers(conv.replace("{b}", str(b)), norm.replace("{b}", str(b)), shapes)
                 if short:
                     yield f"sum {at}.{short[1]}.bias -> {norm}.bias"
             else:

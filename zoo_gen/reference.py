@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo_gen.errors import InputError
 from zoo_gen.files import sha256_of, write_json
 from zoo_gen.formats.checkpoint import files_of, read_checkpoint
+from zoo_gen.formats.matrix_row import is_row
 from zoo_gen.formats.transformers_vit import to_timm
 from zoo_gen.index import expect
 from zoo_gen.reader import read_json
@@ -61,7 +62,8 @@ class Reference:
         """Returns the reference with the hash and stamps of its files as they are now. Raises `InputError` if one is missing."""
         files = files_of(self.path, base=self.base)
         stamps = _stamps(files)
-        return dataclasses.replace(self, sha256=_hashed(tuple(files), stamps), stamps=stamps)
+        shared = is_row(self.path)  # a matrix of many checkpoints is hashed once in a process
+        return dataclasses.replace(self, sha256=_hashed(tuple(files), stamps) if shared else sha256_of_files(files), stamps=stamps)
 
     def tensors(self) -> dict[str, Tensor]:
         """Reads the weights, whether or not they are the ones that were adopted. Raises `InputError` if they are no weights."""

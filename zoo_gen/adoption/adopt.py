@@ -70,7 +70,7 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     left_out: list[LeftOut] = []
     report = left_out.append
     reader = reader_of(folder, wanted.kind)
-    field = FieldZoo((), {}) if reader is None else reader.read(folder, report)
+    field = FieldZoo((), {}) if reader is None else reader.read(folder, report, track)
     there = list(scan(folder, but=wanted.path)) if reader is None else field.found
     left_out += [one for one in there if isinstance(one, LeftOut)]
     found = [one for one in there if isinstance(one, Found)]
@@ -103,7 +103,9 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     if card is not None:
         models = measured(models, card, report, track)
     told = [{"file": row.file, "reason": row.reason} for row in left_out]
-    return write_adopted(wanted.path, wanted.path.resolve().name, models, copy=wanted.copy, images=card, left_out=told), left_out
+    return write_adopted(
+        wanted.path, wanted.path.resolve().name, models, copy=wanted.copy, images=card, left_out=told, track=track
+    ), left_out
 
 
 def _with_heads(one: Read, heads: int | None) -> Read:

@@ -15,6 +15,8 @@ from zoo_gen.errors import InputError
 from zoo_gen.index import ALL_FACTORS, RESULTS, is_own
 
 Report = Callable[[LeftOut], None]
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Yields a sequence, and shows how far it is."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Reader(Protocol):
         """Whether a folder is a zoo of this kind, from names alone."""
         ...
 
-    def read(self, folder: Path, report: Report) -> FieldZoo:
-        """Reads a zoo. Raises `InputError` if nothing in it can be read."""
+    def read(self, folder: Path, report: Report, track: Track) -> FieldZoo:
+        """Reads what a maker wrote, and no weights. Raises `InputError` if nothing in it can be read."""
         ...
 
 

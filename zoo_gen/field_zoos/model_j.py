@@ -13,7 +13,7 @@ from typing import Any
 from zoo_gen.adoption.scan import Found, LeftOut, scan
 from zoo_gen.adoption.table import Row
 from zoo_gen.errors import InputError
-from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, row_of
+from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, row_of
 from zoo_gen.reader import metadata_of, shortened
 
 NEEDS = "no model.safetensors in it has dataset_chosen_targets in its header"
@@ -34,11 +34,11 @@ def is_one(folder: Path) -> bool:
     return False
 
 
-def read(folder: Path, report: Report) -> FieldZoo:
+def read(folder: Path, report: Report, track: Track) -> FieldZoo:
     """Reads the models of a folder. Raises `InputError` if they have more classes than a zoo has columns."""
     found: list[Found] = []
     told: dict[Path, tuple[dict[str, Any], list[str]]] = {}
-    for one in scan(folder, but=folder / "."):
+    for one in track(list(scan(folder, but=folder / ".")), "headers"):
         if isinstance(one, LeftOut):
             report(one)
             continue

@@ -16,7 +16,7 @@ from typing import Any
 from zoo_gen.adoption.scan import TRAINER, Found, LeftOut, model_id
 from zoo_gen.adoption.table import Row
 from zoo_gen.errors import InputError
-from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, counted_from_one, row_of
+from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, counted_from_one, row_of
 from zoo_gen.formats.checkpoint import SUFFIXES
 from zoo_gen.reader import read_json, read_text
 
@@ -58,12 +58,12 @@ def _trials(folder: Path) -> Iterator[Path]:
             yield Path(at)
 
 
-def read(folder: Path, report: Report) -> FieldZoo:
+def read(folder: Path, report: Report, track: Track) -> FieldZoo:
     """Reads the trials of a folder. Raises `InputError` if none has a checkpoint."""
     found: list[Found] = []
     rows: dict[Path, list[Row]] = {}
     models: set[str] = set()
-    for trial in _trials(folder):
+    for trial in track(list(_trials(folder)), "trials"):
         name = trial.relative_to(folder).as_posix()
         lines = _lines(trial / "result.json", f"{name}/result.json", report)
         params = _params(trial, name, lines, report)

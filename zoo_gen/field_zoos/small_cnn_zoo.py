@@ -16,7 +16,7 @@ import pandas as pd
 from zoo_gen.adoption.scan import Found
 from zoo_gen.adoption.table import Row
 from zoo_gen.errors import InputError
-from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, counted_from_one, row_of
+from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, counted_from_one, row_of
 from zoo_gen.formats.matrix_row import LAYOUT, WEIGHTS, matrix_of
 
 NEEDS = f"no folder in it has {WEIGHTS}, {LAYOUT} and metrics.csv.gz"
@@ -39,7 +39,7 @@ def _parts(folder: Path) -> Iterator[Path]:
             yield Path(at)
 
 
-def read(folder: Path, report: Report) -> FieldZoo:
+def read(folder: Path, report: Report, track: Track) -> FieldZoo:
     """Reads the parts of a zoo. Raises `InputError` if one of them is damaged."""
     found: list[Found] = []
     rows: dict[Path, list[Row]] = {}
@@ -53,7 +53,7 @@ def read(folder: Path, report: Report) -> FieldZoo:
         of_models: dict[str, Row] = {}
         settings = [name for name in table.columns if name.startswith("config.")]
         own = [name for name in table.columns if name not in (*settings, "modeldir") and not name.startswith("Unnamed")]
-        for number, line in enumerate(table.to_dict("records")):
+        for number, line in enumerate(track(table.to_dict("records"), "metrics")):
             place, model = part / WEIGHTS / str(number), models[line["modeldir"]]
             name = place.relative_to(folder).as_posix()
             found.append(Found(place, name, model, int(line["step"]), None, "", part))

@@ -15,7 +15,7 @@ import pandas as pd
 from zoo_gen.adoption.scan import Found, LeftOut, model_id
 from zoo_gen.adoption.table import Row
 from zoo_gen.errors import InputError
-from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, row_of
+from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, row_of
 from zoo_gen.reader import read_text
 
 NEEDS = "it has no metadata/<name>.csv beside a folder <name> of files <run>_<epoch>_<accuracy>.pt"
@@ -36,14 +36,14 @@ def _tables(folder: Path) -> list[Path]:
     return [table for table in there if any(_FILE.fullmatch(place.name) for place in (folder / table.stem).glob("*.pt"))]
 
 
-def read(folder: Path, report: Report) -> FieldZoo:
+def read(folder: Path, report: Report, track: Track) -> FieldZoo:
     """Reads the files of a zoo and its tables. Raises `InputError` if a table cannot be read."""
     found: list[Found] = []
     rows: dict[Path, list[Row]] = {}
     heads: dict[Path, int] = {}
     for table in _tables(folder):
         told = _told(table)
-        for place in sorted((folder / table.stem).glob("*.pt")):
+        for place in track(sorted((folder / table.stem).glob("*.pt")), "names"):
             name = place.relative_to(folder).as_posix()
             match = _FILE.fullmatch(place.name)
             if match is None:

@@ -136,7 +136,7 @@ def missed(name: str, every: int) -> list[str]:
     expected = outputs(model, weights, inputs)
     found = list(mistakes(layout))
     drops = [pair for pair in found if "wrong" not in pair[0].partition("->")[2]]
-    assert bool(drops) == bool(layout.owners)
+    assert bool(drops) == any(not feature.startswith("sign.") for feature in layout.owners)  # a sign is its own dual
     kept = []
     for what, wrong in {*drops[::every], *found[::every]}:
         element = sample(

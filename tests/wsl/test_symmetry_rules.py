@@ -242,6 +242,12 @@ LAWS = {
     "a positive factor of a channel before ReLU": Law(
         MODELS["CNN"], channel(1, 3, ["0.weight", "0.bias"], ["3.weight"]), channel(1, -3, ["0.weight", "0.bias"], ["3.weight"])
     ),
+    "a sign of a channel before tanh and a flatten": Law(MODELS["CNN of tanh"], through_flatten(-1, 4), through_flatten(-1, 3)),
+    "a sign of a channel before a maximum is none": Law(
+        MODELS["CNN of tanh"],
+        channel(1, -1, ["6.weight", "6.bias"], ["9.weight"]),
+        channel(1, -1, ["0.weight", "0.bias"], ["3.weight"]),
+    ),
     "a factor of a neuron needs its bias": Law(
         MODELS["CNN"], channel(1, 3, ["6.weight", "6.bias"], ["9.weight"]), channel(1, 3, ["6.weight"], ["9.weight"])
     ),

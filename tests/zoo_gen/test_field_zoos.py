@@ -98,6 +98,14 @@ def test_trials_without_results_or_weights_are_said(tmp_path: Path) -> None:
     assert f"{third.name}/checkpoint_000002/checkpoints" in told
 
 
+def test_weights_that_lie_beside_the_trials_are_said(tmp_path: Path) -> None:
+    folder = write_ray_tune(tmp_path / "hsg")
+    torch.save(HsgCnn(dropout=0).state_dict(), folder / "mine.pt")
+    zoo = adopted(folder)
+    assert len(zoo) == 9
+    assert "no part of a zoo of this kind" in reasons(zoo)["mine.pt"]
+
+
 def test_the_small_cnn_zoo_is_read_in_the_order_of_pytorch(tmp_path: Path) -> None:
     matrix = write_small_cnn_zoo(tmp_path / "fields" / "mnist")
     zoo = adopted(tmp_path / "fields")

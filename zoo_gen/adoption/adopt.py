@@ -1,6 +1,6 @@
 """Adopting a folder: files are read, matched with the table and written as a zoo; what cannot be read is a row of a report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,10 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     there = list(scan(folder, but=wanted.path)) if reader is None else field.found
     left_out += [one for one in there if isinstance(one, LeftOut)]
     found = [one for one in there if isinstance(one, Found)]
-    found = with_own_names(found) if reader is None else found
+    if reader is None:
+        found = with_own_names(found)
+    else:
+        left_out += _beside(field, scan(folder, but=wanted.path), {row.file for row in left_out})
     root = None if wanted.root is None else _root(wanted.root, found, folder)
     found += [root] if root is not None and root not in found else []
     rows = [] if wanted.metrics is None else _rows(wanted.metrics, Names(found), report)
@@ -106,6 +109,16 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     return write_adopted(
         wanted.path, wanted.path.resolve().name, models, copy=wanted.copy, images=card, left_out=told, track=track
     ), left_out
+
+
+def _beside(field: FieldZoo, there: Iterable[Found | LeftOut], said: set[str]) -> list[LeftOut]:
+    """Returns rows for the weights in a folder that are no part of the zoo of the field that it is read as."""
+    covered = {one.path for one in field.found}
+    others = [one for one in there if isinstance(one, Found) and one.path not in covered and one.name not in said]
+    return [
+        LeftOut(one.name, "it is no part of a zoo of this kind; kind=files reads the folder as models of your own")
+        for one in others
+    ]
 
 
 def _with_heads(one: Read, heads: int | None) -> Read:

@@ -9,18 +9,20 @@ The order of modules tells more, and a state dict does not tell it:
 
 - a batch norm directly behind a layer hides scale and shift of the layer; one whose outputs only a linear layer reads passes its
   scale and shift into that one;
-- where nothing but ReLU, LeakyReLU and pooling stands between two layers, each channel has a positive factor.
+- where nothing but ReLU, LeakyReLU and pooling stands between two layers, each channel has a positive factor;
+- where nothing but tanh and averages does, it has a sign.
 
 The next layer may be a convolution with padding, which sees where the image ends: no shift passes into convolutions.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 _LINEAR = ("torch.AvgPool2d", "torch.AdaptiveAvgPool2d", "torch.Flatten", "torch.Identity", "torch.Dropout", "torch.Dropout2d")
 _HOMOGENEOUS = (*_LINEAR, "torch.ReLU", "torch.LeakyReLU", "torch.MaxPool2d", "torch.AdaptiveMaxPool2d")
+_ODD = (*_LINEAR, "torch.Tanh")
 _NORMS = ("torch.BatchNorm1d", "torch.BatchNorm2d")
 _LAYERS = ("torch.Conv2d", "torch.Linear")
 _CURVED = ("ReLU6", "GELU", "SiLU", "ELU", "CELU", "SELU", "Tanh", "Sigmoid", "Hardswish", "Hardtanh", "Softplus", "Mish")
@@ -85,10 +87,15 @@ def tables(shapes: Mapping[str, tuple[int, ...]], modules: Sequence[tuple[str, s
     layers = [one for one in chain if not one.is_norm]
     if not layers or chain[0].is_norm or any(len(a.shape) < len(b.shape) for a, b in pairwise(layers)):
         return ()
-    return ("\n".join([*_rows(chain, layers), *_rules(chain, modules)]),)
+    names = [name for name, _ in modules]
+    if not {one.name for one in chain} <= set(names):
+        return ("\n".join(_rows(chain, layers, set())),)
+    between = [modules[names.index(a.name) + 1 : names.index(b.name)] for a, b in pairwise(layers)]
+    signed = {one.name for one, kinds in zip(layers, between, strict=False) if {kind for _, kind in kinds} <= set(_ODD)}
+    return ("\n".join([*_rows(chain, layers, signed), *_rules(chain, layers, between)]),)
 
 
-def _rows(chain: Sequence[_Module], layers: Sequence[_Module]) -> list[str]:
+def _rows(chain: Sequence[_Module], layers: Sequence[_Module], signed: Collection[str]) -> list[str]:
     rows = []
     before: _Module | None = None
     for one in chain:
@@ -100,7 +107,7 @@ def _rows(chain: Sequence[_Module], layers: Sequence[_Module]) -> list[str]:
             rows.append(f"{name}.num_batches_tracked  vectors:")
             continue
         last = one is layers[-1]
-        one.axis = "class" if last else f"mlp.{one.name}"
+        one.axis = "class" if last else f"(mlp.{one.name} sign.{one.name})" if one.name in signed else f"mlp.{one.name}"
         inputs = "channel" if before is None else _read(one.shape[1], before)
         kernel = f"row.{one.name} column.{one.name}" if len(one.shape) == 4 else ""
         role = "head" if last else "patch" if before is None and kernel else "fc1"
@@ -113,28 +120,23 @@ def _rows(chain: Sequence[_Module], layers: Sequence[_Module]) -> list[str]:
 def _read(size: int, before: _Module) -> str:
     """Returns the axes of inputs: the channels of the layer before, or these and their places behind a flatten."""
     channels = before.shape[0]
-    return before.axis if size == channels or size % channels else f"({before.axis} place.{before.name})"
+    return before.axis if size == channels or size % channels else f"({before.axis.strip('()')} place.{before.name})"
 
 
-def _rules(chain: Sequence[_Module], modules: Sequence[tuple[str, str]]) -> list[str]:
-    rules, names = [], [name for name, _ in modules]
-    layers = [i for i, one in enumerate(chain) if not one.is_norm]
-    if not all(one.name in names for one in chain):
-        return []
-    for i, j in pairwise(layers):
-        layer, following = chain[i], chain[j]
-        between = modules[names.index(layer.name) + 1 : names.index(following.name)]
-        writers = [f"{layer.name}.weight", f"{layer.name}.bias"]
-        if between and between[0][1] in _NORMS and {"weight", "bias", "running_var"} <= chain[i + 1].shapes.keys():
-            norm, *between = between
-            rules.append(f"batch {norm[0]} -> {layer.name}")
-            writers = [f"{layer.name}.weight", f"{norm[0]}.bias"]
+def _rules(chain: Sequence[_Module], layers: Sequence[_Module], gaps: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
+    """Returns the rules that the modules between each two layers allow."""
+    rules, by_name = [], {one.name: one for one in chain}
+    for (layer, following), gap in zip(pairwise(layers), gaps, strict=True):
+        between, writers = list(gap), [f"{layer.name}.weight", f"{layer.name}.bias"]
+        if between and between[0][1] in _NORMS and {"weight", "bias", "running_var"} <= by_name[between[0][0]].shapes.keys():
+            norm, _ = between.pop(0)
+            rules.append(f"batch {norm} -> {layer.name}")
+            writers = [f"{layer.name}.weight", f"{norm}.bias"]
         if {kind for _, kind in between} <= set(_HOMOGENEOUS):
-            rules.append(f"positive {layer.axis} -> {' '.join(writers)}")
+            rules.append(f"positive {layer.axis.strip('()').split()[0]} -> {' '.join(writers)}")
         norms = [n for n, (_, kind) in enumerate(between) if kind in _NORMS]
         if norms and {kind for _, kind in between[norms[-1] + 1 :]} <= set(_LINEAR):
-            name = between[norms[-1]][0]
-            read = following.shape[1:] == next(one.shape for one in chain if one.name == name)
-            if read and {"weight", "bias"} <= following.shapes.keys():
-                rules.append(f"norm {name} -> {following.name}")
+            norm = between[norms[-1]][0]
+            if following.shape[1:] == by_name[norm].shape and {"weight", "bias"} <= following.shapes.keys():
+                rules.append(f"norm {norm} -> {following.name}")
     return rules

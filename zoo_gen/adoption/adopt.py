@@ -92,7 +92,7 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
         matched[path] = [*told, *matched.get(path, ())]
     root = root if root is None else next(one for one in found if one.path == root.path)
     names = Names(found)
-    options = {"prefix": wanted.prefix, "leave_out": tuple(wanted.leave_out)}
+    options = {"prefix": wanted.prefix, "leave_out": tuple(wanted.leave_out), "names": field.names}
     read: list[Read] = []
     for one in track(found, "reading"):
         try:

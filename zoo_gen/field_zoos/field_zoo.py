@@ -27,11 +27,13 @@ class FieldZoo:
         found: the places of weights, with model and epoch. Epochs count from 1; the maker's own number is a column.
         rows: factors, results and columns of each place; a row that all places of a model have is of the model.
         heads: number of attention heads, by place, where the maker wrote it.
+        names: how names of tensors are read (`zoo_gen.reference.Reference`); None for as they are.
     """
 
     found: Sequence[Found]
     rows: Mapping[Path, list[Row]]
     heads: Mapping[Path, int] = field(default_factory=dict)
+    names: str | None = None
 
 
 class Reader(Protocol):

@@ -3,7 +3,7 @@
 A folder per trial holds `params.json`, `result.json` with one JSON object a line, and `checkpoint_<number>` folders, each with a
 file `checkpoints` of `torch.save`. The number is written plainly or with leading zeros. A trial tests its model before it trains
 in some zoos, so that a line is that of an epoch, or of the epoch before: `training_iteration` in the line tells, and nothing else.
-Indices of layers depend on dropout (`module_list.3` or `module_list.4`), which the table of plain CNNs reads as they are.
+Dropout shifts the indices of layers (`module_list.3` or `module_list.4`), so layers are counted: `layers.1` for both.
 """
 
 import json
@@ -83,7 +83,7 @@ def read(folder: Path, report: Report, track: Track) -> FieldZoo:
             rows[place] = [of_model, row_of(at, told | {"training_iteration": number}, NAMES, report)]
     if not found:
         raise InputError(f"no trial in {folder} has a checkpoint that can be read; see the folders checkpoint_*")
-    return FieldZoo(counted_from_one(found, any(one.epoch == 0 for one in found)), rows)
+    return FieldZoo(counted_from_one(found, any(one.epoch == 0 for one in found)), rows, names="counted")
 
 
 def _params(trial: Path, name: str, lines: dict[int, dict[str, Any]], report: Report) -> dict[str, Any]:

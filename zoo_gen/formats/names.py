@@ -81,6 +81,21 @@ def _is_buffer(name: str, tensor: Tensor) -> bool:
     return (bool(_BUFFER.fullmatch(name)) and tensor.dim() != 1) or name.endswith(".masked_bias")
 
 
+def counted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of a list of modules, `module_list.4.weight`, by the count of its layers alone: `layers.1.weight`.
+
+    Indices in a list depend on modules without weights, as dropout. Weights with other names are returned as they are.
+
+    >>> list(counted({"module_list.0.weight": Tensor(), "module_list.4.bias": Tensor()}))
+    ['layers.0.weight', 'layers.1.bias']
+    """
+    found = {name: re.fullmatch(r"module_list\.([0-9]{1,6})\.(\w+)", name) for name in weights}
+    numbers = sorted({int(match[1]) for match in found.values() if match})
+    if not all(found.values()):
+        return dict(weights)
+    return {f"layers.{numbers.index(int(match[1]))}.{match[2]}": weights[name] for name, match in found.items() if match}
+
+
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Returns the tensors below a prefix (`backbone` or `backbone.`), without it. Raises `InputError` where there is none."""
     start = f"{prefix.removesuffix('.')}."

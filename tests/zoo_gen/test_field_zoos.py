@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.architectures import MODELS
 from tests.commands import call, refused
 from tests.field_zoos import (
     EPOCHS,
@@ -235,6 +236,18 @@ def test_labels_of_model_j_are_parsed_from_the_header(tmp_path: Path) -> None:
     assert sorted(frame["trained on cup's"]) == ["no", "no", "yes", "yes"]
     assert set(frame["augmented"]) == {"True"}
     assert len(frame["model"].unique()) == 4
+
+
+def test_vits_of_model_j_are_read_by_the_names_of_timm(tmp_path: Path) -> None:
+    model = MODELS["Hugging Face ViT"]()
+    folder = write_model_j(tmp_path / "models", model.state_dict())
+    for place in folder.rglob("model.safetensors"):
+        place.with_name("config.json").write_text(model.config.to_json_string())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    zoo = adopted(folder)
+    assert len(zoo) == 4
+    assert all("blocks.0.attn.qkv.weight" in one.state_dict() for one in zoo)
+    assert zoo[0].architecture["architecture"] is not None
+    assert "trained on bear" in zoo.frame
 
 
 def test_a_header_that_is_no_list_is_said_and_never_evaluated(tmp_path: Path) -> None:

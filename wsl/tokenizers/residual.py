@@ -24,7 +24,7 @@ class Residual(EndToEnd):
         """
         first = slot.parts[p].size
         rest = math.prod(slot.shape[1:])
-        writes = any(axis.kind == "resid" for axis in slot.parts[p].axes[0])
+        writes = any(axis.kind == "resid" for dim in slot.parts[p].axes[:1] for axis in dim)
         if writes and rest > 1:
             return (rest, first), (1, rest)
         last = slot.shape[-1] if len(slot.shape) > 1 else first

@@ -71,7 +71,7 @@ def _plan(layout: Layout, dtypes: tuple[torch.dtype, ...], differences: tuple[bo
 def _rows(slot: Slot, p: int) -> tuple[int, int]:
     """Returns rows and columns of a part of a tensor: a row per output channel or position, one for a vector."""
     n = slot.parts[p].size
-    if len(slot.shape) == 1:
+    if len(slot.shape) <= 1:
         return 1, n
     if slot.parts[0].axes[0][0].name == "1":  # tokens and position embeddings: (1, positions, width)
         return math.prod(slot.shape[:-1]), slot.shape[-1]

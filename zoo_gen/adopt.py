@@ -2,8 +2,9 @@
 
 Weights stay where they are: the zoo holds small files that name their place, unless copy=true. Read are folders of timm and
 transformers, safetensors and files of torch.save, LoRA adapters with their base, and the cache of the Hugging Face hub. Folders
-may be nested. Roots come from the table (columns `root`, `parent`), from `base_model` of model cards, or from root=. What cannot be
-read is a row of the report, which is printed, and in left_out.json of the zoo.
+may be nested. Zoos that others have published are read as their makers wrote them (`zoo_gen.field_zoos`). Roots come from the table
+(columns `root`, `parent`), from `base_model` of model cards, or from root=. What cannot be read is a row of the report, which is
+printed, and in left_out.json of the zoo.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,7 @@ class AdoptConfig:
     """Everything the command takes."""
 
     folder: str = MISSING
+    kind: str | None = MISSING
     path: str = MISSING
     root: str | None = MISSING
     metrics: str | None = MISSING
@@ -49,6 +51,7 @@ def main(config: AdoptConfig) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     wanted = Adoption(
         folder=Path(config.folder),
+        kind=config.kind,
         path=zoo_folder(config.path),
         root=config.root,
         metrics=None if config.metrics is None else Path(config.metrics),

@@ -179,6 +179,13 @@ def tensors_in(path: Path, *, advice: str = WEIGHTS_ADVICE) -> dict[str, StoredT
         return found
 
 
+def metadata_of(path: Path, *, advice: str = "fetch it again") -> dict[str, str]:
+    """Returns the texts that the header of a safetensors file has beside its tensors. Raises `InputError` as `read_weights`."""
+    with _weights_read(path, advice):
+        found = json.loads(_header(path, advice)).get("__metadata__") or {}
+        return {str(name): text for name, text in found.items() if isinstance(text, str)}
+
+
 @contextmanager
 def _weights_read(path: Path, advice: str) -> Iterator[None]:
     """Turns what can go wrong with a safetensors file into one `InputError`."""

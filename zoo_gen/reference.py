@@ -19,12 +19,14 @@ from torch import Tensor
 from zoo_gen.errors import InputError
 from zoo_gen.files import sha256_of, write_json
 from zoo_gen.formats.checkpoint import files_of, read_checkpoint
+from zoo_gen.formats.matrix_row import is_row
+from zoo_gen.formats.names import counted
 from zoo_gen.formats.transformers_vit import to_timm
 from zoo_gen.index import expect
 from zoo_gen.reader import read_json
 
 SUFFIX = ".reference.json"
-NAMES = (None, "timm")
+NAMES = (None, "timm", "counted")
 _KINDS = {
     "path": (str,),
     **dict.fromkeys(("base", "prefix", "names"), (str, type(None))),
@@ -44,7 +46,8 @@ class Reference:
         base: what an adapter is merged into; None for anything else.
         prefix: of the names that are read; None for all.
         leave_out: patterns of names of tensors that are no weights of the model.
-        names: `timm` for a ViT of transformers that is read by timm's names; None for names as they are.
+        names: `timm` for a ViT of transformers that is read by timm's names, `counted` for layers in the order of a list
+            (`zoo_gen.formats.names.counted`); None for names as they are.
         sha256: of the file, or of the hashes of all files there are (`sha256_of_files`).
         stamps: size in bytes, and time of the last change in nanoseconds, of each file.
     """
@@ -60,12 +63,14 @@ class Reference:
     def sealed(self) -> "Reference":
         """Returns the reference with the hash and stamps of its files as they are now. Raises `InputError` if one is missing."""
         files = files_of(self.path, base=self.base)
-        return dataclasses.replace(self, sha256=sha256_of_files(files), stamps=_stamps(files))
+        stamps = _stamps(files)
+        shared = is_row(self.path)  # a matrix of many checkpoints is hashed once in a process
+        return dataclasses.replace(self, sha256=_hashed(tuple(files), stamps) if shared else sha256_of_files(files), stamps=stamps)
 
     def tensors(self) -> dict[str, Tensor]:
         """Reads the weights, whether or not they are the ones that were adopted. Raises `InputError` if they are no weights."""
         found = read_checkpoint(self.path, base=self.base, prefix=self.prefix, leave_out=self.leave_out)
-        return to_timm(found) if self.names == "timm" else found
+        return to_timm(found) if self.names == "timm" else counted(found) if self.names == "counted" else found
 
     def check(self) -> None:
         """Raises `InputError` if the files are missing or others than those that were adopted."""

@@ -29,7 +29,7 @@ COMPACT = (*PERMUTED, *MAPPED)
 
 
 def norm(weights: dict[str, Tensor]) -> Tensor:
-    return sum((tensor.flatten(1).square().sum(1) for tensor in weights.values()), torch.zeros(())).sqrt()
+    return sum((tensor.reshape(len(tensor), -1).square().sum(1) for tensor in weights.values()), torch.zeros(())).sqrt()
 
 
 def minus(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:

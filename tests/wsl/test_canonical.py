@@ -15,7 +15,10 @@ from zoo_gen.errors import InputError
 
 
 def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    square = [torch.stack([w[name].flatten(1).square().sum(1) for name in b]).sum(0) for w in ({n: a[n] - b[n] for n in b}, b)]
+    square = [
+        torch.stack([w[name].reshape(len(w[name]), -1).square().sum(1) for name in b]).sum(0)
+        for w in ({n: a[n] - b[n] for n in b}, b)
+    ]
     return (square[0] / square[1]).sqrt().max().item()
 
 

@@ -19,6 +19,7 @@ from zoo_gen.errors import InputError
 Moments = Mapping[str, list[list[Tensor]]]
 COMPACT = (*PERMUTED, *MAPPED, "rotation")
 MODELS_WITH_OUTPUTS = [name for name in MODELS if name != "no head"]
+CONVOLUTIONS = ("cnn", "resnet")
 
 
 def prepared(name: str) -> tuple[dict[str, Tensor], Layout, list[Slot], nn.Module, Tensor]:
@@ -78,14 +79,14 @@ def test_moments_turn_with_permutations_and_orthogonal_maps_of_the_weights(name:
     weights, layout, slots, model, inputs = prepared(name)
     before = measured(weights, slots, model, inputs)
     turning = {move: maps for move in COMPACT if (maps := elements(layout, (move,), "orthogonal"))}
-    assert {"resid", "head", "vo"} <= turning.keys()
+    assert turning.keys() >= ({"mlp"} if layout.family in CONVOLUTIONS else {"resid", "head", "vo"})
     for move, maps in turning.items():
         after = measured(transform(weights, maps, layout), slots, model, inputs)
         assert apart(after, turned(before, slots, maps, layout)) < 1e-9, move
         assert apart(after, before) > 1e-4, move
 
 
-@pytest.mark.parametrize("name", MODELS_WITH_OUTPUTS)
+@pytest.mark.parametrize("name", [name for name in MODELS_WITH_OUTPUTS if not {"CNN", "ResNet"} & set(name.split())])
 def test_moments_turn_with_no_map_that_changes_distances(name: str) -> None:
     weights, layout, slots, model, inputs = prepared(name)
     maps = elements(layout, ("vo",), "general")

@@ -94,7 +94,7 @@ def test_what_no_layout_knows_is_covered_or_left_out_where_it_is_named(tmp_path:
     with pytest.raises(SystemExit):
         main([path])
     printed = capsys.readouterr().err
-    assert all(word in printed for word in ("bert, gpt2", "--opaque", "--without", "no row for adapter"))
+    assert all(word in printed for word in ("bert, cnn, gpt2", "--opaque", "--without", "no row for adapter"))
     main([path, "--opaque", "adapter.*", "--without", "adapter.count"])
     assert f"100.00% of {N + 10:,} weights" in capsys.readouterr().out
     for wrong in (["--opaque", "adapter.*"], ["--opaque", "nothing.*"], ["--without", "nothing.*"]):

@@ -125,6 +125,87 @@ def mean_of_stream(*, evenly: bool = True) -> Move:
     return move
 
 
+def channel(number: int, factor: float, writes: list[str], reads: list[str]) -> Move:
+    """A factor of one channel in all tensors that write it, which those that read it take back."""
+
+    def move(w: Weights) -> None:
+        for name in writes:
+            w[name][number] *= factor
+        for name in reads:
+            w[name][:, number] /= factor
+
+    return move
+
+
+def through_flatten(factor: float, places: int) -> Move:
+    """A factor of the last channel before a flatten; the linear layer reads it at four places."""
+
+    def move(w: Weights) -> None:
+        w["3.weight"][4] *= factor
+        w["3.bias"][4] *= factor
+        w["6.weight"][:, 20 - places :] /= factor
+
+    return move
+
+
+def batch_norm(conv: str, norm: str, *, epsilon: float = 1e-5, mean: bool = True) -> Move:
+    """Another scale and shift of a layer before a batch norm, which its running statistics take back."""
+
+    def move(w: Weights) -> None:
+        s = torch.linspace(0.5, 2, len(w[f"{norm}.weight"])).double()
+        s[::3] *= -1
+        w[f"{conv}.weight"] *= s.view(-1, 1, 1, 1)
+        w[f"{norm}.weight"] *= s.sign()
+        if f"{conv}.bias" in w:
+            w[f"{conv}.bias"].mul_(s).add_(0.7)
+            w[f"{norm}.running_mean"].mul_(s).add_(0.7 * mean)
+        elif mean:
+            w[f"{norm}.running_mean"].mul_(s)
+        w[f"{norm}.running_var"].add_(epsilon).mul_(s.square()).sub_(epsilon)
+
+    return move
+
+
+def of_shortcut(*, back: bool = True) -> Move:
+    def move(w: Weights) -> None:
+        change = torch.linspace(-1, 1, 8).double()
+        w["layer1.0.downsample.1.bias"] += change
+        w["layer1.0.bn2.bias"] -= change if back else 2 * change
+
+    return move
+
+
+def permuted_stream(*, second: bool = True) -> Move:
+    """The channels of the first stage in another order, in all blocks."""
+
+    def move(w: Weights) -> None:
+        order = torch.tensor([3, 0, 1, 2, 7, 6, 4, 5])
+        for name in (
+            "layer1.0.conv2",
+            "layer1.0.bn2",
+            "layer1.0.downsample.0",
+            "layer1.0.downsample.1",
+            "layer1.1.conv2",
+            "layer1.1.bn2",
+        ):
+            if second or "layer1.1" not in name:
+                for key in (key for key in w if key.startswith(f"{name}.") and w[key].ndim):
+                    w[key] = w[key][order].clone()
+        for name in ("layer1.1.conv1", "layer2.0.conv1", "layer2.0.downsample.0"):
+            w[f"{name}.weight"] = w[f"{name}.weight"][:, order].clone()
+
+    return move
+
+
+_READS = ["layer1.1.conv1.weight", "layer2.0.conv1.weight", "layer2.0.downsample.0.weight"]
+
+
+def stream(factor: float, *, all_blocks: bool = True) -> Move:
+    """A positive factor of a channel of a stream: of the scales and shifts of all norms that write it."""
+    norms = ("layer1.0.bn2", "layer1.0.downsample.1", "layer1.1.bn2")[: 2 + all_blocks]
+    return channel(2, factor, [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")], _READS)
+
+
 @dataclass
 class Law:
     """A model, a move that keeps its function, and one that does not."""
@@ -158,6 +239,36 @@ LAWS = {
     "registers": Law(partial(small, reg_tokens=3, no_embed_class=True), swap_registers(), swap_registers(with_class=True)),
     "biases of distilled heads": Law(MODELS["distilled"], exchange_biases(), exchange_biases(back=False)),
     "latent of attention pooling": Law(MODELS["attention pooling"], latent(), latent(back=False)),
+    "a positive factor of a channel before ReLU": Law(
+        MODELS["CNN"], channel(1, 3, ["0.weight", "0.bias"], ["3.weight"]), channel(1, -3, ["0.weight", "0.bias"], ["3.weight"])
+    ),
+    "a sign of a channel before tanh and a flatten": Law(MODELS["CNN of tanh"], through_flatten(-1, 4), through_flatten(-1, 3)),
+    "a sign of a channel before a maximum is none": Law(
+        MODELS["CNN of tanh"],
+        channel(1, -1, ["6.weight", "6.bias"], ["9.weight"]),
+        channel(1, -1, ["0.weight", "0.bias"], ["3.weight"]),
+    ),
+    "a factor of a neuron needs its bias": Law(
+        MODELS["CNN"], channel(1, 3, ["6.weight", "6.bias"], ["9.weight"]), channel(1, 3, ["6.weight"], ["9.weight"])
+    ),
+    "a factor of a channel before a flatten": Law(MODELS["CNN"], through_flatten(3, 4), through_flatten(3, 3)),
+    "a factor of a channel behind a batch norm": Law(
+        MODELS["CNN with batch norms"],
+        channel(1, 3, ["1.weight", "1.bias"], ["4.weight"]),
+        channel(1, 3, ["1.weight"], ["4.weight"]),
+    ),
+    "scale and shift of a layer before a batch norm": Law(
+        MODELS["CNN with batch norms of tanh"], batch_norm("0", "1"), batch_norm("0", "1", mean=False)
+    ),
+    "the epsilon of a batch norm counts": Law(
+        MODELS["CNN with batch norms of tanh"], batch_norm("4", "5"), batch_norm("4", "5", epsilon=0.02)
+    ),
+    "scale of a convolution of a ResNet": Law(
+        MODELS["ResNet of GELU"], batch_norm("layer2.1.conv1", "layer2.1.bn1"), batch_norm("conv1", "bn1", mean=False)
+    ),
+    "biases of a block and its shortcut": Law(MODELS["ResNet of GELU"], of_shortcut(), of_shortcut(back=False)),
+    "channels of a stream of a ResNet": Law(MODELS["ResNet"], permuted_stream(), permuted_stream(second=False)),
+    "a positive factor of a stream of a ResNet": Law(MODELS["ResNet"], stream(3), stream(3, all_blocks=False)),
     "means under layer norms without shift": Law(
         partial(small, norm_layer=partial(nn.LayerNorm, bias=False)), mean_of_stream(), mean_of_stream(evenly=False)
     ),
@@ -170,6 +281,12 @@ def made(model: Callable[[], nn.Module]) -> nn.Module:
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+        for module in built.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
     return built
 
 
@@ -177,6 +294,45 @@ def moved_by(move: Move, model: nn.Module) -> Weights:
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     move(weights)
     return stack([weights])
+
+
+@pytest.mark.parametrize(("name", "other"), [("CNN", "CNN of tanh"), ("ResNet", "ResNet of GELU")])
+def test_a_positive_factor_is_no_symmetry_of_other_activations(name: str, other: str) -> None:
+    move = channel(1, 3, ["0.weight", "0.bias"], ["3.weight"]) if "CNN" in name else stream(3)
+    for one, still in ((name, True), (other, False)):
+        model = made(MODELS[one])
+        weights, copy = stack([model.state_dict()]), moved_by(move, model)
+        assert (apart(model, copy, weights) < 1e-10) == still, one
+        assert (float(distance(copy, weights, layout_of(model))) < 1e-9 * size(weights)) == still, one
+
+
+def test_a_state_dict_of_convolutions_has_fewer_symmetries_than_its_model() -> None:
+    """It tells neither activations, nor the order of norms and activations, nor the epsilon of norms."""
+    for name, verbs, left in (
+        ("CNN with batch norms", {"batch", "positive"}, set()),
+        ("ResNet", {"batch", "positive", "sum"}, {"batch", "sum"}),
+    ):
+        model = made(MODELS[name])
+        assert {rule.verb for rule in layout_of(model).rules} == verbs
+        layout, weights = layout_of(model.state_dict()), stack([model.state_dict()])
+        assert {rule.verb for rule in layout.rules} == left
+        copy = random_view(weights, layout, torch.Generator().manual_seed(1), moves=MOVES, maps="general", strength=0.3)
+        assert apart(model, copy, weights) < 1e-10
+        assert float(distance(copy, weights, layout)) < 1e-9 * size(weights)
+
+
+def test_a_counter_of_batches_is_no_obstacle() -> None:
+    """It is an integer without any axis."""
+    model = MODELS["ResNet"]().eval()
+    layout, weights = layout_of(model), stack([model.state_dict()] * 2)
+    assert weights["bn1.num_batches_tracked"].dtype == torch.int64
+    copy = random_view(weights, layout, torch.Generator().manual_seed(1), moves=MOVES, maps="general", strength=0.3)
+    assert (distance(copy, weights, layout) < 1e-3).all()
+
+
+def test_norms_of_batches_of_a_model_are_of_its_classes() -> None:
+    with pytest.raises(InputError, match="is a InstanceNorm2d"):
+        layout_of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)))
 
 
 def apart(model: nn.Module, other: Weights, weights: Weights) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from wsl.layout.slots import ROLES, Axis, owners
 
-VERBS = ("norm", "scale", "bias", "sum", "mean", "constant")
+VERBS = ("norm", "scale", "bias", "sum", "mean", "constant", "batch", "positive")
 """The kinds of rules."""
 
 
@@ -41,7 +41,7 @@ def parse(text: str) -> Table:
     joined = re.sub(r"\n\s*[|/]|->\s*\n", lambda joint: joint[0].replace("\n", " "), text)
     lines = [line for line in map(str.strip, joined.splitlines()) if line]
     names = [_given(line)[1].split()[0] for line in lines if "->" not in line]
-    runs = list(dict.fromkeys(name.partition("{b}")[0] for name in names if "{b}" in name))
+    runs = list(dict.fromkeys(name.partition("{b")[0] for name in names if "{b" in name))
     rows: list[Row] = []
     rules = []
     stage = 0
@@ -56,10 +56,11 @@ def parse(text: str) -> Table:
         condition, row = _given(line)
         name, axes = row.split(maxsplit=1)
         transposed, name = name.endswith("^T"), name.removesuffix("^T")
-        if "{b}" in name:
-            stage = 1 + runs.index(name.partition("{b}")[0])
+        if "{b" in name:
+            stage = 1 + runs.index(name.partition("{b")[0])
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[0-9]{1,6})", re.escape(name))
-        tail = stage == len(runs) > 0 and "{b}" not in name
+        pattern = re.sub(r"\\{(\w+)=([0-9]+)\\}", r"(?P<\1>\2)", pattern)
+        tail = stage == len(runs) > 0 and "{b" not in name
         sections = [_parts(line, section) for section in axes.split("/")]
         parts = tuple(part for section in sections for part in section)
         rows.append(Row(name, re.compile(pattern), parts, tuple(map(len, sections)), transposed, stage, tail, condition))

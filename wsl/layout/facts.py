@@ -64,6 +64,19 @@ def norms_of(model: nn.Module) -> Facts:
     return tuple(found)
 
 
+def batch_norms_of(model: nn.Module) -> Facts:
+    """Returns the epsilons of the batch norms of a model, as texts."""
+    return tuple(
+        (name, repr(module.eps)) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    )
+
+
+def modules_of(model: nn.Module) -> Facts:
+    """Returns the classes of the modules within a model, in their order, as package and name."""
+    found = model.named_modules(remove_duplicate=False)
+    return tuple((name, next(_classes(module))) for name, module in found if name)
+
+
 def settings_of(model: nn.Module) -> Facts:
     """Returns the settings of a model and its modules that conditions of rows may name (`blocks.0.mlp.gate_last`), as texts."""
     found = []

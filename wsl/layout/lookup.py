@@ -11,7 +11,8 @@ The signs of a row:
 - `|` splits the first axis into equal parts, each written `role: axes`.
 - `/` binds less tightly and splits the first axis into sections of any size; a section may have equal parts.
 - Parentheses make one axis of several; the first varies slowest.
-- `{b}` is the index of the block. Other placeholders (`{i}` of parallel branches) may stand in names too.
+- `{b}` is the index of the block, `{b=3}` that of block 3 alone. Other placeholders (`{i}` of parallel branches) may stand in
+  names too.
 - `^T` after a name marks a tensor whose last two dimensions are stored the other way round (GPT-2's linear layers).
 - A line that begins with `|` or `/` continues a row; a line after `->` continues a rule.
 
@@ -46,6 +47,8 @@ Rules, lines with an arrow, name the null directions that no axis shows: changes
     mean   cls_token blocks.{b}.mlp.fc2 -> norm fc_norm         norms remove the mean of the vectors of the residual stream
     mean   blocks.{b}.attn.qkv[0] -> blocks.{b}.attn.q_norm     the same of the features of a head
     constant  attn_pool.latent -> attn_pool.q                   a layer reads one vector alone, so its outputs are one vector
+    batch  layer1.{b}.bn1 -> layer1.{b}.conv1                   a batch norm hides scale and shift of the layer before it
+    positive  mlp.{b} -> conv{b}.weight conv{b}.bias            a positive factor of each entry of an axis, and what writes it
 
 A rule of a mean is dropped where outputs depend on the mean: where none of the norms named is there (`nothing` needs none), where
 a norm may keep the mean, or where a layer that a norm passes into reads the same stream without any. A norm with a shift is a
@@ -64,12 +67,13 @@ import pkgutil
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import ModuleType
 
 from torch import Tensor, nn
 
 from wsl.layout import architectures
 from wsl.layout.axis_table import Row, Table, parse
-from wsl.layout.facts import Facts, check_classes, check_norms, norms_of, settings_of
+from wsl.layout.facts import Facts, batch_norms_of, check_classes, check_norms, modules_of, norms_of, settings_of
 from wsl.layout.rules import rules_of
 from wsl.layout.slots import SINGLE, Axis, Layout, Part, Slot, opaque_slot
 from zoo_gen.errors import InputError
@@ -99,7 +103,9 @@ def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = N
         found = {n for module in source.modules() if isinstance(n := getattr(module, "num_heads", None), int)}
         heads = found.pop() if heads is None and len(found) == 1 else heads
     tensors = source.state_dict() if isinstance(source, nn.Module) else source
-    facts = (norms_of(source), settings_of(source)) if isinstance(source, nn.Module) else ((), ())
+    facts: tuple[Facts, Facts, Facts] = ((), (), ())
+    if isinstance(source, nn.Module):
+        facts = ((*norms_of(source), *batch_norms_of(source)), settings_of(source), modules_of(source))
     layout = _layout(tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()), heads, tuple(opaque), *facts)
     if isinstance(source, nn.Module) and layout.family != "opaque":
         check_classes(source, importlib.import_module(f"{architectures.__name__}.{layout.family}"), layout.family)
@@ -125,7 +131,12 @@ class _Mismatch(Exception):
 
 @functools.lru_cache(maxsize=256)
 def _layout(
-    shapes: tuple[tuple[str, tuple[int, ...]], ...], heads: int | None, opaque: tuple[str, ...], norms: Facts, settings: Facts
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    heads: int | None,
+    opaque: tuple[str, ...],
+    norms: Facts,
+    settings: Facts,
+    modules: Facts,
 ) -> Layout:
     if not shapes:
         raise InputError("the checkpoint has no tensors; pass the state dict of a model")
@@ -138,7 +149,7 @@ def _layout(
         return Layout("opaque", 0, tuple(opaque_slot(name, shape, block=1) for name, shape in passed), ())
     mismatches: list[tuple[str, _Mismatch]] = []
     for module in pkgutil.iter_modules(architectures.__path__):
-        for text in importlib.import_module(f"{architectures.__name__}.{module.name}").TABLES:
+        for text in tables_of(importlib.import_module(f"{architectures.__name__}.{module.name}"), dict(known), modules):
             try:
                 layout = _fit(module.name, parse(text), known, heads, dict(norms), frozenset(settings))
             except _Mismatch as mismatch:
@@ -146,7 +157,7 @@ def _layout(
             else:
                 tail = tuple(opaque_slot(name, shape, block=layout.depth + 1) for name, shape in passed)
                 return replace(layout, slots=layout.slots + tail)
-    families = ", ".join(dict.fromkeys(name for name, _ in mismatches))
+    families = ", ".join(module.name for module in pkgutil.iter_modules(architectures.__path__))
     family, closest = min(mismatches, key=lambda item: item[1].unknown)
     near = f"the closest, {family!r}, does not because {closest.reason}"
     if closest.unknown == len(known):
@@ -156,6 +167,17 @@ def _layout(
         f"{families}: add a table for another (one file in wsl/layout/architectures), "
         "remove tensors that are no weights of the model (--without on the command line), or pass their names as opaque (--opaque)"
     )
+
+
+def tables_of(module: ModuleType, shapes: Mapping[str, tuple[int, ...]], modules: Facts) -> tuple[str, ...]:
+    """Returns the tables of an architecture: those that its module has, and those that it writes for the tensors of a checkpoint.
+
+    Args:
+        module: of `wsl.layout.architectures`.
+        shapes: of the tensors.
+        modules: names and classes of the modules of the model; empty for a state dict.
+    """
+    return (*module.TABLES, *(module.tables(shapes, modules) if hasattr(module, "tables") else ()))
 
 
 def _fit(
@@ -228,13 +250,13 @@ def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> t
             names = tuple(axis.name for axis in slot.parts[len(sizes)].axes[0])
             sizes += n * [products.get(names, (0, ""))[0]]
         sizes += sections[-1] * [((*slot.shape, 1)[0] - sum(sizes)) // sections[-1]]
-        if any(len(part.axes) != len(slot.shape) for part in slot.parts) or min(sizes) < 1 or sum(sizes) != slot.shape[0]:
+        if any(len(part.axes) != len(slot.shape) for part in slot.parts) or min(sizes) < 1 or sum(sizes) != (*slot.shape, 1)[0]:
             what = f"{len(sizes)} equal part(s)" if len(sections) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
             raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {what} of {len(slot.parts[0].axes)} dimension(s)")
         parts = tuple(replace(part, size=size) for part, size in zip(slot.parts, sizes, strict=True))
         filled[slot.name] = replace(slot, parts=parts)
         for part in parts:
-            for axes, size in zip(part.axes, (part.size, *slot.shape[1:]), strict=True):
+            for axes, size in zip(part.axes, (part.size, *slot.shape[1:])[: len(slot.shape)], strict=True):
                 equate(tuple(axis.name for axis in axes), size, slot.name)
     if heads is not None:
         for name in sorted({axis.name for slot in filled.values() for part in slot.parts for axes in part.axes for axis in axes}):

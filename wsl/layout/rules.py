@@ -66,6 +66,13 @@ def _rules(
                 elif verb == "norm":  # one that is not there leaves its layers bare
                     found = tuple(layer for layer in layers if f"{layer}.weight" in names)
                     yield Rule(verb if form(source) else "bare", source, part, found, form(source))
+                elif verb == "batch":
+                    own = {f"{source}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")}
+                    if {*own, f"{layers[0]}.weight"} <= names:
+                        yield Rule(verb, source, None, (layers[0],), norms.get(source, ""))
+                elif verb == "positive":
+                    if layers[0] in names:
+                        yield Rule(verb, source, None, tuple(layer for layer in layers if layer in names))
                 elif present:  # scale
                     yield Rule(verb, source, part, tuple(layer for layer in layers if f"{layer}.weight" in names))
 

@@ -121,7 +121,8 @@ class Rule(NamedTuple):
     """A null direction: the tensor or layer `source`, one of its parts, and the layers that it passes into.
 
     `form` of a norm says which it is: "layer" removes the mean, "rms" does not, "unknown" may do either. A mean over the features
-    of normed queries and keys has its norm as target; the targets of other means are empty.
+    of normed queries and keys has its norm as target; the targets of other means are empty. The source of a positive factor is an
+    axis, its targets are the tensors that write it; the form of a batch norm is its epsilon, empty where that is not known.
     """
 
     verb: str

@@ -108,8 +108,7 @@ def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mappin
         b, a = ({name: tensor[rows] for name, tensor in forms.items()} for rows in (slice(1), slice(1, None)))
         layout = folded_layout(layout)
         aligned = transform(a, match(a, b, layout, _COMPACT), layout)
-        rows = [aligned[slot.name].reshape(len(a[slot.name]), -1) for slot in layout.slots]
-        vectors[finite.cpu().numpy()] = torch.cat(rows, dim=1).cpu().numpy()
+        vectors[finite.cpu().numpy()] = _rows(aligned, layout).cpu().numpy()
     return vectors
 
 
@@ -149,8 +148,8 @@ def _minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor
     """Subtracts, but for round-off: what the balance of heads hides, as no output reads it."""
     found = {}
     for name in a:
-        rest = (a[name] - b[name]).flatten(1)
-        small = rest.norm(dim=1, keepdim=True) < 1e-9 * a[name].flatten(1).norm(dim=1, keepdim=True)
+        rest, whole = (x.reshape(len(x), -1) for x in (a[name] - b[name], a[name]))
+        small = rest.norm(dim=1, keepdim=True) < 1e-9 * whole.norm(dim=1, keepdim=True)
         found[name] = torch.where(small, 0, rest).view_as(a[name])
     return found
 
@@ -164,4 +163,9 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
-    return torch.stack([(a[name] - b[name]).reshape(len(a[name]), -1).square().sum(1) for name in a]).sum(0).sqrt()
+    return torch.stack([(a[name] - b[name]).square().reshape(len(a[name]), -1).sum(1) for name in a]).sum(0).sqrt()
+
+
+def _rows(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """Returns a stack (N, *shape) as rows (N, F), tensor by tensor."""
+    return torch.cat([weights[slot.name].reshape(len(weights[slot.name]), -1) for slot in layout.slots], dim=1)

@@ -31,8 +31,8 @@ def moments(
 ) -> dict[str, list[list[Float[Tensor, "n n"] | Float[Tensor, " n"]]]]:
     """Sums second moments of the gradients of outputs along each dimension of each part, by tensor.
 
-    Dimensions without a symmetry (positions, a vocabulary) have the diagonals of their moments. Each gradient is of the outputs
-    on a few inputs, summed under random signs: the expectation over signs is the sum over all outputs.
+    Dimensions without a symmetry (positions, a vocabulary) have the diagonals of their moments; moments of buffers are zero. Each
+    gradient is of the outputs on a few inputs, summed under random signs: the expectation over signs is the sum over all outputs.
 
     Args:
         one: a checkpoint.
@@ -47,7 +47,8 @@ def moments(
         InputError: the model returns something else.
     """
     generator = torch.Generator().manual_seed(0)
-    leaves = {slot.name: one[slot.name].detach().requires_grad_() for slot in slots}
+    buffers = {name for name, _ in model.named_buffers()}  # running statistics of batch norms have no gradients
+    leaves = {slot.name: one[slot.name].detach().requires_grad_() for slot in slots if slot.name not in buffers}
     inputs = inputs.to(next(iter(leaves.values())).dtype) if inputs.is_floating_point() else inputs
     sums = {slot.name: [[torch.zeros(()).double()] * len(part.axes) for part in slot.parts] for slot in slots}
     for x in inputs.tensor_split(min(len(inputs), GRADIENTS)):
@@ -59,7 +60,9 @@ def moments(
             )
         signs = (2 * torch.randint(2, outputs.shape, generator=generator) - 1).to(outputs)
         gradients = torch.autograd.grad((outputs * signs).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        for slot, gradient in zip(slots, gradients, strict=True):
+        by_name = dict(zip(leaves, gradients, strict=True))
+        for slot in slots:
+            gradient = by_name.get(slot.name, torch.zeros_like(one[slot.name]))
             for p, piece in enumerate(slot.pieces(gradient.double().unsqueeze(0))):
                 for i, dim in enumerate(slot.parts[p].axes):
                     rows = piece[0].movedim(i, 0).reshape(piece.shape[1 + i], -1)

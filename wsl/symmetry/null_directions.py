@@ -13,6 +13,7 @@ a scale alone may be an RMSNorm, unless the layout is of a model), and **1** is 
     mean    vectors written to a stream that only norms read may have any mean over features   0
             so may queries and keys that a norm reads
     constant   W c + b for a layer that reads one vector c alone  =  0 + (b + W c)          W = 0, c = 0
+    batch, positive      `wsl.symmetry.scales`
 
 The gauge of a model is the part that folding removes. Unfolding a folded model in its own gauge gives it back; unfolding it in
 another gauge gives another model of the same function. So a random null direction is a random gauge.
@@ -24,11 +25,12 @@ import torch
 from torch import Tensor
 
 from wsl.layout.slots import Layout, Rule, Slot
+from wsl.symmetry import scales
 
 Gauge = dict[str, Tensor]
 """The part that folding removes, by tensor; `name:mean` is a mean over output features, `name:input` over input features."""
 
-NULLS = ("norm", "bias", "scale", "sum", "mean", "constant")
+NULLS = (*scales.VERBS, "norm", "bias", "scale", "sum", "mean", "constant")
 """The kinds of null directions, in the order of folding."""
 
 
@@ -74,8 +76,11 @@ def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, null
         for name in filter(own.__contains__, _keys(rule)):
             like = own[name]
             drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
-            scales = rule.verb == "scale" or name == f"{rule.source}.weight"
-            gauge[name] = (strength * drawn).exp() if scales else strength * drawn
+            if rule.verb in scales.VERBS:
+                gauge[name] = scales.draw(name, strength * drawn)
+            else:
+                is_scale = rule.verb == "scale" or name == f"{rule.source}.weight"
+                gauge[name] = (strength * drawn).exp() if is_scale else strength * drawn
         shift = f"{rule.source}.bias"
         if rule.verb == "norm" and shift in own and any(f"{layer}.bias" not in names for layer in rule.targets):
             gauge[shift] = 1 + gauge[shift]  # a layer without bias reads its constant off the mean of the shift
@@ -85,6 +90,8 @@ def random_gauge(own: Gauge, layout: Layout, generator: torch.Generator, *, null
 def _keys(rule: Rule) -> list[str]:
     if rule.verb == "norm":
         return [f"{rule.source}.weight", f"{rule.source}.bias", *(f"{layer}.weight:input" for layer in rule.targets)]
+    if rule.verb in scales.VERBS:
+        return scales.keys_of(rule)
     if rule.verb == "constant":
         return [rule.source, f"{rule.targets[0]}.weight"]
     return [f"{_key(rule)}:mean" if rule.verb == "mean" else _key(rule)]
@@ -139,7 +146,8 @@ def _unfold_norm(w: dict[str, Tensor], rule: Rule, gauge: Gauge, slots: Mapping[
         name = f"{layer}.weight"
         matrix = w[name].flatten(2)
         if beta is not None and f"{layer}.bias" in w:
-            matrix = (matrix + gauge[f"{name}:input"].unsqueeze(-1)) * inverse.unsqueeze(1)
+            mean = gauge.get(f"{name}:input", torch.zeros_like(matrix[..., 0]))
+            matrix = (matrix + mean.unsqueeze(-1)) * inverse.unsqueeze(1)
             w[f"{layer}.bias"] = w[f"{layer}.bias"] - (matrix @ beta.unsqueeze(-1)).squeeze(-1)
         elif beta is not None:
             missing, total = _missing(matrix, gauge[f"{name}:input"], beta * inverse)
@@ -274,7 +282,7 @@ def _applied(gauge: Gauge, vector: str, matrix: str) -> Tensor:
     return (gauge[matrix] @ gauge[vector].flatten(1).unsqueeze(-1)).squeeze(-1)
 
 
-_FOLDS = {
+_FOLDS = scales.FOLDS | {
     "norm": _fold_norm,
     "bias": _fold_bias,
     "scale": _fold_scale,
@@ -282,7 +290,7 @@ _FOLDS = {
     "mean": _fold_mean,
     "constant": _fold_constant,
 }
-_UNFOLDS = {
+_UNFOLDS = scales.UNFOLDS | {
     "norm": _unfold_norm,
     "bias": _unfold_bias,
     "scale": _unfold_scale,

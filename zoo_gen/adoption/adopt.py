@@ -1,6 +1,6 @@
 """Adopting a folder: files are read, matched with the table and written as a zoo; what cannot be read is a row of a report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from zoo_gen.adoption.scan import Found, LeftOut, found_at, model_id, scan
 from zoo_gen.adoption.table import Row, read_table
 from zoo_gen.adoption.write import AdoptedCheckpoint, AdoptedModel, with_gaps, write_adopted
 from zoo_gen.errors import InputError
+from zoo_gen.field_zoos.field_zoo import FieldZoo, reader_of
 from zoo_gen.index import RESULTS
 from zoo_gen.reader import shortened
 from zoo_gen.zoo import Zoo
@@ -27,6 +28,7 @@ class Adoption:
 
     Attributes:
         folder: that is looked through, with its folders.
+        kind: of a zoo of the field (`zoo_gen.field_zoos`); None to find out, `files` for none.
         path: of the zoo.
         root: the checkpoint that models descend from of which nothing else is known, or its name in the folder; None for none.
         metrics: a table; None for none.
@@ -38,6 +40,7 @@ class Adoption:
     """
 
     folder: Path
+    kind: str | None
     path: Path
     root: str | None
     metrics: Path | None
@@ -66,9 +69,15 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     card = None if wanted.images is None else named_images(wanted.images)
     left_out: list[LeftOut] = []
     report = left_out.append
-    there = list(scan(folder, but=wanted.path))
+    reader = reader_of(folder, wanted.kind)
+    field = FieldZoo((), {}) if reader is None else reader.read(folder, report, track)
+    there = list(scan(folder, but=wanted.path)) if reader is None else field.found
     left_out += [one for one in there if isinstance(one, LeftOut)]
-    found = with_own_names([one for one in there if isinstance(one, Found)])
+    found = [one for one in there if isinstance(one, Found)]
+    if reader is None:
+        found = with_own_names(found)
+    else:
+        left_out += _beside(field, scan(folder, but=wanted.path), {row.file for row in left_out})
     root = None if wanted.root is None else _root(wanted.root, found, folder)
     found += [root] if root is not None and root not in found else []
     rows = [] if wanted.metrics is None else _rows(wanted.metrics, Names(found), report)
@@ -79,23 +88,43 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
         raise InputError(f"{wanted.metrics} has {twice[0]}, which images= measures; rename the column, or leave images out")
 
     found, matched = _matched(found, rows, report)
+    for path, told in field.rows.items():
+        matched[path] = [*told, *matched.get(path, ())]
     root = root if root is None else next(one for one in found if one.path == root.path)
     names = Names(found)
-    options = {"prefix": wanted.prefix, "leave_out": tuple(wanted.leave_out)}
+    options = {"prefix": wanted.prefix, "leave_out": tuple(wanted.leave_out), "names": field.names}
     read: list[Read] = []
     for one in track(found, "reading"):
         try:
             read.append(read_found(one, names, given, root=root, options=options))
         except (InputError, OSError) as error:
             report(LeftOut(one.name, str(error).replace(f"{folder}/", "")))
-    read = of_one_family(read, report)
+    read = of_one_family([_with_heads(one, field.heads.get(one.found.path)) for one in read], report)
     if not read:
         raise InputError(f"none of the {len(found)} files of weights in {wanted.folder} can be adopted: {_some(left_out)}")
     models = _models(read, matched, names, root, report)
     if card is not None:
         models = measured(models, card, report, track)
     told = [{"file": row.file, "reason": row.reason} for row in left_out]
-    return write_adopted(wanted.path, wanted.path.resolve().name, models, copy=wanted.copy, images=card, left_out=told), left_out
+    return write_adopted(
+        wanted.path, wanted.path.resolve().name, models, copy=wanted.copy, images=card, left_out=told, track=track
+    ), left_out
+
+
+def _beside(field: FieldZoo, there: Iterable[Found | LeftOut], said: set[str]) -> list[LeftOut]:
+    """Returns rows for the weights in a folder that are no part of the zoo of the field that it is read as."""
+    covered = {one.path for one in field.found}
+    others = [one for one in there if isinstance(one, Found) and one.path not in covered and one.name not in said]
+    return [
+        LeftOut(one.name, "it is no part of a zoo of this kind; kind=files reads the folder as models of your own")
+        for one in others
+    ]
+
+
+def _with_heads(one: Read, heads: int | None) -> Read:
+    """Adds the number of attention heads that a maker wrote to a model of which only tensors are known."""
+    known = heads is None or one.architecture["architecture"] is not None or one.architecture["num_heads"] is not None
+    return one if known else replace(one, architecture={**one.architecture, "num_heads": heads})
 
 
 def _root(name: str, found: Sequence[Found], folder: Path) -> Found:

@@ -154,8 +154,8 @@ def difference(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> s
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of tensors."""
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    """Returns the shapes of tensors, but for counters of batches, which are no weights."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
 
 
 def _resized(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any] | None:

@@ -81,7 +81,8 @@ def read_found(
         names: all that was found, which the base of an adapter is looked for in; it is never looked for elsewhere.
         given: the architecture that the user names, None for none.
         root: what the user names as the root, the base of adapters whose own is not found; None for none.
-        options: `prefix` and `leave_out`, as `zoo_gen.formats.checkpoint.read_checkpoint` takes them.
+        options: `prefix` and `leave_out`, as `zoo_gen.formats.checkpoint.read_checkpoint` takes them; `names` of
+            `zoo_gen.reference.Reference`.
 
     Raises:
         InputError: it cannot be read, or does not fit the architecture.
@@ -99,7 +100,7 @@ def read_found(
             return _read(one, base, told, config, given, {**options, "leave_out": (*options["leave_out"], *LEFT_OUT)}, "timm")
         except InputError:
             pass  # it is none that timm has
-    return _read(one, base, told, config, given, options, None)
+    return _read(one, base, told, config, given, options, options.get("names"))
 
 
 def _read(

@@ -92,9 +92,9 @@ def read_table(path: Path, knows: Callable[[str], bool], report: Callable[[LeftO
             if name in LINEAGE:
                 row.lineage[name] = value if name != "epoch" else _epoch(value, odd)
             elif name in RESULTS:
-                row.results |= _result(name, value, odd)
+                row.results |= result_of(name, value, odd)
             elif name in ALL_FACTORS:
-                row.factors |= _factor(name, value, odd)
+                row.factors |= factor_of(name, value, odd)
             elif name in kinds and (kind := kinds[name]) is not None:
                 row.columns |= _own(name, value, kind, odd)
         rows.append(row)
@@ -178,7 +178,8 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) and not isinstance(value, bool) else None
 
 
-def _result(name: str, value: Any, odd: Callable[[str, Any, str], None]) -> dict[str, float]:
+def result_of(name: str, value: Any, odd: Callable[[str, Any, str], None]) -> dict[str, float]:
+    """Returns a result that the format knows, by its name; nothing for a value that is none, of which `odd` is told."""
     number = _number(value)
     if number is None:
         odd(name, value, "no finite number")
@@ -189,7 +190,8 @@ def _result(name: str, value: Any, odd: Callable[[str, Any, str], None]) -> dict
     return {}
 
 
-def _factor(name: str, value: Any, odd: Callable[[str, Any, str], None]) -> dict[str, Any]:
+def factor_of(name: str, value: Any, odd: Callable[[str, Any, str], None]) -> dict[str, Any]:
+    """Returns a generating factor that the format knows, by its name; nothing for a value that is none, of which `odd` is told."""
     if name == "pretraining" or name in CHOICES:
         return {name: str(value)}
     number = _number(value)

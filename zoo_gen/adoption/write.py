@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +87,7 @@ def write_adopted(
     copy: bool,
     images: Mapping[str, Any] | None = None,
     left_out: Any = None,
+    track: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, what: items,
 ) -> Zoo:
     """Writes the zoo of adopted models; the folder appears whole.
 
@@ -97,6 +98,7 @@ def write_adopted(
         copy: whether weights are copied into the zoo, as safetensors.
         images: the card of the images that the models were measured on; None without images.
         left_out: what `left_out.json` says, None for no such file.
+        track: yields a sequence, and shows how far it is.
 
     Raises:
         InputError: the folder is not empty; a model has no checkpoint; weights have changed since they were read.
@@ -107,7 +109,7 @@ def write_adopted(
     folds = _folds(ordered)
     beside = path.absolute().with_name(f".{path.name}.adopting")
     with locked(beside / ".lock", f"zoo {path}"), _removed_unless_moved(beside):
-        for one in ordered:
+        for one in track(ordered, "writing"):
             _write_model(beside, path.absolute(), one, folds.get(one.model), copy=copy)
         config = {"name": name, "models": [one.model for one in ordered]}
         config |= {} if images is None else {"finetune_images": images}

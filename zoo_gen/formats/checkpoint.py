@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo_gen.errors import InputError
+from zoo_gen.formats import matrix_row
 from zoo_gen.formats.lora import merge
 from zoo_gen.formats.names import ATTRIBUTES, LIGHTNING, below, unwrapped, without
 from zoo_gen.formats.torch_file import read_torch_file
@@ -39,7 +40,7 @@ def read_checkpoint(
         path: a `.safetensors` file, or a file of `torch.save`, whatever its suffix; the index (`*.index.json`) of a sharded
             checkpoint; a folder that holds `model.safetensors` or `pytorch_model.bin`, or their index; the folder of a model
             in the cache of the Hugging Face hub (`models--owner--name`) or of one of its snapshots; or the folder of a LoRA
-            adapter (`adapter_config.json`).
+            adapter (`adapter_config.json`); or a row of a matrix of weights, `weights.npy/12` (`zoo_gen.formats.matrix_row`).
         base: the checkpoint that an adapter is merged into, of any of these kinds. The name of a base in the adapter is never
             followed.
         prefix: reads only the tensors below it, as of a model that is part of another (`backbone`).
@@ -77,6 +78,8 @@ def read_checkpoint(
 
 def _read(place: Path) -> tuple[dict[str, Tensor], bool]:
     """Reads a file or folder as it is; the second value is whether PyTorch Lightning wrote it."""
+    if matrix_row.is_row(place):
+        return matrix_row.read_row(place), False
     if place.is_dir():
         return _read_first(place, WHOLE_OR_INDEX)
     if not _exists(place):
@@ -93,6 +96,8 @@ def files_of(path: str | Path, *, base: str | Path | None = None) -> list[Path]:
     if _exists(place / ADAPTER):
         adapter = [_member(place, ADAPTER), _member(place, _first(place, ADAPTERS).name)]
         return adapter if base is None else [*adapter, *files_of(base)]
+    if matrix_row.is_row(place):
+        return matrix_row.files_of_row(place)
     file = _first(place, WHOLE_OR_INDEX) if place.is_dir() else place
     found = _member(place, file.name) if place.is_dir() else file
     if not _exists(found):

@@ -24,7 +24,8 @@ LIGHTNING = ("model.",)
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 _BUFFER = re.compile(
-    r"(.+\.)?(h\.\d+\.attn\.(bias|masked_bias)|embeddings\.position_ids|attn\.relative_position_index|blocks\.\d+\.attn_mask)"
+    r"(.+\.)?(h\.\d+\.attn\.(bias|masked_bias)|embeddings\.position_ids|attn\.relative_position_index|blocks\.\d+\.attn_mask"
+    r"|num_batches_tracked)"
 )
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -76,8 +77,23 @@ def _today(name: str) -> str:
 
 
 def _is_buffer(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is a mask or an index that a model computes by itself. Masks share their name with biases."""
+    """Whether a tensor is a mask, an index or a counter that a model makes by itself. Masks share their name with biases."""
     return (bool(_BUFFER.fullmatch(name)) and tensor.dim() != 1) or name.endswith(".masked_bias")
+
+
+def counted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of a list of modules, `module_list.4.weight`, by the count of its layers alone: `layers.1.weight`.
+
+    Indices in a list depend on modules without weights, as dropout. Weights with other names are returned as they are.
+
+    >>> list(counted({"module_list.0.weight": Tensor(), "module_list.4.bias": Tensor()}))
+    ['layers.0.weight', 'layers.1.bias']
+    """
+    found = {name: re.fullmatch(r"module_list\.([0-9]{1,6})\.(\w+)", name) for name in weights}
+    numbers = sorted({int(match[1]) for match in found.values() if match})
+    if not all(found.values()):
+        return dict(weights)
+    return {f"layers.{numbers.index(int(match[1]))}.{match[2]}": weights[name] for name, match in found.items() if match}
 
 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

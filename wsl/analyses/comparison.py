@@ -45,6 +45,8 @@ WORDS = {
     "sum": "sums of biases",
     "mean": "means that norms remove",
     "constant": "constants before a layer",
+    "batch": "batch norms folded into convolutions",
+    "positive": "positive factors of ReLU channels",
 }
 """What the kinds of symmetry (`wsl.symmetry.group.MOVES`) are called."""
 
@@ -179,7 +181,7 @@ def alike(a: Model, b: Model) -> tuple[dict[str, Tensor], dict[str, Tensor], Lay
         )
     layout = b.layout
     if shapes[0] == shapes[1]:
-        layout = b.layout if b.heads or not a.heads else a.layout
+        layout = max(b.layout, a.layout, key=lambda known: len(_kinds(known)))  # a config.json beside one tells of both
         return a.weights, {name: b.weights[name] for name in a.weights}, layout, True
     head = {name: torch.zeros_like(tensor) for name, tensor in b.weights.items() if name in b.head}
     return {name: head.get(name, a.weights.get(name, tensor)) for name, tensor in b.weights.items()}, b.weights, layout, False

@@ -9,9 +9,10 @@ from torch import Tensor
 from wsl.layout.lookup import layout_of
 from wsl.layout.slots import Axis, Layout, Part
 from wsl.symmetry.group import MAPPED
+from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.formats.checkpoint import ADAPTER, read_checkpoint
-from zoo_gen.formats.heads import heads_beside
+from zoo_gen.formats.heads import config_beside, heads_beside
 
 WIDTHS = {192: 3, 384: 6, 1024: 16}
 """Heads by the width of a Vision Transformer, where all of timm's models of that width have as many."""
@@ -60,6 +61,7 @@ def open_model(place: Path, reading: Reading) -> Model:
     weights = reading.weights(place)
     heads, note = heads_of(place, weights, reading)
     layout, notes = layout_for(weights, heads, reading.opaque)
+    layout = _described(place, weights, reading) or layout
     return Model(str(place), weights, layout, heads, (*notes, *([note] if note else [])))
 
 
@@ -98,6 +100,24 @@ def layout_for(weights: Mapping[str, Tensor], heads: int | None, opaque: Sequenc
     if not _unknown(layout):
         return layout, ()
     return (layout_of(weights, heads=heads, opaque=opaque) if heads else without_heads(layout)), ()
+
+
+def _described(place: Path, weights: Mapping[str, Tensor], reading: Reading) -> Layout | None:
+    """Returns the layout of the timm model that a config.json beside a checkpoint describes; None where there is none that fits.
+
+    A model tells of symmetries that no tensor does: which activations and norms it has.
+    """
+    config = config_beside(place)
+    if config is None or not isinstance(config.get("architecture"), str):
+        return None
+    try:
+        model = skeleton({"model_args": {}, **config})  # timm leaves out what is empty
+        layout = layout_of(model, heads=reading.heads, opaque=reading.opaque)
+    except InputError:
+        return None
+    slots = tuple(slot for slot in layout.slots if slot.name in weights)  # counters of batches are no weights
+    shapes = {slot.name: slot.shape for slot in slots}
+    return replace(layout, slots=slots) if shapes == {name: tuple(tensor.shape) for name, tensor in weights.items()} else None
 
 
 def without_heads(layout: Layout) -> Layout:

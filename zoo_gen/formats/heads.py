@@ -22,11 +22,17 @@ def heads_beside(place: Path) -> int | None:
     It lies in the folder `place`, beside the file, or in the folder above, as for `epochs/0001.safetensors` of a zoo.
     None where there is no such file, where it is damaged, and where blocks differ in their number of heads.
     """
+    config = config_beside(place)
+    return None if config is None else _heads(config)
+
+
+def config_beside(place: Path) -> dict[str, Any] | None:
+    """Returns what the `config.json` of a checkpoint says, at the places of `heads_beside`; None where none can be read."""
     folders = [place] if place.is_dir() else [place.parent]
     for folder in (*folders, *([folders[0].parent] if folders[0].name == "epochs" else [])):
         if (folder / CONFIG).is_file():
             try:
-                return _heads(read_json(folder / CONFIG, advice="fetch it again"))
+                return read_json(folder / CONFIG, advice="fetch it again")
             except InputError:
                 return None
     return None

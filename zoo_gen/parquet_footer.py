@@ -1,6 +1,6 @@
 """The codecs of a Parquet file, read from its footer.
 
-pyarrow ends the process when it is asked for the name of a codec that it does not know. So the footer, a struct in Thrift's compact
+pyarrow ends the process where it meets a codec that it does not know. So the footer, a struct in Thrift's compact
 protocol, is read here: a field is a byte of type and distance to the last field's number, integers are zigzag varints.
 Format: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """

@@ -118,8 +118,9 @@ def test_own_models_are_read_and_compared(tmp_path: Path, monkeypatch: pytest.Mo
     state = timm.create_model("vit_tiny_patch16_224", num_classes=5, depth=1).state_dict()
     torch.save({"model": state, "epoch": 3}, "my_models/a.pth")
     torch.save({"state_dict": {f"module.{name}": tensor + 0.01 for name, tensor in state.items()}}, "my_models/b.ckpt")
-    (code,) = blocks(HOW_TO / "own_models.md", "python")
-    names = run(code)
+    compared, predicted = blocks(HOW_TO / "own_models.md", "python")
+    names = run(compared)
+    assert 'run.predict("my_models/a.pth"' in predicted  # tests/wsl/test_bare_zoo.py does so
     assert names["again"].keys() == state.keys() == names["a"].keys()  # type: ignore[attr-defined]
 
 

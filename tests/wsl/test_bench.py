@@ -12,16 +12,15 @@ from wsl.generators.evaluation import Bench, score_models
 from wsl.generators.family import Family, flatten
 from wsl.generators.novelty import THRESHOLD, Distances, euclidean, judge, pool
 from wsl.layout import layout_of
-from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, random_view
-from wsl.symmetry.null_directions import NULLS
+from wsl.symmetry.group import MOVES, random_view
 from wsl.symmetry.stacks import stack, unstack
 from zoo_gen import Zoo
 
 DISGUISES = {
-    **{move: (move,) for move in (*NULLS, *PERMUTED, *MAPPED, "rotation") if move not in ("scale", "sum")},
+    **{move: (move,) for move in ("resid", "mlp", "head", "qk", "vo", "rotation", "norm", "bias", "mean")},
     "all": MOVES,
 }
-"""What a ViT of the digits zoo has: no layer scale, no parallel branches."""
+"""The symmetries that a ViT of the digits zoo has."""
 
 
 @pytest.fixture(scope="module", params=["linear", "mlp"])

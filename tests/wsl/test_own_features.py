@@ -46,9 +46,10 @@ def test_features_that_tell_the_target_score_one_and_noise_does_not(tiny_run: Ru
     assert scores["noise"] < 0.5
 
 
-def test_scores_are_those_of_the_command(tiny_run: Run) -> None:
-    call(probe, f"run={tiny_run.path}", "targets=[test_accuracy]", "features=[statistics]", "noise_ceiling_checkpoints=1")
-    rows = pd.read_json(Path(tiny_run.path / "probe.json"))
+def test_scores_are_those_of_the_command(tiny_run: Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    call(probe, f"run={folder}", "targets=[test_accuracy]", "features=[statistics]", "noise_ceiling_checkpoints=1")
+    rows = pd.read_json(folder / "probe.json")
     told = rows[(rows["features"] == "statistics") & (rows["metric"] == "r2") & (rows["subset"] == "all")]["value"].iloc[0]
     table = wsl.evaluate(np.ones((len(tiny_run.zoo), 1)), tiny_run, targets=["test_accuracy"], features=["statistics"])
     assert table["score"][(table["features"] == "statistics") & (table["checkpoints"] == "all")].iloc[0] == pytest.approx(told)

@@ -144,18 +144,18 @@ def test_numbers_keep_within_their_bounds_and_labels_have_probabilities_and_sets
 
 
 def test_an_interval_beyond_the_bounds_of_its_target_is_left_out(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    one = run.split.test.select(final=True)[0]
-    far = {name: weight * 1e4 for name, weight in one.state_dict().items()}
-    save_file(far, tmp_path / "far.safetensors")
-    (found,) = predicted(run, tmp_path / "far.safetensors", f"root={known(run.zoo.root(one)).path}").to_dict("records")
-    bounded = [name[:-4] for name in map(str, found) if name.endswith("_low")]
-    none = [name for name in bounded if np.isnan(found[f"{name}_low"])]
-    assert none
-    assert all(np.isnan(found[f"{name}_high"]) for name in none)
-    assert all(found[f"{name}_low"] < found[f"{name}_high"] for name in bounded if name not in none)
+    one = run.split.train.select(final=True)[0]
     (own,) = predicted(run, one.path).to_dict("records")
-    assert all(own[f"{name}_low"] < own[f"{name}_high"] for name in bounded)
-    call(main, f"run={run.path}", f"path={tmp_path / 'far.safetensors'}", f"root={known(run.zoo.root(one)).path}")
+    assert own["test_accuracy_low"] < own["test_accuracy_high"]
+    wrong = copy(run, tmp_path)
+    saved = Predictor.of(wrong, penalties=[])
+    above = {"test_accuracy/intercepts": saved.tensors["test_accuracy/intercepts"] + 1e3}
+    Predictor({**saved.tensors, **above}, saved.about).save(wrong.path)
+    (found,) = predicted(wrong, one.path).to_dict("records")
+    assert found["test_accuracy"] == 1
+    assert np.isnan([found["test_accuracy_low"], found["test_accuracy_high"]]).all()
+    assert found["test_loss_low"] == own["test_loss_low"]
+    call(main, f"run={wrong.path}", f"path={one.path}")
     assert "no interval" in capsys.readouterr().out
 
 

@@ -43,7 +43,7 @@ def test_bad_input_ends_with_one_message(tmp_path, capsys: pytest.CaptureFixture
     damaged.write_bytes(b"\xff" * 100)
     for source, message in {
         "vit_tinny_patch16_224": "did you mean vit_tiny_patch16_224",
-        "resnet18": "none has a row for any of them",
+        "mixer_s16_224": "it has no row for stem.proj.weight",
         str(tmp_path / "absent.safetensors"): "no file at",
         str(damaged): "damaged.safetensors is damaged or no safetensors file (it does",
         "hf-hub:timm/vit_tiny_patch16_224": "download it first",

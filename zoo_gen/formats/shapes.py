@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo_gen.errors import InputError
 from zoo_gen.formats.checkpoint import INDEX, SUFFIXES, read_checkpoint
-from zoo_gen.formats.names import without
+from zoo_gen.formats.names import unwrapped, without
 
 HUB = ("hf-hub:", "hf_hub:")
 """Prefixes by which timm names models on the Hugging Face hub."""
@@ -39,7 +39,8 @@ def shapes_of(
     if timm.is_model(name.partition(".")[0]) and not Path(source).exists() and not name.endswith(SUFFIXES):
         _check_tag(name)
         with torch.device("meta"):
-            return without(timm.create_model(name, pretrained=False).state_dict(), leave_out)
+            tensors = timm.create_model(name, pretrained=False).state_dict()
+        return without(unwrapped(tensors, attributes=()), leave_out)  # without buffers, as a file is read
     if source.startswith(HUB):
         raise InputError(f"{source} would be downloaded, which is not done here; download it first, then name its folder or file")
     is_path = "/" in source or source.endswith((*SUFFIXES, INDEX)) or Path(source).exists()

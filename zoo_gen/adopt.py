@@ -23,7 +23,7 @@ from zoo_gen.adoption.scan import LeftOut
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.index import own_columns
-from zoo_gen.zoo import Zoo, zoo_folder
+from zoo_gen.zoo import Zoo
 
 SHOWN = 40
 """Rows of the report that are printed."""
@@ -52,7 +52,7 @@ def main(config: AdoptConfig) -> None:
     wanted = Adoption(
         folder=Path(config.folder),
         kind=config.kind,
-        path=zoo_folder(config.path),
+        path=Path(config.path),
         root=config.root,
         metrics=None if config.metrics is None else Path(config.metrics),
         architecture=config.architecture,

@@ -26,7 +26,7 @@ from wsl.data.pairs import pairs_of, rootless
 from wsl.probes.targets import own_targets, targets_of
 from wsl.run import Run
 from wsl.training.adaptation import adapted
-from wsl.training.run_training import train
+from wsl.training.run_training import check, train
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
@@ -328,3 +328,25 @@ def test_runs_are_reproduced_by_the_settings_that_they_were_given(run: Run, stra
     again = TrainConfig(**compose("train", [*SMALL, f"zoo={strays.path}"]))
     train(again, [strays], run.path, Console(quiet=True))  # finished, and of the same configuration
     assert torch.equal(Run.open(run.path).model.bottleneck.weight, run.model.bottleneck.weight)
+
+
+def test_own_features_are_evaluated_on_own_columns(run: Run):
+    truth = run.zoo.frame["score"].to_numpy(dtype=float)
+    table = wsl.evaluate(truth[:, None], run, targets=["score", "team"], features=["statistics"], n_bootstrap=20)
+    assert {"score", "team"} >= set(table["target"]) >= {"score"}
+    with pytest.raises(InputError, match="no target 'scores'"):
+        wsl.evaluate(truth[:, None], run, targets=["scores"], features=["statistics"])
+
+
+def test_a_coverage_that_few_val_models_cannot_promise_is_said(run: Run, capsys: pytest.CaptureFixture[str]):
+    place = f"path={run.zoo.path}"
+    call(wsl.predict.main, f"run={run.path}", place, "coverage=0.99")
+    assert "at coverage=0.99 intervals are as wide as the range" in capsys.readouterr().out
+    call(wsl.predict.main, f"run={run.path}", place, "coverage=0.2")
+    assert "intervals are as wide" not in capsys.readouterr().out
+
+
+def test_a_zoo_with_too_few_models_for_a_fold_is_refused(run: Run, tmp_path: Path):
+    few = run.zoo.select(model=run.split.test[0].model)
+    with pytest.raises(InputError, match="has no train models: 1 fine-tuned models are too few"):
+        check(TrainConfig(**compose("train", [f"zoo={run.zoo.path}"])), [few])

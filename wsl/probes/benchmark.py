@@ -104,10 +104,10 @@ def beside(own: Float[np.ndarray, "N F"], run: Run, settings: Settings, *, name:
     each probe. Targets that cannot be predicted have no row.
 
     Raises:
-        InputError: a card is unknown, or the split leaks.
+        InputError: a card or column is unknown, no target can be predicted, or the split leaks.
     """
     scheme, fold = (run.config[key] for key in ("split", "fold"))
-    probes, children = cards("probe", settings.targets), probed_checkpoints(run.zoo)
+    probes, children = targets_of(run.zoo, settings.targets), probed_checkpoints(run.zoo)
     folds = cross_validation_of(children, {fold: run.split}, scheme, settings)
     found = {name: evaluate_subsets(folds, probes, [own])}
     for label, extractor, _, by_fold in variants(cards("features", settings.features), {run.model_name: {0: {fold: run}}}, {}):
@@ -130,4 +130,6 @@ def beside(own: Float[np.ndarray, "N F"], run: Run, settings: Settings, *, name:
                 rows.append(
                     row | {"difference": told["difference"], "difference_low": told["low"], "difference_high": told["high"]}
                 )
+    if not rows:
+        raise InputError(f"{', '.join(probes)} cannot be predicted on this split: too few models, or all have one value")
     return rows

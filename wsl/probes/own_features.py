@@ -24,7 +24,7 @@ def evaluate(own: np.ndarray | pd.DataFrame, /, run: Run, **settings: Any) -> pd
 
     Args:
         own: the features (N F), one row for each checkpoint of `run.zoo`, in its order, or of those that are probed: fine-tuned,
-            with a finite test loss. A DataFrame with the columns `model` and `epoch` may have any order.
+            and not diverged. A DataFrame with the columns `model` and `epoch` may have any order.
         run: a trained model, whose zoo and split are used.
         settings: values of configs/probe.yaml to change, such as `targets=["test_accuracy"]` or `features=["spectra"]`.
 
@@ -67,7 +67,7 @@ def _aligned(features: np.ndarray | pd.DataFrame, zoo: Zoo, children: Zoo) -> Fl
         raise InputError(
             f"the features have {len(values)} rows; pass one for each of the {len(zoo)} checkpoints of run.zoo, in its order: "
             "X = np.stack([my_features(checkpoint) for checkpoint in run.zoo]). Or pass only those of the "
-            f"{len(children)} that are probed: fine-tuned, with a finite test loss"
+            f"{len(children)} that are probed: fine-tuned, and not diverged"
         )
     return values
 

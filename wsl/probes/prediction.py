@@ -92,6 +92,12 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
         bar = progress.add_task("calibrating on roots left out (once)", total=None)
         advance = lambda roots: progress.update(bar, total=roots, advance=1)  # noqa: E731
         predictor = Predictor.of(run, penalties=config.penalties, advance=advance)
+    if config.coverage > (most := predictor.promised_for_known_roots) + ROUNDING:
+        console.print(
+            f"the val models of this run promise a coverage of {most:.2f} at most: at coverage={config.coverage:g} intervals are "
+            f"as wide as the range of the target; coverage={int(100 * most) / 100:g} gives narrower ones",
+            soft_wrap=True,
+        )
     names: dict[str, Any] = {"prefix": config.prefix, "leave_out": config.leave_out}
     given = weights_of(config.root, **names) if config.root is not None else None
     base = weights_of(config.base) if config.base else None
@@ -148,7 +154,7 @@ def _predicted(
         if pd.isna(distance):
             reasons.append(_not_finite(weights, root))
         elif distance > 1:
-            reasons.append(f"{distance:.3g} times as far from the train models as the limit")
+            reasons.append(f"beyond the limit of distances from the train models ({distance:.3f} of it)")
     rows = [row | {"out_of_distribution": "; ".join(row["out_of_distribution"])} for row in about]
     if config.outside == "hide":
         hidden = [number for number in read if rows[number]["out_of_distribution"]]

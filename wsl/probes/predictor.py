@@ -196,6 +196,11 @@ class Predictor:
         return bool(scores.size) and not (self.about["classes"][target] and scores.min() >= 1)
 
     @property
+    def promised_for_known_roots(self) -> float:
+        """The largest coverage that val models promise for models of known roots: K / (K + 1) of K models."""
+        return max(float(self.tensors[f"{target}/weights"].sum()) for target in self.about["classes"])
+
+    @property
     def promised(self) -> float:
         """The largest coverage that roots left out promise for models of another root: K / (K + 1) of K roots."""
         return max(float(self.tensors[f"{target}/root_weights"].sum()) for target in self.about["classes"])

@@ -82,7 +82,8 @@ def prediction_table(table: pd.DataFrame, *, test_set: str) -> Table:
     """
     every = list(map(str, table))
     targets = [name for name in every if f"{name}_low" in every or f"{name}_set" in every]
-    about_tests = f"test_accuracy and test_loss are of the {escape(test_set)}"
+    measured = [name for name in ("test_accuracy", "test_loss") if name in targets]
+    about_tests = f"{' and '.join(measured)}: of the {escape(test_set)}" if measured else ""
     if len(table) == 1:
         row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
         for name in targets:

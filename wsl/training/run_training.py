@@ -58,7 +58,9 @@ def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     if len(set(names)) != len(names):
         raise InputError(f"two of the zoos {config.zoo} have one name; rename a folder: a run tells its zoos apart by name")
     for one in zoos:
-        one.split(config.split, fold=config.fold)
+        if not len(one.split(config.split, fold=config.fold).train):
+            count = one.select(stage="finetune").frame["model"].nunique()
+            raise InputError(f"fold {config.fold} of zoo {one.path} has no train models: {count} fine-tuned models are too few")
     for one in others:
         refuse_shared(one, first, advice="models that are kept for testing would be learned from: train on one of the two")
 

@@ -61,6 +61,8 @@ def main(config: AlignConfig) -> None:
         console.print(note, soft_wrap=True, markup=False)
     distances = f"{found.after:.3g} of their norm apart, {found.before:.3g} before"
     console.print(f"wrote {out}: the function of {config.a}; it and {config.to} are {distances}", soft_wrap=True, markup=False)
+    if rounded := sorted({str(one.dtype)[6:] for one in found.weights.values() if one.dtype in (torch.float16, torch.bfloat16)}):
+        console.print(f"The weights are rounded to {rounded[0]} again; dtype=float32 keeps the function.", soft_wrap=True)
     if found.after > found.before:
         console.print(
             "The scales of norms and layers are now those of the other one, which makes the two no nearer as they are; "

@@ -201,7 +201,7 @@ def test_the_command_predicts_what_it_can_read_and_names_the_rest(
     assert exit.value.code == 1
     said = capsys.readouterr()
     assert "3 checkpoints: 1 in distribution, 0 out of distribution, 2 unreadable" in " ".join(said.out.split())
-    assert "are of the test images of zoo" in " ".join(said.out.split())
+    assert "test_loss: of the test images of zoo" in " ".join(said.out.split())
     message = said.err
     assert message.startswith("error: 2 of 3 checkpoints could not be read: b.safetensors (")
     assert "; c.safetensors (" in message

@@ -85,6 +85,18 @@ def test_of_two_models_nearer_than_rounding_the_right_one_is_named(tmp_path: Pat
     assert pairs_of(found_in(places)) == {frozenset(places[1:]): "symmetry"}
 
 
+def test_a_copy_that_was_rounded_twice_is_in_one_group_with_the_copy_and_its_model(tmp_path: Path) -> None:
+    weights, layout = root(0)
+    half = in_type(torch.float16, moved("mlp"))(weights, layout, 1)
+    twice = in_type(torch.float16, moved("norm", "bias", "mean"))(half, layout, 2)
+    sibling = in_type(torch.float16)(trained(weights, 3, 5e-2), layout, 0)
+    places = {"b": weights, "c": half, "a": twice, "d": sibling}
+    for name, each in places.items():
+        write_weights(tmp_path / f"{name}.safetensors", each)
+    found = found_in(checkpoints_below(tmp_path), reading=Reading(heads=4))
+    assert [[place.stem for place, _ in group] for group in found.groups] == [["b", "a", "c"]]
+
+
 def test_near_models_are_listed_apart(tmp_path: Path) -> None:
     weights, layout = root(0)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))

@@ -9,9 +9,8 @@ for the distance d modulo symmetry. Only pairs whose fingerprints are as near as
 (`wsl.analyses.copies.relation`). The fingerprint reads the stem, the last block and the tail alone, which keeps the inequality.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from wsl.analyses.copies import KINDS, Relation, apart, in_float64, is_finite, norm, off, relation
+from wsl.analyses.fingerprints import ends, fingerprints
 from wsl.analyses.models import OPAQUE, Reading, heads_of, layout_for
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
-from wsl.symmetry.canonical import standardize
 from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 from zoo_gen.files import weights_sha256
@@ -55,17 +54,20 @@ class Read:
     fingerprint: Float[np.ndarray, "F"] = field(default_factory=lambda: np.zeros(0))
     noise: float = 0.0
     like: tuple[int, str] | None = None  # the number of the checkpoint that it is equal to, and up to what
-    distance: float = math.inf  # to that one, modulo symmetry
+    distance: tuple[bool, float] | None = None  # whether that one has no more digits, and how far it is, modulo symmetry
     is_settled: bool = False
 
-    def take(self, number: int, found: Relation) -> None:
+    def take(self, number: int, other: "Read", found: Relation) -> None:
         """Takes another checkpoint as the one that it is equal to, if it is, and is so more than to any before.
 
-        A rounded copy may be as near to a sibling of its model as rounding allows, so the nearest of all candidates counts.
+        A rounded copy may be as near to a sibling of its model as rounding allows, so the nearest of all candidates counts. One
+        of more digits goes before copies that are rounded themselves.
         """
-        far = math.inf if found.kind is None else found.distance or 0.0
-        if far < self.distance:
-            self.like, self.distance = (number, str(found.kind)), far
+        if found.kind is None:
+            return
+        far = (other.precision >= self.precision, found.distance or 0.0)
+        if self.distance is None or far < self.distance:
+            self.like, self.distance = (number, found.kind), far
             self.is_settled = found.kind != "symmetry" or self.precision <= torch.finfo(torch.float32).eps
 
 
@@ -135,10 +137,13 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
         work = in_threads(lambda number: _describe(read[number], reading), unique)
         for _ in shown("comparing", work, len(unique)):
             pass
+        equal: list[tuple[int, int, str]] = []
         for pairs in _rounds(read, unique):
             checks = in_threads(lambda pair: _relation(read[pair[0]], read[pair[1]], reading), pairs)
             for (a, b), found in zip(pairs, shown("aligning", checks, len(pairs)), strict=True):
-                read[a].take(b, found)
+                read[a].take(b, read[b], found)
+                equal += [(a, b, found.kind)] if found.kind is not None else []
+        _join(read, equal)
         left = [number for number in unique if read[number].like is None]
         pairs = _neighbours(read, left) if near > 0 else []
         distances = in_threads(lambda pair: _relative(read[pair[0]], read[pair[1]], reading, near), pairs)
@@ -195,34 +200,11 @@ def _describe(one: Read, reading: Reading) -> None:
     """Fills in the layout of a checkpoint, its fingerprint, and what rounding makes of that."""
     weights = _sorted(reading.weights(one.place))
     one.layout, _ = layout_for(weights, one.heads, reading.opaque)
-    ends = _ends(one.layout)
-    some = {slot.name: weights[slot.name] for slot in ends.slots}
-    values = _fingerprints([in_float64(some), *(off(some, draw=draw) for draw in range(DRAWS))], ends)
+    outer = ends(one.layout)
+    some = {slot.name: weights[slot.name] for slot in outer.slots}
+    values = fingerprints([in_float64(some), *(off(some, draw=draw) for draw in range(DRAWS))], outer)
     one.fingerprint = values[0]
     one.noise = float(np.linalg.norm(values[1:] - values[0], axis=1).max())
-
-
-def _fingerprints(checkpoints: list[dict[str, Tensor]], layout: Layout) -> Float[np.ndarray, "K F"]:
-    """Returns the norms of the parts of checkpoints in standard form."""
-    standard = stack(checkpoints)
-    if layout.family != OPAQUE:
-        standard = standardize(standard, layout)
-    pieces = [
-        piece for slot in layout.slots for piece in (slot.pieces(standard[slot.name]) if slot.shape else [standard[slot.name]])
-    ]
-    return torch.stack([piece.reshape(len(piece), -1).norm(dim=1) for piece in pieces], dim=1).numpy()
-
-
-def _ends(layout: Layout) -> Layout:
-    """Returns the layout of the stem, the last block and the tail."""
-    slots = tuple(slot for slot in layout.slots if {part.block for part in slot.parts} & {0, layout.depth, layout.depth + 1})
-    names = {slot.name for slot in slots}
-
-    def reads(layer: str) -> bool:
-        return bool({layer, f"{layer}.weight", f"{layer}.bias"} & names)
-
-    rules = tuple(rule for rule in layout.rules if reads(rule.source) and all(map(reads, rule.targets)))
-    return replace(layout, slots=slots, rules=rules)
 
 
 def _rounds(read: list[Read], numbers: list[int]) -> Iterator[list[tuple[int, int]]]:
@@ -243,6 +225,19 @@ def _rounds(read: list[Read], numbers: list[int]) -> Iterator[list[tuple[int, in
     while any(candidates.values()):
         yield [(number, others.pop(0)) for number, others in candidates.items() if others]
         candidates = {number: others for number, others in candidates.items() if others and not read[number].is_settled}
+
+
+def _join(read: list[Read], equal: list[tuple[int, int, str]]) -> None:
+    """Lets a checkpoint that is equal to none before it follow one of no more digits that was found equal to it.
+
+    So a copy that was rounded twice is in the group of one that was rounded once.
+    """
+    for a, b, kind in equal:
+        root = a
+        while (like := read[root].like) is not None:
+            root = like[0]
+        if read[b].like is None and root != b and read[b].precision >= read[a].precision:
+            read[b].like = (a, kind)
 
 
 def _by_layout(read: list[Read], numbers: list[int]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from wsl.analyses.copies import relation, within_precision
 from wsl.analyses.duplicates import Duplicates, duplicates
 from wsl.analyses.models import Reading
 from wsl.duplicates import main
+from wsl.symmetry.group import MOVES
 from zoo_gen.files import write_weights
 from zoo_gen.formats.folder import checkpoints_below
 
@@ -72,6 +73,30 @@ def test_the_last_epochs_of_a_training_in_half_precision_are_no_copies() -> None
     weights, layout = root(0)
     first, second = (in_type(torch.bfloat16)(trained(weights, seed, 3e-4), layout, 0) for seed in (1, 2))
     assert relation(first, second, layout).kind is None
+
+
+@pytest.mark.parametrize("far", [0, 0.003, 0.01, 0.03])
+@pytest.mark.parametrize("moves", [("norm",), ("norm", "mlp", "head", "resid"), MOVES], ids=["norms", "permuted", "everything"])
+def test_in_a_gauge_of_half_precision_a_copy_is_found_and_a_sibling_is_none(moves: tuple[str, ...], far: float) -> None:
+    weights, layout = root(0)
+    other = trained(weights, 7, far) if far else weights
+    found = relation(in_type(torch.float16, moved(*moves))(other, layout, 3), weights, layout)
+    assert found.kind == (None if far else "symmetry")
+
+
+@pytest.mark.parametrize("far", [0, 0.03])
+def test_in_bfloat16_a_sibling_further_than_rounding_is_no_copy(far: float) -> None:
+    weights, layout = root(1)
+    other = trained(weights, 7, far) if far else weights
+    found = relation(in_type(torch.bfloat16, moved(*MOVES))(other, layout, 3), weights, layout)
+    assert found.kind == (None if far else "symmetry")
+
+
+def test_a_copy_in_half_precision_with_another_head_is_none() -> None:
+    weights, layout = root(0)
+    other = weights | {"head.weight": weights["head.weight"] * 1.03}
+    found = relation(in_type(torch.float16, moved("norm"))(other, layout, 3), weights, layout)
+    assert found.kind is None
 
 
 def test_of_two_models_nearer_than_rounding_the_right_one_is_named(tmp_path: Path) -> None:

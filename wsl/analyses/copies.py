@@ -1,11 +1,16 @@
 r"""Copies: whether two checkpoints are one function, to the bit, up to precision, or up to the symmetries of their layout.
 
-Numbers of a file are rounded, so copies differ by what rounding makes of them. A weight x in a format of precision
-:math:`\epsilon` is off by at most :math:`\epsilon |x| / 2`, and arithmetic in float32 adds some units of its last place:
+Numbers of a file are rounded, so copies differ by what rounding makes of them. A weight in a format of fewer bits is off by at most
+half a unit of its last place, and arithmetic in float32 adds some units of its own last place:
 
 - up to precision: no weight differs by more than that; two files of one format must agree but for the arithmetic;
-- up to symmetry: the distance of the orbits (`wsl.symmetry.alignment.distance`) is at most `TOLERANCE` times that of each
-  checkpoint to itself with every weight off by as much. So the gauge of each checkpoint says what its rounding amounts to.
+- up to symmetry: aligned in standard form (`wsl.symmetry.alignment`), no part of a tensor differs by much more than rounding makes
+  of it, nor do all parts together. What rounding makes of a part p is measured: :math:`r_p` is the distance of a checkpoint to
+  itself with every weight of the file off by half a unit, up or down. So the gauge of a file says what its rounding amounts to.
+
+Errors of rounding are uniform, so their mean square is a third of that of half a unit. With :math:`d_p` the distance of a part of
+:math:`n_p` numbers, :math:`q^2 = \sum_p n_p (d_p / r_p)^2 / \sum_p n_p` is about 1/3 for copies. A gauge makes rounding large in
+some parts, as in biases that shifts of norms moved. Siblings differ in all parts, and the others tell.
 
 Trainings of one root that hardly moved are as near in one gauge as copies are. Where rounding explains the plain difference of two
 checkpoints, they are equal only up to precision, or not at all.
@@ -19,7 +24,7 @@ from torch import Tensor
 
 from wsl.analyses.models import OPAQUE
 from wsl.layout.slots import Layout
-from wsl.symmetry.alignment import distance
+from wsl.symmetry.alignment import distances_by_part
 from wsl.symmetry.stacks import stack
 from zoo_gen.files import weights_sha256
 
@@ -27,7 +32,16 @@ KINDS = ("bits", "precision", "symmetry")
 """What two checkpoints may be equal up to, the strictest first."""
 
 TOLERANCE = 2
-"""Largest distance of copies, in units of the distance that rounding makes."""
+"""Largest distance that rounding explains, in units of the distance of weights that are off by all that it may amount to."""
+
+PART, WHOLE = 4, 0.75
+"""Largest distance of copies in any part of a tensor, and largest q, in units of what rounding makes of the part."""
+
+DRAWS = 8
+"""How often rounding is drawn, at most: errors of two tensors that meet in a part may cancel in a draw."""
+
+FLOOR = 1e-6
+"""Rounding of a part, at least, over that of all parts: parts that are folded away differ by the round-off of float64."""
 
 ARITHMETIC = 16 * torch.finfo(torch.float32).eps
 """What arithmetic in float32 adds to each weight, in units of the root mean square of its tensor."""
@@ -37,14 +51,13 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Relation:
-    """What two checkpoints are equal up to (of `KINDS`; None: nothing), their distance modulo symmetry and what copies may have.
+    """What two checkpoints are equal up to (of `KINDS`; None: nothing), and how far apart they are modulo symmetry.
 
-    The distances are None where they were not needed.
+    The distance is q of the module, in units of rounding; None where it was not needed.
     """
 
     kind: str | None
     distance: float | None = None
-    tolerance: float | None = None
 
 
 def relation(a: Weights, b: Weights, layout: Layout) -> Relation:
@@ -55,12 +68,23 @@ def relation(a: Weights, b: Weights, layout: Layout) -> Relation:
         return Relation("precision")
     if layout.family == OPAQUE:
         return Relation(None)
-    one, other, one_off, other_off = in_float64(a), in_float64(b), off(a), off(b)
-    if apart(one, other) <= TOLERANCE * (apart(one, one_off) + apart(other, other_off)):
+    one, other = in_float64(a), in_float64(b)
+    if apart(one, other) <= TOLERANCE * (apart(one, off(a)) + apart(other, off(b))):
         return Relation(None)
-    between, own, others = distance(stack([one, one_off, other_off]), stack([other, one, other]), layout).tolist()
-    tolerance = TOLERANCE * (own + others)
-    return Relation("symmetry" if between <= tolerance else None, between, tolerance)
+    sizes = torch.tensor([piece.numel() for piece in layout.pieces(stack([one]))])
+    between, rounding, whole = distances_by_part(stack([one]), stack([other]), layout)[0], torch.zeros(len(sizes)), 0.0
+    for draw in range(DRAWS):
+        pairs = stack([off(a, draw=draw), off(b, draw=draw)]), stack([one, other])
+        drawn = torch.hypot(*distances_by_part(*pairs, layout))
+        rounding = rounding.maximum(drawn)
+        ratio = between / rounding.clamp(min=FLOOR * float(rounding.norm()))
+        counted = torch.where(rounding > 0, sizes, 0)
+        whole = float((counted * ratio.square()).sum() / counted.sum()) ** 0.5
+        if whole <= WHOLE and float(ratio.max()) <= PART:
+            return Relation("symmetry", whole)
+        if whole > 2 * WHOLE:
+            break
+    return Relation(None, whole)
 
 
 def within_precision(a: Weights, b: Weights) -> bool:
@@ -109,11 +133,12 @@ def is_finite(weights: Weights) -> bool:
 
 
 def _rounding(tensor: Tensor) -> Tensor:
-    """Returns half a unit of the last place of each weight, at most, in the format of its tensor."""
+    """Returns half a unit of the last place of each weight in the format of its tensor."""
     if not tensor.is_floating_point():
         return torch.zeros(tensor.shape, dtype=torch.float64)
     form = torch.finfo(tensor.dtype)
-    return form.eps / 2 * tensor.double().abs() + form.tiny * form.eps / 2
+    exponent = torch.frexp(tensor.double().abs().clamp(min=form.tiny)).exponent - 1
+    return torch.ldexp(torch.full(tensor.shape, form.eps / 2, dtype=torch.float64), exponent)
 
 
 def _arithmetic(tensor: Tensor) -> Tensor:

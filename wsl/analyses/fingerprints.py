@@ -21,10 +21,7 @@ def fingerprints(checkpoints: list[dict[str, Tensor]], layout: Layout) -> Float[
     standard = stack(checkpoints)
     if layout.family != OPAQUE:
         standard = standardize(standard, layout)
-    pieces = [
-        piece for slot in layout.slots for piece in (slot.pieces(standard[slot.name]) if slot.shape else [standard[slot.name]])
-    ]
-    return torch.stack([piece.reshape(len(piece), -1).norm(dim=1) for piece in pieces], dim=1).numpy()
+    return torch.stack([piece.reshape(len(piece), -1).norm(dim=1) for piece in layout.pieces(standard)], dim=1).numpy()
 
 
 def ends(layout: Layout) -> Layout:

@@ -164,6 +164,10 @@ class Layout:
         """Returns views of tensors (... *shape) of the checkpoint as the table has them, and the other way round."""
         return {slot.name: slot.turn(weights[slot.name]) for slot in self.slots}
 
+    def pieces(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Returns views of all parts of the tensors of a stack (K, *shape), as the table has them."""
+        return [piece for slot in self.slots for piece in slot.pieces(weights[slot.name])]
+
     def groups(self) -> dict[tuple[int, str], list[tuple[int, int]]]:
         """Returns (block, role) -> [(slot, part), ...], sorted by block, then by role as in `ROLES`."""
         found: dict[tuple[int, str], list[tuple[int, int]]] = {}

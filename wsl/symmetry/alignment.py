@@ -88,9 +88,14 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -
     The distance is that of the standard forms after alignment: 0 between copies by any of the symmetries of the table. It is an
     upper bound of the distance of the orbits, as alignment finds a local optimum.
     """
-    a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
-    layout = folded_layout(layout)
-    return _distance(transform(a, match(a, b, layout, _COMPACT), layout), b)
+    return _distance(*_compared(a, b, layout))
+
+
+def distances_by_part(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> Float[Tensor, "K P"]:
+    """Distances as of `distance`, of each part of each tensor by itself (`wsl.layout.slots.Layout.pieces`)."""
+    ours, theirs = _compared(a, b, layout)
+    apart = layout.pieces({name: ours[name] - theirs[name] for name in ours})
+    return torch.stack([piece.reshape(len(piece), -1).norm(dim=1) for piece in apart], dim=1)
 
 
 def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]) -> Float[np.ndarray, "N F"]:
@@ -152,6 +157,13 @@ def _minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor
         small = rest.norm(dim=1, keepdim=True) < 1e-9 * whole.norm(dim=1, keepdim=True)
         found[name] = torch.where(small, 0, rest).view_as(a[name])
     return found
+
+
+def _compared(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns two stacks in canonical form, the first aligned to the second."""
+    a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
+    layout = folded_layout(layout)
+    return transform(a, match(a, b, layout, _COMPACT), layout), b
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """Copies in every disguise are found among many checkpoints; unrelated models, siblings and epochs are no copies."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from wsl.analyses.copies import relation, within_precision
 from wsl.analyses.duplicates import Duplicates, duplicates
 from wsl.analyses.models import Reading
 from wsl.duplicates import main
+from wsl.layout import layout_of
 from wsl.symmetry.group import MOVES
 from zoo_gen.files import write_weights
 from zoo_gen.formats.folder import checkpoints_below
@@ -169,6 +172,22 @@ def test_files_of_the_same_shapes_say_how_many_heads_there_are(tmp_path: Path) -
     found = found_in(checkpoints_below(tmp_path))
     assert list(pairs_of(found).values()) == ["symmetry"]
     assert found.headless == []
+
+
+def test_what_a_config_beside_weights_tells_of_a_model_finds_copies_that_tensors_do_not_tell(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    layout = layout_of(model)
+    layout = replace(layout, slots=tuple(slot for slot in layout.slots if slot.name in weights))
+    write_weights(tmp_path / "known" / "model.safetensors", weights)
+    write_weights(tmp_path / "loose.safetensors", moved("batch")(weights, layout, 1))
+    places = checkpoints_below(tmp_path)
+    assert pairs_of(found_in(places)) == {}  # no tensor tells the epsilon of a batch norm
+    (tmp_path / "known" / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 3}))
+    assert pairs_of(found_in(places)) == {frozenset(places): "symmetry"}
+    other = moved("batch")(trained(weights, 1, 0.01), layout, 2)
+    write_weights(tmp_path / "loose.safetensors", other)
+    assert pairs_of(found_in(places)) == {}
 
 
 def test_weights_that_are_not_finite_are_compared_to_the_bit(tmp_path: Path) -> None:

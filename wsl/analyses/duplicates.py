@@ -9,66 +9,27 @@ for the distance d modulo symmetry. Only pairs whose fingerprints are as near as
 (`wsl.analyses.copies.relation`). The fingerprint reads the stem, the last block and the tail alone, which keeps the inequality.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 from scipy.spatial import KDTree
-from torch import Tensor
 
-from wsl.analyses.copies import KINDS, Relation, apart, in_float64, is_finite, norm, off, relation
-from wsl.analyses.fingerprints import ends, fingerprints
-from wsl.analyses.models import OPAQUE, Reading, heads_of, layout_for
+from wsl.analyses.candidates import Read, describe, in_order, read_one, share_facts, share_heads
+from wsl.analyses.copies import KINDS, Relation, apart, in_float64, norm, relation
+from wsl.analyses.models import OPAQUE, Reading
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
-from zoo_gen.files import weights_sha256
 from zoo_gen.threads import in_threads
 
-DRAWS = 3
-"""How often the rounding of a checkpoint is drawn to see what it does to its fingerprint."""
-
 MARGIN = 16
-"""Largest difference of the fingerprints of copies, in units of the largest of those draws."""
-
-
-@dataclass
-class Read:
-    """A checkpoint that was read: its place, a hash of its weights, its shapes, and what is known of its heads."""
-
-    place: Path
-    sha256: str
-    shapes: frozenset[tuple[str, tuple[int, ...]]]
-    is_finite: bool
-    precision: float
-    heads: int | None
-    note: str
-    layout: Layout | None = None
-    fingerprint: Float[np.ndarray, "F"] = field(default_factory=lambda: np.zeros(0))
-    noise: float = 0.0
-    like: tuple[int, str] | None = None  # the number of the checkpoint that it is equal to, and up to what
-    distance: tuple[bool, float] | None = None  # whether that one has no more digits, and how far it is, modulo symmetry
-    is_settled: bool = False
-
-    def take(self, number: int, other: "Read", found: Relation) -> None:
-        """Takes another checkpoint as the one that it is equal to, if it is, and is so more than to any before.
-
-        A rounded copy may be as near to a sibling of its model as rounding allows, so the nearest of all candidates counts. One
-        of more digits goes before copies that are rounded themselves.
-        """
-        if found.kind is None:
-            return
-        far = (other.precision >= self.precision, found.distance or 0.0)
-        if self.distance is None or far < self.distance:
-            self.like, self.distance = (number, found.kind), far
-            self.is_settled = found.kind != "symmetry" or self.precision <= torch.finfo(torch.float32).eps
+"""Largest difference of the fingerprints of copies, in units of what rounding makes of them (`wsl.analyses.candidates`)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +86,7 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
         def shown(what: str, items: Iterable[Any], total: int) -> Iterator[Any]:
             return iter(progress.track(items, total=total, description=what))
 
-        found = list(shown("reading", in_threads(lambda place: _read(place, reading), places), len(places)))
+        found = list(shown("reading", in_threads(lambda place: read_one(place, reading), places), len(places)))
         unread = {place: one for place, one in zip(places, found, strict=True) if isinstance(one, str)}
         read = [one for one in found if isinstance(one, Read)]
         if not read:
@@ -133,8 +94,9 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
         read.sort(key=lambda one: (one.precision, str(one.place)))  # the most precise of a group is its first
         _same_bits(read)
         unique = [number for number, one in enumerate(read) if one.like is None and one.is_finite]
-        _share_heads([read[number] for number in unique])
-        work = in_threads(lambda number: _describe(read[number], reading), unique)
+        share_heads(finite := [read[number] for number in unique])
+        share_facts(finite)
+        work = in_threads(lambda number: describe(read[number], reading), unique)
         for _ in shown("comparing", work, len(unique)):
             pass
         equal: list[tuple[int, int, str]] = []
@@ -161,50 +123,11 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
     )
 
 
-def _read(place: Path, reading: Reading) -> Read | str:
-    """Reads a checkpoint, or says why it cannot be read."""
-    try:
-        weights = _sorted(reading.weights(place))
-        heads, note = heads_of(place, weights, reading)
-        layout_for(weights, heads, reading.opaque)
-    except InputError as error:
-        return " ".join(str(error).split())
-    shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in weights.items())
-    precision = max((torch.finfo(w.dtype).eps for w in weights.values() if w.is_floating_point()), default=0.0)
-    return Read(place, weights_sha256(weights), shapes, is_finite(weights), precision, heads, note)
-
-
-def _sorted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns tensors in the order of their names: files of one model may have them in any order."""
-    return {name: weights[name] for name in sorted(weights)}
-
-
 def _same_bits(read: list[Read]) -> None:
     first: dict[str, int] = {}
     for number, one in enumerate(read):
         if (same := first.setdefault(one.sha256, number)) != number:
             one.like = (same, "bits")
-
-
-def _share_heads(read: list[Read]) -> None:
-    """Gives checkpoints without a known number of heads that of the others of their shapes, where these agree."""
-    for shapes in {one.shapes for one in read}:
-        alike = [one for one in read if one.shapes == shapes]
-        known = {one.heads for one in alike if one.heads is not None and not one.note}
-        for one in alike:
-            if one.note and len(known) == 1:
-                one.heads, one.note = next(iter(known)), ""
-
-
-def _describe(one: Read, reading: Reading) -> None:
-    """Fills in the layout of a checkpoint, its fingerprint, and what rounding makes of that."""
-    weights = _sorted(reading.weights(one.place))
-    one.layout, _ = layout_for(weights, one.heads, reading.opaque)
-    outer = ends(one.layout)
-    some = {slot.name: weights[slot.name] for slot in outer.slots}
-    values = fingerprints([in_float64(some), *(off(some, draw=draw) for draw in range(DRAWS))], outer)
-    one.fingerprint = values[0]
-    one.noise = float(np.linalg.norm(values[1:] - values[0], axis=1).max())
 
 
 def _rounds(read: list[Read], numbers: list[int]) -> Iterator[list[tuple[int, int]]]:
@@ -263,13 +186,13 @@ def _neighbours(read: list[Read], numbers: list[int]) -> list[tuple[int, int]]:
 
 def _relation(a: Read, b: Read, reading: Reading) -> Relation:
     assert a.layout is not None
-    return relation(_sorted(reading.weights(a.place)), _sorted(reading.weights(b.place)), a.layout)
+    return relation(in_order(reading.weights(a.place)), in_order(reading.weights(b.place)), a.layout)
 
 
 def _relative(a: Read, b: Read, reading: Reading, near: float) -> float:
     """Returns the distance of two checkpoints over their norm, as they are, or modulo symmetry where that may be near."""
     assert a.layout is not None
-    one, other = (in_float64(_sorted(reading.weights(each.place))) for each in (a, b))
+    one, other = (in_float64(in_order(reading.weights(each.place))) for each in (a, b))
     size = (norm(one) * norm(other)) ** 0.5
     as_they_are = apart(one, other) / size if size else 0.0
     if as_they_are <= near or a.layout.family == OPAQUE:

@@ -61,7 +61,7 @@ def open_model(place: Path, reading: Reading) -> Model:
     weights = reading.weights(place)
     heads, note = heads_of(place, weights, reading)
     layout, notes = layout_for(weights, heads, reading.opaque)
-    layout = _described(place, weights, reading) or layout
+    layout = described(place, weights, reading) or layout
     return Model(str(place), weights, layout, heads, (*notes, *([note] if note else [])))
 
 
@@ -102,12 +102,12 @@ def layout_for(weights: Mapping[str, Tensor], heads: int | None, opaque: Sequenc
     return (layout_of(weights, heads=heads, opaque=opaque) if heads else without_heads(layout)), ()
 
 
-def _described(place: Path, weights: Mapping[str, Tensor], reading: Reading) -> Layout | None:
-    """Returns the layout of the timm model that a config.json beside a checkpoint describes; None where there is none that fits.
+def described(place: Path, weights: Mapping[str, Tensor], reading: Reading) -> Layout | None:
+    """Returns the layout of the timm model that a config.json beside a checkpoint, or beside its base, describes.
 
-    A model tells of symmetries that no tensor does: which activations and norms it has.
+    None where there is none that fits. A model tells of symmetries that no tensor does: which activations and norms it has.
     """
-    config = config_beside(place)
+    config = config_beside(place) or (config_beside(Path(reading.base)) if reading.base else None)
     if config is None or not isinstance(config.get("architecture"), str):
         return None
     try:

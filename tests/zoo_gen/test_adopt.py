@@ -327,6 +327,44 @@ def test_a_table_gives_epochs_models_and_rows_of_single_checkpoints(tmp_path: Pa
     assert list(zoo.frame["test_loss"]) == pytest.approx([1, 1 / 2, 1 / 3])
 
 
+@pytest.mark.parametrize(
+    ("rows", "column"),
+    [
+        ([{"name": "m1", "score": 1.5}, {"name": "m1.safetensors", "score": 2.5}], "score of m1 is 1.5 in row 1 and 2.5 in row 2"),
+        ([{"name": "m1", "test_accuracy": 0.5}, {"name": "m1", "test_accuracy": 0.75}], "test_accuracy of m1 is 0.5"),
+        ([{"name": "m1", "learning_rate": 0.1}, {"name": "m1", "learning_rate": 0.2}], "learning_rate of m1 is 0.1"),
+        ([{"name": "m1", "root": "m2"}, {"name": "m1", "root": "m3"}], "root of m1 is 'm2' in row 1 and 'm3' in row 2"),
+        ([{"name": "m1", "epoch": 1}, {"name": "m1", "epoch": 2}], "keep the row of the epoch that the file is of"),
+        ([{"name": "m1", "model": "a"}, {"name": "m1", "model": "b"}], "model of m1"),
+        ([{"name": "run", "test_loss": 1}, {"name": "run", "epoch": 2, "test_loss": 2}], "test_loss of run (epoch 2) is 1.0"),
+        ([{"name": "run", "epoch": 1, "team": "a"}, {"name": "run", "epoch": 1, "team": "b"}], "team of run (epoch 1) is 'a'"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(rows: list[dict[str, object]], column: str, tmp_path: Path):
+    place = small(tmp_path / "mine", 1, 2, 3)
+    for epoch in (1, 2):
+        (place / "run").mkdir(exist_ok=True)
+        write_weights(place / "run" / f"epoch_{epoch}.safetensors", tuned(initialize(SMALL, 0), 3 + epoch))
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    message = refused(main, f"folder={place}", f"path={tmp_path / 'zoo'}", f"metrics={tmp_path / 'table.csv'}")
+    assert "two rows of the table contradict each other" in message
+    assert column in message
+    assert not (tmp_path / "zoo").exists()
+    pd.DataFrame([rows[0], rows[0]]).to_csv(tmp_path / "table.csv", index=False)
+    assert adopted(place, f"metrics={tmp_path / 'table.csv'}")  # equal rows may stand there twice
+
+
+def test_of_a_log_of_all_epochs_the_row_of_the_file_counts(tmp_path: Path):
+    place = tmp_path / "mine" / "run"
+    place.mkdir(parents=True)
+    write_weights(place / "epoch_2.safetensors", tuned(initialize(SMALL, 0), 1))
+    rows = [{"name": "run", "epoch": epoch, "test_loss": 1 / epoch} for epoch in (1, 2, 3)]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    zoo = adopted(tmp_path / "mine", f"metrics={tmp_path / 'table.csv'}")
+    assert zoo[0].results["test_loss"] == pytest.approx(0.5)
+    assert sorted(left_out(zoo)) == ["table, row 1", "table, row 3"]
+
+
 def test_parents_of_a_table_lead_to_roots_and_circles_to_none(tmp_path: Path):
     parents = {"m1": None, "m2": "m1", "m3": "m2", "m4": "m5", "m5": "m4"}
     pd.DataFrame({"name": parents.keys(), "parent": parents.values()}).to_csv(tmp_path / "table.csv", index=False)

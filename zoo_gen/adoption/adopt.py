@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zoo_gen.adoption.agreement import agreed, refuse_contradictions
 from zoo_gen.adoption.description import named_architecture, named_images
 from zoo_gen.adoption.lineage import epochs_of, roots_and_parents, with_own_names
 from zoo_gen.adoption.measure import measured
@@ -87,7 +88,9 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     if card is not None and (twice := sorted({name for row in rows for name in row.results})):
         raise InputError(f"{wanted.metrics} has {twice[0]}, which images= measures; rename the column, or leave images out")
 
+    called = {one.path: _called(one) for one in found}
     found, matched = _matched(found, rows, report)
+    refuse_contradictions(matched, called)
     for path, told in field.rows.items():
         matched[path] = [*told, *matched.get(path, ())]
     root = root if root is None else next(one for one in found if one.path == root.path)
@@ -169,19 +172,21 @@ def _matched(
 ) -> tuple[list[Found], dict[Path, list[Row]]]:
     """Gives each file the rows of the table that are about it, and the model that these name."""
     names, matched = Names(found), {}
+    told = {(one.path, row.lineage.get("epoch")) for row in rows for one in names.all(row.key)}
     for row in rows:
         called = names.all(row.key)
         epoch = row.lineage.get("epoch")
         of_epoch = [one for one in called if epoch is not None and one.epoch == epoch]
-        if epoch is not None and len(called) > 1 and not of_epoch:
+        is_told = any((one.path, one.epoch) in told for one in called if one.epoch is not None)  # by the row of its epoch
+        if epoch is not None and not of_epoch and (is_told or len(called) > 1):
             report(LeftOut(f"table, row {row.number}", f"{shortened(row.key)} has no file of epoch {epoch}"))
             continue
         for one in of_epoch or called:
             matched.setdefault(one.path, []).append(row)
     renamed = []
     for one in found:
-        told = [str(row.lineage["model"]) for row in matched.get(one.path, ()) if "model" in row.lineage]
-        renamed.append(replace(one, model=model_id(told[0])) if told else one)
+        models = [str(row.lineage["model"]) for row in matched.get(one.path, ()) if "model" in row.lineage]
+        renamed.append(replace(one, model=model_id(models[0])) if models else one)
     return renamed, matched
 
 
@@ -236,7 +241,7 @@ def _lineage(
     models = {one.found.model for one in read}
     for one in read:
         rows = matched.get(one.found.path, ())
-        said = {key: str(row.lineage[key]) for row in rows for key in told if row.lineage.get(key) is not None}
+        said = {key: str(value) for key, value in agreed(rows, "lineage", _called(one.found)).items() if key in told}
         if "parent" not in said and "root" not in said and one.base is not None:
             said["parent"] = one.base
         for key, name in said.items():
@@ -271,17 +276,20 @@ def _model(
         for name, value in row.factors.items():
             if factors.setdefault(name, value) != value:
                 report(LeftOut(f"table, row {row.number}", f"{name} of {model} is {value}, and {factors[name]} in another row"))
-    columns: dict[str, float | str | None] = {name: value for row in shared for name, value in row.columns.items()}
+    columns: dict[str, float | str | None] = agreed(shared, "columns", model)
     checkpoints = []
     for found, checkpoint, _ in kept:
         own = [row for row in rows_of[found] if row not in shared]
         about = [*shared, *own] if found is kept[-1][0] else own
-        results: dict[str, float | None] = dict.fromkeys(RESULTS)
-        results |= {name: value for row in about for name, value in row.results.items()}
-        told = {name: value for row in own for name, value in row.columns.items()}
+        results: dict[str, float | None] = dict.fromkeys(RESULTS) | agreed(about, "results", _called(found))
+        told = agreed(own, "columns", _called(found))
         checkpoints.append(replace(checkpoint, results=with_gaps(results), columns=told))
     root, parent = lineage
     return AdoptedModel(model, root, parent, kept[-1][2], checkpoints, factors, columns, diverged)
+
+
+def _called(one: Found) -> str:
+    return one.model if one.epoch is None else f"{one.model} (epoch {one.epoch})"
 
 
 def _some(rows: Sequence[LeftOut]) -> str:

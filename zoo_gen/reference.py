@@ -18,14 +18,13 @@ from torch import Tensor
 
 from zoo_gen.errors import InputError
 from zoo_gen.files import sha256_of, write_json
-from zoo_gen.formats.checkpoint import files_of, read_checkpoint
+from zoo_gen.formats.checkpoint import REFERENCE, files_of, read_checkpoint
 from zoo_gen.formats.matrix_row import is_row
 from zoo_gen.formats.names import counted
 from zoo_gen.formats.transformers_vit import to_timm
 from zoo_gen.index import expect
 from zoo_gen.reader import read_json
 
-SUFFIX = ".reference.json"
 NAMES = (None, "timm", "counted")
 _KINDS = {
     "path": (str,),
@@ -62,6 +61,9 @@ class Reference:
 
     def sealed(self) -> "Reference":
         """Returns the reference with the hash and stamps of its files as they are now. Raises `InputError` if one is missing."""
+        for place in (self.path, self.base):
+            if place is not None and is_reference(place):
+                raise InputError(f"{place} is a reference of a zoo; name the weights that it is of: {read_reference(place).path}")
         files = files_of(self.path, base=self.base)
         stamps = _stamps(files)
         shared = is_row(self.path)  # a matrix of many checkpoints is hashed once in a process
@@ -103,7 +105,7 @@ class Reference:
 
 def is_reference(path: Path) -> bool:
     """Whether the weights of a checkpoint lie outside of its zoo."""
-    return path.name.endswith(SUFFIX)
+    return path.name.endswith(REFERENCE)
 
 
 def read_reference(file: Path) -> Reference:
@@ -117,6 +119,8 @@ def read_reference(file: Path) -> Reference:
     told: dict[str, Any] = {key: content[key] for key in ("prefix", "names", "sha256")}
     base = None if content["base"] is None else _place(file.parent, content["base"])
     at, times = _place(file.parent, content["path"]), tuple((size, time) for size, time in stamps)
+    if any(place is not None and is_reference(place) for place in (at, base)):
+        raise InputError(f"{file} refers to another reference, and not to weights; {_ADVICE}")
     return Reference(at, base=base, leave_out=tuple(leave_out), stamps=times, **told)
 
 

@@ -218,6 +218,18 @@ def test_a_zoo_is_predicted_by_a_run_on_it(run: Run, strays: Zoo, tmp_path: Path
     assert table["taken_root"].isna().all()
 
 
+def test_a_reference_of_an_adopted_zoo_is_predicted_as_its_weights_are(run: Run, strays: Zoo, tmp_path: Path):
+    reference = strays[1].path
+    file = strays.path.parent / "files" / f"{strays[1].model}_{strays[1].epoch}.safetensors"
+    assert reference.name.endswith(".reference.json")
+    tables = []
+    for number, path in enumerate((reference, file, reference.parent)):
+        call(wsl.predict.main, f"run={run.path}", f"path={path}", f"out={tmp_path / f'{number}.csv'}", "outside=show")
+        tables.append(pd.read_csv(tmp_path / f"{number}.csv").drop(columns="checkpoint"))
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(tables[0], table)
+
+
 @pytest.mark.parametrize("kind", ["run", "encoder"])
 def test_checkpoints_modules_state_dicts_and_paths_are_embedded_and_predicted_alike(
     kind: str, strays: Zoo, request: pytest.FixtureRequest
@@ -225,7 +237,7 @@ def test_checkpoints_modules_state_dicts_and_paths_are_embedded_and_predicted_al
     run: Run = request.getfixturevalue(kind)
     one, other = strays[0], strays[3]
     file = strays.path.parent / "files" / f"{one.model}_{one.epoch}.safetensors"
-    ways = [one, one.build(), one.state_dict(), file, str(file)]
+    ways = [one, one.build(), one.state_dict(), file, str(file), one.path]
     found = [run.embed(way) for way in ways]
     for row in found:
         np.testing.assert_allclose(row, run.embed(strays)[:1], rtol=1e-4, atol=1e-5)

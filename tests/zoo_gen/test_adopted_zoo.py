@@ -11,8 +11,11 @@ import torch
 from tests.zoos import adopted_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.files import write_weights
+from zoo_gen.formats.checkpoint import read_checkpoint
+from zoo_gen.formats.folder import checkpoints_below
 from zoo_gen.index import COLUMNS
 from zoo_gen.reader import read_weights
+from zoo_gen.reference import Reference
 from zoo_gen.verify import problems, repair
 
 
@@ -29,6 +32,41 @@ def test_weights_stay_where_they_are_and_are_read_from_there(zoo: Zoo):
     found = one.state_dict()
     assert found.keys() == there.keys()
     assert all(found[name].equal(there[name]) for name in there)
+
+
+def test_references_and_their_folders_are_read_as_weights_are(zoo: Zoo):
+    one = zoo.select(model="child_0_1", final=True)[0]
+    there = one.state_dict()
+    for place in (one.path, one.path.parent):
+        found = read_checkpoint(place)
+        assert found.keys() == there.keys()
+        assert all(found[name].equal(there[name]) for name in there)
+    assert not read_checkpoint(zoo[3].path)["norm.bias"].equal(there["norm.bias"])
+
+
+def test_weights_that_changed_since_they_were_adopted_are_not_read_by_their_reference(tmp_path: Path):
+    changed = adopted_zoo(tmp_path, roots=0, unknown=1)
+    for file in (tmp_path / "files").glob("*"):
+        write_weights(file, {"a": torch.ones(1)})
+    with pytest.raises(InputError, match="have changed since they were adopted"):
+        read_checkpoint(changed[0].path)
+
+
+def test_a_reference_is_to_weights_and_to_no_other_reference(zoo: Zoo, tmp_path: Path):
+    content = json.loads(zoo[0].path.read_text()) | {"path": str(tmp_path / "b.reference.json")}
+    for name in "ab":
+        (tmp_path / f"{name}.reference.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="refers to another reference"):
+        read_checkpoint(tmp_path / "a.reference.json")
+    with pytest.raises(InputError, match="name the weights that it is of"):
+        Reference(zoo[0].path).sealed()
+
+
+def test_references_of_a_folder_count_unless_their_weights_do(zoo: Zoo):
+    assert len(checkpoints_below(zoo.path)) == len(zoo)
+    beside = checkpoints_below(zoo.path.parent)
+    assert len(beside) == len(zoo)
+    assert all(place.suffix == ".safetensors" for place in beside)
 
 
 def test_copies_are_equal_to_references(zoo: Zoo, tmp_path: Path):

@@ -23,7 +23,7 @@ from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import CONFIGS
 from zoo_gen.errors import printable
 from zoo_gen.files import weights_sha256
-from zoo_gen.formats.checkpoint import ADAPTER, INDEX, SUFFIXES, WHOLE
+from zoo_gen.formats.checkpoint import ADAPTER, ADOPTED, INDEX, REFERENCE, SUFFIXES, WHOLE
 from zoo_gen.reader import shortened
 
 AT_ONCE = 32
@@ -227,8 +227,8 @@ def passed_over(folder: Path) -> list[str]:
 
 def _is_checkpoint(path: Path) -> bool:
     if not path.is_dir():
-        return path.name.endswith(SUFFIXES)
-    return any((path / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER))
+        return path.name.endswith((*SUFFIXES, REFERENCE))
+    return any((path / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER, ADOPTED))
 
 
 def _is_adapter(source: Source) -> bool:

@@ -14,8 +14,9 @@ from zoo_gen.blueprint import FOLDS
 from zoo_gen.content import ADOPTED, FORMAT_VERSION, sealed
 from zoo_gen.errors import InputError
 from zoo_gen.files import json_sha256, locked, sha256_of, weights_sha256, write_json, write_weights
+from zoo_gen.formats.checkpoint import REFERENCE
 from zoo_gen.index import CONFIG, OWN, RESULTS
-from zoo_gen.reference import SUFFIX, Reference
+from zoo_gen.reference import Reference
 from zoo_gen.streams import stream
 from zoo_gen.writer import PACKAGES, write_index
 from zoo_gen.zoo import Zoo
@@ -179,7 +180,7 @@ def _write_model(beside: Path, home: Path, one: AdoptedModel, fold: int | None, 
     for number, checkpoint in enumerate(one.checkpoints, start=1):
         final = number == len(one.checkpoints)
         stem = f"{folder}/model" if final else f"{folder}/epochs/{checkpoint.epoch:04d}"
-        place, file_hash = f"{stem}{'.safetensors' if copy else SUFFIX}", checkpoint.weights.sha256
+        place, file_hash = f"{stem}{'.safetensors' if copy else REFERENCE}", checkpoint.weights.sha256
         if copy:
             write_weights(beside / place, checkpoint.weights.read())
             file_hash = sha256_of(beside / place)

@@ -21,6 +21,9 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+REFERENCE = ".reference.json"
+"""Files of an adopted zoo that say where weights lie (`zoo_gen.reference`)."""
+ADOPTED = f"model{REFERENCE}"
 WHOLE_OR_INDEX = (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE))
 """Files of weights in a folder, the first one there is."""
 ADAPTER = "adapter_config.json"
@@ -40,15 +43,16 @@ def read_checkpoint(
         path: a `.safetensors` file, or a file of `torch.save`, whatever its suffix; the index (`*.index.json`) of a sharded
             checkpoint; a folder that holds `model.safetensors` or `pytorch_model.bin`, or their index; the folder of a model
             in the cache of the Hugging Face hub (`models--owner--name`) or of one of its snapshots; or the folder of a LoRA
-            adapter (`adapter_config.json`); or a row of a matrix of weights, `weights.npy/12` (`zoo_gen.formats.matrix_row`).
+            adapter (`adapter_config.json`); or a row of a matrix of weights, `weights.npy/12` (`zoo_gen.formats.matrix_row`); or a
+            reference of an adopted zoo (`*.reference.json`) or the folder of one, which says how its weights are read.
         base: the checkpoint that an adapter is merged into, of any of these kinds. The name of a base in the adapter is never
             followed.
         prefix: reads only the tensors below it, as of a model that is part of another (`backbone`).
         leave_out: patterns of names (`head.*`) of tensors that are no weights of the model.
 
     Raises:
-        InputError: there is no such file; it is damaged, or of an unknown kind; a shard lies outside the folder; an adapter has no
-            base, does not fit it, or is no plain LoRA; no name is below the prefix or fits a pattern.
+        InputError: there is no such file; it is damaged, of an unknown kind, or not as it was adopted; a shard lies outside the
+            folder; an adapter has no base, does not fit it, or is no plain LoRA; no name is below the prefix or fits a pattern.
     """
     place = _snapshot(Path(path))
     attributes = ATTRIBUTES
@@ -80,6 +84,12 @@ def _read(place: Path) -> tuple[dict[str, Tensor], bool]:
     """Reads a file or folder as it is; the second value is whether PyTorch Lightning wrote it."""
     if matrix_row.is_row(place):
         return matrix_row.read_row(place), False
+    if place.is_dir() and _exists(place / ADOPTED):
+        place = place / ADOPTED
+    if place.name.endswith(REFERENCE):
+        from zoo_gen.reference import read_reference  # which reads checkpoints itself
+
+        return read_reference(place).read(), False
     if place.is_dir():
         return _read_first(place, WHOLE_OR_INDEX)
     if not _exists(place):

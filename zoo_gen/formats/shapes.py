@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_gen.errors import InputError
-from zoo_gen.formats.checkpoint import INDEX, SUFFIXES, read_checkpoint
+from zoo_gen.formats.checkpoint import INDEX, REFERENCE, SUFFIXES, read_checkpoint
 from zoo_gen.formats.names import unwrapped, without
 
 HUB = ("hf-hub:", "hf_hub:")
@@ -36,14 +36,14 @@ def shapes_of(
         InputError: there is no such checkpoint or model, or it is damaged.
     """
     name = source.removeprefix("timm/")
-    if timm.is_model(name.partition(".")[0]) and not Path(source).exists() and not name.endswith(SUFFIXES):
+    if timm.is_model(name.partition(".")[0]) and not Path(source).exists() and not name.endswith((*SUFFIXES, REFERENCE)):
         _check_tag(name)
         with torch.device("meta"):
             tensors = timm.create_model(name, pretrained=False).state_dict()
         return without(unwrapped(tensors, attributes=()), leave_out)  # without buffers, as a file is read
     if source.startswith(HUB):
         raise InputError(f"{source} would be downloaded, which is not done here; download it first, then name its folder or file")
-    is_path = "/" in source or source.endswith((*SUFFIXES, INDEX)) or Path(source).exists()
+    is_path = "/" in source or source.endswith((*SUFFIXES, INDEX, REFERENCE)) or Path(source).exists()
     if not is_path:
         close = difflib.get_close_matches(source, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists the models"

@@ -7,6 +7,7 @@ may be nested. Zoos that others have published are read as their makers wrote th
 printed, and in left_out.json of the zoo.
 """
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from zoo_gen.zoo import Zoo
 
 SHOWN = 40
 """Rows of the report that are printed."""
+CHEAP = 1000
+"""Checkpoints that are searched for duplicates in minutes."""
 
 
 @dataclass
@@ -81,6 +84,8 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     own = own_columns(zoo.frame)
     console.print(printable(f"known of the models: {', '.join(told) or 'weights alone'}; own columns: {', '.join(own) or 'none'}"))
     console.print(f"content hash {zoo.content_hash}")
+    if len(zoo) <= CHEAP:
+        console.print(f"copies in disguise are not looked for: python -m wsl.duplicates {shlex.quote(str(zoo.path))} finds them")
     if not left_out:
         return
     table = Table("left out", "why")

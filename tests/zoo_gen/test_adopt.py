@@ -197,6 +197,28 @@ def test_copies_are_left_out_and_near_copies_are_not(tmp_path: Path):
     assert "has the weights of m1.safetensors, to the bit" in left_out(zoo)["same.pt"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_files_that_are_another_one_in_half_precision_are_said_and_kept(dtype: torch.dtype, tmp_path: Path):
+    place = small(tmp_path / "mine", 1, 2)
+    weights = tuned(initialize(SMALL, 0), 1)
+    half = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    torch.save(half, place / "half.pt")
+    torch.save({**half, "norm.bias": weights["norm.bias"]}, place / "most.pt")
+    near = half["blocks.0.attn.qkv.weight"].clone()
+    near[0, 1] *= 1.5  # which is none of those that are compared first
+    torch.save({**half, "blocks.0.attn.qkv.weight": near}, place / "near.pt")
+    zoo = adopted(place)
+    assert set(zoo.frame["model"]) == {"m1", "m2", "half", "most", "near"}
+    reasons = left_out(zoo)
+    assert sorted(reasons) == ["half.pt", "most.pt"]
+    assert f"has the weights of m1.safetensors, rounded to {str(dtype)[6:]}" in reasons["most.pt"]
+
+
+def test_the_closing_lines_say_how_copies_in_disguise_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    zoo = adopted(small(tmp_path / "mine", 1, 2))
+    assert f"python -m wsl.duplicates {zoo.path}" in capsys.readouterr().out
+
+
 def test_files_of_one_name_are_two_models(tmp_path: Path):
     place = small(tmp_path / "mine", 1)
     torch.save(tuned(initialize(SMALL, 0), 2), place / "m1.pt")

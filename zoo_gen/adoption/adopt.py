@@ -1,21 +1,22 @@
 """Adopting a folder: files are read, matched with the table and written as a zoo; what cannot be read is a row of a report."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo_gen.adoption.agreement import agreed, refuse_contradictions
+from zoo_gen.adoption.agreement import refuse_contradictions
 from zoo_gen.adoption.description import named_architecture, named_images
-from zoo_gen.adoption.lineage import epochs_of, roots_and_parents, with_own_names
+from zoo_gen.adoption.lineage import with_own_names
 from zoo_gen.adoption.measure import measured
+from zoo_gen.adoption.models import models_of
 from zoo_gen.adoption.reading import Names, Read, of_one_family, place_of, read_found
+from zoo_gen.adoption.rounded import report_rounded
 from zoo_gen.adoption.scan import Found, LeftOut, found_at, model_id, scan
 from zoo_gen.adoption.table import Row, read_table
-from zoo_gen.adoption.write import AdoptedCheckpoint, AdoptedModel, with_gaps, write_adopted
+from zoo_gen.adoption.write import write_adopted
 from zoo_gen.errors import InputError
 from zoo_gen.field_zoos.field_zoo import FieldZoo, reader_of
-from zoo_gen.index import RESULTS
 from zoo_gen.reader import shortened
 from zoo_gen.zoo import Zoo
 
@@ -88,9 +89,9 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     if card is not None and (twice := sorted({name for row in rows for name in row.results})):
         raise InputError(f"{wanted.metrics} has {twice[0]}, which images= measures; rename the column, or leave images out")
 
-    called = {one.path: _called(one) for one in found}
+    names = {one.path: one.shown for one in found}
     found, matched = _matched(found, rows, report)
-    refuse_contradictions(matched, called)
+    refuse_contradictions(matched, names)
     for path, told in field.rows.items():
         matched[path] = [*told, *matched.get(path, ())]
     root = root if root is None else next(one for one in found if one.path == root.path)
@@ -105,7 +106,8 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     read = of_one_family([_with_heads(one, field.heads.get(one.found.path)) for one in read], report)
     if not read:
         raise InputError(f"none of the {len(found)} files of weights in {wanted.folder} can be adopted: {_some(left_out)}")
-    models = _models(read, matched, names, root, report)
+    report_rounded(read, report)
+    models = models_of(read, matched, names, root, report)
     if card is not None:
         models = measured(models, card, report, track)
     told = [{"file": row.file, "reason": row.reason} for row in left_out]
@@ -188,108 +190,6 @@ def _matched(
         models = [str(row.lineage["model"]) for row in matched.get(one.path, ()) if "model" in row.lineage]
         renamed.append(replace(one, model=model_id(models[0])) if models else one)
     return renamed, matched
-
-
-def _models(
-    read: Sequence[Read], matched: Mapping[Path, list[Row]], names: Names, root: Found | None, report: Callable[[LeftOut], None]
-) -> list[AdoptedModel]:
-    """Makes models of checkpoints: epochs, lineage, and what the table says."""
-    by_model: dict[str, list[Read]] = {}
-    for one in read:
-        by_model.setdefault(one.found.model, []).append(one)
-    lineage = _lineage(read, matched, names, root, report)
-    order = sorted(by_model, key=lambda model: (lineage[model][0] != model, model))
-    seen: dict[str, str] = {}
-    models = []
-    for model in order:
-        group = {one.found: one for one in by_model[model]}
-        given = {
-            one: row.lineage["epoch"]
-            for one in group
-            for row in matched.get(one.path, ())
-            if isinstance(row.lineage.get("epoch"), int) and one.epoch is None
-        }
-        checkpoints, diverged = [], None
-        for epoch, found in epochs_of(list(group), given, report):
-            one = group[found]
-            other = seen.setdefault(one.checkpoint.weights_sha256, found.name)
-            if other != found.name and one.is_finite:
-                report(LeftOut(found.name, f"it has the weights of {other}, to the bit"))
-            elif diverged is not None:
-                report(LeftOut(found.name, f"the weights of {model} are not finite since epoch {diverged}"))
-            else:
-                checkpoints.append((found, replace(one.checkpoint, epoch=epoch), one.architecture))
-                diverged = None if one.is_finite else epoch
-        if checkpoints:
-            models.append(_model(model, lineage[model], checkpoints, matched, diverged, report))
-    kept = {one.model for one in models}
-    return [_without_those_left_out(one, kept) for one in models]
-
-
-def _without_those_left_out(one: AdoptedModel, kept: set[str]) -> AdoptedModel:
-    """Forgets a root or parent of which no checkpoint was kept."""
-    root = one.root if one.root in kept else None
-    return replace(one, root=root, parent=one.parent if root is not None and one.parent in kept else None)
-
-
-def _lineage(
-    read: Sequence[Read], matched: Mapping[Path, list[Row]], names: Names, root: Found | None, report: Callable[[LeftOut], None]
-) -> dict[str, tuple[str | None, str | None]]:
-    """Settles roots and parents by the table, by model cards and adapters, and by the root that the user names."""
-    told: dict[str, dict[str, str]] = {"root": {}, "parent": {}}
-    unknown: dict[str, list[str]] = {}
-    models = {one.found.model for one in read}
-    for one in read:
-        rows = matched.get(one.found.path, ())
-        said = {key: str(value) for key, value in agreed(rows, "lineage", _called(one.found)).items() if key in told}
-        if "parent" not in said and "root" not in said and one.base is not None:
-            said["parent"] = one.base
-        for key, name in said.items():
-            called = {other.model for other in (names.all(name) or names.all(name.rpartition("/")[2]))} & models
-            if len(called) == 1:
-                told[key].setdefault(one.found.model, called.pop())
-            else:
-                unknown.setdefault(name, []).append(one.found.name)
-    for name, files in unknown.items():
-        report(
-            LeftOut(
-                files[0], f"{shortened(name)}, which {len(files)} models descend from, is not in the folder: name its file by root="
-            )
-        )
-    default = root.model if root is not None and root.model in models else None
-    return roots_and_parents(sorted(models), told["root"], told["parent"], default, report)
-
-
-def _model(
-    model: str,
-    lineage: tuple[str | None, str | None],
-    kept: Sequence[tuple[Found, AdoptedCheckpoint, Mapping[str, Any]]],
-    matched: Mapping[Path, list[Row]],
-    diverged: int | None,
-    report: Callable[[LeftOut], None],
-) -> AdoptedModel:
-    """Puts together what is known of one model: rows about all its files are of the model, and their results of its last epoch."""
-    rows_of = {found: matched.get(found.path, []) for found, _, _ in kept}
-    shared = [row for row in rows_of[kept[-1][0]] if len(kept) == 1 or all(row in rows for rows in rows_of.values())]
-    factors: dict[str, Any] = {}
-    for row in (row for rows in rows_of.values() for row in rows):
-        for name, value in row.factors.items():
-            if factors.setdefault(name, value) != value:
-                report(LeftOut(f"table, row {row.number}", f"{name} of {model} is {value}, and {factors[name]} in another row"))
-    columns: dict[str, float | str | None] = agreed(shared, "columns", model)
-    checkpoints = []
-    for found, checkpoint, _ in kept:
-        own = [row for row in rows_of[found] if row not in shared]
-        about = [*shared, *own] if found is kept[-1][0] else own
-        results: dict[str, float | None] = dict.fromkeys(RESULTS) | agreed(about, "results", _called(found))
-        told = agreed(own, "columns", _called(found))
-        checkpoints.append(replace(checkpoint, results=with_gaps(results), columns=told))
-    root, parent = lineage
-    return AdoptedModel(model, root, parent, kept[-1][2], checkpoints, factors, columns, diverged)
-
-
-def _called(one: Found) -> str:
-    return one.model if one.epoch is None else f"{one.model} (epoch {one.epoch})"
 
 
 def _some(rows: Sequence[LeftOut]) -> str:

@@ -9,6 +9,9 @@ from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from zoo_gen.adoption.description import architecture_of, base_of_card, config_of, is_transformers_vit
 from zoo_gen.adoption.scan import Found, LeftOut
 from zoo_gen.adoption.write import AdoptedCheckpoint
@@ -21,6 +24,10 @@ from zoo_gen.reference import Reference
 
 ALIKE = 0.5
 """Share of names that two models of one family have in common (of all that either has), numbers and heads aside."""
+
+HALF = (torch.float16, torch.bfloat16)
+SOME = 64
+"""Numbers of a tensor that are compared first, about."""
 
 _HEAD = re.compile(r"(head|head_dist|classifier|fc|pre_logits|pooler|fc_norm)(\..*)?")
 
@@ -36,6 +43,8 @@ class Read:
         base: the name of the model it was made of, as its model card or adapter tells; None where none does.
         pattern: names of its tensors, with `#` for numbers, without the head.
         is_finite: whether all its weights are.
+        sketches: a hash of some of its weights rounded to each format of half precision.
+        halves: number of tensors of each of these formats.
     """
 
     found: Found
@@ -44,6 +53,8 @@ class Read:
     base: str | None
     pattern: frozenset[str]
     is_finite: bool
+    sketches: Mapping[torch.dtype, str]
+    halves: Mapping[torch.dtype, int]
 
 
 class Names:
@@ -126,7 +137,15 @@ def _read(
         raise InputError("timm has no model of these shapes")
     pattern = frozenset(re.sub(r"\d+", "#", name) for name in tensors if not _HEAD.fullmatch(name))
     is_finite = all(bool(tensor.isfinite().all()) for tensor in tensors.values())
-    return Read(one, checkpoint, described, told, pattern, is_finite)
+    sketches = {dtype: sketch(tensors, dtype) for dtype in HALF}
+    halves = {dtype: sum(tensor.dtype is dtype for tensor in tensors.values()) for dtype in HALF}
+    return Read(one, checkpoint, described, told, pattern, is_finite, sketches, halves)
+
+
+def sketch(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> str:
+    """Returns a hash of some numbers of each tensor, evenly spaced, rounded to a format of fewer bits."""
+    some = {name: tensor.reshape(-1)[:: max(1, tensor.numel() // SOME)].to(dtype) for name, tensor in tensors.items()}
+    return weights_sha256(some)
 
 
 def _base(one: Found, called: list[str], names: Names, root: Found | None) -> Found:

@@ -58,6 +58,11 @@ class Found:
         """Whether it is the folder of a LoRA adapter."""
         return (self.path / ADAPTER).is_file()
 
+    @property
+    def shown(self) -> str:
+        """How messages call it: by its model, and its epoch if that is known."""
+        return self.model if self.epoch is None else f"{self.model} (epoch {self.epoch})"
+
 
 @dataclass(frozen=True)
 class LeftOut:

@@ -8,7 +8,7 @@ printed, and in left_out.json of the zoo.
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class AdoptConfig:
     metrics: str | None = MISSING
     architecture: str | None = MISSING
     images: str | None = MISSING
+    classes: list[str] = MISSING
     copy: bool = MISSING
     prefix: str | None = MISSING
     leave_out: list[str] = MISSING
@@ -60,6 +61,7 @@ def main(config: AdoptConfig) -> None:
         metrics=None if config.metrics is None else Path(config.metrics),
         architecture=config.architecture,
         images=config.images,
+        classes=config.classes,
         copy=config.copy,
         prefix=config.prefix,
         leave_out=config.leave_out,
@@ -72,6 +74,15 @@ def main(config: AdoptConfig) -> None:
     _print(console, zoo, left_out)
 
 
+def _images(card: Mapping[str, Any]) -> str:
+    """What the models were measured on: which label is which class, as a wrong order makes accuracies worthless."""
+    names = card.get("label_names") or []
+    labels = ", ".join(f"{label} {name}" for label, name in enumerate(names))
+    size = f"{card['size']} x {card['size']} pixels" if "size" in card else ""
+    told = "; ".join(filter(None, [size, labels and f"labels {labels}"]))
+    return f"measured on {card.get('path') or card.get('source') or card['_target_']}{told and f': {told}'}"
+
+
 def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     finals = zoo.select(final=True).frame
     roots = finals[finals["stage"] == "pretrain"]
@@ -80,6 +91,8 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     where = "copied" if any(zoo.path.glob("models/*/model.safetensors")) else "left where they are"
     console.print(f"{zoo.name}: {len(finals)} models, {len(zoo)} checkpoints, in {zoo.path}; weights {where}")
     console.print(f"roots: {len(roots)} known; of {len(children)} other models, {known} descend from one of them")
+    if (card := zoo.config["config"].get("finetune_images")) is not None:
+        console.print(printable(_images(card), limit=400))
     told = [name for name in ("test_accuracy", "test_loss", "learning_rate", "optimizer") if zoo.frame[name].notna().any()]
     own = own_columns(zoo.frame)
     console.print(printable(f"known of the models: {', '.join(told) or 'weights alone'}; own columns: {', '.join(own) or 'none'}"))

@@ -71,8 +71,8 @@ def with_images(
     """
     patch = timm_sizes(instantiate(zoo["architecture"]))["patch_size"]
     seeds = {stage: zoo[f"{stage}_images"].get("seed", 0) for stage in ("pretrain", "finetune")}
-    own = _look(images, classes, seeds["finetune"])
-    others = [] if pretrain_images is None else [_look(pretrain_images, [], seeds["pretrain"])]
+    own = look_at(images, classes, seeds["finetune"])
+    others = [] if pretrain_images is None else [look_at(pretrain_images, [], seeds["pretrain"])]
     side, note = _side(own.sides, patch if isinstance(patch, int) else patch[0], size)
     mean, std = own.moments(side)
     channels = max([len(mean), *(len(other.moments(side)[0]) for other in others)])
@@ -86,7 +86,7 @@ def with_images(
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """A data set as it was found.
 
     Attributes:
@@ -121,8 +121,17 @@ class _Look:
         return (rounded[0][:1], rounded[1][:1]) if grey else (rounded[0], rounded[1])
 
 
-def _look(place: str, classes: Sequence[str], seed: int) -> _Look:
-    """Finds the images of a place. Raises `InputError` if there is no such place."""
+def look_at(place: str, classes: Sequence[str], seed: int) -> Look:
+    """Finds the images of a place.
+
+    Args:
+        place: a folder, a Parquet file, a data set of the hub (`owner/name`) or the name of a card of images.
+        classes: by name or by number; label i is `classes[i]`. All, where none are named.
+        seed: draws the splits that are missing.
+
+    Raises:
+        InputError: there is no such place, or its images cannot be used.
+    """
     card = CONFIGS / "images" / f"{place}.yaml"
     if Path(place).is_dir() and not any(Path(place).rglob("*.parquet")):
         found = find_in_folder(place)
@@ -157,17 +166,17 @@ def _look(place: str, classes: Sequence[str], seed: int) -> _Look:
     splits = ", ".join(f"{split} {count:,}" for split, count in zip(("train", "val", "test"), counts, strict=True))
     about = f"images {place}: {len(names)} classes ({shown}), {splits}{drawn and f' ({drawn} drawn by seed {seed})'}"
     sides = [shorter_side(picture) for batch in _shown(_some(images.train.pixels.pictures), "sizes of images") for picture in batch]
-    return _Look(described, about, sides, images.train.pixels)
+    return Look(described, about, sides, images.train.pixels)
 
 
-def _look_at_card(path: Path, classes: Sequence[str], seed: int) -> _Look:
+def _look_at_card(path: Path, classes: Sequence[str], seed: int) -> Look:
     """Takes images from a card as it is, with some classes of it."""
     card = stored(f"images/{path.name}", seed=seed)
     if not all(text.isdecimal() for text in classes):
         raise InputError(f"classes of the card {path.stem} are numbers, not {', '.join(classes)}")
     card |= {"classes": [int(text) for text in classes]} if classes else {}
     side = card["size"] if "size" in card else instantiate(card).train.pixels.shape[-1]
-    return _Look(card, f"images of the card {path.stem}", [side], None)
+    return Look(card, f"images of the card {path.stem}", [side], None)
 
 
 def _kept(found: Found, classes: Sequence[str], place: str) -> list[int]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo_gen.adoption.agreement import refuse_contradictions
-from zoo_gen.adoption.description import named_architecture, named_images
+from zoo_gen.adoption.description import named_architecture
+from zoo_gen.adoption.images import card_for, named_images
 from zoo_gen.adoption.lineage import with_own_names
 from zoo_gen.adoption.measure import measured
 from zoo_gen.adoption.models import models_of
@@ -35,7 +36,8 @@ class Adoption:
         root: the checkpoint that models descend from of which nothing else is known, or its name in the folder; None for none.
         metrics: a table; None for none.
         architecture: a card or timm name, of weights without a config.json; None for none.
-        images: a card of images that models are measured on; None for none.
+        images: that models are measured on: a card, or a place as `zoo_gen.own_images.look_at` takes it; None for none.
+        classes: of these images, by name or number; label i is `classes[i]`. All, where none are named.
         copy: whether weights are copied into the zoo.
         prefix: reads only the tensors below it.
         leave_out: patterns of names of tensors that are no weights of the model.
@@ -48,6 +50,7 @@ class Adoption:
     metrics: Path | None
     architecture: str | None
     images: str | None
+    classes: Sequence[str]
     copy: bool
     prefix: str | None
     leave_out: Sequence[str]
@@ -67,8 +70,10 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
         raise InputError(
             f"{wanted.path} is not empty; choose another path=..., or delete that folder if it is a zoo you do not need"
         )
+    if wanted.classes and wanted.images is None:
+        raise InputError("classes= goes with images=<folder, Parquet file, hub data set or card>")
     given = None if wanted.architecture is None else named_architecture(wanted.architecture)
-    card = None if wanted.images is None else named_images(wanted.images)
+    images = None if wanted.images is None else named_images(wanted.images, wanted.classes)
     left_out: list[LeftOut] = []
     report = left_out.append
     reader = reader_of(folder, wanted.kind)
@@ -86,7 +91,7 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
     found = _with_those_of_tables(found, rows, folder)
     if not found:
         raise InputError(f"{wanted.folder} holds no file of weights; docs/how_to/own_models.md lists the kinds that are read")
-    if card is not None and (twice := sorted({name for row in rows for name in row.results})):
+    if images is not None and (twice := sorted({name for row in rows for name in row.results})):
         raise InputError(f"{wanted.metrics} has {twice[0]}, which images= measures; rename the column, or leave images out")
 
     names = {one.path: one.shown for one in found}
@@ -108,6 +113,7 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
         raise InputError(f"none of the {len(found)} files of weights in {wanted.folder} can be adopted: {_some(left_out)}")
     report_rounded(read, report)
     models = models_of(read, matched, names, root, report)
+    card = None if images is None else card_for(images, [one.architecture for one in models])
     if card is not None:
         models = measured(models, card, report, track)
     told = [{"file": row.file, "reason": row.reason} for row in left_out]

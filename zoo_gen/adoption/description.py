@@ -37,14 +37,11 @@ def named_architecture(name: str) -> dict[str, Any]:
     return described_by_timm(name.partition(".")[0], {})
 
 
-def named_images(name: str) -> dict[str, Any]:
-    """Returns the card of images that a user names: one of configs/images, or a YAML file. Raises `InputError` if there is none."""
+def image_card(name: str) -> dict[str, Any] | None:
+    """Returns a card of images by its name in configs/images, or from a YAML file; None for any other name."""
     card = CONFIGS / "images" / f"{name}.yaml"
     if not card.is_file() and not name.endswith((".yaml", ".yml")):
-        cards = ", ".join(sorted(path.stem for path in card.parent.glob("*.yaml")))
-        raise InputError(
-            f"images={shortened(name)} is no card ({cards}) and no YAML file of one; docs/how_to/own_images.md shows how"
-        )
+        return None
     return _card(card if card.is_file() else Path(name))
 
 

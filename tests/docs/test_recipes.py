@@ -16,11 +16,13 @@ import torch
 import yaml
 
 from tests.checkpoints import fine_tuned, identical, shapes, weights
+from tests.commands import call
 from tests.docs.pages import ROOT, name_of, pages
 from wsl.features.features import Features
 from wsl.layout import architectures, lookup
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Zoo
+from zoo_gen.adopt import main as adopt
 from zoo_gen.config import CONFIGS, compose
 from zoo_gen.sources.folder import folder
 from zoo_gen.sources.pictures import Selection
@@ -122,6 +124,24 @@ def test_own_models_are_read_and_compared(tmp_path: Path, monkeypatch: pytest.Mo
     names = run(compared)
     assert 'run.predict("my_models/a.pth"' in predicted  # tests/wsl/test_bare_zoo.py does so
     assert names["again"].keys() == state.keys() == names["a"].keys()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("heads", [4, 8])
+def test_the_card_of_an_own_architecture_makes_its_function_and_another_number_of_heads_does_not(
+    heads: int, tmp_path: Path
+) -> None:
+    (text,) = blocks(HOW_TO / "own_models.md", "yaml")
+    (tmp_path / "my_vit.yaml").write_text(text.replace("num_heads: 4", f"num_heads: {heads}"), encoding="utf-8")
+    torch.manual_seed(0)
+    sizes = yaml.safe_load(text)["model_args"]
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=7, **sizes).eval()
+    (tmp_path / "my_models").mkdir()
+    torch.save(model.state_dict(), tmp_path / "my_models" / "a.pt")
+    call(adopt, f"folder={tmp_path / 'my_models'}", f"path={tmp_path / 'mine'}", f"architecture={tmp_path / 'my_vit.yaml'}")
+    images = torch.randn(2, 3, 32, 32)
+    outputs = Zoo.open(tmp_path / "mine")[0].build()(images)
+    assert outputs.shape == (2, 7)
+    assert outputs.equal(model(images)) is (heads == 4)
 
 
 def commands() -> list[tuple[str, str]]:

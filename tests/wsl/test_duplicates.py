@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from tests.commands import call, refused
 from tests.disguises import CONFIG, DISGUISES, Plant, in_type, moved, plant, root, trained
 from tests.foreign import vit
-from wsl.analyses.copies import relation, within_precision
+from wsl.analyses.copies import relation
 from wsl.analyses.duplicates import Duplicates, duplicates
 from wsl.analyses.models import Reading
+from wsl.analyses.rounding import within_precision
 from wsl.duplicates import main
 from wsl.layout import layout_of
 from wsl.symmetry.group import MOVES

@@ -172,6 +172,41 @@ def test_weights_whose_width_tells_no_number_of_heads_do_not_fit_a_name(tmp_path
     assert not (tmp_path / "zoo").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            "width is 16, not 192; depth is 2, not 12; 120 are missing, 'blocks.10.attn.proj.bias' among them",
+        ),
+        ("vit_tiny_patch16_224", "a card says other sizes (embed_dim: 16, depth: 2, num_heads: ...): docs/how_to/own_models.md"),
+        ("resnet18", "depth is 2, not 0"),
+    ],
+)
+def test_what_differs_from_a_named_architecture_is_said_and_that_a_card_may_say_it(name: str, message: str, tmp_path: Path):
+    arguments = (f"folder={small(tmp_path / 'mine', 1)}", f"path={tmp_path / 'zoo'}")
+    assert message in refused(main, *arguments, f"architecture={name}")
+
+
+def test_a_shape_or_name_that_differs_is_said(tmp_path: Path):
+    place = small(tmp_path / "mine", 1)
+    weights = tuned(initialize(SMALL, 0), 2)
+    write_weights(place / "shape.safetensors", weights | {"norm.bias": torch.zeros(3)})
+    write_weights(place / "name.safetensors", weights | {"blocks.0.extra": torch.zeros(3)})
+    reasons = left_out(adopted(place, f"architecture={card(tmp_path)}"))
+    assert "norm.bias is of shape (3,), not (16,)" in reasons["shape.safetensors"]
+    assert "1 are not in it, 'blocks.0.extra' among them" in reasons["name.safetensors"]
+
+
+def test_a_card_without_a_target_says_what_it_needs(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("timm_name: vit_tiny_patch16_224\n")
+    arguments = (f"folder={small(tmp_path / 'mine', 1)}", f"path={tmp_path / 'zoo'}")
+    message = refused(main, *arguments, f"architecture={tmp_path / 'mine.yaml'}")
+    assert "mine.yaml is no card of architecture: it has no key _target_" in message
+    assert "'_target_: zoo_gen.architecture.architecture', for one (docs/how_to/own_models.md" in message
+    assert "zoo_gen.sources.folder.folder" in refused(main, *arguments, f"images={tmp_path / 'mine.yaml'}")
+
+
 def test_a_root_may_lie_elsewhere_and_is_that_of_all(tmp_path: Path):
     write_weights(tmp_path / "start.safetensors", initialize(SMALL, 0))
     zoo = adopted(small(tmp_path / "mine", 1, 2), f"root={tmp_path / 'start.safetensors'}")

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from wsl.analyses.comparison import alike
-from wsl.analyses.copies import TOLERANCE, apart, in_float64, is_finite, norm, off
+from wsl.analyses.copies import TOLERANCE
 from wsl.analyses.models import OPAQUE, Model
+from wsl.analyses.rounding import apart, in_float64, is_finite, norm, off
 from wsl.symmetry.alignment import align, distance
 from wsl.symmetry.stacks import stack, unstack
 from zoo_gen.errors import InputError

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.analyses.copies import Relation, in_float64, is_finite, off
 from wsl.analyses.fingerprints import ends, fingerprints
 from wsl.analyses.models import Reading, described, heads_of, layout_for
+from wsl.analyses.rounding import in_float64, is_finite, off
 from wsl.layout.slots import Layout
 from zoo_gen.errors import InputError
 from zoo_gen.files import weights_sha256
@@ -45,18 +45,16 @@ class Read:
     distance: tuple[bool, float] | None = None  # whether that one has no more digits, and how far it is, modulo symmetry
     is_settled: bool = False
 
-    def take(self, number: int, other: "Read", found: Relation) -> None:
-        """Takes another checkpoint as the one that it is equal to, if it is, and is so more than to any before.
+    def take(self, number: int, other: "Read", kind: str, distance: float | None) -> None:
+        """Takes another checkpoint as the one that it is equal to up to something, if it is nearer than any before.
 
         A rounded copy may be as near to a sibling of its model as rounding allows, so the nearest of all candidates counts. One
         of more digits goes before copies that are rounded themselves.
         """
-        if found.kind is None:
-            return
-        far = (other.precision >= self.precision, found.distance or 0.0)
+        far = (other.precision >= self.precision, distance or 0.0)
         if self.distance is None or far < self.distance:
-            self.like, self.distance = (number, found.kind), far
-            self.is_settled = found.kind != "symmetry" or self.precision <= torch.finfo(torch.float32).eps
+            self.like, self.distance = (number, kind), far
+            self.is_settled = kind != "symmetry" or self.precision <= torch.finfo(torch.float32).eps
 
 
 def read_one(place: Path, reading: Reading) -> Read | str:

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from wsl.analyses.copies import apart, in_float64, is_finite, norm, relation, within_precision
+from wsl.analyses.copies import relation
 from wsl.analyses.models import OPAQUE, Model
+from wsl.analyses.rounding import apart, in_float64, is_finite, norm, within_precision
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.canonical import balance

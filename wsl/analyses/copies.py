@@ -16,13 +16,12 @@ Trainings of one root that hardly moved are as near in one gauge as copies are. 
 checkpoints, they are equal only up to precision, or not at all.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from wsl.analyses.models import OPAQUE
+from wsl.analyses.rounding import Weights, apart, in_float64, off, within_precision
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import distances_by_part
 from wsl.symmetry.stacks import stack
@@ -42,11 +41,6 @@ DRAWS = 8
 
 FLOOR = 1e-6
 """Rounding of a part, at least, over that of all parts: parts that are folded away differ by the round-off of float64."""
-
-ARITHMETIC = 16 * torch.finfo(torch.float32).eps
-"""What arithmetic in float32 adds to each weight, in units of the root mean square of its tensor."""
-
-Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,61 +79,3 @@ def relation(a: Weights, b: Weights, layout: Layout) -> Relation:
         if whole > 2 * WHOLE:
             break
     return Relation(None, whole)
-
-
-def within_precision(a: Weights, b: Weights) -> bool:
-    """Says whether no weight differs by more than rounding to the formats of both checkpoints, and arithmetic, explain."""
-    for name, x in a.items():
-        y = b[name]
-        limit = _arithmetic(x) + _arithmetic(y)
-        if x.dtype != y.dtype:
-            limit = limit + _rounding(x) + _rounding(y)
-        if ((x.double() - y.double()).abs() > limit).any():
-            return False
-    return True
-
-
-def off(weights: Weights, *, draw: int = 0) -> dict[str, Tensor]:
-    """Returns a checkpoint in float64 with every weight off by what rounding and arithmetic may amount to.
-
-    Equal weights of a tensor are off by the same, as they are rounded to the same. Each `draw` has other signs.
-    """
-    found = {}
-    for name, tensor in weights.items():
-        x = tensor.double()
-        sign = torch.sin((1e9 + 7e8 * draw) * x).sign()
-        found[name] = x + sign * (_rounding(tensor) + _arithmetic(tensor))
-    return found
-
-
-def in_float64(weights: Weights) -> dict[str, Tensor]:
-    """Returns weights in double precision."""
-    return {name: tensor.double() for name, tensor in weights.items()}
-
-
-def apart(a: Weights, b: Weights) -> float:
-    """Returns the Euclidean distance of two checkpoints as they are."""
-    return sum(float((a[name].double() - b[name].double()).square().sum()) for name in a) ** 0.5
-
-
-def norm(weights: Weights) -> float:
-    """Returns the Euclidean norm of a checkpoint."""
-    return sum(float(tensor.double().square().sum()) for tensor in weights.values()) ** 0.5
-
-
-def is_finite(weights: Weights) -> bool:
-    """Says whether all weights are finite numbers."""
-    return all(bool(tensor.isfinite().all()) for tensor in weights.values())
-
-
-def _rounding(tensor: Tensor) -> Tensor:
-    """Returns half a unit of the last place of each weight in the format of its tensor."""
-    if not tensor.is_floating_point():
-        return torch.zeros(tensor.shape, dtype=torch.float64)
-    form = torch.finfo(tensor.dtype)
-    exponent = torch.frexp(tensor.double().abs().clamp(min=form.tiny)).exponent - 1
-    return torch.ldexp(torch.full(tensor.shape, form.eps / 2, dtype=torch.float64), exponent)
-
-
-def _arithmetic(tensor: Tensor) -> Tensor:
-    return ARITHMETIC * tensor.double().square().mean().sqrt()

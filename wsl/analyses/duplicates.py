@@ -20,8 +20,9 @@ from rich.progress import Progress
 from scipy.spatial import KDTree
 
 from wsl.analyses.candidates import Read, describe, in_order, read_one, share_facts, share_heads
-from wsl.analyses.copies import KINDS, Relation, apart, in_float64, norm, relation
+from wsl.analyses.copies import KINDS, Relation, relation
 from wsl.analyses.models import OPAQUE, Reading
+from wsl.analyses.rounding import apart, in_float64, norm
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.stacks import stack
@@ -103,8 +104,9 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
         for pairs in _rounds(read, unique):
             checks = in_threads(lambda pair: _relation(read[pair[0]], read[pair[1]], reading), pairs)
             for (a, b), found in zip(pairs, shown("aligning", checks, len(pairs)), strict=True):
-                read[a].take(b, read[b], found)
-                equal += [(a, b, found.kind)] if found.kind is not None else []
+                if found.kind is not None:
+                    read[a].take(b, read[b], found.kind, found.distance)
+                    equal.append((a, b, found.kind))
         _join(read, equal)
         left = [number for number in unique if read[number].like is None]
         pairs = _neighbours(read, left) if near > 0 else []

@@ -20,6 +20,12 @@ from zoo_gen.reader import read_json, read_text, shortened
 CARD = 2**20
 """Bytes of a model card or of a YAML file, at most."""
 
+EXAMPLES = {
+    "architecture": ("zoo_gen.architecture.architecture", "docs/how_to/own_models.md"),
+    "images": ("zoo_gen.sources.folder.folder", "docs/how_to/own_images.md"),
+}
+"""A target of the cards of a group, and the page that shows one."""
+
 
 def named_architecture(name: str) -> dict[str, Any]:
     """Returns the architecture that a user names: a card of configs/architecture, a YAML file of such a card, or a timm name.
@@ -28,7 +34,7 @@ def named_architecture(name: str) -> dict[str, Any]:
     """
     card = CONFIGS / "architecture" / f"{name}.yaml"
     if card.is_file() or name.endswith((".yaml", ".yml")):
-        return instantiate(_card(card if card.is_file() else Path(name)), group="architecture")
+        return instantiate(_card(card if card.is_file() else Path(name), "architecture"), group="architecture")
     if not timm.is_model(name.partition(".")[0]):
         cards = ", ".join(sorted(path.stem for path in card.parent.glob("*.yaml")))
         raise InputError(
@@ -42,16 +48,20 @@ def image_card(name: str) -> dict[str, Any] | None:
     card = CONFIGS / "images" / f"{name}.yaml"
     if not card.is_file() and not name.endswith((".yaml", ".yml")):
         return None
-    return _card(card if card.is_file() else Path(name))
+    return _card(card if card.is_file() else Path(name), "images")
 
 
-def _card(path: Path) -> dict[str, Any]:
-    """Reads a card; the seed that it may ask for is 0, as that of an adopted zoo is."""
+def _card(path: Path, group: str) -> dict[str, Any]:
+    """Reads a card of a group; the seed that it may ask for is 0, as that of an adopted zoo is."""
     try:
         text = read_text(path, advice="name a YAML file of a card", limit=CARD)
         found = yaml.safe_load(text.replace("${seed}", "0"))
         if not isinstance(found, dict) or "_target_" not in found:
-            raise InputError(f"{path} is no card: it has no _target_")
+            target, page = EXAMPLES[group]
+            raise InputError(
+                f"{path} is no card of {group}: it has no key _target_, which says what is called with the other keys; "
+                f"'_target_: {target}', for one ({page} shows a whole card)"
+            )
         return found
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{path} is no card of YAML ({str(error).partition(chr(10))[0]}); mend it") from error
@@ -140,14 +150,30 @@ def fitted_to(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> di
 
 
 def difference(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """Says where weights differ from an architecture first."""
-    wanted, there = shapes(skeleton(described).state_dict()), shapes(weights)
-    if missing := sorted(wanted.keys() - there.keys()):
-        return f"{len(missing)} are missing, {missing[0]} among them"
-    if more := sorted(there.keys() - wanted.keys()):
-        return f"{len(more)} are not in it, {shortened(more[0])} among them"
-    name = next(name for name in wanted if wanted[name] != there[name])
-    return f"{name} is of shape {there[name]}, not {wanted[name]}"
+    """Says how weights differ from an architecture: in width and depth, in names, or in a shape; and that a card may say it."""
+    model = skeleton(described)
+    sizes, told = [], []
+    patch, width = weights.get("patch_embed.proj.weight"), getattr(model, "embed_dim", None)
+    if patch is not None and isinstance(width, int) and len(patch) != width:
+        sizes.append(f"embed_dim: {len(patch)}")
+        told.append(f"width is {len(patch)}, not {width}")
+    try:
+        wanted = shapes(skeleton(_resized(described, weights) or described).state_dict())
+    except InputError:
+        wanted = shapes(model.state_dict())
+    there = shapes(weights)
+    ours, theirs = (len({name.split(".")[1] for name in names if name.startswith("blocks.")}) for names in (there, wanted))
+    if ours != theirs:
+        sizes += [f"depth: {ours}"] if ours else []
+        told.append(f"depth is {ours}, not {theirs}")
+    for names, what in ((wanted.keys() - there.keys(), "missing"), (there.keys() - wanted.keys(), "not in it")):
+        if names:
+            told.append(f"{len(names)} are {what}, {shortened(min(names))} among them")
+    if not told:
+        name = next(name for name in wanted if wanted[name] != there[name])
+        told.append(f"{name} is of shape {there[name]}, not {wanted[name]}")
+    card = f"a card says other sizes ({', '.join([*sizes, 'num_heads: ...'])})" if sizes else "a card says other sizes"
+    return f"{'; '.join(told)}; {card}: docs/how_to/own_models.md shows one"
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

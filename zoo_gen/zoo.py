@@ -168,7 +168,7 @@ class Zoo:
         if card is None and self.adopted:
             raise InputError(
                 f"zoo {self.path} was adopted without images, so its models cannot be run; adopt it again with "
-                "images=<card> to have them"
+                "images=<folder, Parquet file or card> to have them"
             )
         if not isinstance(card, dict) or "_target_" not in card:
             raise InputError(f"{self.path / 'zoo.json'} has no card of images of stage '{stage}' in 'config'; {ZOO_ADVICE}")

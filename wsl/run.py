@@ -6,7 +6,7 @@ builds only `_target_`s of cards: a config is foreign data.
 """
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -270,7 +270,22 @@ class Run:
 
         Raises `InputError` for a model that reads no tokens.
         """
-        return self.inputs.tokens.decode(self.model, tokens, latents, root=root)
+        return self.decode_all([tokens], [latents], roots=[root])[0]
+
+    def decode_all(
+        self,
+        tokens: Sequence[Tokens],
+        latents: Sequence[Float[Tensor, "T Z"]],
+        *,
+        roots: Sequence[Mapping[str, Tensor] | None],
+    ) -> list[dict[str, Tensor]]:
+        """Returns what `decode` does of many latents, in stacks of those whose root is the same object."""
+        return self.decoding.decode(self.model, tokens, latents, roots=roots)
+
+    @cached_property
+    def decoding(self) -> TokenInputs:
+        """The inputs with what a decoder needs: the images of the zoo. Raises `InputError` for a model that reads no tokens."""
+        return self.inputs.tokens.on(self.zoo)
 
     def _prepared(self, zoo: Zoo) -> Zoo:
         self.inputs.prepare(zoo)

@@ -13,7 +13,7 @@ from zoo_gen import InputError
 from zoo_gen.files import write_text
 from zoo_gen.reader import read_text, shortened
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files of a run. Runs of other versions are refused: they are trained again in minutes."""
 
 CONFIG_LIMIT, CONFIG_DEPTH = 2**18, 32
@@ -49,10 +49,10 @@ def check_config(folder: Path, config: Mapping[str, Any], weights: Mapping[str, 
     wrong = f"{folder / 'config.yaml'} is not the configuration of this run"
     again = f"delete {folder} and train the run again"
     kinds: dict[str, type] = {"split": str, "seed": int, "fold": int, "model_name": str, "zoo": dict, "model": dict}
-    tokens = {"window": int, "tokenizer": dict}
+    tokens = {"window": int, "tokenizer": dict, "rehearsal": dict}
     for key, kind in {**kinds, **{key: kind for key, kind in tokens.items() if key in config}}.items():
         value = config.get(key)
-        is_card = kind is not dict or key == "zoo" or (isinstance(value, dict) and "_target_" in value)
+        is_card = kind is not dict or key in ("zoo", "rehearsal") or (isinstance(value, dict) and "_target_" in value)
         if not isinstance(value, kind) or not is_card or (isinstance(value, int) and not 0 <= value < 2**31):
             raise InputError(f"{wrong} ({key} is missing or wrong); {again}")
     largest = sum(weight.numel() for weight in weights.values())

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.data.logits import lack_to_run
-from wsl.data.pairs import root_weights
+from wsl.data.pairs import roots_by_checkpoint
 from wsl.generators.family import flatten
 from wsl.generators.novelty import disagreement, euclidean
 from wsl.run import Run
@@ -100,10 +100,10 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     tokens, latents = zip(*run.latents(finals), strict=True)
     if refinement is not None:
         latents = refinement(run, finals, latents)
+    every = run.decode_all(tokens, latents, roots=roots_by_checkpoint(run.zoo, finals))
     families: dict[tuple[str | None, str], list[tuple[Checkpoint, dict[str, Tensor]]]] = defaultdict(list)
     ratios = []
-    for checkpoint, own, latent in zip(finals, tokens, latents, strict=True):
-        decoded = run.decode(own, latent, root=root_weights(run.zoo, checkpoint))
+    for checkpoint, own, decoded in zip(finals, tokens, every, strict=True):
         families[checkpoint.root, json.dumps(checkpoint.architecture, sort_keys=True)].append((checkpoint, decoded))
         ratios.append(sum(tensor.numel() for tensor in decoded.values()) / run.model.numbers(own.positions))
     images = run.zoo.images("finetune").test

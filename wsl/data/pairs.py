@@ -49,6 +49,16 @@ def root_weights(zoo: Zoo, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
     return None if root is None else root.state_dict()
 
 
+def roots_by_checkpoint(zoo: Zoo, checkpoints: Iterable[Checkpoint]) -> list[dict[str, Tensor] | None]:
+    """Returns the weights of the root of each checkpoint, one object for each root; None where it is not known."""
+    found: dict[str | None, dict[str, Tensor] | None] = {None: None}
+    every = list(checkpoints)
+    for checkpoint in every:
+        if checkpoint.root not in found:
+            found[checkpoint.root] = root_weights(zoo, checkpoint)
+    return [found[checkpoint.root] for checkpoint in every]
+
+
 def roots_of(zoo: Zoo) -> list[Checkpoint]:
     """Returns the known roots that checkpoints of a zoo descend from, in the order of their names."""
     return [zoo.final(name) for name in sorted(set(zoo.select(stage="finetune").frame["root"].dropna()))]

@@ -143,6 +143,11 @@ class Standardizer:
         mean, deviation = of_plan.mean[plan.part_of], of_plan.deviation[plan.part_of]
         return torch.where(plan.mask, values[:, :-1] * scale * deviation + mean, 0)
 
+    def in_deviations(self, tokens: Tokens) -> Float[Tensor, "T D"]:
+        """Returns values over the deviations of their parts: changes in the units of directions, but for the scale of a group."""
+        of_plan, plan = self._of(tokens.plan), tokens.plan
+        return torch.where(plan.mask, tokens.values.float() / of_plan.deviation[plan.part_of], 0)
+
     def save(self, path: Path) -> None:
         """Writes the statistics as JSON (a float's shortest decimal form reads back to the same bits)."""
         write_json(path, {"parts": self.parts, "roles": self.roles})

@@ -1,23 +1,26 @@
 """Inputs of a hyper-representation: the tokens of checkpoints, standardised, and how they pass through a model window by window."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache, partial
 from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.data.pairs import Pairs, pairs_of, root_weights, rootless, roots_of, weights_with_roots
+from wsl.data.rehearsal import Rehearsal
+from wsl.data.side_information import CHANNELS, SideInformation
 from wsl.data.sources import scan
 from wsl.data.stacks import shape_key
 from wsl.data.standardizer import Standardizer
 from wsl.layout.slots import ROLES
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer, Tokens
 from wsl.tokenizers.window import padded, window_starts
 from zoo_gen import InputError, Zoo
@@ -32,6 +35,10 @@ WEIGHTS_AT_ONCE = 2**24
 """Weights of checkpoints that are encoded, or decoded and evaluated, together, at most; a larger checkpoint is alone."""
 
 
+Root = Mapping[str, Tensor] | None
+"""Weights of a root; None where it is not known."""
+
+
 @dataclass(frozen=True)
 class TokenInputs:
     """Standardised tokens of checkpoints.
@@ -41,6 +48,8 @@ class TokenInputs:
         tokenizer: of all checkpoints.
         standardizer: of their tokens, fitted on train models.
         window: tokens that the model sees at once.
+        rehearsal: the recipe of what decoders find out about a body by its root and head.
+        zoo: whose images rehearsals need; None: there are none.
     """
 
     reads: ClassVar[Literal["tokens"]] = "tokens"
@@ -50,13 +59,16 @@ class TokenInputs:
     tokenizer: Tokenizer
     standardizer: Standardizer
     window: int
+    rehearsal: Rehearsal
+    zoo: Zoo | None = None
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any], *, advice: str) -> Self:
         """Reads what `save` wrote into a run's folder. Raises `InputError` for a file that is missing or damaged."""
         read_json(folder / cls.file, advice=advice)
         standardizer = Standardizer.load(folder / cls.file)
-        return cls(instantiate(config["tokenizer"], group="tokenizer"), standardizer, config["window"])
+        tokenizer = instantiate(config["tokenizer"], group="tokenizer")
+        return cls(tokenizer, standardizer, config["window"], rehearsal_of(config["rehearsal"]))
 
     def save(self, folder: Path) -> None:
         """Writes the statistics into a run's folder."""
@@ -86,6 +98,15 @@ class TokenInputs:
             )
         self.tokenizer.prepare(roots_of(zoo))
 
+    def on(self, zoo: Zoo) -> Self:
+        """Returns these inputs with rehearsals on the images of a zoo."""
+        return replace(self, zoo=zoo)
+
+    @cached_property
+    def side_information(self) -> SideInformation:
+        """Finds what is known of checkpoints beside their tokens."""
+        return SideInformation(self.tokenizer, self.standardizer, self.rehearsal, zoo=self.zoo)
+
     def table(self, model: Any, checkpoints: Zoo, *, within: Zoo) -> pd.DataFrame:
         """Returns the inputs of checkpoints as features (N F): standardised tokens, pooled as latents are."""
 
@@ -105,19 +126,46 @@ class TokenInputs:
 
     def latents(self, model: Any, pairs: Pairs) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:
         """Yields tokens and latents of weights, in order; latents of a model that diverged are not finite."""
-        encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
-        for _, alike in groupby(encoded, key=lambda tokens: tokens.plan):
+        encoded = ((self.tokenizer.encode(weights, root=root), weights, root) for weights, root in pairs)
+        for _, alike in groupby(encoded, key=lambda found: found[0].plan):
             for some in _pieces(alike):
-                values = torch.stack([self.standardizer.standardize(tokens) for tokens in some])
-                mask = torch.stack([functional.pad(tokens.mask, (0, 1), value=True) for tokens in some])
-                positions = torch.stack([tokens.positions for tokens in some])
-                yield from zip(some, self._by_window(model, model.encode, values, mask, positions), strict=True)
+                every = [tokens for tokens, _, _ in some]
+                values = torch.stack([self.standardizer.standardize(tokens) for tokens in every])
+                mask = torch.stack([functional.pad(tokens.mask, (0, 1), value=True) for tokens in every])
+                side = torch.stack([self.side_information.roots(tokens.plan, *of) for tokens, *of in some])
+                yield from zip(every, self._by_window(model, model.encode, values, mask, positions_of(every), side), strict=True)
 
     def decode(
-        self, model: Any, tokens: Tokens, latents: Float[Tensor, "T Z"], *, root: Mapping[str, Tensor] | None
-    ) -> dict[str, Tensor]:
-        """Returns weights from latents, laid out as in `tokens` (of any model of the same shape; its values do not matter)."""
-        values = self._by_window(model, model.decode, latents[None], tokens.positions[None])[0]
+        self, model: Any, tokens: Sequence[Tokens], latents: Sequence[Float[Tensor, "T Z"]], *, roots: Sequence[Root]
+    ) -> list[dict[str, Tensor]]:
+        """Returns weights from latents, laid out as in `tokens` (whose values do not matter), given those of their roots."""
+        sides = self.sides(tokens, latents, roots=roots)
+        found: list[dict[str, Tensor]] = [{}] * len(tokens)
+        for some in _alike(tokens, roots):
+            positions = positions_of(tokens[n] for n in some)
+            inputs = torch.stack([latents[n] for n in some]), positions, torch.stack([sides[n] for n in some])
+            for n, values in zip(some, self._by_window(model, model.decode, *inputs), strict=True):
+                found[n] = self._weights(tokens[n], values, roots[n])
+        return found
+
+    def sides(
+        self, tokens: Sequence[Tokens], latents: Sequence[Float[Tensor, "T Z"]], *, roots: Sequence[Root]
+    ) -> list[Float[Tensor, "T CD"]]:
+        """Returns what a decoder knows beside latents: of rehearsals, by the heads that the latents hold."""
+        found: list[Tensor] = [one.new_zeros(len(one), 0) for one in latents]
+        for some in _alike(tokens, roots):
+            plan, width = tokens[some[0]].plan, latents[some[0]].shape[1]
+            if width != plan.width + 1:
+                continue  # latents of another kind of model, which hold no heads
+            heads = {n: self._weights(tokens[n], latents[n], roots[n]) for n in some if latents[n].isfinite().all()}
+            found_here = self.side_information.all(plan, [*heads.values()], roots[some[0]]) if heads else []
+            for n, side in zip(heads, found_here, strict=True):
+                found[n] = side
+            for n in set(some) - set(heads):
+                found[n] = torch.zeros(plan.n_tokens, len(CHANNELS) * plan.width)
+        return found
+
+    def _weights(self, tokens: Tokens, values: Float[Tensor, "T D+1"], root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         return self.tokenizer.decode(tokens.with_values(self.standardizer.restore(values, tokens.plan)), root=root)
 
     def rescaled(self, model: Any, train: Zoo) -> tuple[Any, "TokenInputs"]:
@@ -125,7 +173,7 @@ class TokenInputs:
         self.prepare(train)
         sources = scan(pairs_of(train), self.tokenizer)
         standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
-        return model, TokenInputs(self.tokenizer, standardizer, self.window)
+        return model, replace(self, standardizer=standardizer)
 
     def _pooled(
         self, model: Any, latents: Callable[[Pairs], Iterable[tuple[Tokens, Tensor]]], pairs: Pairs, within: Zoo
@@ -145,11 +193,11 @@ class TokenInputs:
     def _by_window(self, model: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """Applies a function to (B T ...) window by window, on the model's device; where windows overlap, the later one counts."""
         device, total = next(model.parameters()).device, tensors[0].shape[1]
-        starts = window_starts(total, self.window)
+        starts, totals = window_starts(total, self.window), torch.full((len(tensors[0]),), total, device=device)
         pieces = []
         for start, following in pairwise([*starts, total]):
             window = (padded(tensor[:, start : start + self.window], self.window).to(device) for tensor in tensors)
-            pieces.append(function(*window)[..., : following - start, :].float().cpu())
+            pieces.append(function(*window, totals)[..., : following - start, :].float().cpu())
         return torch.cat(pieces, dim=-2)
 
 
@@ -164,8 +212,35 @@ def _groups(tokenizer: Tokenizer, zoo: Zoo) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found))
 
 
-def _pieces(alike: Iterator[Tokens]) -> Iterator[list[Tokens]]:
-    """Yields tokens of one plan, as many at once as memory is meant for."""
+def _alike(tokens: Sequence[Tokens], roots: Sequence[Root]) -> Iterator[list[int]]:
+    """Yields numbers of checkpoints of one plan and root, as many at once as memory is meant for."""
+    alike: dict[tuple[Plan, int], list[int]] = {}
+    for n, (one, root) in enumerate(zip(tokens, roots, strict=True)):
+        alike.setdefault((one.plan, id(root)), []).append(n)
+    for (plan, _), every in alike.items():
+        step = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // plan.n_weights))
+        yield from (every[start : start + step] for start in range(0, len(every), step))
+
+
+def positions_of(every: Iterable[Tokens]) -> Int[Tensor, "B T P"]:
+    """Returns the positions of tokens of some checkpoints of one plan."""
+    return torch.stack([tokens.positions for tokens in every])
+
+
+def rehearsal_of(values: Any) -> Rehearsal:
+    """Returns a recipe of rehearsals. Raises `InputError` for values that are none."""
+    known = {field.name for field in fields(Rehearsal)}
+    if not isinstance(values, Mapping) or {*values} != known or not all(isinstance(value, int | float) for value in values.values()):
+        raise InputError(f"rehearsal needs the numbers {', '.join(sorted(known))}, and nothing else")
+    return Rehearsal(**{str(key): value for key, value in values.items()})
+
+
+Encoded = tuple[Tokens, Mapping[str, Tensor], Mapping[str, Tensor] | None]
+"""Tokens of a checkpoint, its weights, and those of its root."""
+
+
+def _pieces(alike: Iterator[Encoded]) -> Iterator[list[Encoded]]:
+    """Yields checkpoints of one plan, as many at once as memory is meant for."""
     for first in alike:
-        fitting = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // first.plan.n_weights))
+        fitting = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // first[0].plan.n_weights))
         yield [first, *islice(alike, fitting - 1)]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsl.data.permutation import Shuffle
+from wsl.data.side_information import SourceSides
 from wsl.data.sources import Source
 from wsl.data.standardizer import Standardizer
 from wsl.tokenizers.window import Window, padded, window_starts
@@ -32,13 +33,21 @@ KEPT = 32
 class Batch(NamedTuple):
     """Windows of standardised tokens; padded tokens have mask False and negative positions.
 
-    `source` is the number of the checkpoint among those that are trained on.
+    `side` is what is known beside them (`wsl.data.side_information`; no numbers where nothing is), `total` the number of
+    tokens of the whole checkpoint, and `source` its number among those that are trained on.
     """
 
-    values: Float[Tensor, "*B T D"]
-    mask: Bool[Tensor, "*B T D"]
+    values: Float[Tensor, "*B T D+1"]
+    mask: Bool[Tensor, "*B T D+1"]
     positions: Int[Tensor, "*B T P"]
+    side: Float[Tensor, "*B T CD"]
+    total: Int[Tensor, "*B"]
     source: Int[Tensor, "*B"]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What a model is given: all but the number of the checkpoint."""
+        return self.values, self.mask, self.positions, self.side, self.total
 
     @property
     def entries(self) -> Float[Tensor, ""]:
@@ -94,15 +103,25 @@ class Windows:
         length: tokens of a window, at most those of the longest checkpoint; a shorter one is one window, padded at its end.
         seed: of the order.
         cache: bytes of windows that are kept in memory once they have been read.
+        sides: side information of the sources, by number; None for none.
     """
 
-    def __init__(self, sources: Sequence[Source], standardizer: Standardizer, *, length: int, seed: int, cache: int):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        standardizer: Standardizer,
+        *,
+        length: int,
+        seed: int,
+        cache: int,
+        sides: SourceSides | None = None,
+    ):
         if len(widths := sorted({source.plan.width for source in sources})) != 1:
             raise InputError(
                 f"the checkpoints have tokens of {' and '.join(map(str, widths)) or 'no'} width; choose tokenizer=residual, whose "
                 "tokens all have one, and a split with at least one model whose weights are finite"
             )
-        self.sources, self.standardizer = sources, standardizer
+        self.sources, self.standardizer, self.sides = sources, standardizer, sides
         self._plans = list({id(source.plan): source.plan for source in sources}.values())
         self.length = length = min(length, max(plan.n_tokens for plan in self._plans))
         number = {id(plan): n for n, plan in enumerate(self._plans)}
@@ -133,7 +152,9 @@ class Windows:
             if values.nbytes <= self._room:
                 self._room -= values.nbytes
                 self._kept[index] = values
-        return Batch(padded(values, self.length), mask, positions, torch.tensor(source))
+        side = values.new_zeros(len(values), 0) if self.sides is None else self.sides[source][window.start : window.stop]
+        total = torch.tensor(window.plan.n_tokens)
+        return Batch(padded(values, self.length), mask, positions, padded(side, self.length), total, torch.tensor(source))
 
     def batches(self, steps: range, batch_size: int, *, rank: int, world_size: int, workers: int) -> Generator[Batch, None, None]:
         """Yields the batches of some steps: step s holds windows s * batch_size and on, dealt out evenly to the devices.

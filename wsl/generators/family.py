@@ -42,7 +42,7 @@ class Family:
     states: Sequence[Mapping[str, Tensor]]
     val_accuracy: Float[np.ndarray, " N"]
     latents: Float[np.ndarray, "N T Z"]
-    decode: Callable[[Float[np.ndarray, "T Z"]], dict[str, Tensor]]
+    decode: Callable[[Float[np.ndarray, "N T Z"]], list[dict[str, Tensor]]]
     variant: str = ""
 
     def __len__(self) -> int:
@@ -165,7 +165,9 @@ def _family(
         states=[checkpoint.state_dict() for checkpoint in checkpoints],
         val_accuracy=np.array([np.nan if accuracy is None else accuracy for accuracy in accuracies]),
         latents=np.stack([one.numpy() for one in latents]),
-        decode=lambda latents: run.decode(tokens[0], torch.from_numpy(latents).float(), root=root_state),
+        decode=lambda latents: run.decode_all(
+            [tokens[0]] * len(latents), [*torch.from_numpy(latents).float()], roots=[root_state] * len(latents)
+        ),
         variant=variant,
     )
 

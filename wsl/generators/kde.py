@@ -26,7 +26,12 @@ class KDE(FamilySampler):
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models: anchor, noise, decoder."""
-        return [(family, family.decode(self._latents(family, rng))) for family in draw_families(self.families, n, rng)]
+        drawn = [(family, self._latents(family, rng)) for family in draw_families(self.families, n, rng)]
+        decoded = {
+            id(family): iter(family.decode(np.stack([latents for other, latents in drawn if other is family])))
+            for family in {id(family): family for family, _ in drawn}.values()
+        }
+        return [(family, next(decoded[id(family)])) for family, _ in drawn]
 
     def _latents(self, family: Family, rng: np.random.Generator) -> np.ndarray:
         anchors = family.latents[family.anchors(self.anchors)]

@@ -18,9 +18,11 @@ FAINT = 1e-4
 
 
 class Autoencoder(nn.Module):
-    """A model with `encode(values, mask, positions)`, the latents of tokens, and `decode(latents, positions)`.
+    """A model of windows of tokens (`wsl.data.windows.Batch`) with `encode` and `decode`.
 
-    `mask` is False at padding within tokens; padded tokens have negative positions.
+    `encode(values, mask, positions, side, total)` returns the latents of tokens, `decode(latents, positions, side, total)` the tokens,
+    and `numbers(positions)` how many numbers the decoder gets. `mask` is False at padding within tokens; padded tokens have
+    negative positions.
     """
 
     reads: ClassVar[Literal["tokens"]] = "tokens"
@@ -32,10 +34,15 @@ class Autoencoder(nn.Module):
         """Takes what first weights depend on from train checkpoints, once, before training. Draws no random numbers."""
 
     def forward(
-        self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
-    ) -> Float[Tensor, "B T D"]:
+        self,
+        values: Float[Tensor, "B T D+1"],
+        mask: Bool[Tensor, "B T D+1"],
+        positions: Int[Tensor, "B T P"],
+        side: Float[Tensor, "B T CD"],
+        total: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B T D+1"]:
         """Reconstruction: `decode(encode(...))`."""
-        return self.decode(self.encode(values, mask, positions), positions)
+        return self.decode(self.encode(values, mask, positions, side, total), positions, side, total)
 
     def embed(
         self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]

@@ -1,42 +1,79 @@
-"""The hyper-representation: a transformer autoencoder over windows of weight tokens.
+r"""The hyper-representation: a transformer autoencoder of weight tokens that begins at the best linear code.
 
-Each standardised token (D numbers: a direction of unit scale and the log-scale of its group) is projected to the
-width M, joined by an embedding of its position (block, role, index), mixed with the other tokens of its window by
-pre-norm transformer blocks, and squeezed through Z < D numbers; the decoder mirrors this from the latents and the
-positions alone:
+In a frame where few numbers of a change carry most (`wsl.tokenizers.fisher_basis`) a token is best cut, not squeezed. With m the
+mask of what is kept (`wsl.models.allocation`) and s what the decoder knows of a checkpoint beside its latents
+(`wsl.data.side_information`),
 
-    latents = bottleneck(encoder(W_in x + p)),    x' = W_out decoder(W_up latents + p)
+.. math::
+    \mathrm{latents} = m\,(x + e(x, s)), \qquad
+    x' = \mathrm{latents} + (1 - m)\,(g\,\hat{x} + d(\mathrm{latents}, g\,\hat{x}, s))
 
-Sequential autoencoders of weights: Schürholt et al., "Towards Scalable and Versatile Weight Space Learning", arXiv
-2406.09997.
+The estimate :math:`\hat{x}` is a ridge regression in context: in each group of tokens, the kept numbers are regressed on the
+channels of s, and the same coefficients give the others. e and d are transformers that begin as zero, and the gains g of the roles
+begin as zero: an untrained model is the linear code, to the bit. `initialize` fits the gains and the mask to train checkpoints,
+and training goes on from there.
 """
 
+from collections.abc import Sequence
+
 import torch
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from wsl.data.side_information import CHANNELS
 from wsl.data.token_statistics import TokenStatistics
+from wsl.data.windows import Batch
+from wsl.models.allocation import Allocation
 from wsl.models.autoencoder import Autoencoder, check_sizes
 from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
-from zoo_gen.errors import InputError
 
-FAINT_POSITIONS = 0.1
-"""How large positions are at a linear start, beside those of a start at random."""
+RIDGE = 1.0
+"""Ridge of the regressions in context: as much evidence as one number that is kept."""
+
+FAINT = 1e-12
+"""Mean squares of a channel in a group below this are none."""
+
+
+class Correction(nn.Module):
+    """A transformer from tokens and their side information to tokens, which begins as zero.
+
+    Args:
+        inputs: numbers per token that are read.
+        outputs: numbers per token (D).
+        width, heads, depth, mlp_ratio: of the transformer.
+        blocks, roles: largest block index and role id, plus one.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, width: int, heads: int, depth: int, mlp_ratio: float, blocks: int, roles: int):
+        super().__init__()
+        self.project = RoleLinear(inputs, width, roles=roles)
+        self.positions = PositionEmbedding(width, blocks=blocks, roles=roles)
+        self.blocks = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.unproject = RoleLinear(width, outputs, roles=roles)
+        nn.init.zeros_(self.unproject.weight)
+
+    def forward(self, x: Float[Tensor, "B T I"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T D"]:
+        """Maps the tokens of each window; large entries count by their logarithm."""
+        real = positions[..., 0] >= 0
+        y = self.project(x.asinh(), positions[..., 1]) + self.positions(positions)
+        for block in self.blocks:
+            y = block(y, real)
+        return self.unproject(self.norm(y), positions[..., 1])
 
 
 class HyperRep(Autoencoder):
-    """Autoencoder of weight tokens, whose latents are the representation of a checkpoint.
+    """Autoencoder of windows of tokens; latents are tokens with zeros where nothing is kept.
 
     Args:
-        token_width: numbers per standardised token (D).
-        latent: numbers per token that the decoder gets (Z).
-        width: width M of the transformer.
-        heads: attention heads.
-        encoder_depth, decoder_depth: transformer blocks on either side.
-        mlp_ratio: hidden width of their MLPs, over M.
+        token_width: numbers per standardised token (D + 1, the log-scale of its group among them).
+        compression_ratio: weights of a checkpoint per number that the decoder gets, at least.
+        width, heads, mlp_ratio: of both transformers.
+        encoder_depth, decoder_depth: their blocks.
         blocks: largest block index a token may have, plus one.
         roles: largest role id a token may have, plus one.
-        initialization: first weights: `linear`, a linear code of each role (`initialize_linear`), or `random`.
+        places: tokens of one (block, role) that are allocated apart; of the second half, several together.
 
     Raises `InputError` for sizes of which no model can be built.
     """
@@ -45,7 +82,7 @@ class HyperRep(Autoencoder):
         self,
         *,
         token_width: int,
-        latent: int,
+        compression_ratio: float,
         width: int,
         heads: int,
         encoder_depth: int,
@@ -53,70 +90,125 @@ class HyperRep(Autoencoder):
         mlp_ratio: float,
         blocks: int,
         roles: int,
-        initialization: str,
+        places: int,
     ):
         super().__init__()
-        sizes = {"latent": latent, "width": width, "heads": heads, "blocks": blocks, "roles": roles}
-        check_sizes(sizes, depths=(encoder_depth, decoder_depth), mlp_ratio=mlp_ratio)
-        if initialization not in ("linear", "random"):
-            raise InputError(f"model.initialization must be linear or random, not {initialization}")
-        self.latent, self.blocks, self.roles, self.initialization = latent, blocks, roles, initialization
-        self.project = RoleLinear(token_width, width, roles=roles)
-        self.encoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
-        self.encoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(encoder_depth))
-        self.bottleneck = nn.Linear(width, latent)
-        self.expand = nn.Linear(latent, width)
-        self.decoder_positions = PositionEmbedding(width, blocks=blocks, roles=roles)
-        self.decoder = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(decoder_depth))
-        self.unproject = RoleLinear(width, token_width, roles=roles)
+        check_sizes({"width": width, "heads": heads}, depths=(encoder_depth, decoder_depth), mlp_ratio=mlp_ratio)
+        d, sizes = token_width - 1, {"width": width, "heads": heads, "mlp_ratio": mlp_ratio, "blocks": blocks, "roles": roles}
+        self.blocks, self.roles = blocks, roles
+        self.allocation = Allocation(compression_ratio=compression_ratio, width=d, blocks=blocks, roles=roles, places=places)
+        self.gains = nn.Parameter(torch.zeros(roles))
+        self.encoder = Correction(2 * d + 1, d, depth=encoder_depth, **sizes)
+        self.decoder = Correction((2 + len(CHANNELS)) * d + 1, d, depth=decoder_depth, **sizes)
 
     def initialize(self, statistics: TokenStatistics) -> None:
-        """Makes the model the best linear code of the train checkpoints, unless its initialization is random."""
-        if self.initialization == "linear":
-            self.initialize_linear(statistics.second_moments(roles=self.roles))
+        """Chooses what is kept, and fits the gains, by train checkpoints.
+
+        What is kept is chosen by the energies of the numbers themselves first, then by those of what the regressions leave of them.
+        """
+        self.allocation.allocate(self.allocation.measured(statistics.energies()), statistics.plans)
+        wholes = list(statistics.wholes())
+        if any(batch.side.any() for _, batch in wholes):
+            self._fit_gains([batch for _, batch in wholes])
+            residuals = ((source, self._residual(batch)) for source, batch in wholes)
+            self.allocation.allocate(self.allocation.measured(statistics.energies(residuals)), statistics.plans)
+            self._fit_gains([batch for _, batch in wholes])
 
     @torch.no_grad()
-    def initialize_linear(self, moments: Float[Tensor, "R D D"]) -> None:
-        """Makes the untrained model a linear code of each role (`wsl.data.token_statistics`), which training goes on from.
+    def _fit_gains(self, wholes: Sequence[Batch]) -> None:
+        """Fits the gain of each role to what is not kept, by least squares, from 0 to 1."""
+        products, squares = torch.zeros(self.roles), torch.zeros(self.roles)
+        for batch in wholes:
+            values, estimate, kept = self._estimated(batch)
+            role = batch.positions[..., 1].flatten()
+            products.index_add_(0, role, reduce((values * estimate).masked_fill(kept, 0), "b t d -> (b t)", "sum"))
+            squares.index_add_(0, role, reduce(estimate.square().masked_fill(kept, 0), "b t d -> (b t)", "sum"))
+        self.gains.copy_((products / squares.clamp(min=FAINT)).clamp(0, 1))
 
-        One number of a latent is the log-scale, the others are the leading components of the direction: the log-scale is one entry
-        of many, and no leading component, but an error in it is one in all weights of its group.
-        The first Z numbers of the stream hold the components, the others the random projections and positions of a model that
-        begins at random; nothing is read of those until training finds a use for them. Blocks begin as the identity.
-        """
-        vectors = torch.zeros_like(moments)
-        vectors[:, -1, 0] = 1
-        vectors[:, :-1, 1:] = torch.linalg.eigh(moments[:, :-1, :-1].double()).eigenvectors.flip(-1).float()
-        vectors = vectors[..., : min(self.latent, self.bottleneck.in_features)]
-        z = vectors.shape[-1]
-        for positions in (self.encoder_positions, self.decoder_positions):
-            for weight in (positions.block.weight, positions.role.weight, positions.index.weight.mT):
-                weight.mul_(FAINT_POSITIONS)[:, :z] = 0
-        self.project.weight[..., :z] = vectors
-        self.unproject.weight.zero_()
-        self.unproject.weight[:, :z] = vectors.mT
-        for linear in (self.bottleneck, self.expand):
-            linear.weight.zero_().fill_diagonal_(1)
-            nn.init.zeros_(linear.bias)
+    @torch.no_grad()
+    def _residual(self, batch: Batch) -> Float[Tensor, "B T D"]:
+        """What the regressions leave of the numbers of whole checkpoints, of those that are kept, too."""
+        values, estimate, _ = self._estimated(batch)
+        return values - self.gains[batch.positions[..., 1]][..., None] * estimate
 
-    def encode(
-        self, values: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T D"], positions: Int[Tensor, "B T P"]
-    ) -> Float[Tensor, "B T Z"]:
-        """Latents of each token."""
-        real = positions[..., 0] >= 0
-        x = self.project(values.masked_fill(~mask, 0), positions[..., 1]) + self.encoder_positions(positions)
-        for block in self.encoder:
-            x = block(x, real)
-        return self.bottleneck(x)
-
-    def decode(self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T D"]:
-        """Tokens from latents and the positions they are for."""
-        real = positions[..., 0] >= 0
-        x = self.expand(latents) + self.decoder_positions(positions)
-        for block in self.decoder:
-            x = block(x, real)
-        return self.unproject(x, positions[..., 1])
+    def _estimated(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns directions, their estimates from what is kept of them, and what is kept."""
+        values = batch.values.masked_fill(~batch.mask, 0)[..., :-1]
+        kept = self.allocation(batch.positions, batch.total)
+        channels = self._channels(batch.side, batch.positions)
+        return values, self._estimate(values.masked_fill(~kept, 0), channels, kept, batch.positions), kept
 
     def numbers(self, positions: Int[Tensor, "T P"]) -> int:
-        """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""
-        return len(positions) * self.latent
+        """How many numbers the decoder gets for a checkpoint whose tokens have these positions: those kept, and a scale per group."""
+        kept = self.allocation(positions[None], torch.tensor([len(positions)]))
+        return int(kept.sum()) + len(positions[:, :2].unique(dim=0))
+
+    def encode(
+        self,
+        values: Float[Tensor, "B T D+1"],
+        mask: Bool[Tensor, "B T D+1"],
+        positions: Int[Tensor, "B T P"],
+        side: Float[Tensor, "B T CD"],
+        total: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B T D+1"]:
+        """Latents of each token. Of the side information, the encoder reads the root alone, which needs no rehearsal."""
+        values = values.masked_fill(~mask, 0)
+        root = self._channels(side, positions)[:, :, 0]
+        steered = values[..., :-1] + self.encoder(torch.cat([values, root], dim=-1), positions)
+        kept = self.allocation(positions, total)
+        return torch.cat([steered.masked_fill(~kept, 0), values[..., -1:]], dim=-1)
+
+    def decode(
+        self,
+        latents: Float[Tensor, "B T D+1"],
+        positions: Int[Tensor, "B T P"],
+        side: Float[Tensor, "B T CD"],
+        total: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B T D+1"]:
+        """Tokens from what is kept, the positions they are for, and what is known beside them."""
+        kept = self.allocation(positions, total)
+        given, scale = latents[..., :-1].masked_fill(~kept, 0), latents[..., -1:]  # nothing else reaches the decoder
+        channels = self._channels(side, positions)
+        guess = self.gains[positions[..., 1].clamp(min=0)][..., None] * self._estimate(given, channels, kept, positions)
+        known = torch.cat([given, guess, scale, rearrange(channels, "b t c d -> b t (c d)")], dim=-1)
+        return torch.cat([given + (guess + self.decoder(known, positions)).masked_fill(kept, 0), scale], dim=-1)
+
+    def _channels(self, side: Float[Tensor, "B T CD"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T C D"]:
+        """Side information of unit mean square in each group; zeros where there is none."""
+        width = self.allocation.energy.shape[-1]
+        if not side.shape[-1]:
+            return side.new_zeros(*side.shape[:2], len(CHANNELS), width)
+        channels = rearrange(side, "b t (c d) -> b t c d", d=width)
+        group, count = self._groups(positions)
+        squares = side.new_zeros(count, len(CHANNELS)).index_add(0, group, reduce(channels.square(), "b t c d -> (b t) c", "mean"))
+        tokens = side.new_zeros(count).index_add(0, group, side.new_ones(len(group)))
+        mean = squares / tokens.clamp(min=1)[:, None]
+        scale = torch.where(mean > FAINT, mean.clamp(min=FAINT).rsqrt(), 0)[group]
+        return channels * rearrange(scale, "(b t) c -> b t c 1", b=len(side))
+
+    def _estimate(
+        self,
+        given: Float[Tensor, "B T D"],
+        channels: Float[Tensor, "B T C D"],
+        kept: Bool[Tensor, "B T D"],
+        positions: Int[Tensor, "B T P"],
+    ) -> Float[Tensor, "B T D"]:
+        """All numbers, by a ridge regression of those that are kept on the channels, group by group."""
+        with torch.autocast(given.device.type, enabled=False):
+            given, channels = given.float(), channels.float()
+            group, count = self._groups(positions)
+            seen = channels * kept[:, :, None]
+            products = rearrange(torch.einsum("btcd,bted->btce", seen, channels), "b t c e -> (b t) c e")
+            shares = rearrange(torch.einsum("btcd,btd->btc", seen, given), "b t c -> (b t) c")
+            c = len(CHANNELS)
+            gram = RIDGE * torch.eye(c, device=given.device).expand(count, c, c).index_add(0, group, products)
+            right = given.new_zeros(count, c).index_add(0, group, shares)
+            weights = rearrange(torch.linalg.solve(gram, right)[group], "(b t) c -> b t c", b=len(given))
+            return torch.einsum("btc,btcd->btd", weights, channels)
+
+    def _groups(self, positions: Int[Tensor, "B T P"]) -> tuple[Int[Tensor, " BT"], int]:
+        """Number of the group of each token, of all windows, and how many there are; padded tokens are one of their own."""
+        block, role = positions[..., 0], positions[..., 1]
+        each = self.blocks * self.roles + 1
+        own = torch.where(block >= 0, block * self.roles + role, each - 1)
+        return (own + each * torch.arange(len(own), device=own.device)[:, None]).flatten(), each * len(own)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wsl.data.pairs import roots_by_checkpoint
 from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
@@ -47,13 +48,18 @@ class Refinement:
         sources = [FileSource.of(checkpoint, run.zoo.root(checkpoint), run.tokenizer) for checkpoint in checkpoints]
         objective = Behaviour(images=self.images)
         objective.prepare(run, sources)
+        roots = roots_by_checkpoint(run.zoo, checkpoints)
+        tokens = [source.tokenizer.encode(c.state_dict(), root=r) for source, c, r in zip(sources, checkpoints, roots, strict=True)]
+        sides = run.decoding.sides(tokens, latents, roots=roots)
         found: list[Tensor] = []
         for first in range(0, len(sources), self.batch_size):
             some, before = sources[first : first + self.batch_size], latents[first : first + self.batch_size]
             longest = max(map(len, before))
             positions = torch.stack([padded(source.plan.positions, longest) for source in some])
             mask = (positions[..., :1] >= 0).expand(-1, -1, some[0].plan.width + 1)
-            batch = Batch(torch.zeros(mask.shape), mask, positions, torch.arange(first, first + len(some)))
+            side = torch.stack([padded(one, longest) for one in sides[first : first + self.batch_size]])
+            total = torch.tensor([source.plan.n_tokens for source in some])
+            batch = Batch(torch.zeros(mask.shape), mask, positions, side, total, torch.arange(first, first + len(some)))
             free = Free(run.model, torch.stack([padded(one, longest) for one in before]))
             optimizer = torch.optim.Adam([free.latents], lr=self.learning_rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
@@ -69,13 +75,13 @@ class Refinement:
 
 
 class Free(nn.Module):
-    """A decoder whose latents are parameters; its arguments but for the positions do not matter."""
+    """A decoder whose latents are parameters; values and mask do not matter."""
 
     def __init__(self, model: nn.Module, latents: Float[Tensor, "B T Z"]):
         super().__init__()
         self.__dict__["model"] = model  # whose weights are not to be learned
         self.latents = nn.Parameter(latents.clone())
 
-    def forward(self, values: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, values: Tensor, mask: Tensor, positions: Tensor, side: Tensor, total: Tensor) -> Tensor:
         """Returns the decoded tokens."""
-        return self.__dict__["model"].decode(self.latents, positions)
+        return self.__dict__["model"].decode(self.latents, positions, side, total)

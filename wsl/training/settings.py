@@ -8,7 +8,7 @@ from wsl.training.strategies import Hardware
 from zoo_gen import InputError
 
 AT_LEAST_ONE = ("steps", "batch_size", "accumulate_grad_batches", "window", "log_every", "validate_every", "validation_batches")
-AT_LEAST_ONE += ("save_every", "devices", "threads")
+AT_LEAST_ONE += ("save_every", "devices", "threads", "rehearsed")
 AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
 
 
@@ -47,6 +47,8 @@ class TrainConfig:
     precision: str
     workers: int
     threads: int
+    rehearsed: int
+    rehearsal: dict[str, Any]
     tokenizer: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

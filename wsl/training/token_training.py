@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.progress import track
 
 from wsl.data.pairs import pairs_of, roots_of
+from wsl.data.side_information import SideInformation, SourceSides
+from wsl.data.rehearsal import AT_ONCE
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
-from wsl.data.token_inputs import TokenInputs
+from wsl.data.token_inputs import TokenInputs, rehearsal_of
 from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Windows
 from wsl.run import Run, build_model
@@ -41,10 +44,17 @@ def train_on_tokens(
             tokenizer.prepare(roots_of(one))
         train_models = scan(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
         val_models = [scan(pairs_of(split.val), tokenizer) for split in splits]
-    inputs = TokenInputs(tokenizer, Standardizer.fit((model.plan, model.sums) for model in train_models), config.window)
+    standardizer = Standardizer.fit((model.plan, model.sums) for model in train_models)
+    inputs = TokenInputs(tokenizer, standardizer, config.window, rehearsal_of(config.rehearsal))
     run = Run(folder, resolved, build_model(resolved, inputs), inputs, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}
-    train_windows = Windows(train_models, inputs.standardizer, cache=config.cache_mb * 10**6, **drawn)
+    finders = [SideInformation(tokenizer, standardizer, inputs.rehearsal, zoo=one) for one in zoos]
+    learned = train_models[:: -(-len(train_models) // config.rehearsed)] if any(one.images for one in finders) else train_models
+    sides = SourceSides(learned, [finders[_zoo_of(source, zoos)] for source in learned])
+    rehearsals = sides.find(range(len(learned))) if learned is not train_models else iter(())
+    for _ in track(rehearsals, "rehearsing", total=-(-len(learned) // AT_ONCE), console=console, transient=True, disable=not console.is_terminal):
+        pass
+    train_windows = Windows(learned, standardizer, cache=config.cache_mb * 10**6, sides=sides, **drawn)
     if not (folder / STATE).is_file():  # a state to resume from has all weights
         with console.status("initializing from the train checkpoints"):
             run.model.initialize(TokenStatistics(train_models, train_windows))
@@ -55,7 +65,8 @@ def train_on_tokens(
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validations = []
     for one, models in zip(zoos, val_models, strict=True):
-        seen, windows = run.on(one.path), Windows(models, inputs.standardizer, cache=0, **drawn)
+        seen, known = run.on(one.path), SourceSides(models, [finders[len(validations)]] * len(models))
+        windows = Windows(models, standardizer, cache=0, sides=known, **drawn)
         validations.append(Validation(seen, _objective(config, seen, models), windows, **sizes))
 
     def validation() -> dict[str, float]:
@@ -65,7 +76,7 @@ def train_on_tokens(
         return scalars
 
     journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
-    objective = _objective(config, run, train_models)
+    objective = _objective(config, run, learned)
     fit(config, fabric, folder, run.model, objective, train_windows, validation, console, journal)
 
 
@@ -74,3 +85,8 @@ def _objective(config: TrainConfig, run: Run, models: Sequence[FileSource]) -> O
     objective: Objective = instantiate(config.objective)
     objective.prepare(run, models)
     return objective
+
+
+def _zoo_of(source: FileSource, zoos: Sequence[Zoo]) -> int:
+    """Returns which of the zoos a checkpoint lies in."""
+    return next(number for number, zoo in enumerate(zoos) if source.checkpoint.path.is_relative_to(zoo.path.resolve()))

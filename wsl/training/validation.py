@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wsl.data.logits import lack_to_run
-from wsl.data.pairs import root_weights
+from wsl.data.pairs import roots_by_checkpoint
 from wsl.data.token_inputs import WEIGHTS_AT_ONCE
 from wsl.data.windows import Batch, Windows
 from wsl.run import Run
@@ -64,8 +64,8 @@ class Validation:
             step = max(1, WEIGHTS_AT_ONCE // sum(tensor.numel() for tensor in members[0].state_dict().values()))
             for start in range(0, len(members), step):
                 some = members[start : start + step]
-                pairs = zip(some, self.run.latents(some), strict=True)
-                weights = [self.run.decode(tokens, z, root=root_weights(self.run.zoo, c)) for c, (tokens, z) in pairs]
+                tokens, latents = zip(*self.run.latents(some), strict=True)
+                weights = self.run.decode_all(tokens, latents, roots=roots_by_checkpoint(self.run.zoo, some))
                 decoded.append(score(architecture, weights, self.images).accuracy)
         self.run.model.train()
         accuracies = {"original": torch.tensor(original).nanmean(), "decoded": torch.cat(decoded).mean()}

@@ -119,7 +119,7 @@ class Behaviour(Objective):
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss` and `agreement`, the share of images on which both have the same first class."""
-        decoded = model(batch.values, batch.mask, batch.positions).float()
+        decoded = model(*batch.inputs).float()
         pixels = self.pixels[torch.randint(len(self.pixels), (self.images,))].to(decoded.device)
         groups: dict[tuple[str, Plan], list[int]] = {}
         for row, number in enumerate(batch.source.tolist()):

@@ -28,7 +28,7 @@ class Reconstruction(Objective):
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss`, `error/scale` and `error/<role>` (NaN for roles that the batch does not have)."""
-        reconstruction = model(batch.values, batch.mask, batch.positions)
+        reconstruction = model(*batch.inputs)
         squared = (reconstruction.float() - batch.values).square() * batch.mask
         direction = squared[..., :-1].sum() / batch.entries
         scale = squared[..., -1].sum() / batch.tokens

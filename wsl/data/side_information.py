@@ -1,0 +1,173 @@
+"""Side information: what is known of a checkpoint's body beside its latents, as tokens in the place of its own.
+
+A token has three channels of its own width, one after the other, each a change of the body in the tokenizer's form:
+
+- `root`: the root's own weights, as weight decay moves a body along them;
+- `sgd`, `adamw`: where short fine-tunings of the root under the checkpoint's head go (`wsl.data.rehearsal`).
+
+Zeros stand where a channel is not known: without a root, without images, without rehearsals; and at tensors that a root does not
+have, heads above all. Coding with side information at the decoder: Wyner and Ziv, 1976.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wsl.data.logits import lack_to_run
+from wsl.data.pairs import ROOTS_KEPT
+from wsl.data.rehearsal import AT_ONCE, Rehearsal
+from wsl.data.sources import FileSource
+from wsl.data.standardizer import Standardizer
+from wsl.tokenizers.plan import Plan
+from wsl.tokenizers.tokens import Tokenizer
+from zoo_gen import Zoo
+from zoo_gen.architecture import build
+from zoo_gen.errors import InputError
+from zoo_gen.images import ImageSplit
+from zoo_gen.stack import ModelStack
+
+CHANNELS = ("root", "sgd", "adamw")
+
+State = Mapping[str, Tensor]
+
+
+class SideInformation:
+    """Finds side information of checkpoints of a zoo.
+
+    Args:
+        tokenizer, standardizer: of the checkpoints' tokens.
+        rehearsal: its recipe.
+        zoo: whose images and architectures rehearsals need; None: no rehearsals.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, standardizer: Standardizer, rehearsal: Rehearsal, *, zoo: Zoo | None):
+        self.tokenizer, self.standardizer, self.rehearsal, self.zoo = tokenizer, standardizer, rehearsal, zoo
+        self._roots: dict[tuple[int, int], tuple[Plan, State, Tensor]] = {}  # by identity: both are kept beside it
+
+    def roots(self, plan: Plan, weights: State, root: State | None) -> Float[Tensor, "T CD"]:
+        """Returns what is known without a rehearsal, given any weights of the plan."""
+        found = torch.zeros(plan.n_tokens, len(CHANNELS) * plan.width)
+        if root is not None and self._differs(plan):
+            key = (id(plan), id(root))
+            if key not in self._roots:
+                if len(self._roots) == ROOTS_KEPT:
+                    self._roots.pop(next(iter(self._roots)))
+                doubled = {name: 2 * root[name] if name in body_of(plan) else tensor for name, tensor in weights.items()}
+                self._roots[key] = plan, root, self._channel(plan, doubled, root)
+            found[:, : plan.width] = self._roots[key][2]
+        return found
+
+    def all(self, plan: Plan, heads: Sequence[State], root: State | None) -> list[Float[Tensor, "T CD"]]:
+        """Returns the side information of checkpoints of one plan and root, of whose weights only the heads are read."""
+        found = [self.roots(plan, weights, root) for weights in heads]
+        architecture = self.architectures.get(plan) if root is not None and self._differs(plan) else None
+        if architecture is None or self.images is None:
+            return found
+        body = body_of(plan)
+        starts = [{name: root[name] if name in body else tensor for name, tensor in weights.items()} for weights in heads]
+        fixed = frozenset(starts[0]) - body
+        for side, start, changes in zip(
+            found, starts, self.rehearsal.changes(architecture, starts, fixed, self.images), strict=True
+        ):
+            for channel, change in enumerate(changes, start=1):
+                moved = {name: tensor + change[name] if name in body else tensor for name, tensor in start.items()}
+                side[:, channel * plan.width : (channel + 1) * plan.width] = self._channel(plan, moved, root)
+        return found
+
+    @cached_property
+    def images(self) -> ImageSplit | None:
+        """The images of rehearsals; None where there are none."""
+        if self.zoo is None or self.rehearsal.steps == 0 or self.tokenizer.reference == "none" or lack_to_run(self.zoo):
+            return None
+        return self.zoo.images("finetune").train
+
+    @cached_property
+    def architectures(self) -> dict[Plan, dict[str, Any]]:
+        """Architectures by plan, of models that a stack runs: those of other kinds are not rehearsed."""
+        found: dict[Plan, dict[str, Any]] = {}
+        if self.images is None or self.zoo is None:
+            return found
+        children = self.zoo.select(stage="finetune", final=True)
+        for checkpoint in children.select(path=children.frame.drop_duplicates(["root", "config_sha256"])["path"].tolist()):
+            root = self.zoo.root(checkpoint)
+            if root is not None:
+                plan = self.tokenizer.plan(checkpoint.state_dict(), root=root.state_dict())
+                if plan not in found and _stackable(json.dumps(checkpoint.architecture)):
+                    found[plan] = checkpoint.architecture
+        return found
+
+    def _differs(self, plan: Plan) -> bool:
+        return self.tokenizer.linear and any(plan.differences)
+
+    def _channel(self, plan: Plan, weights: State, root: State) -> Float[Tensor, "T D"]:
+        """Tokens of a change of the body, in deviations of their parts; zeros in tensors that are no differences."""
+        tokens = self.tokenizer.encode(weights, root=root)
+        return self.standardizer.in_deviations(tokens).where(changing(plan), 0)
+
+
+class SourceSides:
+    """Side information of checkpoints in files, by number: found for whole stacks of them, and kept.
+
+    Args:
+        sources: the checkpoints.
+        finders: what finds the side information of each.
+    """
+
+    def __init__(self, sources: Sequence[FileSource], finders: Sequence[SideInformation]):
+        self._sources, self._finders = sources, finders
+        self._kept: dict[int, Tensor] = {}
+        self._roots: dict[Path, State] = {}
+
+    def __getitem__(self, number: int) -> Float[Tensor, "T CD"]:
+        for found in () if number in self._kept else self.find([number]):
+            del found
+        return self._kept[number]
+
+    def find(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Finds the side information of some checkpoints, of any plans and roots; yields how many have it, stack by stack."""
+        alike: dict[tuple[Plan, Path | None, int], list[int]] = {}
+        for number in numbers:
+            source = self._sources[number]
+            place = None if source.root is None else source.root.path
+            alike.setdefault((source.plan, place, id(self._finders[number])), []).append(number)
+        for (plan, _, _), every in alike.items():
+            for start in range(0, len(every), AT_ONCE):
+                some = every[start : start + AT_ONCE]
+                heads = [self._sources[number].checkpoint.state_dict() for number in some]
+                found = self._finders[some[0]].all(plan, heads, self._root(self._sources[some[0]]))
+                self._kept.update(zip(some, found, strict=True))
+                yield len(self._kept)
+
+    def _root(self, source: FileSource) -> State | None:
+        if source.root is None:
+            return None
+        if source.root.path not in self._roots:
+            if len(self._roots) == ROOTS_KEPT:
+                self._roots.pop(next(iter(self._roots)))
+            self._roots[source.root.path] = source.root.state_dict()
+        return self._roots[source.root.path]
+
+
+def body_of(plan: Plan) -> frozenset[str]:
+    """Returns the names of the tensors that tokens hold as differences to the root."""
+    return frozenset(slot.name for (i, slot) in plan.tensors if plan.differences[i])
+
+
+def changing(plan: Plan) -> Bool[Tensor, "T D"]:
+    """Returns where tokens hold differences to the root."""
+    differs = torch.tensor([*(plan.differences[segment.slot] for segment in plan.parts), False])
+    return differs[plan.part_of.long()]
+
+
+def _stackable(architecture: str) -> bool:
+    try:
+        ModelStack(build(json.loads(architecture)), 1)
+    except InputError:
+        return False
+    return True

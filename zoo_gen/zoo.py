@@ -18,8 +18,11 @@ from zoo_gen.images import Images
 from zoo_gen.index import ALL_FACTORS, RESULTS, own_columns, plain, read_index
 from zoo_gen.reader import ZOO_ADVICE, Places, inside, shortened
 from zoo_gen.splits import Split, split_models
+from zoo_gen.wording import values_there, written
 
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
+_ALWAYS = {"stage": ("pretrain", "finetune"), "status": ("ok", "diverged"), "final": (True, False)}
+"""Values that may be asked for in any zoo: one without a diverged model has none of them, and no fault."""
 
 
 class Zoo:
@@ -76,7 +79,11 @@ class Zoo:
     def select(self, **conditions: Any) -> "Zoo":
         """Returns the zoo of rows that meet every condition: a scalar means equality, a list membership.
 
-        Raises `InputError` for a column that does not exist, and for a function: `where` has other conditions.
+        A range may hold more than there is; None asks for missing values. A value of the zoo that is not in this selection selects
+        nothing.
+
+        Raises `InputError` for a column that does not exist, for a value that no checkpoint of the zoo has, and for a function:
+        `where` has other conditions.
         """
         frame = self.frame
         for column, wanted in conditions.items():
@@ -87,9 +94,21 @@ class Zoo:
                     f"{column}= takes a value or a list of values; other conditions are for where: "
                     f"zoo.where(zoo.frame['{column}'] > 3)"
                 )
-            values = wanted if pd.api.types.is_list_like(wanted) else [wanted]
-            frame = frame[frame[column].isin(list(values))]
+            values = pd.Series(list(wanted) if pd.api.types.is_list_like(wanted) else [wanted], dtype=object)
+            known = values.dropna()
+            if not isinstance(wanted, range):
+                self._refuse_unknown(column, known)
+            missing = frame[column].isna() & (len(known) < len(values))
+            frame = frame[frame[column].isin(known.tolist()) | missing]
         return self._of(frame)
+
+    def _refuse_unknown(self, column: str, values: pd.Series) -> None:
+        """Raises `InputError` for a value that no checkpoint of the whole zoo has in a column."""
+        there = self._whole.frame[column].dropna().unique()
+        odd = values[~values.isin([*there, *_ALWAYS.get(column, ())])].tolist()
+        if odd:
+            has = f"values are {values_there(there, odd[0])}" if len(there) else "it has no value of it at all"
+            raise InputError(f"no checkpoint of zoo {self.path} has {column} {written(odd[0])}; {has}")
 
     def where(self, mask: Sequence[bool] | np.ndarray | pd.Series) -> "Zoo":
         """Returns the zoo of rows that a mask marks, one boolean for each row of `frame`: `zoo.where(zoo.frame["epoch"] > 3)`.

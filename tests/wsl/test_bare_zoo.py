@@ -236,6 +236,28 @@ def test_checkpoints_modules_state_dicts_and_paths_are_embedded_and_predicted_al
     assert run.predict([one, file])["checkpoint"].tolist() == [one.model, file.name]
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("accuracy_gap", "accuracy_gap is not predicted: no train model of the run has a value of it; predicted are "),
+        ("accuracy_gap_low", "accuracy_gap_low is not predicted: no train model of the run has a value of it"),
+        ("stage", "stage is not predicted: it is finetune for all [0-9]+ train models"),
+        ("model", "model is not predicted: the zoo records it, and it is no target"),
+        ("tset_accuracy", "tset_accuracy is not predicted: the zoo of the run has no such column; predicted are .*test_accuracy"),
+    ],
+)
+def test_a_column_that_is_not_predicted_says_why(run: Run, strays: Zoo, column: str, message: str):
+    table = run.predict(strays[0])
+    for some in (table, table.sort_values("checkpoint")):
+        with pytest.raises(InputError, match=message):
+            some[column]
+        with pytest.raises(KeyError):
+            some[["checkpoint", column]]
+        assert some.get(column) is None
+        assert column not in some
+        assert some["score"].notna().all()
+
+
 def test_a_root_is_found_given_or_missed(rooted: Zoo, tmp_path: Path):
     run = train_small(rooted.path, tmp_path / "run")
     one = rooted.select(stage="finetune")[0]

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from wsl.data.pairs import pairs_of, rootless
 from wsl.layout import layout_of
+from wsl.probes.predictions import Predictions, reasons_of
 from wsl.probes.predictor import Group, Predictor
 from wsl.run import Run
 from wsl.run_weights import Source, Sources, Weights, as_many, name_of, nearest_root, weights_of
@@ -40,7 +41,7 @@ OTHER_WEIGHTS = (".h5", ".keras", ".msgpack", ".onnx", ".npz", ".npy", ".gguf", 
 """Endings of files that may hold weights, and are of no kind that is read."""
 
 
-def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, coverage: float | None) -> pd.DataFrame:
+def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, coverage: float | None) -> Predictions:
     """Returns the predictions of `predict` for what a caller has; settings that are None are those of configs/predict.yaml."""
     values: dict[str, Any] = yaml.safe_load((CONFIGS / "predict.yaml").read_text(encoding="utf-8"))
     named: dict[str, Any] = {field.name: values[field.name] for field in fields(PredictConfig)} | {"path": ""}
@@ -53,7 +54,9 @@ def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, co
         places[name if name not in places else f"{name} ({number})"] = (source, known)
     if not places:
         raise InputError("there is no checkpoint to predict for; pass one or more")
-    return predict(run, places, config, Console(quiet=True))
+    found = Predictions(predict(run, places, config, Console(quiet=True)))
+    found.reasons = reasons_of(run)
+    return found
 
 
 @dataclass

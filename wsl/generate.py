@@ -24,6 +24,7 @@ from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.files import locked, write_json
 from zoo_gen.streams import stream
+from zoo_gen.wording import counted
 
 
 @dataclass
@@ -59,7 +60,7 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
     alike = kept(stored, state=state, replaced=[])
     every = [(name, card) for name, card in every if name == config.generator_name or name not in sampled(alike)]
     if len(alike) < len(stored):
-        console.print(f"{len(stored) - len(alike)} rows go: they are of another zoo, split, seed or model", soft_wrap=True)
+        console.print(f"left out: {counted(len(stored) - len(alike), 'row')} of another zoo, split, seed or model", soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("encoding train models", total=None)
         families = families_of(run)

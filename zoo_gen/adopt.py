@@ -23,6 +23,7 @@ from zoo_gen.adoption.scan import LeftOut
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.index import own_columns
+from zoo_gen.wording import counted
 from zoo_gen.zoo import Zoo
 
 SHOWN = 40
@@ -75,8 +76,8 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     children = finals[finals["stage"] == "finetune"]
     known = int(children["root"].notna().sum())
     where = "copied" if any(zoo.path.glob("models/*/model.safetensors")) else "left where they are"
-    console.print(f"{zoo.name}: {len(finals)} models, {len(zoo)} checkpoints, in {zoo.path}; weights {where}")
-    console.print(f"roots: {len(roots)} known; of {len(children)} other models, {known} descend from one of them")
+    console.print(f"{zoo.name}: {counted(len(finals), 'model')}, {counted(len(zoo), 'checkpoint')}, in {zoo.path}; weights {where}")
+    console.print(f"roots: {len(roots)} known; of {counted(len(children), 'other model')}, {known} with one of these")
     told = [name for name in ("test_accuracy", "test_loss", "learning_rate", "optimizer") if zoo.frame[name].notna().any()]
     own = own_columns(zoo.frame)
     console.print(printable(f"known of the models: {', '.join(told) or 'weights alone'}; own columns: {', '.join(own) or 'none'}"))
@@ -88,7 +89,7 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
         table.add_row(Text(printable(row.file, limit=200)), Text(printable(row.reason, limit=400)))
     console.print(table)
     more = f", {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-    console.print(f"{len(left_out)} rows{more}; all are in {zoo.path / 'left_out.json'}")
+    console.print(f"{counted(len(left_out), 'row')}{more}; all are in {zoo.path / 'left_out.json'}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from zoo_gen.images import Images
 from zoo_gen.index import ALL_FACTORS, RESULTS, own_columns, plain, read_index
 from zoo_gen.reader import ZOO_ADVICE, Places, inside, shortened
 from zoo_gen.splits import Split, split_models
-from zoo_gen.wording import values_there, written
+from zoo_gen.wording import counted, values_there, written
 
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
 _ALWAYS = {"stage": ("pretrain", "finetune"), "status": ("ok", "diverged"), "final": (True, False)}
@@ -125,8 +125,8 @@ class Zoo:
             raise InputError(f"where takes booleans, not {marks.dtype}: zoo.where(zoo.frame['epoch'] > 3)")
         if not marks.index.equals(self.frame.index):
             raise InputError(
-                f"the mask has {len(marks)} rows, or another order of rows, than the {len(self)} of this zoo; make it of its own "
-                "frame: zoo.where(zoo.frame['epoch'] > 3)"
+                f"the mask has {counted(len(marks), 'row')}, or another order of rows, than the {len(self)} of this zoo; make it "
+                "of its own frame: zoo.where(zoo.frame['epoch'] > 3)"
             )
         return self._of(self.frame[marks.fillna(False).to_numpy(dtype=bool)])
 
@@ -240,7 +240,7 @@ class Zoo:
     def __repr__(self) -> str:
         models, place = self.frame["model"].nunique(), str(self.path)
         place = place if len(place) <= 120 else f"...{place[-117:]}"
-        return f"Zoo('{place}': {models} models, {len(self)} checkpoints)"
+        return f"Zoo('{place}': {counted(models, 'model')}, {counted(len(self), 'checkpoint')})"
 
 
 def zoo_folder(path: str | Path) -> Path:

@@ -170,7 +170,7 @@ def test_a_checkpoint_out_of_distribution_has_an_exit_code_if_asked(run: Run, tm
     said = capsys.readouterr()
     assert exit.value.code == 3
     assert "test_accuracy" in said.out
-    assert said.err == "1 of 1 checkpoints are out of distribution: noise.safetensors\n"
+    assert said.err == "out of distribution: 1 of 1 checkpoint: noise.safetensors\n"
 
 
 def test_sets_hold_the_true_labels_of_val_models_as_often_as_asked(run: Run):

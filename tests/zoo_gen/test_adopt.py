@@ -380,7 +380,7 @@ def test_a_folder_without_weights_and_one_of_broken_ones_are_one_error(tmp_path:
     (tmp_path / "none").mkdir()
     assert "holds no file of weights" in refused(main, f"folder={tmp_path / 'none'}", f"path={tmp_path / 'zoo'}")
     (tmp_path / "none" / "a.pt").write_bytes(b"no weights")
-    assert "none of the 1 files" in refused(main, f"folder={tmp_path / 'none'}", f"path={tmp_path / 'zoo'}")
+    assert "none of the 1 file of weights" in refused(main, f"folder={tmp_path / 'none'}", f"path={tmp_path / 'zoo'}")
     assert "there is no folder" in refused(main, f"folder={tmp_path / 'gone'}", f"path={tmp_path / 'zoo'}")
 
 

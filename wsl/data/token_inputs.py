@@ -24,6 +24,7 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.reader import read_json
 from zoo_gen.threads import batched, in_threads
+from zoo_gen.wording import counted
 
 CHECKPOINTS_AT_ONCE = 32
 """Checkpoints of one plan that are encoded together, at most."""
@@ -81,8 +82,8 @@ class TokenInputs:
         """Tells the tokenizer the roots of a zoo. Raises `InputError` for tokens of differences where a root is not known."""
         if self.needs_root and (count := rootless(zoo)):
             raise InputError(
-                f"tokens of this run are differences to a root, and {count} models of {zoo.path} have no known root; name them "
-                "where the zoo is adopted, or train a run on tokens of the weights themselves: tokenizer.reference=none"
+                f"tokens of this run are differences to a root, and the roots of {counted(count, 'model')} of {zoo.path} are not "
+                "known; name them where the zoo is adopted, or train a run on tokens of the weights themselves: tokenizer.reference=none"
             )
         self.tokenizer.prepare(roots_of(zoo))
 

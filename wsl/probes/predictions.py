@@ -50,7 +50,7 @@ class Predictions(pd.DataFrame):
 
 
 def reasons_of(run: Run) -> dict[str, str]:
-    """Returns why each column of the run's zoo is not predicted; those that are predicted have a reason too, which nobody asks for."""
+    """Returns why a column of the run's zoo is not predicted, of all columns: a table asks for those that it does not have."""
     train, val = run.split.train, run.split.val
     has_probe = {probe.column for probe in targets_of(run.zoo, ["*"]).values()}
     return {str(name): _reason(str(name), train, val, has_probe=name in has_probe) for name in run.zoo.frame}

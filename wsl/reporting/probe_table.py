@@ -13,6 +13,7 @@ from rich.table import Table
 
 from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted, is_given, mark
 from wsl.reporting.numbers import compact, number
+from zoo_gen.wording import counted
 
 WIDTH = 80
 GAP = 1
@@ -81,7 +82,7 @@ def _heading(features: str) -> str:
 def _title(scores: Sequence[Row]) -> str:
     """Returns the split, the number of models, and how far to trust the scores."""
     first, models = scores[0], max(row["n_models"] for row in scores)
-    where = f"split {first['split']}, fold {first['fold']}, {models} test models"
+    where = f"split {first['split']}, fold {first['fold']}, {counted(models, 'test model')}"
     note = "\nA smoke test: one representation, tested on one fold." if first["smoke_test"] else ""
     return f"Linear probes ({where}): score low…high{note}"
 

@@ -11,6 +11,7 @@ from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import heading, score_of
 from wsl.run import Run
+from zoo_gen.wording import counted
 
 METRICS = {"r2": "R²", "kendall_tau": "Kendall τ", "balanced_accuracy": "balanced accuracy"}
 
@@ -25,7 +26,7 @@ def introduction(run: Run, metrics: Rows) -> str:
         f"<code>{text(config['split'])}</code>, fold {config['fold']}."
     )
     numbers = [
-        ("models", f"{len(roots) + len(children):,}", f"{len(roots)} roots, {len(children):,} fine-tuned"),
+        ("models", f"{len(roots) + len(children):,}", f"{counted(len(roots), 'root')}, {len(children):,} fine-tuned"),
         ("checkpoints", f"{len(zoo):,}", "every epoch of each"),
     ]
     if score := score_of(children.frame):
@@ -47,7 +48,7 @@ def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float | 
     """
     final = frame.query("final")
     diverged = len(final.query("status == 'diverged'"))
-    lead = f"{len(final):,} fine-tuned models; each dot and each line is one of them. {diverged or 'None'} diverged."
+    lead = f"{counted(len(final), 'fine-tuned model')}; each dot and each line is one of them. {diverged or 'None'} diverged."
     score = score_of(final)
     if score is None:
         return Section("zoo", "Zoo", [paragraph(lead), paragraph("The zoo has no result that could be shown.", "caution")])
@@ -132,8 +133,9 @@ def probe_section(rows: Rows) -> Section:
         "(given): these features contain the target. Grey targets are not counted: the shapes of the weights give them away (the "
         f"head), or their noise ceiling is under {number(LOW_CEILING)}."
     )
+    tested = counted(counted_first[0]["n_models"], "model")
     caution = (
-        f"<strong>A smoke test.</strong> One representation, tested on the {counted_first[0]['n_models']} models of one fold. "
+        f"<strong>A smoke test.</strong> One representation, tested on {tested} of one fold. "
         "A table to be quoted pools all folds and three seeds."
     )
     caveats = [paragraph(caution, "caution")] if counted_first[0]["smoke_test"] else []

@@ -17,6 +17,7 @@ from wsl.reporting.benchmark_rows import Row, Rows, is_given, mark, rank, words
 from wsl.reporting.numbers import number
 from wsl.reporting.style import score_of
 from wsl.run import Run
+from zoo_gen.wording import counted
 
 NAME_WIDTH = 25
 """Columns for names and settings of generators; longer settings go on in the next line."""
@@ -105,7 +106,7 @@ def prediction_table(table: pd.DataFrame, *, test_set: str) -> Table:
         "unreadable": unread.sum(),
     }
     found = ", ".join(f"{count} {what}" for what, count in counts.items())
-    view.caption = f"{len(table)} checkpoints: {found}; out=<file>.csv has all rows and targets\n{about_tests}"
+    view.caption = f"{counted(len(table), 'checkpoint')}: {found}; out=<file>.csv has all rows and targets\n{about_tests}"
     return view
 
 
@@ -134,7 +135,7 @@ def _zoo(run: Run, metrics: Rows) -> str:
     final = run.zoo.select(stage="finetune", final=True).frame
     models, score = run.zoo.frame["model"].nunique(), score_of(final)
     median = f", median {words(score)} {number(final[score].median())}" if score else ""
-    lines = [escape(f"zoo: {models} models, {len(run.zoo)} checkpoints{median}")]
+    lines = [escape(f"zoo: {counted(models, 'model')}, {counted(len(run.zoo), 'checkpoint')}{median}")]
     if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
         after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
         lines.append(f"decoded val models: accuracy {after}, {before} before")

@@ -19,6 +19,7 @@ from zoo_gen.errors import InputError
 from zoo_gen.generate import train_stack
 from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.reader import read_json
+from zoo_gen.wording import counted
 from zoo_gen.writer import epochs_done
 
 
@@ -73,7 +74,7 @@ def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "model epochs", TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
-        bar = progress.add_task(f"{zoo.name}: {len(plans)} stacks", total=total)
+        bar = progress.add_task(f"{zoo.name}: {counted(len(plans), 'stack')}", total=total)
         waiting = set(running)
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)

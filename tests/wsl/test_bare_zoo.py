@@ -139,7 +139,7 @@ def test_lineage_of_unknown_roots_is_none(mixed: Zoo):
 def test_differences_to_roots_are_refused_where_roots_are_not_known(rooted: Zoo, strays: Zoo, tmp_path: Path):
     run = train_small(rooted.path, tmp_path / "run")
     run.inputs.prepare(rooted)
-    with pytest.raises(InputError, match=r"20 models of .* have no known root"):
+    with pytest.raises(InputError, match=r"the roots of 20 models of .* are not known"):
         run.inputs.prepare(strays)
 
 

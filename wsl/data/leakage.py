@@ -77,8 +77,8 @@ def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
         cards = {stage: probed.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
         seeds = [f"zoo.{stage}_images.seed={card['seed']}" for stage, card in cards.items() if card and "seed" in card]
         raise InputError(
-            f"the models of {seen.path} were fine-tuned on {count} of the {counted(len(test), 'test image')} of {probed.path}; make "
-            f"a zoo with the same split of the images: python -m zoo_gen ... {' '.join(seeds)}"
+            f"the models of {seen.path} were fine-tuned on {count} of the {counted(len(test), 'test image')} of {probed.path}; "
+            f"make a zoo with the same split of the images: python -m zoo_gen ... {' '.join(seeds)}"
         )
 
 

@@ -83,7 +83,8 @@ class TokenInputs:
         if self.needs_root and (count := rootless(zoo)):
             raise InputError(
                 f"tokens of this run are differences to a root, and the roots of {counted(count, 'model')} of {zoo.path} are not "
-                "known; name them where the zoo is adopted, or train a run on tokens of the weights themselves: tokenizer.reference=none"
+                "known; name them where the zoo is adopted, or train a run on tokens of the weights themselves: "
+                "tokenizer.reference=none"
             )
         self.tokenizer.prepare(roots_of(zoo))
 

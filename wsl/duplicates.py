@@ -52,7 +52,7 @@ def main(config: DuplicatesConfig) -> None:
     if config.json:
         print(as_json(found.as_json()), end="")
     else:
-        console.print(duplicates_table(found, Path(config.folder)))
+        console.print(duplicates_table(found, Path(config.folder)), soft_wrap=True)
     if config.out is not None:
         write_json(Path(config.out), found.as_json())
         console.print(f"wrote {config.out}", soft_wrap=True, markup=False)

@@ -38,7 +38,7 @@ def main(config: PredictConfig) -> None:
     places = checkpoints_in(path)
     run = Run.open(config.run, zoo=config.zoo)
     table = predict(run, places, config, console)
-    console.print(prediction_table(table, test_set=test_set(run)))
+    console.print(prediction_table(table, test_set=test_set(run)), crop=False)
     if others := passed_over(path):
         console.print(f"passed over, of no kind that is read: {_some(others)}", soft_wrap=True, markup=False)
     if config.out is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from zoo_gen.adoption.adopt import Adoption, adopt
@@ -23,7 +23,7 @@ from zoo_gen.adoption.scan import LeftOut
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.index import own_columns
-from zoo_gen.wording import counted
+from zoo_gen.wording import as_wide_as_needed, counted
 from zoo_gen.zoo import Zoo
 
 SHOWN = 40
@@ -84,10 +84,10 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     console.print(f"content hash {zoo.content_hash}")
     if not left_out:
         return
-    table = Table("left out", "why")
+    table = Table("left out", Column("why", max_width=80))
     for row in left_out[:SHOWN]:
         table.add_row(Text(printable(row.file, limit=200)), Text(printable(row.reason, limit=400)))
-    console.print(table)
+    console.print(as_wide_as_needed(table), crop=False)
     more = f", {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
     console.print(f"{counted(len(left_out), 'row')}{more}; all are in {zoo.path / 'left_out.json'}")
 

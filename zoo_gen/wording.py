@@ -1,10 +1,13 @@
-"""Words of messages and tables: nouns by their number, sizes of files, and the values that a column has."""
+"""Words of messages and tables: nouns by their number, sizes of files, the values that a column has, names that are not broken."""
 
 import difflib
 from collections.abc import Collection
 from typing import Any
 
+from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement
+from rich.table import Table
 
 _SHOWN = 12
 
@@ -36,6 +39,16 @@ def file_size(size: float) -> str:
     ('1 byte', '61.2 kB', '3.4 GB')
     """
     return decimal(round(size))
+
+
+def as_wide_as_needed(table: Table) -> Table:
+    """Makes a table as wide as its cells and their `max_width` ask for, so that no name in it is broken; returns it.
+
+    It is printed with `crop=False`, and may be wider than the terminal.
+    """
+    console = Console(width=10_000)
+    table.width = Measurement.get(console, console.options, table).maximum
+    return table
 
 
 def values_there(values: Collection[Any], wanted: Any = None) -> str:

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from wsl.analyses.comparison import WORDS, Comparison, Far
 from wsl.analyses.duplicates import Duplicates
 from wsl.analyses.models import Model
-from zoo_gen.wording import counted
+from zoo_gen.wording import as_wide_as_needed, counted
 
 KINDS = {
     "bits": "the same to the bit",
@@ -57,7 +57,10 @@ def comparison_table(found: Comparison, a: Model, b: Model) -> Group:
 
 
 def duplicates_table(found: Duplicates, folder: Path) -> Group:
-    """Returns the groups of equal checkpoints below a folder, the near pairs, and what was left out."""
+    """Returns the groups of equal checkpoints below a folder, the near pairs, and what was left out.
+
+    Names of files are whole: print it with `soft_wrap=True`.
+    """
 
     def name(place: Path) -> str:
         return escape(relpath(place, folder))
@@ -75,6 +78,7 @@ def duplicates_table(found: Duplicates, folder: Path) -> Group:
         near = _table(Column("near, and not the same"), "", "over the norm")
         for a, b, far in found.near[:SHOWN]:
             near.add_row(name(a), name(b), _number(far))
+        near = as_wide_as_needed(near)
         lines += (
             ["", near] if len(found.near) <= SHOWN else ["", near, f"and {len(found.near) - SHOWN} more; out=<file>.json has all"]
         )

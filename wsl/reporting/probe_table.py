@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted, is_given, mark
+from wsl.reporting.benchmark_rows import LOW_CEILING, ONE_EACH, Row, has_one_each, is_counted, is_given, mark
 from wsl.reporting.numbers import compact, number
 from zoo_gen.wording import counted
 
@@ -90,7 +90,8 @@ def _title(scores: Sequence[Row]) -> str:
 def _caption(rows: Sequence[Row]) -> str:
     """Returns the controls, and an explanation of every word and mark in the table."""
     controls = [row for row in rows if row["control"] is not None]
-    lines = ["\nlow…high: 95 % interval. R²: of numbers; τ: Kendall's; acc: balanced accuracy."]
+    lines = [f"\n{ONE_EACH}"] if has_one_each(rows) else []
+    lines.append("\nlow…high: 95 % interval. R²: of numbers; τ: Kendall's; acc: balanced accuracy.")
     lines.append("chance: score of guessing. noise ceiling: score of a perfect probe, given the")
     lines.append("noise of the measured target. –: nothing to predict.")
     lines.append("*: not above the 99th percentile of permuted targets.")

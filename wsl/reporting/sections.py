@@ -6,7 +6,7 @@ import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, Rows, is_counted, is_given, mark, words
+from wsl.reporting.benchmark_rows import LOW_CEILING, ONE_EACH, Row, Rows, has_one_each, is_counted, is_given, mark, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import heading, score_of
@@ -62,10 +62,10 @@ def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float | 
     return Section("zoo", "Zoo", [paragraph(lead), *rows])
 
 
-def training_section(metrics: Rows) -> Section:
+def training_section(metrics: Rows, *, decodes: bool) -> Section:
     """Returns the section about the training; `metrics` are the events of metrics.jsonl.
 
-    A model that decodes nothing has no curves of decoded models.
+    A model that does not decode has neither errors by role nor decoded models; those of a zoo that cannot be run have no accuracy.
     """
 
     def line(event: str, key: str) -> list[tuple[int, float]]:
@@ -75,10 +75,10 @@ def training_section(metrics: Rows) -> Section:
     accuracy = {"decoded": line("validation", "accuracy_decoded"), "original": line("validation", "accuracy_original")}
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("error/"))
     errors = {key.removeprefix("error/"): points for key in keys if (points := line("validation", key))}
-    if not accuracy["decoded"]:
+    if not decodes:
         scalars = [(key, value) for row in metrics[-1:] for key, value in row.items() if key not in ("event", "step", "time")]
         measured = headline([(words(key), number(value, 3), "val models") for key, value in scalars])
-        lead = "The model is fitted on train models, and measured on val models at the end. It decodes nothing."
+        lead = "The model is fitted on train models, and measured on val models at the end. It embeds and does not decode."
         known = {name: points for name, points in losses.items() if points}
         return Section(
             "training",
@@ -90,13 +90,15 @@ def training_section(metrics: Rows) -> Section:
         "An autoencoder learns to reconstruct the weights of train models. Validation models are never fitted; "
         "an error of 1 is that of the mean weight."
     )
-    above = figure_row(
-        figures.curves("losses", "Loss", losses, y=error, scale="log"),
-        figures.curves("decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"),
-        width="half",
-    )
+    of_losses = figures.curves("losses", "Loss", losses, y=error, scale="log")
     below = figure_row(figures.curves("role-errors", "Validation error by role", errors, y=error, scale="log"))
-    return Section("training", "Training", [paragraph(lead), above, below])
+    if not accuracy["decoded"]:
+        caution = paragraph("Decoded models were not run, as the images or the architecture are not known.", "caution")
+        return Section("training", "Training", [paragraph(lead), caution, figure_row(of_losses), below])
+    of_models = figures.curves(
+        "decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"
+    )
+    return Section("training", "Training", [paragraph(lead), figure_row(of_losses, of_models, width="half"), below])
 
 
 def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explained: Sequence[float], total: int) -> Section:
@@ -138,6 +140,7 @@ def probe_section(rows: Rows) -> Section:
         f"<strong>A smoke test.</strong> One representation, tested on {tested} of one fold. "
         "A table to be quoted pools all folds and three seeds."
     )
+    lead += f" {ONE_EACH}" if has_one_each(rows) else ""
     caveats = [paragraph(caution, "caution")] if counted_first[0]["smoke_test"] else []
     figure = figures.probe_scores([row for row in counted_first if row["metric"] != "kendall_tau" and not is_given(row)])
     return Section("probes", "Probes", [paragraph(lead), *caveats, figure_row(figure), *tables])

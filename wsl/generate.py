@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wsl.data.logits import lack_to_run
 from wsl.generators.candidates import Card, candidates
 from wsl.generators.evaluation import Bench
-from wsl.generators.family import Generator, families_of, write_samples
+from wsl.generators.family import Generator, anchor_rule, families_of, write_samples
 from wsl.generators.rows import joined, kept, sampled, state_of, stored_rows
 from wsl.reporting.terminal_tables import generator_table
 from wsl.run import Run
@@ -85,7 +85,11 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
             samples = generator.sample(config.n, stream(config.seed, "sample", name))
             scored = bench.score(samples)
             settings = {key: value for key, value in card.items() if key != "_target_"}
-            rows.append(bench.measure(name, settings, scored))
+            rule: dict[str, str] = {}
+            if isinstance(count := settings.get("anchors"), int):
+                rule = {"anchors_by": f"anchors={count}: {anchor_rule(families, count)}"}
+                notes += rule.values()
+            rows.append(bench.measure(name, settings, scored) | rule)
             if i == 0:
                 rows.append(bench.measure_nearest(name, scored))
                 first = samples

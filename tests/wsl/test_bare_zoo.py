@@ -24,6 +24,7 @@ from tests.zoos import adopted_zoo
 from wsl.data.logits import lack_to_run
 from wsl.data.pairs import pairs_of, rootless
 from wsl.probes.targets import own_targets, targets_of
+from wsl.reporting.sections import generation_section
 from wsl.run import Run
 from wsl.training.adaptation import adapted
 from wsl.training.run_training import check, train
@@ -277,7 +278,11 @@ def test_models_are_generated_and_compared_by_their_weights_alone(run: Run, caps
     printed = capsys.readouterr().out
     assert "samples are compared by their weights alone" in printed
     assert "new_head is left out: the root of no train model is known" in printed
+    rule = "anchors=4: 4 train models spread evenly over each family, as no val accuracy is known"
+    assert printed.count(rule) == 1
     rows = {row["generator"]: row for row in json.loads((run.path / "generate.json").read_text())}
+    assert [rows[name].get("anchors_by") for name in ("kde", "copy", "random_init")] == [rule, rule, None]
+    assert rule in "".join(generation_section([*rows.values()], chance=None).body)
     assert set(rows) == {"train models", "kde", "nearest train model", "random_init", "copy"}
     assert all(row["accuracy"]["median"] is None and set(row["novelty_by_space"]) == {"weights"} for row in rows.values())
     assert rows["copy"]["novelty"] < 1e-3 < rows["kde"]["novelty"]

@@ -177,7 +177,8 @@ def generation_section(rows: Rows, *, chance: float | None) -> Section:
         figure = figure_row(figures.frontier(rows, threshold=THRESHOLD, chance=chance))
     gauge = "modulo symmetry" if all(row["aligned"] for row in rows) else "as they are, not modulo symmetry: heads are not known"
     samplers = table("All samplers", head, body, [bool(row["flags"]) for row in rows])
-    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}."), figure, samplers]
+    anchors = "".join(f" {text(rule)}." for rule in dict.fromkeys(row["anchors_by"] for row in rows if row.get("anchors_by")))
+    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}.{anchors}"), figure, samplers]
     return Section("generation", "Generation", parts)
 
 

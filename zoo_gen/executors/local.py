@@ -50,9 +50,7 @@ class LocalExecutor:
             try:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 yield from watch(zoo, running)
-            except BaseException:  # an error, Ctrl-C, or nobody listens any more
-                for future in running:
-                    future.cancel()
+            except BaseException:  # an error, Ctrl-C, or nobody listens any more; futures stay the pool's, which breaks with them
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 raise

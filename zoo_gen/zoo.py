@@ -22,7 +22,7 @@ from zoo_gen.wording import counted, values_there, written
 
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
 _ALWAYS = {"stage": ("pretrain", "finetune"), "status": ("ok", "diverged"), "final": (True, False)}
-"""Values that may be asked for in any zoo: one without a diverged model has none of them, and no fault."""
+"""Values that any zoo may be selected by: one without a diverged model has no fault."""
 
 
 class Zoo:

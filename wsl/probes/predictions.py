@@ -39,8 +39,8 @@ class Predictions(pd.DataFrame):
         try:
             return super().__getitem__(key)
         except KeyError as error:
-            asked = [key] if isinstance(key, str) else list(key) if isinstance(key, list) else []
-            odd = [name for name in asked if isinstance(name, str) and name not in self.columns]
+            keys = [key] if isinstance(key, str) else list(key) if isinstance(key, list) else []
+            odd = [name for name in keys if isinstance(name, str) and name not in self.columns]
             if not odd:
                 raise
             there = [str(name) for name in self.columns if name not in ABOUT and not str(name).endswith(ENDS)]

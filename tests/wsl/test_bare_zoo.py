@@ -375,5 +375,5 @@ def test_a_coverage_that_few_val_models_cannot_promise_is_said(run: Run, capsys:
 
 def test_a_zoo_with_too_few_models_for_a_fold_is_refused(run: Run, tmp_path: Path):
     few = run.zoo.select(model=run.split.test[0].model)
-    with pytest.raises(InputError, match="has no train models: 1 fine-tuned models are too few"):
+    with pytest.raises(InputError, match="has no train models, as it has 1 fine-tuned model in all"):
         check(TrainConfig(**compose("train", [f"zoo={run.zoo.path}"])), [few])

@@ -342,7 +342,7 @@ def test_a_root_that_is_not_in_the_folder_is_not_known_and_said(tmp_path: Path):
     pd.DataFrame({"name": ["m1", "m2"], "root": "timm/vit_base_patch16_224"}).to_csv(tmp_path / "table.csv", index=False)
     zoo = adopted(small(tmp_path / "mine", 1, 2), f"metrics={tmp_path / 'table.csv'}")
     assert zoo.frame["root"].isna().all()
-    assert "which 2 models descend from, is not in the folder" in left_out(zoo)["m1.safetensors"]
+    assert "the root of 2 models, is not in the folder" in left_out(zoo)["m1.safetensors"]
 
 
 def test_measured_models_have_the_results_of_a_zoo_that_was_made_here(tiny_zoo: Path, tmp_path: Path):

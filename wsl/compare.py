@@ -46,7 +46,7 @@ def main(config: CompareConfig) -> None:
     if config.json:
         print(as_json(found), end="")
     else:
-        console.print(comparison_table(comparison, a, b))
+        console.print(comparison_table(comparison, a, b), soft_wrap=True)
     if config.out is not None:
         write_json(Path(config.out), found)
         console.print(f"wrote {config.out}", soft_wrap=True, markup=False)

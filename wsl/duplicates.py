@@ -21,6 +21,7 @@ from zoo_gen.command_line import WORD
 from zoo_gen.config import command
 from zoo_gen.files import as_json, write_json
 from zoo_gen.formats.folder import checkpoints_below
+from zoo_gen.wording import counted
 
 NAMED = 10  # files that cannot be read, in a message
 
@@ -51,14 +52,16 @@ def main(config: DuplicatesConfig) -> None:
     if config.json:
         print(as_json(found.as_json()), end="")
     else:
-        console.print(duplicates_table(found, Path(config.folder)))
+        console.print(duplicates_table(found, Path(config.folder)), soft_wrap=True)
     if config.out is not None:
         write_json(Path(config.out), found.as_json())
         console.print(f"wrote {config.out}", soft_wrap=True, markup=False)
     if found.unread:
         some = [f"{place} ({why})" for place, why in found.unread.items()]
         more = f"; and {len(some) - NAMED} more" if len(some) > NAMED else ""
-        raise InputError(f"{len(some)} of {found.count + len(some)} checkpoints could not be read: {'; '.join(some[:NAMED])}{more}")
+        raise InputError(
+            f"{len(some)} of {counted(found.count + len(some), 'checkpoint')} could not be read: {'; '.join(some[:NAMED])}{more}"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wsl.data.logits import lack_to_run
 from wsl.generators.candidates import Card, candidates
 from wsl.generators.evaluation import Bench
-from wsl.generators.family import Generator, families_of, write_samples
+from wsl.generators.family import Generator, anchor_rule, families_of, write_samples
 from wsl.generators.rows import joined, kept, sampled, state_of, stored_rows
 from wsl.reporting.terminal_tables import generator_table
 from wsl.run import Run
@@ -24,6 +24,7 @@ from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.files import locked, write_json
 from zoo_gen.streams import stream
+from zoo_gen.wording import counted
 
 
 @dataclass
@@ -59,7 +60,7 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
     alike = kept(stored, state=state, replaced=[])
     every = [(name, card) for name, card in every if name == config.generator_name or name not in sampled(alike)]
     if len(alike) < len(stored):
-        console.print(f"{len(stored) - len(alike)} rows go: they are of another zoo, split, seed or model", soft_wrap=True)
+        console.print(f"left out: {counted(len(stored) - len(alike), 'row')} of another zoo, split, seed or model", soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("encoding train models", total=None)
         families = families_of(run)
@@ -84,7 +85,11 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
             samples = generator.sample(config.n, stream(config.seed, "sample", name))
             scored = bench.score(samples)
             settings = {key: value for key, value in card.items() if key != "_target_"}
-            rows.append(bench.measure(name, settings, scored))
+            rule: dict[str, str] = {}
+            if isinstance(count := settings.get("anchors"), int):
+                rule = {"anchors_by": f"anchors={count}: {anchor_rule(families, count)}"}
+                notes += rule.values()
+            rows.append(bench.measure(name, settings, scored) | rule)
             if i == 0:
                 rows.append(bench.measure_nearest(name, scored))
                 first = samples

@@ -20,6 +20,7 @@ from zoo_gen import InputError
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.files import write_text
+from zoo_gen.wording import counted
 from zoo_gen.zoo import zoo_folder
 
 NAMED = 10  # files that are not predicted, in a message
@@ -37,7 +38,7 @@ def main(config: PredictConfig) -> None:
     places = checkpoints_in(path)
     run = Run.open(config.run, zoo=config.zoo)
     table = predict(run, places, config, console)
-    console.print(prediction_table(table, test_set=test_set(run)))
+    console.print(prediction_table(table, test_set=test_set(run)), crop=False)
     if others := passed_over(path):
         console.print(f"passed over, of no kind that is read: {_some(others)}", soft_wrap=True, markup=False)
     if config.out is not None:
@@ -46,10 +47,13 @@ def main(config: PredictConfig) -> None:
         console.print(f"wrote {config.out}", soft_wrap=True)
     unread = [f"{row['checkpoint']} ({row['error']})" for _, row in table[table["error"] != ""].iterrows()]
     if unread:
-        raise InputError(f"{len(unread)} of {len(table)} checkpoints could not be read: {_some(unread)}")
+        raise InputError(f"{len(unread)} of {counted(len(table), 'checkpoint')} could not be read: {_some(unread)}")
     outside = table.loc[table["out_of_distribution"] != "", "checkpoint"].astype(str).tolist()
     if config.fail_outside and outside:
-        print(printable(f"{len(outside)} of {len(table)} checkpoints are out of distribution: {_some(outside)}"), file=sys.stderr)
+        print(
+            printable(f"out of distribution: {len(outside)} of {counted(len(table), 'checkpoint')}: {_some(outside)}"),
+            file=sys.stderr,
+        )
         raise SystemExit(OUTSIDE)
 
 

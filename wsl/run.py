@@ -210,7 +210,7 @@ class Run:
         return self.embed_weights(self._paired(source, given) for source in every)
 
     def predict(self, sources: Zoo | Sources, *, root: Source | None = None, coverage: float | None = None) -> pd.DataFrame:
-        """Returns the predictions of `python -m wsl.predict`, one row per checkpoint.
+        """Returns the predictions of `python -m wsl.predict`, one row per checkpoint; a column that is not there says why.
 
         Args:
             sources, root: as in `embed`.

@@ -53,7 +53,7 @@ def recorded_split(folder: Path, zoo: Zoo, scheme: str, *, fold: int) -> Split[Z
             names = ", ".join(map(shortened, changed[:3])) + (" ..." if len(changed) > 3 else "")
             raise InputError(
                 f"the {part} models of split {scheme}, fold {fold}, of {zoo.path} are not those of run {folder} ({len(changed)} "
-                f"differ: {names}): the zoo was changed since; restore it, or train a new run on it"
+                f"changed: {names}): the zoo was changed since; restore it, or train a new run on it"
             )
     return now
 

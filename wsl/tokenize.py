@@ -18,6 +18,7 @@ from wsl.tokenizers.plan import coverage
 from zoo_gen.config import CONFIGS, cards
 from zoo_gen.errors import one_clear_error, printable, refuse_bytes
 from zoo_gen.formats.shapes import SHARD, shapes_of
+from zoo_gen.wording import counted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
         weights = sum(tensor.numel() for tensor in tensors.values())
         console = Console()
         console.print(
-            f"{printable(options.source)}: {plan.layout.family}, {frame['weights']['total'] / weights:.2%} of {weights:,} weights "
-            f"in {plan.n_tokens:,} tokens of {plan.width}",
+            f"{printable(options.source)}: {plan.layout.family}, {frame['weights']['total'] / weights:.2%} of "
+            f"{counted(weights, 'weight')} in {counted(plan.n_tokens, 'token')} of {plan.width}",
             soft_wrap=True,
             markup=False,
         )

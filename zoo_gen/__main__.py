@@ -18,6 +18,7 @@ from zoo_gen.errors import InputError
 from zoo_gen.generate import generate
 from zoo_gen.own_images import refuse_set_twice, with_images
 from zoo_gen.plan import GPUS, estimate, print_plan
+from zoo_gen.wording import counted
 
 
 @dataclass
@@ -65,9 +66,9 @@ def main(config: ZooGenConfig) -> None:
     low, median, high = final["test_accuracy"].quantile([0.05, 0.5, 0.95])
     by_family = final.groupby("pretraining")["test_accuracy"].median().to_dict()
     families = ", ".join(f"{family} {accuracy:.2f}" for family, accuracy in by_family.items())
-    models = zoo.frame["model"].nunique()
+    made = f"{counted(zoo.frame['model'].nunique(), 'model')}, {counted(len(zoo), 'checkpoint')}"
     diverged = zoo.select(status="diverged").frame["model"].nunique()
-    console.print(f"[bold]{zoo.name}[/bold]: {models} models, {len(zoo)} checkpoints, {diverged} diverged, in {zoo.path}")
+    console.print(f"[bold]{zoo.name}[/bold]: {made}, {diverged} diverged, in {zoo.path}")
     console.print(f"final test accuracy: 5 % {low:.2f}, median {median:.2f}, 95 % {high:.2f} (medians by pre-training: {families})")
     console.print(f"content hash {zoo.content_hash}")
 

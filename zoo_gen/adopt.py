@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import MISSING
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from zoo_gen.adoption.adopt import Adoption, adopt
@@ -24,6 +24,7 @@ from zoo_gen.adoption.scan import LeftOut
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.index import own_columns
+from zoo_gen.wording import as_wide_as_needed, counted
 from zoo_gen.zoo import Zoo
 
 SHOWN = 40
@@ -89,8 +90,8 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
     children = finals[finals["stage"] == "finetune"]
     known = int(children["root"].notna().sum())
     where = "copied" if any(zoo.path.glob("models/*/model.safetensors")) else "left where they are"
-    console.print(f"{zoo.name}: {len(finals)} models, {len(zoo)} checkpoints, in {zoo.path}; weights {where}")
-    console.print(f"roots: {len(roots)} known; of {len(children)} other models, {known} descend from one of them")
+    console.print(f"{zoo.name}: {counted(len(finals), 'model')}, {counted(len(zoo), 'checkpoint')}, in {zoo.path}; weights {where}")
+    console.print(f"roots: {len(roots)} known; of {counted(len(children), 'other model')}, {known} descend from one of them")
     if (card := zoo.config["config"].get("finetune_images")) is not None:
         console.print(printable(_images(card), limit=400))
     told = [name for name in ("test_accuracy", "test_loss", "learning_rate", "optimizer") if zoo.frame[name].notna().any()]
@@ -101,12 +102,12 @@ def _print(console: Console, zoo: Zoo, left_out: Sequence[LeftOut]) -> None:
         console.print(f"copies in disguise are not looked for: python -m wsl.duplicates {shlex.quote(str(zoo.path))} finds them")
     if not left_out:
         return
-    table = Table("left out", "why")
+    table = Table("left out", Column("why", max_width=80))
     for row in left_out[:SHOWN]:
         table.add_row(Text(printable(row.file, limit=200)), Text(printable(row.reason, limit=400)))
-    console.print(table)
+    console.print(as_wide_as_needed(table), crop=False)
     more = f", {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-    console.print(f"{len(left_out)} rows{more}; all are in {zoo.path / 'left_out.json'}")
+    console.print(f"{counted(len(left_out), 'row')}{more}; all are in {zoo.path / 'left_out.json'}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo_gen.errors import InputError
+from zoo_gen.wording import counted
 
 AHEAD = 2
 """Batches of streamed images that are decoded while one trains."""
@@ -29,7 +30,7 @@ class ImageSplit:
 
     def __repr__(self) -> str:
         channels, height, width = self.pixels.shape[1:]
-        return f"ImageSplit({len(self):,} images of {channels} x {height} x {width})"
+        return f"ImageSplit({counted(len(self), 'image')} of {channels} x {height} x {width})"
 
     def batches(self, chosen: Sequence[Int[Tensor, "..."]]) -> Iterator[Float[Tensor, "... C H W"]]:
         """Yields the pixels of one choice after the other; those that must be decoded are so ahead of time, by a thread."""
@@ -68,7 +69,7 @@ class Images:
     def __repr__(self) -> str:
         channels, height, width = self.train.pixels.shape[1:]
         counts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in ("train", "val", "test"))
-        return f"Images({counts}; {self.num_classes} classes, {channels} x {height} x {width})"
+        return f"Images({counts}; {counted(self.num_classes, 'class')}, {channels} x {height} x {width})"
 
 
 def images_stand_in(card: Mapping[str, Any]) -> Images:

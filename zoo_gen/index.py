@@ -17,6 +17,7 @@ from zoo_gen.errors import InputError
 from zoo_gen.parquet_footer import SNAPPY, UNCOMPRESSED, codecs_of
 from zoo_gen.reader import ZOO_ADVICE, inside, read_json, shortened, size_of
 from zoo_gen.recipe import FACTORS
+from zoo_gen.wording import counted
 
 RESULTS = (
     *(f"{split}_{what}" for what in ("loss", "accuracy") for split in ("train", "val", "test")),
@@ -172,7 +173,7 @@ def _read(path: Path, size: int, adopted: bool) -> pd.DataFrame:
         raise InputError(f"{path} lacks the columns {missing}; it was not made by python -m zoo_gen")
     own = [name for name in types if adopted and name not in COLUMNS]
     if len(own) > _OWN or not all(map(is_own, own)):
-        raise ValueError(f"{len(own):,} columns of its own, or names that none of these has")
+        raise ValueError(f"{counted(len(own), 'column')} of its own, or names that none of these has")
     known = {name: types[name] for name in (*COLUMNS, *own) if name in types}
     always = _ALWAYS if adopted else (*_ALWAYS, "root")
     for name, kind in known.items():

@@ -25,6 +25,7 @@ from zoo_gen.sources.folder import find_in_folder
 from zoo_gen.sources.found import Found
 from zoo_gen.sources.parquet import find_in_parquet
 from zoo_gen.sources.pictures import Picture, StreamedPixels, shorter_side
+from zoo_gen.wording import counted
 
 LOOKED = 20_000
 """Train images that are opened to find size, channels, mean and standard deviation."""
@@ -164,7 +165,7 @@ def look_at(place: str, classes: Sequence[str], seed: int) -> Look:
     assert isinstance(images.train.pixels, StreamedPixels)
     shown = ", ".join(names if len(names) <= 6 else [*names[:3], "...", names[-1]])
     splits = ", ".join(f"{split} {count:,}" for split, count in zip(("train", "val", "test"), counts, strict=True))
-    about = f"images {place}: {len(names)} classes ({shown}), {splits}{drawn and f' ({drawn} drawn by seed {seed})'}"
+    about = f"images {place}: {counted(len(names), 'class')} ({shown}), {splits}{drawn and f' ({drawn} drawn by seed {seed})'}"
     sides = [shorter_side(picture) for batch in _shown(_some(images.train.pixels.pictures), "sizes of images") for picture in batch]
     return Look(described, about, sides, images.train.pixels)
 
@@ -211,9 +212,10 @@ def _counts(found: Found, kept: Sequence[int], place: str) -> tuple[list[int], s
     assert test is not None
     train -= sum(count for name, count in (("val", val), ("test", test)) if name in drawn)
     if train < 2 * len(kept) or min(val, test) < 1:
+        there = f"{max(train, 0)} train, {val} val and {counted(test, 'test image')} for {counted(len(kept), 'class')}"
         raise InputError(
-            f"{place} has {max(train, 0)} train, {val} val and {test} test images for {len(kept)} classes; each class needs two "
-            "train images or more. If labels are identifiers, choose data with labels; classes=[...] keeps some"
+            f"{place} has {there}; each class needs two train images or more. If labels are identifiers, choose data with "
+            "labels; classes=[...] keeps some"
         )
     return [train, val, test], " and ".join(drawn)
 

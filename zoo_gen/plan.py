@@ -21,6 +21,7 @@ from zoo_gen.executors.executor import Executor
 from zoo_gen.hardware import CPU
 from zoo_gen.images import Images, ImageSplit
 from zoo_gen.population import PopulationTrainer
+from zoo_gen.wording import counted, file_size
 
 GPUS = {"a100": 312e12, "h100": 989e12, "h200": 989e12, "b200": 2250e12, "rtx4090": 165e12}
 """Dense bfloat16 operations per second, from the vendor's data sheets."""
@@ -28,16 +29,23 @@ MEASURED = 12
 """Models in the stack that is measured where memory decides."""
 UTILIZATION = 0.4
 """Assumed share of that peak; a measured one belongs here once there is a measurement."""
+FEW_STEPS = 10
+"""Trainings of fewer optimizer steps are warned of: their models hardly differ from where they started."""
 
 
 @dataclass
 class StagePlan:
-    """What one stage takes: counts, arithmetic, bytes and seconds of one core of this machine."""
+    """What one stage takes: counts, arithmetic, bytes and seconds of one core of this machine.
+
+    `steps` of the optimizer are summed over models; `fewest` and `most` are those of one model.
+    """
 
     models: int
     stacks: int
     weights: int = 0
     steps: int = 0
+    fewest: int = 0
+    most: int = 0
     checkpoints: int = 0
     operations: float = 0.0
     bytes: int = 0
@@ -67,7 +75,9 @@ def estimate(blueprint: Blueprint, *, seed: int, executor: Executor) -> Mapping[
             scored = recipe.views * (len(images.train) + len(images.val) + len(images.test))
             work = recipe.epochs * forward * (3 * recipe.views * (seen // batch) * batch + scored)
             kept = math.ceil(recipe.epochs / blueprint.keep_every)
-            plan.steps += recipe.epochs * (seen // batch)
+            steps = recipe.epochs * (seen // batch)
+            plan.steps += steps
+            plan.fewest, plan.most = min(plan.fewest or steps, steps), max(plan.most, steps)
             plan.checkpoints += kept
             plan.bytes += kept * count * getattr(torch, blueprint.dtype).itemsize
             plan.operations += work
@@ -109,7 +119,7 @@ def _seconds_per_operation(spec: ModelSpec, images: Images, forward: float, *, s
 
 
 def print_plan(plans: Mapping[str, StagePlan], *, gpu: str) -> None:
-    """Prints the plan as a table."""
+    """Prints the plan as a table, and a warning of each stage that trains for few steps."""
     cores = len(os.sched_getaffinity(0))
     table = Table("", *plans, "all", title="Plan: nothing was trained")
 
@@ -120,14 +130,28 @@ def print_plan(plans: Mapping[str, StagePlan], *, gpu: str) -> None:
     row("models", [plan.models for plan in stages])
     table.add_row("weights of the largest", *(f"{plan.weights:,}" for plan in stages), "")
     row("stacks", [plan.stacks for plan in stages])
-    row("steps of a model, summed", [plan.steps for plan in stages])
+    table.add_row("optimizer steps of one model", *map(_steps, stages), "")
+    row("optimizer steps of all models", [plan.steps for plan in stages])
     row("checkpoints", [plan.checkpoints for plan in stages])
     row("FLOPs", [plan.operations for plan in stages], "{:.2e}".format)
-    row("bytes on disk", [plan.bytes for plan in stages], lambda value: f"{value / 1e9:,.2f} GB")
+    row("size on disk", [plan.bytes for plan in stages], file_size)
     row(f"time here ({cores} cores)", [plan.core_seconds / cores for plan in stages], duration)
     label = f"time on one {gpu} ({UTILIZATION:.0%} of {GPUS[gpu] / 1e12:.0f} TFLOP/s)"
     row(label, [plan.operations / (UTILIZATION * GPUS[gpu]) for plan in stages], duration)
-    Console(highlight=False, width=120).print(table)
+    console = Console(highlight=False, width=120)
+    console.print(table)
+    for stage, plan in plans.items():
+        if plan.models and plan.fewest < FEW_STEPS:
+            console.print(
+                f"warning: a model of stage {stage} trains for {counted(plan.fewest, 'optimizer step')} in all, so its weights "
+                f"hardly leave where they start; raise zoo.{stage}.recipe.epochs or lower its batch_size",
+                soft_wrap=True,
+            )
+
+
+def _steps(plan: StagePlan) -> str:
+    """Returns how many steps of the optimizer a model of a stage is trained for."""
+    return f"{plan.fewest:,}" if plan.fewest == plan.most else f"{plan.fewest:,} to {plan.most:,}"
 
 
 def duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ class Recipe:
         weight_decay: on matrices only (decoupled for AdamW, added to the gradient for SGD).
         epochs: passes over the training images.
         batch_size: images per step and model; an incomplete last batch is dropped.
-        warmup_epochs: length of the warm-up.
+        warmup_epochs: length of the warm-up, at most `epochs`.
         dropout: probability that an activation is dropped (after embedding, attention and MLP, and before the head).
         label_smoothing: of the cross-entropy.
         mixup: alpha of the Beta distribution, 0 for none; with cutmix, each batch takes one of both at random.
@@ -109,6 +109,11 @@ class Recipe:
                 raise InputError(f"{name} must be a finite number, not {value}")
             if not fits(value):
                 raise InputError(f"{name} must be {meaning}, not {value}")
+        if self.warmup_epochs > self.epochs:
+            raise InputError(
+                f"warmup_epochs={self.warmup_epochs:g} is longer than the whole training, epochs={self.epochs}, so the learning "
+                f"rate would never reach {self.learning_rate:g}; set warmup_epochs to less, or epochs to more"
+            )
 
     @property
     def views(self) -> int:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.errors import InputError
+from zoo_gen.wording import counted
 
 Part = TypeVar("Part")
 
@@ -40,7 +41,9 @@ def split_models(frame: pd.DataFrame, scheme: str, *, fold: int) -> Split[list[s
         raise InputError(f"unknown split '{scheme}'; choose by_model or leave_root_out")
     if len(parts) < 3:
         unknown = frame["model"][key.isna()].nunique()
-        advice = f"; the roots of {unknown} models are not known: name them (docs/how_to/own_models.md), or choose by_model"
+        advice = (
+            f"; the roots of {counted(unknown, 'model')} are not known: name them (docs/how_to/own_models.md), or choose by_model"
+        )
         raise InputError(
             f"split {scheme} needs at least 3 roots (train, val, test), the zoo has {len(parts)}{advice if unknown else ''}"
         )

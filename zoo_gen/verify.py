@@ -17,6 +17,7 @@ from zoo_gen.files import json_sha256, locked, sha256_of, weights_sha256, write_
 from zoo_gen.index import COLUMNS, CONFIG, plain, read_record, record_path, rows_of
 from zoo_gen.reader import inside, read_json, read_weights
 from zoo_gen.reference import Reference, is_reference, read_reference
+from zoo_gen.wording import counted, file_size
 from zoo_gen.writer import write_index
 from zoo_gen.zoo import Zoo, zoo_folder
 
@@ -78,7 +79,7 @@ def _description(path: Path, description: Mapping[str, Any], specs: Mapping[str,
     if (is_guarded(description) or SEAL in description) and sealed(description)[SEAL] != description.get(SEAL):
         yield f"{place} was changed since it was written (its '{SEAL}' differs); restore it"
     if description["models"] != len(models):
-        yield f"{place} has {description['models']} in 'models' and names {len(models)} models; restore it"
+        yield f"{place} has {description['models']} in 'models' and names {counted(len(models), 'model')}; restore it"
     for model, count in Counter(models).items():
         if count > 1:
             yield f"{place} names {model} {count} times; restore it"
@@ -138,7 +139,7 @@ def _copies(rows: list[dict[str, Any]], advice: str) -> Iterator[str]:
         pairs[other, row["model"]] += other != row["model"] and row["status"] == "ok"
     for (one, other), count in pairs.items():
         if count:
-            yield f"models {one} and {other} have equal weights ({count} checkpoints); {advice}"
+            yield f"models {one} and {other} have equal weights ({counted(count, 'checkpoint')}); {advice}"
 
 
 def _surplus(path: Path, models: list[str], named: set[str], advice: str) -> Iterator[str]:
@@ -234,11 +235,11 @@ def main(given: list[str] | None = None) -> None:
         for problem in found:
             print(printable(problem))
         if found:
-            raise InputError(f"zoo {path} has {len(found)} problem{'s' if len(found) > 1 else ''}")
+            raise InputError(f"zoo {path} has {counted(len(found), 'problem')}")
         zoo = Zoo.open(path)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
         models = zoo.frame["model"].nunique()
-        what = f"{models} models, {len(zoo)} checkpoints, {size / 1e6:,.0f} MB"
+        what = f"{counted(models, 'model')}, {counted(len(zoo), 'checkpoint')}, {file_size(size)}"
         print(f"{zoo.name}: {what}: every hash, the records and the index agree")
 
 

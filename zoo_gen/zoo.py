@@ -18,8 +18,11 @@ from zoo_gen.images import Images
 from zoo_gen.index import ALL_FACTORS, RESULTS, own_columns, plain, read_index
 from zoo_gen.reader import ZOO_ADVICE, Places, inside, shortened
 from zoo_gen.splits import Split, split_models
+from zoo_gen.wording import counted, values_there, written
 
 _IDENTITY = ("model", "root", "parent", "stage", "epoch", "final", "status", "fold")
+_ALWAYS = {"stage": ("pretrain", "finetune"), "status": ("ok", "diverged"), "final": (True, False)}
+"""Values that any zoo may be selected by: one without a diverged model has no fault."""
 
 
 class Zoo:
@@ -76,7 +79,11 @@ class Zoo:
     def select(self, **conditions: Any) -> "Zoo":
         """Returns the zoo of rows that meet every condition: a scalar means equality, a list membership.
 
-        Raises `InputError` for a column that does not exist, and for a function: `where` has other conditions.
+        A range may hold more than there is; None asks for missing values. A value of the zoo that is not in this selection selects
+        nothing.
+
+        Raises `InputError` for a column that does not exist, for a value that no checkpoint of the zoo has, and for a function:
+        `where` has other conditions.
         """
         frame = self.frame
         for column, wanted in conditions.items():
@@ -87,9 +94,21 @@ class Zoo:
                     f"{column}= takes a value or a list of values; other conditions are for where: "
                     f"zoo.where(zoo.frame['{column}'] > 3)"
                 )
-            values = wanted if pd.api.types.is_list_like(wanted) else [wanted]
-            frame = frame[frame[column].isin(list(values))]
+            values = pd.Series(list(wanted) if pd.api.types.is_list_like(wanted) else [wanted], dtype=object)
+            known = values.dropna()
+            if not isinstance(wanted, range):
+                self._refuse_unknown(column, known)
+            missing = frame[column].isna() & (len(known) < len(values))
+            frame = frame[frame[column].isin(known.tolist()) | missing]
         return self._of(frame)
+
+    def _refuse_unknown(self, column: str, values: pd.Series) -> None:
+        """Raises `InputError` for a value that no checkpoint of the whole zoo has in a column."""
+        there = self._whole.frame[column].dropna().unique()
+        odd = values[~values.isin([*there, *_ALWAYS.get(column, ())])].tolist()
+        if odd:
+            has = f"values are {values_there(there, odd[0])}" if len(there) else "it has no value of it at all"
+            raise InputError(f"no checkpoint of zoo {self.path} has {column} {written(odd[0])}; {has}")
 
     def where(self, mask: Sequence[bool] | np.ndarray | pd.Series) -> "Zoo":
         """Returns the zoo of rows that a mask marks, one boolean for each row of `frame`: `zoo.where(zoo.frame["epoch"] > 3)`.
@@ -106,8 +125,8 @@ class Zoo:
             raise InputError(f"where takes booleans, not {marks.dtype}: zoo.where(zoo.frame['epoch'] > 3)")
         if not marks.index.equals(self.frame.index):
             raise InputError(
-                f"the mask has {len(marks)} rows, or another order of rows, than the {len(self)} of this zoo; make it of its own "
-                "frame: zoo.where(zoo.frame['epoch'] > 3)"
+                f"the mask has {counted(len(marks), 'row')}, or another order of rows, than the {len(self)} of this zoo; make it "
+                "of its own frame: zoo.where(zoo.frame['epoch'] > 3)"
             )
         return self._of(self.frame[marks.fillna(False).to_numpy(dtype=bool)])
 
@@ -221,7 +240,7 @@ class Zoo:
     def __repr__(self) -> str:
         models, place = self.frame["model"].nunique(), str(self.path)
         place = place if len(place) <= 120 else f"...{place[-117:]}"
-        return f"Zoo('{place}': {models} models, {len(self)} checkpoints)"
+        return f"Zoo('{place}': {counted(models, 'model')}, {counted(len(self), 'checkpoint')})"
 
 
 def zoo_folder(path: str | Path) -> Path:

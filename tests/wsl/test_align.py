@@ -98,7 +98,7 @@ def test_two_checkpoints_are_not_aligned_to_three(moves: tuple[str, ...]) -> Non
     layout, one = layout_of(model, heads=heads), model.state_dict()
     with pytest.raises(InputError, match="2 checkpoints cannot be compared to 3"):
         align(stack([one] * 2), layout, to=stack([one] * 3), moves=moves)
-    with pytest.raises(InputError, match="1 checkpoints cannot be compared to 2"):
+    with pytest.raises(InputError, match="1 checkpoint cannot be compared to 2"):
         distance(stack([one]), stack([one] * 2), layout)
     assert len(align(stack([one] * 2), layout, to=stack([one]), moves=moves).distance) == 2
 

@@ -24,6 +24,7 @@ from tests.zoos import adopted_zoo
 from wsl.data.logits import lack_to_run
 from wsl.data.pairs import pairs_of, rootless
 from wsl.probes.targets import own_targets, targets_of
+from wsl.reporting.sections import generation_section
 from wsl.run import Run
 from wsl.training.adaptation import adapted
 from wsl.training.run_training import check, train
@@ -139,7 +140,7 @@ def test_lineage_of_unknown_roots_is_none(mixed: Zoo):
 def test_differences_to_roots_are_refused_where_roots_are_not_known(rooted: Zoo, strays: Zoo, tmp_path: Path):
     run = train_small(rooted.path, tmp_path / "run")
     run.inputs.prepare(rooted)
-    with pytest.raises(InputError, match=r"20 models of .* have no known root"):
+    with pytest.raises(InputError, match=r"the roots of 20 models of .* are not known"):
         run.inputs.prepare(strays)
 
 
@@ -248,6 +249,28 @@ def test_checkpoints_modules_state_dicts_and_paths_are_embedded_and_predicted_al
     assert run.predict([one, file])["checkpoint"].tolist() == [one.model, file.name]
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("accuracy_gap", "accuracy_gap is not predicted: no train model of the run has a value of it; predicted are "),
+        ("accuracy_gap_low", "accuracy_gap_low is not predicted: no train model of the run has a value of it"),
+        ("stage", "stage is not predicted: it is finetune for all [0-9]+ train models"),
+        ("model", "model is not predicted: the zoo records it, and it is no target"),
+        ("tset_accuracy", "tset_accuracy is not predicted: the zoo of the run has no such column; predicted are .*test_accuracy"),
+    ],
+)
+def test_a_column_that_is_not_predicted_says_why(run: Run, strays: Zoo, column: str, message: str):
+    table = run.predict(strays[0])
+    for some in (table, table.sort_values("checkpoint")):
+        with pytest.raises(InputError, match=message):
+            some[column]
+        with pytest.raises(KeyError):
+            some[["checkpoint", column]]
+        assert some.get(column) is None
+        assert column not in some
+        assert some["score"].notna().all()
+
+
 def test_a_root_is_found_given_or_missed(rooted: Zoo, tmp_path: Path):
     run = train_small(rooted.path, tmp_path / "run")
     one = rooted.select(stage="finetune")[0]
@@ -267,7 +290,11 @@ def test_models_are_generated_and_compared_by_their_weights_alone(run: Run, caps
     printed = capsys.readouterr().out
     assert "samples are compared by their weights alone" in printed
     assert "new_head is left out: the root of no train model is known" in printed
+    rule = "anchors=4: 4 train models spread evenly over each family, as no val accuracy is known"
+    assert printed.count(rule) == 1
     rows = {row["generator"]: row for row in json.loads((run.path / "generate.json").read_text())}
+    assert [rows[name].get("anchors_by") for name in ("kde", "copy", "random_init")] == [rule, rule, None]
+    assert rule in "".join(generation_section([*rows.values()], chance=None).body)
     assert set(rows) == {"train models", "kde", "nearest train model", "random_init", "copy"}
     assert all(row["accuracy"]["median"] is None and set(row["novelty_by_space"]) == {"weights"} for row in rows.values())
     assert rows["copy"]["novelty"] < 1e-3 < rows["kde"]["novelty"]
@@ -360,5 +387,5 @@ def test_a_coverage_that_few_val_models_cannot_promise_is_said(run: Run, capsys:
 
 def test_a_zoo_with_too_few_models_for_a_fold_is_refused(run: Run, tmp_path: Path):
     few = run.zoo.select(model=run.split.test[0].model)
-    with pytest.raises(InputError, match="has no train models: 1 fine-tuned models are too few"):
+    with pytest.raises(InputError, match="has no train models, as it has 1 fine-tuned model in all"):
         check(TrainConfig(**compose("train", [f"zoo={run.zoo.path}"])), [few])

@@ -1,6 +1,7 @@
 """Folds that are pooled: every model is tested once, and the score is computed once."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.wsl.populations import (
@@ -16,6 +17,7 @@ from tests.wsl.populations import (
     population,
 )
 from wsl.probes.classification import Classification
+from wsl.probes.evaluate import subsets
 from wsl.probes.inputs import Inputs
 from wsl.probes.probe import Targets
 from zoo_gen import InputError
@@ -68,3 +70,9 @@ def test_planted_features_score_one_under_a_cross_fit():
     found = five_folds(population()).planted(probes, subset=np.full(MODELS * EPOCHS, True))
     assert all(f.row["value"] > 0.999 for f in found if f.row["metric"] != "kendall_tau")
     assert {f.row["control"] for f in found} == {"planted feature"}
+
+
+def test_final_checkpoints_are_evaluated_apart_only_where_there_are_others():
+    one_each, several = (pd.DataFrame({"final": final}) for final in ([True, True], [False, True]))
+    assert list(subsets(one_each)) == ["all"]
+    assert {name: rows.tolist() for name, rows in subsets(several).items()} == {"all": [True, True], "final": [False, True]}

@@ -206,7 +206,7 @@ def test_the_command_prints_groups_and_names_what_it_cannot_read(tmp_path: Path,
     write_weights(tmp_path / "a.safetensors", vit())
     torch.save(vit(), tmp_path / "b.pt")
     call(main, str(tmp_path), "--heads", "2")
-    assert "2 checkpoints, 1 different models, 1 copies in 1 groups" in capsys.readouterr().out
+    assert "2 checkpoints, 1 different model, 1 copy in 1 group" in capsys.readouterr().out
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
     out = tmp_path / "found.json"
     with pytest.raises(SystemExit) as exit:
@@ -224,5 +224,5 @@ def test_a_folder_without_checkpoints_is_one_clear_error(tmp_path: Path) -> None
     (tmp_path / "optimizer.pt").write_bytes(b"")
     assert "holds no checkpoint" in refused(main, str(tmp_path))
     (tmp_path / "a.pt").write_bytes(b"nothing")
-    assert "none of 1 checkpoints can be read" in refused(main, str(tmp_path))
+    assert "none of 1 checkpoint can be read" in refused(main, str(tmp_path))
     assert "near is" in refused(main, str(tmp_path), "near=-1")

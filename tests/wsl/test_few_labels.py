@@ -250,7 +250,7 @@ def test_zoos_that_share_models_are_refused(tiny_zoo: Path, tiny_run: Run, wide_
     zoo = Zoo.open(tiny_zoo)
     with pytest.raises(InputError, match="shares 75 models"):
         transferred(one_fold(tiny_run), zoo)
-    with pytest.raises(InputError, match="shares 1 models"):
+    with pytest.raises(InputError, match="shares 1 model with"):
         refuse_shared(zoo, zoo.select(stage="pretrain", model=["simclr_0"]), advice="")
     refuse_shared(zoo, Zoo.open(wide_zoo), advice="")
 

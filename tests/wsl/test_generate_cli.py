@@ -171,7 +171,7 @@ def test_several_generators_leave_one_table_and_a_repeated_one_replaces_its_own_
     assert len(list((folder / "samples" / "kde").iterdir())) == again["kde", None]["n"] == 2
     capsys.readouterr()
     call(generate, "n=2", "seed=3", "baselines=[]")
-    assert f"{len(again)} rows go: they are of another zoo, split, seed or model" in capsys.readouterr().out
+    assert f"left out: {len(again)} rows of another zoo, split, seed or model" in capsys.readouterr().out
     assert ("soup", None) not in found(folder)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from tests.zoos import known
 from wsl.generators.copy_model import CopyModel
 from wsl.generators.evaluation import Bench
-from wsl.generators.family import Family, Generator, flatten
+from wsl.generators.family import Family, Generator, anchor_rule, flatten
 from wsl.generators.kde import KDE
 from wsl.generators.random_init import NewHead, RandomInit
 from wsl.generators.soup import UniformSoup
@@ -120,6 +122,18 @@ def test_weights_flattened_and_unflattened_are_the_same_to_the_bit(families):
 def test_anchors_are_chosen_by_val_accuracy(families):
     assert families[0].anchors(2).tolist() == [5, 4]
     assert sorted(families[0].anchors(None)) == list(range(6))
+    assert anchor_rule(families, 2) == "the 2 train models of each family with the best val accuracy"
+
+
+def test_anchors_are_spread_evenly_where_no_val_accuracy_is_known(families):
+    first, *others = families
+    bare = replace(first, val_accuracy=np.full(6, np.nan))
+    assert [bare.anchors(k).tolist() for k in (1, 2, 4, 6, 9)] == [[0], [0, 5], [0, 2, 3, 5], [*range(6)], [*range(6)]]
+    assert sorted(bare.anchors(None)) == list(range(6))
+    assert anchor_rule([bare], 4) == "4 train models spread evenly over each family, as no val accuracy is known"
+    assert "spread evenly over 1 of " in anchor_rule([bare, *others, first], 4)
+    one_is_known = replace(first, val_accuracy=np.array([np.nan, np.nan, 0.5, np.nan, np.nan, np.nan]))
+    assert one_is_known.anchors(2).tolist() == [2, 0]
 
 
 def test_a_copier_copies_and_is_flagged_and_train_models_against_each_other_are_not(bench):

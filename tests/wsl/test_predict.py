@@ -15,13 +15,17 @@ from safetensors.torch import save_file
 from tests.commands import call, refused
 from tests.foreign import write_adapter
 from tests.zoos import known
+from wsl.layout import layout_of
 from wsl.predict import PredictConfig, main
 from wsl.probes.inputs import Inputs
 from wsl.probes.prediction import checkpoints_in, predict
 from wsl.probes.predictor import FILE, Predictor
 from wsl.probes.probe import Targets, probed_checkpoints
 from wsl.run import Run
-from zoo_gen import InputError
+from wsl.symmetry.alignment import align
+from wsl.symmetry.group import random_view
+from wsl.symmetry.stacks import stack, unstack
+from zoo_gen import Checkpoint, InputError
 from zoo_gen.config import cards, compose
 
 
@@ -87,6 +91,44 @@ def test_random_weights_are_out_of_distribution_and_a_model_of_the_zoo_finds_its
     assert set(shown["optimizer_set"].split(" or ")) == {"adamw", "sgd"}
     with pytest.raises(InputError, match="outside must be hide or show, not all"):
         predicted(run, one.path, "outside=all")
+
+
+def permuted(run: Run, one: Checkpoint) -> dict[str, torch.Tensor]:
+    """The same function as a model of a zoo, its features, neurons and heads in another order."""
+    rng, moves = torch.Generator().manual_seed(0), ("resid", "mlp", "head")
+    return unstack(random_view(stack([one.state_dict()]), layout_of(one.build()), rng, moves=moves, maps="orthogonal", strength=0))[
+        0
+    ]
+
+
+def test_a_permuted_copy_is_predicted_otherwise_with_a_warning_and_alike_once_it_is_aligned(
+    encoder: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, one = encoder, encoder.split.train.select(final=True)[0]
+    root = known(run.zoo.root(one))
+    copy, layout = permuted(run, one), layout_of(one.build())
+    aligned = unstack(align(stack([copy]), layout, to=stack([one.state_dict()]), moves=("resid", "mlp", "head")).weights)[0]
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for name, weights in (("own", one.state_dict()), ("copy", copy), ("aligned", aligned)):
+        save_file({key: tensor.float().contiguous() for key, tensor in weights.items()}, folder / f"{name}.safetensors")
+    call(main, f"run={run.path}", f"path={folder}", f"root={root.path}", "outside=show", f"out={tmp_path / 'found.csv'}")
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("once its neurons and heads are in the order of the root") == 1
+    assert "warning: copy.safetensors differs from its root by" in said
+    found = pd.read_csv(tmp_path / "found.csv").set_index("checkpoint")["test_loss"]
+    assert found["aligned.safetensors"] == pytest.approx(found["own.safetensors"], rel=1e-5)
+    assert found["copy.safetensors"] != pytest.approx(found["own.safetensors"], rel=1e-4)
+
+
+def test_a_copy_that_is_permuted_as_its_root_is_has_the_same_latents(encoder: Run):
+    one = encoder.split.train.select(final=True)[0]
+    root = known(encoder.zoo.root(one))
+    assert root.architecture["num_classes"] == one.architecture["num_classes"]
+    both = [permuted(encoder, one), permuted(encoder, root)]  # by one seed
+    own = encoder.embed(one)
+    np.testing.assert_allclose(encoder.embed(both[0], root=both[1]), own, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(encoder.embed(both[0], root=root), own, rtol=1e-3, atol=1e-3)
 
 
 def with_other_root(run: Run, folder: Path) -> tuple[Path, str]:
@@ -170,7 +212,7 @@ def test_a_checkpoint_out_of_distribution_has_an_exit_code_if_asked(run: Run, tm
     said = capsys.readouterr()
     assert exit.value.code == 3
     assert "test_accuracy" in said.out
-    assert said.err == "1 of 1 checkpoints are out of distribution: noise.safetensors\n"
+    assert said.err == "out of distribution: 1 of 1 checkpoint: noise.safetensors\n"
 
 
 def test_sets_hold_the_true_labels_of_val_models_as_often_as_asked(run: Run):

@@ -91,7 +91,7 @@ def whole_page() -> str:
     frame = population()
     sections = [
         zoo_section(frame, FACTORS, chance=0.2),
-        training_section(metrics()),
+        training_section(metrics(), decodes=True),
         embedding_section(frame, ["test_accuracy", *FACTORS, "split"], explained=[0.5, 0.25], total=360),
         probe_section(probe_rows()),
         generation_section(generated_rows(), chance=0.2),
@@ -212,11 +212,27 @@ def test_the_same_tables_give_the_same_page():
 
 def test_a_model_that_decodes_nothing_has_its_losses_drawn_and_its_measurements_told():
     losses = [{key: row[key] for key in ("event", "step", "loss")} for row in metrics() if row["event"] == "train"]
-    section = "".join(training_section([*losses, {"event": "validation", "step": 60, "forecast_error": 0.125}]).body)
+    section = "".join(training_section([*losses, {"event": "validation", "step": 60, "forecast_error": 0.125}], decodes=False).body)
     assert promised(section) == {"losses"}
     assert "forecast error" in section
     assert "0.125" in section
-    assert promised("".join(training_section(metrics()).body)) == {"losses", "decoded-accuracy", "role-errors"}
+    assert promised("".join(training_section(metrics(), decodes=True).body)) == {"losses", "decoded-accuracy", "role-errors"}
+
+
+def test_a_model_that_decodes_is_not_said_to_decode_nothing_where_its_models_were_not_run():
+    unknown = [{key: value for key, value in row.items() if not key.startswith("accuracy_")} for row in metrics()]
+    section = "".join(training_section(unknown, decodes=True).body)
+    assert promised(section) == {"losses", "role-errors"}
+    assert "Decoded models were not run" in section
+    assert "does not decode" not in section
+    assert "does not decode" in "".join(training_section(unknown, decodes=False).body)
+
+
+def test_scores_of_final_checkpoints_are_left_out_by_one_sentence_where_they_are_those_of_all():
+    for rows, once in ((probe_rows(), 0), ([row for row in probe_rows() if row["subset"] == "all"], 1)):
+        section = "".join(probe_section(rows).body)
+        assert section.count("all checkpoints are final ones") == once
+        assert ("Final checkpoints" in section) != bool(once)
 
 
 def test_a_page_names_the_command_for_a_part_that_is_missing():
@@ -352,7 +368,7 @@ def test_a_damaged_file_of_results_is_named_with_the_command_that_makes_it_again
 @pytest.mark.parametrize("name", ["metrics.jsonl", "probe.json", "generate.json"])
 def test_rows_that_cannot_be_drawn_name_their_file_and_how_to_make_it_again(name: str, tmp_path: Path):
     write_results(tmp_path)
-    run = cast(Run, SimpleNamespace(path=tmp_path))
+    run = cast(Run, SimpleNamespace(path=tmp_path, inputs=SimpleNamespace(reads="tokens")))
     assert set(Results.of(run).parts(chance=0.2)) == {"training", "probes", "generation"}
     (tmp_path / name).write_text('[{"value": "high"}]' if name.endswith("json") else '{"event": "train", "loss": 1}')
     with pytest.raises(InputError, match=rf"{name} holds rows that cannot be drawn .*; make it again: (python -m wsl|delete)"):

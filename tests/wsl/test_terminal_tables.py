@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from wsl.reporting.probe_table import probe_table
-from wsl.reporting.terminal_tables import generator_table, summary
+from wsl.reporting.terminal_tables import generator_table, prediction_table, summary
 from wsl.run import Run
 
 WIDEST = {"value": -0.333, "low": -2.468, "high": -0.181}
@@ -98,6 +98,30 @@ def test_no_line_is_longer_than_eighty_columns_and_no_cell_is_cut(name: str) -> 
     assert max(map(len, lines)) <= 80
     cut = [line for line in lines if (line + " ").replace("chance… ", "").count("… ")]
     assert cut == []
+
+
+def test_scores_of_final_checkpoints_are_left_out_by_one_sentence_where_they_are_those_of_all() -> None:
+    alone = [row for row in probe_rows() if row["subset"] == "all"]
+    for rows, once in ((probe_rows(), 0), (alone, 1)):
+        for said in (printed(probe_table(rows)), printed(summary(run(), metrics=[], probes=rows, samples=[]))):
+            text = " ".join(" ".join(said).split())
+            assert text.count("Each model has one checkpoint: all checkpoints are final ones.") == once
+            assert max(map(len, said)) <= 80
+
+
+@pytest.mark.parametrize(
+    "names", [["a.safetensors", "long/" * 12 + "name_of_a_model.safetensors"], ["long_" * 15 + "name.safetensors"]]
+)
+def test_a_name_of_a_file_is_whole_in_the_table_of_predictions_however_long(names: list[str]) -> None:
+    numbers = {f"test_accuracy{end}": [0.5] * len(names) for end in ("", "_low", "_high")}
+    about = {"taken_root": "root", "out_of_distribution": "beyond the limit of distances from the train models " * 3, "error": ""}
+    table = pd.DataFrame({"checkpoint": names, **about, **numbers})
+    out = io.StringIO()
+    Console(width=80, file=out).print(prediction_table(table, test_set="test images of zoo demo"), crop=False)
+    lines = out.getvalue().splitlines()
+    assert all(sum(name in line for line in lines) == 1 for name in names)
+    assert "…" not in "".join(lines).replace("0.5…0.5", "")
+    assert max(map(len, lines)) < len(max(names, key=len)) + 130
 
 
 def test_a_table_that_is_too_wide_would_be_seen() -> None:

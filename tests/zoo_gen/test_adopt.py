@@ -438,7 +438,7 @@ def test_a_root_that_is_not_in_the_folder_is_not_known_and_said(tmp_path: Path):
     pd.DataFrame({"name": ["m1", "m2"], "root": "timm/vit_base_patch16_224"}).to_csv(tmp_path / "table.csv", index=False)
     zoo = adopted(small(tmp_path / "mine", 1, 2), f"metrics={tmp_path / 'table.csv'}")
     assert zoo.frame["root"].isna().all()
-    assert "which 2 models descend from, is not in the folder" in left_out(zoo)["m1.safetensors"]
+    assert "the root of 2 models, is not in the folder" in left_out(zoo)["m1.safetensors"]
 
 
 def test_measured_models_have_the_results_of_a_zoo_that_was_made_here(tiny_zoo: Path, tmp_path: Path):
@@ -519,7 +519,7 @@ def test_a_folder_without_weights_and_one_of_broken_ones_are_one_error(tmp_path:
     (tmp_path / "none").mkdir()
     assert "holds no file of weights" in refused(main, f"folder={tmp_path / 'none'}", f"path={tmp_path / 'zoo'}")
     (tmp_path / "none" / "a.pt").write_bytes(b"no weights")
-    assert "none of the 1 files" in refused(main, f"folder={tmp_path / 'none'}", f"path={tmp_path / 'zoo'}")
+    assert "none of the 1 file of weights" in refused(main, f"folder={tmp_path / 'none'}", f"path={tmp_path / 'zoo'}")
     assert "there is no folder" in refused(main, f"folder={tmp_path / 'gone'}", f"path={tmp_path / 'zoo'}")
 
 

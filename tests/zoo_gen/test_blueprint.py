@@ -63,6 +63,11 @@ def test_every_model_is_in_one_stack_of_its_kind() -> None:
         ({"learnin_rate": 1}, {}, "learnin_rate"),
         ({"optimizer": "adam"}, {}, "adamw, sgd"),
         ({"epochs": 0}, {}, "at least 1"),
+        (
+            {"epochs": 3, "warmup_epochs": 3.5},
+            {},
+            "warmup_epochs=3.5 is longer than the whole training, epochs=3, .* set warmup_epochs",
+        ),
         ({}, {"head": ["none"]}, "head=linear"),
         ({}, {"optimizer,learning_rate": [["sgd"]]}, "needs 2 values"),
         ({}, {"seed": [0, 0]}, "same factors"),

@@ -196,7 +196,7 @@ def planted_copy(zoo: Path, stage: str) -> tuple[str, str]:
 
 def test_equal_weights_under_two_names_are_found_and_not_split(zoo: Path) -> None:
     one, two = planted_copy(zoo, "finetune")
-    assert f"models {one} and {two} have equal weights (1 checkpoints)" in found(zoo)
+    assert f"models {one} and {two} have equal weights (1 checkpoint)" in found(zoo)
     fold = int(Zoo.open(zoo).select(model=one).frame["fold"][0])
     with pytest.raises(InputError, match=f"{one}.*and {two}.*equal weights|{two}.*and {one}.*equal weights"):
         Zoo.open(zoo).split("by_model", fold=fold)

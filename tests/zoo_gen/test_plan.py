@@ -42,6 +42,31 @@ def test_the_reference_is_planned_without_its_images(capsys: pytest.CaptureFixtu
     assert [duration(seconds) for seconds in (1, 90, 3599, 3600, 9000)] == ["< 0.1 min", "1.5 min", "60.0 min", "1.0 h", "2.5 h"]
 
 
+def test_a_plan_tells_the_steps_of_one_model_and_warns_of_few(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for epochs in (2, 1):
+        short = [
+            f"zoo.{stage}.recipe.{name}" for stage in ("pretrain", "finetune") for name in (f"epochs={epochs}", "warmup_epochs=1")
+        ]
+        config = card("digits_mini", *short, "zoo.finetune.recipe.batch_size=64", "zoo.pretrain.recipe.batch_size=128")
+        plans = estimate(blueprint_of(config, load=[]), seed=0, executor=InThisProcess())
+        assert all(plan.fewest <= plan.steps / plan.models <= plan.most for plan in plans.values())
+        print_plan(plans, gpu="h200")
+        said[epochs] = plans, capsys.readouterr().out
+    for plans, printed in said.values():
+        cells = [[cell.strip() for cell in line.split("│")] for line in printed.splitlines() if line.count("│") > 3]
+        rows = {row[1]: row[2:-1] for row in cells}
+        pretrain, finetune = (plans[stage] for stage in ("pretrain", "finetune"))
+        assert rows["optimizer steps of one model"] == [f"{pretrain.fewest} to {pretrain.most}", f"{finetune.fewest}", ""]
+        assert rows["optimizer steps of all models"][-1] == f"{pretrain.steps + finetune.steps:,}"
+        assert rows["size on disk"][0].endswith(" MB")
+        for stage, plan in plans.items():
+            warned = f"warning: a model of stage {stage} trains for {plan.fewest} optimizer steps in all" in printed
+            assert warned == (plan.fewest < 10)
+    fewest = {epochs: plans["finetune"].fewest for epochs, (plans, _) in said.items()}
+    assert fewest[1] < 10 <= fewest[2]
+
+
 def test_the_digits_zoo_is_the_blueprint_of_the_reference() -> None:
     specs = blueprint_of(card("digits"), load=["pretrain", "finetune"]).plan(0)
     roots = [spec for spec in specs if spec.parent is None]

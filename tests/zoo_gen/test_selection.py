@@ -72,6 +72,32 @@ def test_a_selection_by_a_function_or_an_unknown_column_is_refused(zoo: Zoo) -> 
         zoo.select(epoc=3)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"learning_rate": 123}, r"no checkpoint of zoo .* has learning_rate 123; values are 0.0001, 0.001, 0.003"),
+        ({"optimizer": "SGD"}, r"has optimizer 'SGD'; values are 'adamw', 'sgd'"),
+        ({"epoch": "1"}, r"has epoch '1'; values are 1, 2"),
+        ({"stage": "finetuned"}, r"has stage 'finetuned'; values are 'finetune', 'pretrain'"),
+        ({"model": ["supervised_0", "supervised_00"]}, r"has model 'supervised_00'; values are 'supervised_0'"),
+        ({"diverged_epoch": 3}, r"has diverged_epoch 3; it has no value of it at all"),
+    ],
+)
+def test_a_value_that_no_checkpoint_has_is_refused_with_those_there_are(
+    zoo: Zoo, conditions: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        zoo.select(**conditions)
+    with pytest.raises(InputError, match=message):
+        zoo.select(final=True).select(**conditions)
+
+
+def test_a_value_that_the_zoo_has_may_select_nothing(zoo: Zoo) -> None:
+    assert len(zoo.select(final=True).select(epoch=1)) == len(zoo.select(model=[])) == 0
+    assert len(zoo.select(status="diverged", stage="pretrain")) == len(zoo.select(root=None)) == 0
+    assert len(zoo.select(fold=None)) == len(zoo.select(stage="pretrain")) > 0
+
+
 def test_any_list_of_values_means_membership(zoo: Zoo) -> None:
     models = zoo.frame["model"].unique()[:3]
     counts = {len(zoo.select(model=given)) for given in (models, list(models), pd.Series(models), pd.Index(models))}

@@ -54,7 +54,7 @@ def test_a_zoo_is_indexed_by_whole_numbers_within_the_selection(tiny_zoo: Path) 
     zoo = Zoo.open(tiny_zoo)
     assert zoo[-1].model == zoo.frame["model"].iloc[-1]
     with pytest.raises(IndexError, match="selection of 0"):
-        zoo.select(stage="finetuned")[0]
+        zoo.select(status="diverged", stage="pretrain")[0]
     with pytest.raises(TypeError, match=r"where\(mask\)"):
         zoo["epoch"]  # type: ignore[call-overload]
 

@@ -28,6 +28,7 @@ from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.stacks import stack
 from zoo_gen.errors import InputError
 from zoo_gen.threads import in_threads
+from zoo_gen.wording import counted
 
 MARGIN = 16
 """Largest difference of the fingerprints of copies, in units of what rounding makes of them (`wsl.analyses.candidates`)."""
@@ -91,7 +92,7 @@ def duplicates(places: Iterable[Path], reading: Reading, *, near: float, console
         unread = {place: one for place, one in zip(places, found, strict=True) if isinstance(one, str)}
         read = [one for one in found if isinstance(one, Read)]
         if not read:
-            raise InputError(f"none of {len(places)} checkpoints can be read, such as {places[0]}: {unread[places[0]]}")
+            raise InputError(f"none of {counted(len(places), 'checkpoint')} can be read, such as {places[0]}: {unread[places[0]]}")
         read.sort(key=lambda one: (one.precision, str(one.place)))  # the most precise of a group is its first
         _same_bits(read)
         unique = [number for number, one in enumerate(read) if one.like is None and one.is_finite]

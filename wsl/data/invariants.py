@@ -1,6 +1,8 @@
 """Numbers of weights that no order of neurons or heads changes: norms, spectra, moments and quantiles, tensor by tensor.
 
-A root and its children have one order in common, so no order changes either where a tensor went as its root sees it.
+A root and its children have one order in common, as training keeps it. An order that changes in both changes no number of the
+change since the root. One that changes in a copy of the child alone changes these numbers: they are properties of a training, and
+not of the function that it ended with. `wsl.align` brings such a copy into the order of its root.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo_gen import InputError, Zoo
+from zoo_gen.wording import counted
 
 
 def refuse_leaks(*, train: Zoo, val: Zoo, test: Zoo, scheme: str, seen: Collection[str]) -> None:
@@ -55,7 +56,7 @@ def refuse_shared(seen: Zoo, probed: Zoo, *, advice: str) -> None:
     shared = sorted(probed.frame.loc[probed.frame["weights_sha256"].isin(both), "model"].unique())
     if shared:
         learned = f"{seen.path}, where the representation learned from them"
-        raise InputError(f"{probed.path} shares {len(shared)} models with {learned} ({_names(shared)}); {advice}")
+        raise InputError(f"{probed.path} shares {counted(len(shared), 'model')} with {learned} ({_names(shared)}); {advice}")
 
 
 def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
@@ -76,8 +77,8 @@ def refuse_seen_images(seen: Zoo, probed: Zoo) -> None:
         cards = {stage: probed.config["config"].get(f"{stage}_images") for stage in ("pretrain", "finetune")}
         seeds = [f"zoo.{stage}_images.seed={card['seed']}" for stage, card in cards.items() if card and "seed" in card]
         raise InputError(
-            f"the models of {seen.path} were fine-tuned on {count} of the {len(test)} test images of {probed.path}; make a zoo "
-            f"with the same split of the images: python -m zoo_gen ... {' '.join(seeds)}"
+            f"the models of {seen.path} were fine-tuned on {count} of the {counted(len(test), 'test image')} of {probed.path}; "
+            f"make a zoo with the same split of the images: python -m zoo_gen ... {' '.join(seeds)}"
         )
 
 

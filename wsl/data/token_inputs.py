@@ -27,6 +27,7 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.reader import read_json
 from zoo_gen.threads import batched, in_threads
+from zoo_gen.wording import counted
 
 CHECKPOINTS_AT_ONCE = 32
 """Checkpoints of one plan that are encoded together, at most."""
@@ -93,8 +94,9 @@ class TokenInputs:
         """Tells the tokenizer the roots of a zoo. Raises `InputError` for tokens of differences where a root is not known."""
         if self.needs_root and (count := rootless(zoo)):
             raise InputError(
-                f"tokens of this run are differences to a root, and {count} models of {zoo.path} have no known root; name them "
-                "where the zoo is adopted, or train a run on tokens of the weights themselves: tokenizer.reference=none"
+                f"tokens of this run are differences to a root, and the roots of {counted(count, 'model')} of {zoo.path} are not "
+                "known; name them where the zoo is adopted, or train a run on tokens of the weights themselves: "
+                "tokenizer.reference=none"
             )
         self.tokenizer.prepare(roots_of(zoo))
 
@@ -230,7 +232,11 @@ def positions_of(every: Iterable[Tokens]) -> Int[Tensor, "B T P"]:
 def rehearsal_of(values: Any) -> Rehearsal:
     """Returns a recipe of rehearsals. Raises `InputError` for values that are none."""
     known = {field.name for field in fields(Rehearsal)}
-    if not isinstance(values, Mapping) or {*values} != known or not all(isinstance(value, int | float) for value in values.values()):
+    if (
+        not isinstance(values, Mapping)
+        or {*values} != known
+        or not all(isinstance(value, int | float) for value in values.values())
+    ):
         raise InputError(f"rehearsal needs the numbers {', '.join(sorted(known))}, and nothing else")
     return Rehearsal(**{str(key): value for key, value in values.items()})
 

@@ -16,7 +16,7 @@ class CopyModel(FamilySampler):
 
     Args:
         noise: standard deviation of the noise, in units of the root-mean-square of each tensor; 0 copies exactly.
-        anchors: how many train models per family, best val accuracy first; None means all.
+        anchors: how many train models per family, as `Family.anchors` chooses them; None means all.
     """
 
     noise: float

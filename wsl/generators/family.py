@@ -26,6 +26,7 @@ from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json, write_weights
+from zoo_gen.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,19 @@ class Family:
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def anchors(self, count: int | None) -> np.ndarray:
-        """Indices of the `count` train models with the best val accuracy, those without one last; None means all."""
+        """Indices of `count` train models; None means all.
+
+        They have the best val accuracy, and those without one come last. Where none is known, they are spread evenly over the
+        family, first and last included.
+        """
+        if count is not None and not self.knows_accuracy:
+            return np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
         return np.argsort(-self.val_accuracy, kind="stable")[:count]
+
+    @property
+    def knows_accuracy(self) -> bool:
+        """Whether the val accuracy of any train model is known, and so which are the best."""
+        return bool(np.isfinite(self.val_accuracy).any())
 
 
 class _Clones(Sequence[Mapping[str, Tensor]]):
@@ -130,6 +142,18 @@ def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) 
         raise InputError(f"n={n} models cannot be sampled; ask for at least 1, and for 200 if the figures are to be quoted")
     sizes = np.array([len(family) for family in families])
     return [families[i] for i in rng.choice(len(families), size=n, p=sizes / sizes.sum())]
+
+
+def anchor_rule(families: Sequence[Family], count: int) -> str:
+    """Returns by what rule `Family.anchors` chooses, in words."""
+    unknown = sum(not family.knows_accuracy for family in families)
+    best = f"the {counted(count, 'train model')} of each family with the best val accuracy"
+    spread = f"{counted(count, 'train model')} spread evenly over each family"
+    if not unknown:
+        return best
+    if unknown == len(families):
+        return f"{spread}, as no val accuracy is known"
+    return f"{best}; spread evenly over {unknown} of {counted(len(families), 'family')}, where none is known"
 
 
 def families_of(run: Run) -> list[Family]:

@@ -18,7 +18,7 @@ class KDE(FamilySampler):
 
     Args:
         bandwidth: width of the kernel, in units of the spread of the anchors.
-        anchors: how many train models per family, best val accuracy first; None means all.
+        anchors: how many train models per family, as `Family.anchors` chooses them; None means all.
     """
 
     bandwidth: float

@@ -12,7 +12,7 @@ class UniformSoup(FamilySampler):
     """The mean of the weights, one model per family.
 
     Args:
-        anchors: how many train models per family, best val accuracy first; None means all.
+        anchors: how many train models per family, as `Family.anchors` chooses them; None means all.
     """
 
     anchors: int | None

@@ -14,7 +14,7 @@ class WeightGaussian(FamilySampler):
 
     Args:
         spread: factor of its standard deviation; 0 gives the soup.
-        anchors: how many train models per family, best val accuracy first; None means all.
+        anchors: how many train models per family, as `Family.anchors` chooses them; None means all.
     """
 
     spread: float

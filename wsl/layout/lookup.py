@@ -77,6 +77,7 @@ from wsl.layout.facts import Facts, batch_norms_of, check_classes, check_norms, 
 from wsl.layout.rules import rules_of
 from wsl.layout.slots import SINGLE, Axis, Layout, Part, Slot, opaque_slot
 from zoo_gen.errors import InputError
+from zoo_gen.wording import counted
 
 
 def layout_of(source: Mapping[str, Tensor] | nn.Module, *, heads: int | None = None, opaque: Sequence[str] = ()) -> Layout:
@@ -163,7 +164,7 @@ def _layout(
     if closest.unknown == len(known):
         near = f"none has a row for any of them, such as {known[0][0]!r}"
     raise InputError(
-        f"no architecture of wsl.layout.architectures fits the checkpoint's {len(shapes)} tensors; {near}. Families are "
+        f"no architecture of wsl.layout.architectures fits the checkpoint's {counted(len(shapes), 'tensor')}; {near}. Families are "
         f"{families}: add a table for another (one file in wsl/layout/architectures), "
         "remove tensors that are no weights of the model (--without on the command line), or pass their names as opaque (--opaque)"
     )
@@ -251,8 +252,10 @@ def _solve(rows: Sequence[tuple[Slot, tuple[int, ...]]], heads: int | None) -> t
             sizes += n * [products.get(names, (0, ""))[0]]
         sizes += sections[-1] * [((*slot.shape, 1)[0] - sum(sizes)) // sections[-1]]
         if any(len(part.axes) != len(slot.shape) for part in slot.parts) or min(sizes) < 1 or sum(sizes) != (*slot.shape, 1)[0]:
-            what = f"{len(sizes)} equal part(s)" if len(sections) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
-            raise _Mismatch(0, f"{slot.name} of shape {slot.shape} is not {what} of {len(slot.parts[0].axes)} dimension(s)")
+            what = counted(len(sizes), "equal part") if len(sections) == 1 else f"parts of {' + '.join(map(str, sizes))} rows"
+            raise _Mismatch(
+                0, f"{slot.name} of shape {slot.shape} is not {what} of {counted(len(slot.parts[0].axes), 'dimension')}"
+            )
         parts = tuple(replace(part, size=size) for part, size in zip(slot.parts, sizes, strict=True))
         filled[slot.name] = replace(slot, parts=parts)
         for part in parts:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from zoo_gen.wording import counted
+
 ROLES = ("patch", "embed", "q", "k", "v", "o", "fc1", "fc2", "vectors", "head")
 """What a part is for. A role's id is its place in this tuple, for every architecture."""
 
@@ -148,7 +150,9 @@ class Layout:
     rules: tuple[Rule, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Layout({self.family}, depth {self.depth}: {len(self.slots)} tensors, {len(self.rules)} rules)"
+        return (
+            f"Layout({self.family}, depth {self.depth}: {counted(len(self.slots), 'tensor')}, {counted(len(self.rules), 'rule')})"
+        )
 
     @functools.cached_property
     def owners(self) -> dict[str, str]:

@@ -36,7 +36,9 @@ class Allocation(nn.Module):
         if not compression_ratio >= 1:
             raise InputError(f"model.compression_ratio must be at least 1, not {compression_ratio}")
         if min(blocks, roles) < 1 or places < 2:
-            raise InputError(f"model.blocks and model.roles must be at least 1, model.places at least 2, not {blocks}, {roles}, {places}")
+            raise InputError(
+                f"model.blocks and model.roles must be at least 1, model.places at least 2, not {blocks}, {roles}, {places}"
+            )
         self.compression_ratio, self.places = compression_ratio, places
         self.register_buffer("energy", torch.zeros(blocks, roles, places, width))
         self.register_buffer("lengths", torch.full((LENGTHS,), -1))

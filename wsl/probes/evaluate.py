@@ -58,14 +58,15 @@ def tables_of(extractor: Features, runs: Mapping[int, Run], scheme: str, childre
 
 
 def subsets(frame: pd.DataFrame) -> dict[str, Bool[np.ndarray, "N"]]:
-    """Returns the rows that are evaluated together, by name: all checkpoints, and final ones."""
+    """Returns the rows that are evaluated together, by name: all checkpoints, and final ones where these are not all."""
     final = frame["final"].to_numpy(dtype=bool)
-    return {"all": np.full(len(final), True), "final": final}
+    every = {"all": np.full(len(final), True)}
+    return every if final.all() else every | {"final": final}
 
 
 def evaluate_subsets(
     folds: CrossValidation, probes: Mapping[str, Probe], tables: Sequence[Float[np.ndarray, "N F"]]
 ) -> dict[str, list[Finding]]:
-    """Evaluates features, given once per fold, on all checkpoints and on final ones."""
+    """Evaluates features, given once per fold, on each of `subsets`."""
     with threadpool_limits(1):  # these matrices are small: threads would wait for one another
         return {subset: folds.evaluate(probes, tables, subset=chosen) for subset, chosen in subsets(folds.frame).items()}

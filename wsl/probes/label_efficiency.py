@@ -33,6 +33,7 @@ from zoo_gen import InputError, Zoo
 from zoo_gen.blueprint import FOLDS
 from zoo_gen.splits import Split
 from zoo_gen.streams import stream
+from zoo_gen.wording import counted
 
 FEWEST = 8
 """Labelled models of which every fourth are two: one would have no standard error."""
@@ -128,7 +129,9 @@ def select(everything: CrossValidation, labelled: int, *, selection: int) -> Cro
     for number, split in enumerate(everything.splits):
         models = np.unique(names[split.train | split.val])
         if labelled > len(models):
-            raise InputError(f"fold {number} has {len(models)} models to label, not {labelled}; take fewer: labelled=[8,32]")
+            raise InputError(
+                f"fold {number} has {counted(len(models), 'model')} to label, not {labelled}; take fewer: labelled=[8,32]"
+            )
         chosen = stream(everything.settings.seed, "few labels", number, selection).permutation(models)[:labelled]
         val = np.isin(names, chosen[3::4])
         splits.append(Split(np.isin(names, chosen) & ~val, val, split.test))

@@ -12,6 +12,7 @@ from wsl.probes.settings import Settings
 from wsl.run import Run
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import stored
+from zoo_gen.wording import counted
 
 OWN = "own"
 """How rows of the user's features are called."""
@@ -65,8 +66,8 @@ def _aligned(features: np.ndarray | pd.DataFrame, zoo: Zoo, children: Zoo) -> Fl
         return values[zoo.frame["path"].isin(children.frame["path"].tolist()).to_numpy()]
     if len(values) != len(children):
         raise InputError(
-            f"the features have {len(values)} rows; pass one for each of the {len(zoo)} checkpoints of run.zoo, in its order: "
-            "X = np.stack([my_features(checkpoint) for checkpoint in run.zoo]). Or pass only those of the "
+            f"the features have {counted(len(values), 'row')}; pass one for each of the {counted(len(zoo), 'checkpoint')} of "
+            "run.zoo, in its order: X = np.stack([my_features(checkpoint) for checkpoint in run.zoo]). Or pass only those of the "
             f"{len(children)} that are probed: fine-tuned, and not diverged"
         )
     return values
@@ -79,7 +80,9 @@ def _by_name(features: pd.DataFrame, children: Zoo) -> Float[np.ndarray, "N F"]:
     if not keyed.index.is_unique:
         raise InputError(f"the features have two rows of {keyed.index[keyed.index.duplicated()][0]}; keep one of each checkpoint")
     if len(lacking := wanted[~wanted.isin(keyed.index)]):
-        raise InputError(f"the features lack {len(lacking)} of {len(wanted)} checkpoints, such as {lacking[0]}; add their rows")
+        raise InputError(
+            f"the features lack {len(lacking)} of {counted(len(wanted), 'checkpoint')}, such as {lacking[0]}; add their rows"
+        )
     return _numbers(keyed.loc[wanted])
 
 

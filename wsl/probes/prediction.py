@@ -16,7 +16,9 @@ from rich.progress import Progress
 
 from wsl.data.pairs import pairs_of, rootless
 from wsl.layout import layout_of
+from wsl.probes.predictions import Predictions, reasons_of
 from wsl.probes.predictor import Group, Predictor
+from wsl.probes.root_order import changes_raw_and_in_order, heads_of
 from wsl.run import Run
 from wsl.run_weights import Source, Sources, Weights, as_many, name_of, nearest_root, weights_of
 from zoo_gen import Checkpoint, InputError, Zoo
@@ -27,6 +29,9 @@ from zoo_gen.formats.checkpoint import ADAPTER, ADOPTED, INDEX, REFERENCE, SUFFI
 from zoo_gen.reader import shortened
 
 AT_ONCE = 32
+ORDERS = 3
+"""Checkpoints that have moved far from their root and are compared to it in its order: an alignment takes seconds."""
+
 OUTSIDE = ("hide", "show")
 """What becomes of predictions that are out of distribution."""
 
@@ -40,7 +45,7 @@ OTHER_WEIGHTS = (".h5", ".keras", ".msgpack", ".onnx", ".npz", ".npy", ".gguf", 
 """Endings of files that may hold weights, and are of no kind that is read."""
 
 
-def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, coverage: float | None) -> pd.DataFrame:
+def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, coverage: float | None) -> Predictions:
     """Returns the predictions of `predict` for what a caller has; settings that are None are those of configs/predict.yaml."""
     values: dict[str, Any] = yaml.safe_load((CONFIGS / "predict.yaml").read_text(encoding="utf-8"))
     named: dict[str, Any] = {field.name: values[field.name] for field in fields(PredictConfig)} | {"path": ""}
@@ -53,7 +58,9 @@ def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, co
         places[name if name not in places else f"{name} ({number})"] = (source, known)
     if not places:
         raise InputError("there is no checkpoint to predict for; pass one or more")
-    return predict(run, places, config, Console(quiet=True))
+    found = Predictions(predict(run, places, config, Console(quiet=True)))
+    found.reasons = reasons_of(run)
+    return found
 
 
 @dataclass
@@ -108,6 +115,8 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
             f"base={config.base} is what adapters are merged into, and {config.path} holds no {ADAPTER}; leave base out"
         )
     tables = []
+    heads = heads_of(run) if run.inputs.needs_root else None
+    orders: dict[str, tuple[float, float]] = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predicting", total=len(places))
         for start in range(0, len(places), AT_ONCE):
@@ -123,6 +132,9 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
                     found = _root_of(weights, origin, roots, predictor, place, some_have_none=some_have_none)
                     root, row["taken_root"], row["out_of_distribution"] = found
                     pairs.append((weights, root))
+                    if root is not None and run.inputs.needs_root and len(orders) < ORDERS:
+                        changed = changes_raw_and_in_order(weights, root, heads=heads)
+                        orders |= {} if changed is None else {row["checkpoint"]: changed}
                 except InputError as error:
                     if len(places) == 1:
                         raise
@@ -133,6 +145,15 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
                 about.append(row)
             tables.append(_predicted(run, predictor, pairs, about, config))
             progress.advance(bar, len(some))
+    for name, (raw, in_order) in orders.items():
+        if in_order < raw / 2:
+            console.print(
+                f"warning: {name} differs from its root by {raw:.2f} of the root's norm, and by {in_order:.2f} once its neurons "
+                "and heads are in the order of the root. The model of this run reads differences to the root, so align it first: "
+                f"python -m wsl.align {name} to=<root> out=<file>",
+                soft_wrap=True,
+                markup=False,
+            )
     return pd.concat(tables, ignore_index=True)
 
 

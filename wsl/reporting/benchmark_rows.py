@@ -21,6 +21,15 @@ LOW_CEILING = 0.5
 """Targets with a lower noise ceiling are shown and not counted (docs/protocol.md)."""
 
 
+ONE_EACH = "Each model has one checkpoint: all checkpoints are final ones."
+"""What tables say once instead of showing the scores of final checkpoints, which are those of all."""
+
+
+def has_one_each(rows: Rows) -> bool:
+    """Returns whether rows are of all checkpoints alone, as they are where each model has one."""
+    return {row["subset"] for row in rows} == {"all"}
+
+
 def is_judged(row: Row) -> bool:
     """Returns whether embeddings are judged by the target of a row: by those of `COUNTED`, and by columns of the zoo's own."""
     return not row["trivial"] and (row["target"] in COUNTED or row["target"] not in OTHERS)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from wsl.reporting.benchmark_rows import (
     LOW_CEILING,
+    ONE_EACH,
     Row,
     Rows,
+    has_one_each,
     is_counted,
     is_given,
     is_judged,
@@ -36,6 +38,7 @@ def tables(rows: Rows, *, zoo: str) -> str:
     """Returns one table per split, subset and metric: features down, targets across, the best baseline of each target bold."""
     parts = [f"# Property prediction on {zoo}\n", "Made by `python -m wsl.property_prediction`; docs/protocol.md explains it.\n"]
     parts.append(f"{CAPTION}\n")
+    parts += [f"{ONE_EACH}\n"] if has_one_each(rows) else []
     for split in values(rows, "split"):
         parts.append(f"## {split}, in short: R²\n\n{summary([row for row in rows if row['split'] == split])}")
     for split in values(rows, "split"):

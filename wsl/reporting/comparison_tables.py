@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from wsl.analyses.comparison import WORDS, Comparison, Far
 from wsl.analyses.duplicates import Duplicates
 from wsl.analyses.models import Model
+from zoo_gen.wording import as_wide_as_needed, counted
 
 KINDS = {
     "bits": "the same to the bit",
@@ -35,7 +36,7 @@ def comparison_table(found: Comparison, a: Model, b: Model) -> Group:
     lines = [
         f"a: {escape(a.name)}",
         f"b: {escape(b.name)}",
-        f"{b.layout.family}, {size:,} weights" + (f", {b.heads or a.heads} heads" if b.heads or a.heads else ""),
+        f"{b.layout.family}, {counted(size, 'weight')}" + (f", {counted(heads, 'head')}" if (heads := b.heads or a.heads) else ""),
         "",
         f"[bold]{found.verdict}[/]",
         f"heads: {HEADS[found.head]}",
@@ -56,22 +57,28 @@ def comparison_table(found: Comparison, a: Model, b: Model) -> Group:
 
 
 def duplicates_table(found: Duplicates, folder: Path) -> Group:
-    """Returns the groups of equal checkpoints below a folder, the near pairs, and what was left out."""
+    """Returns the groups of equal checkpoints below a folder, the near pairs, and what was left out.
+
+    Names of files are whole: print it with `soft_wrap=True`.
+    """
 
     def name(place: Path) -> str:
         return escape(relpath(place, folder))
 
     copies = sum(len(group) - 1 for group in found.groups)
-    lines = [f"{found.count} checkpoints, {found.count - copies} different models, {copies} copies in {len(found.groups)} groups"]
+    groups = counted(len(found.groups), "group")
+    models = counted(found.count - copies, "different model")
+    lines = [f"{counted(found.count, 'checkpoint')}, {models}, {counted(copies, 'copy')} in {groups}"]
     for number, group in enumerate(found.groups[:SHOWN], 1):
         lines += ["", f"{number}. {name(group[0][0])}"]
         lines += [f"   {name(place)}  [dim]{KINDS[kind]}[/]" for place, kind in group[1:]]
     if len(found.groups) > SHOWN:
-        lines.append(f"and {len(found.groups) - SHOWN} more groups; out=<file>.json has all")
+        lines.append(f"and {counted(len(found.groups) - SHOWN, 'more group')}; out=<file>.json has all")
     if found.near:
         near = _table(Column("near, and not the same"), "", "over the norm")
         for a, b, far in found.near[:SHOWN]:
             near.add_row(name(a), name(b), _number(far))
+        near = as_wide_as_needed(near)
         lines += (
             ["", near] if len(found.near) <= SHOWN else ["", near, f"and {len(found.near) - SHOWN} more; out=<file>.json has all"]
         )

@@ -2,7 +2,19 @@
 
 from pathlib import Path
 
-from wsl.reporting.benchmark_rows import Rows, is_given, mark, means, name_of, questions, scores, values, words
+from wsl.reporting.benchmark_rows import (
+    ONE_EACH,
+    Rows,
+    has_one_each,
+    is_given,
+    mark,
+    means,
+    name_of,
+    questions,
+    scores,
+    values,
+    words,
+)
 from wsl.reporting.benchmark_tables import CAPTION, controls, difference, markdown, summary, table
 from wsl.reporting.numbers import number
 from wsl.reporting.static_figures import curve_figure
@@ -19,7 +31,9 @@ def write_curves(rows: Rows, out: Path, *, title: str, command: str) -> None:
 def tables(rows: Rows, *, title: str, command: str) -> str:
     """Returns the embedding beside the best baseline in short, then tables of all features for each number of labelled models."""
     rows = means(rows)
-    parts = [f"# {title}\n", f"Made by `python -m {command}`; docs/protocol.md explains it.\n", f"{CAPTION}\n", short(rows)]
+    parts = [f"# {title}\n", f"Made by `python -m {command}`; docs/protocol.md explains it.\n", f"{CAPTION}\n"]
+    parts += [f"{ONE_EACH}\n"] if has_one_each(rows) else []
+    parts.append(short(rows))
     for labelled in values(rows, "labelled"):
         chosen = [row for row in rows if row["labelled"] == labelled]
         selections = chosen[0]["selections"]

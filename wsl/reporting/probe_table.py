@@ -11,8 +11,9 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, is_counted, is_given, mark
+from wsl.reporting.benchmark_rows import LOW_CEILING, ONE_EACH, Row, has_one_each, is_counted, is_given, mark
 from wsl.reporting.numbers import compact, number
+from zoo_gen.wording import counted
 
 WIDTH = 80
 GAP = 1
@@ -81,7 +82,7 @@ def _heading(features: str) -> str:
 def _title(scores: Sequence[Row]) -> str:
     """Returns the split, the number of models, and how far to trust the scores."""
     first, models = scores[0], max(row["n_models"] for row in scores)
-    where = f"split {first['split']}, fold {first['fold']}, {models} test models"
+    where = f"split {first['split']}, fold {first['fold']}, {counted(models, 'test model')}"
     note = "\nA smoke test: one representation, tested on one fold." if first["smoke_test"] else ""
     return f"Linear probes ({where}): score low…high{note}"
 
@@ -89,7 +90,8 @@ def _title(scores: Sequence[Row]) -> str:
 def _caption(rows: Sequence[Row]) -> str:
     """Returns the controls, and an explanation of every word and mark in the table."""
     controls = [row for row in rows if row["control"] is not None]
-    lines = ["\nlow…high: 95 % interval. R²: of numbers; τ: Kendall's; acc: balanced accuracy."]
+    lines = [f"\n{ONE_EACH}"] if has_one_each(rows) else []
+    lines.append("\nlow…high: 95 % interval. R²: of numbers; τ: Kendall's; acc: balanced accuracy.")
     lines.append("chance: score of guessing. noise ceiling: score of a perfect probe, given the")
     lines.append("noise of the measured target. –: nothing to predict.")
     lines.append("*: not above the 99th percentile of permuted targets.")

@@ -60,7 +60,7 @@ class Results:
             "generation": sections.missing_section("Generation", command_for(self.run, "generate")),
         }
         with self._drawn(METRICS):
-            training = sections.training_section(self.metrics)
+            training = sections.training_section(self.metrics, decodes=self.run.inputs.reads == "tokens")
         with self._drawn(PROBES):
             probes = sections.probe_section(self.probes) if self.probes else missing["probes"]
         with self._drawn(SAMPLES):

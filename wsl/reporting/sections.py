@@ -6,11 +6,12 @@ import pandas as pd
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
-from wsl.reporting.benchmark_rows import LOW_CEILING, Row, Rows, is_counted, is_given, mark, words
+from wsl.reporting.benchmark_rows import LOW_CEILING, ONE_EACH, Row, Rows, has_one_each, is_counted, is_given, mark, words
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import heading, score_of
 from wsl.run import Run
+from zoo_gen.wording import counted
 
 METRICS = {"r2": "R²", "kendall_tau": "Kendall τ", "balanced_accuracy": "balanced accuracy"}
 
@@ -25,7 +26,7 @@ def introduction(run: Run, metrics: Rows) -> str:
         f"<code>{text(config['split'])}</code>, fold {config['fold']}."
     )
     numbers = [
-        ("models", f"{len(roots) + len(children):,}", f"{len(roots)} roots, {len(children):,} fine-tuned"),
+        ("models", f"{len(roots) + len(children):,}", f"{counted(len(roots), 'root')}, {len(children):,} fine-tuned"),
         ("checkpoints", f"{len(zoo):,}", "every epoch of each"),
     ]
     if score := score_of(children.frame):
@@ -47,7 +48,7 @@ def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float | 
     """
     final = frame.query("final")
     diverged = len(final.query("status == 'diverged'"))
-    lead = f"{len(final):,} fine-tuned models; each dot and each line is one of them. {diverged or 'None'} diverged."
+    lead = f"{counted(len(final), 'fine-tuned model')}; each dot and each line is one of them. {diverged or 'None'} diverged."
     score = score_of(final)
     if score is None:
         return Section("zoo", "Zoo", [paragraph(lead), paragraph("The zoo has no result that could be shown.", "caution")])
@@ -61,10 +62,10 @@ def zoo_section(frame: pd.DataFrame, factors: Sequence[str], *, chance: float | 
     return Section("zoo", "Zoo", [paragraph(lead), *rows])
 
 
-def training_section(metrics: Rows) -> Section:
+def training_section(metrics: Rows, *, decodes: bool) -> Section:
     """Returns the section about the training; `metrics` are the events of metrics.jsonl.
 
-    A model that decodes nothing has no curves of decoded models.
+    A model that does not decode has neither errors by role nor decoded models; those of a zoo that cannot be run have no accuracy.
     """
 
     def line(event: str, key: str) -> list[tuple[int, float]]:
@@ -74,10 +75,10 @@ def training_section(metrics: Rows) -> Section:
     accuracy = {"decoded": line("validation", "accuracy_decoded"), "original": line("validation", "accuracy_original")}
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("error/"))
     errors = {key.removeprefix("error/"): points for key in keys if (points := line("validation", key))}
-    if not accuracy["decoded"]:
+    if not decodes:
         scalars = [(key, value) for row in metrics[-1:] for key, value in row.items() if key not in ("event", "step", "time")]
         measured = headline([(words(key), number(value, 3), "val models") for key, value in scalars])
-        lead = "The model is fitted on train models, and measured on val models at the end. It decodes nothing."
+        lead = "The model is fitted on train models, and measured on val models at the end. It embeds and does not decode."
         known = {name: points for name, points in losses.items() if points}
         return Section(
             "training",
@@ -89,13 +90,15 @@ def training_section(metrics: Rows) -> Section:
         "An autoencoder learns to reconstruct the weights of train models. Validation models are never fitted; "
         "an error of 1 is that of the mean weight."
     )
-    above = figure_row(
-        figures.curves("losses", "Loss", losses, y=error, scale="log"),
-        figures.curves("decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"),
-        width="half",
-    )
+    of_losses = figures.curves("losses", "Loss", losses, y=error, scale="log")
     below = figure_row(figures.curves("role-errors", "Validation error by role", errors, y=error, scale="log"))
-    return Section("training", "Training", [paragraph(lead), above, below])
+    if not accuracy["decoded"]:
+        caution = paragraph("Decoded models were not run, as the images or the architecture are not known.", "caution")
+        return Section("training", "Training", [paragraph(lead), caution, figure_row(of_losses), below])
+    of_models = figures.curves(
+        "decoded-accuracy", "Accuracy of decoded models", accuracy, y="accuracy on val images", scale="linear"
+    )
+    return Section("training", "Training", [paragraph(lead), figure_row(of_losses, of_models, width="half"), below])
 
 
 def embedding_section(points: pd.DataFrame, colourings: Sequence[str], *, explained: Sequence[float], total: int) -> Section:
@@ -132,10 +135,12 @@ def probe_section(rows: Rows) -> Section:
         "(given): these features contain the target. Grey targets are not counted: the shapes of the weights give them away (the "
         f"head), or their noise ceiling is under {number(LOW_CEILING)}."
     )
+    tested = counted(counted_first[0]["n_models"], "model")
     caution = (
-        f"<strong>A smoke test.</strong> One representation, tested on the {counted_first[0]['n_models']} models of one fold. "
+        f"<strong>A smoke test.</strong> One representation, tested on {tested} of one fold. "
         "A table to be quoted pools all folds and three seeds."
     )
+    lead += f" {ONE_EACH}" if has_one_each(rows) else ""
     caveats = [paragraph(caution, "caution")] if counted_first[0]["smoke_test"] else []
     figure = figures.probe_scores([row for row in counted_first if row["metric"] != "kendall_tau" and not is_given(row)])
     return Section("probes", "Probes", [paragraph(lead), *caveats, figure_row(figure), *tables])
@@ -172,7 +177,8 @@ def generation_section(rows: Rows, *, chance: float | None) -> Section:
         figure = figure_row(figures.frontier(rows, threshold=THRESHOLD, chance=chance))
     gauge = "modulo symmetry" if all(row["aligned"] for row in rows) else "as they are, not modulo symmetry: heads are not known"
     samplers = table("All samplers", head, body, [bool(row["flags"]) for row in rows])
-    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}."), figure, samplers]
+    anchors = "".join(f" {text(rule)}." for rule in dict.fromkeys(row["anchors_by"] for row in rows if row.get("anchors_by")))
+    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}.{anchors}"), figure, samplers]
     return Section("generation", "Generation", parts)
 
 

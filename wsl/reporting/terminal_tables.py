@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
-from wsl.reporting.benchmark_rows import Row, Rows, is_given, mark, rank, words
+from wsl.reporting.benchmark_rows import ONE_EACH, Row, Rows, has_one_each, is_given, mark, rank, words
 from wsl.reporting.numbers import number
 from wsl.reporting.style import score_of
 from wsl.run import Run
+from zoo_gen.wording import as_wide_as_needed, counted
 
 NAME_WIDTH = 25
 """Columns for names and settings of generators; longer settings go on in the next line."""
@@ -78,22 +79,23 @@ def _settings(row: Row) -> str:
 def prediction_table(table: pd.DataFrame, *, test_set: str) -> Table:
     """Returns all predictions for one checkpoint, or those of the first targets for many.
 
-    `test_set` says which images accuracies and losses are of.
+    `test_set` says which images accuracies and losses are of. Names of checkpoints are whole: print it with `crop=False`.
     """
     every = list(map(str, table))
     targets = [name for name in every if f"{name}_low" in every or f"{name}_set" in every]
     measured = [name for name in ("test_accuracy", "test_loss") if name in targets]
     about_tests = f"{' and '.join(measured)}: of the {escape(test_set)}" if measured else ""
     if len(table) == 1:
-        row, view = table.iloc[0], Table("", str(table["checkpoint"][0]))
+        row, name = table.iloc[0], escape(str(table["checkpoint"][0]))
+        view = Table("", Column(name, max_width=max(60, len(name))))
         for name in targets:
             view.add_row(escape(name), _prediction(row, name))
         view.add_row("taken root", escape(str(row["taken_root"])))
         view.add_row("out of distribution", escape(str(row["out_of_distribution"])) or "no")
         view.caption = about_tests
-        return view
+        return as_wide_as_needed(view)
     shown = sorted(targets, key=lambda name: PREDICTED.index(name) if name in PREDICTED else len(PREDICTED))[: len(PREDICTED)]
-    view = Table(Column("checkpoint", overflow="fold"), *map(escape, shown), "out of distribution")
+    view = Table("checkpoint", *map(escape, shown), Column("out of distribution", max_width=40))
     for _, row in table.head(40).iterrows():
         predictions = [_prediction(row, name) for name in shown]
         view.add_row(escape(str(row["checkpoint"])), *predictions, escape(str(row["error"] or row["out_of_distribution"])))
@@ -105,8 +107,8 @@ def prediction_table(table: pd.DataFrame, *, test_set: str) -> Table:
         "unreadable": unread.sum(),
     }
     found = ", ".join(f"{count} {what}" for what, count in counts.items())
-    view.caption = f"{len(table)} checkpoints: {found}; out=<file>.csv has all rows and targets\n{about_tests}"
-    return view
+    view.caption = f"{counted(len(table), 'checkpoint')}: {found}; out=<file>.csv has all rows and targets\n{about_tests}"
+    return as_wide_as_needed(view)
 
 
 def _prediction(row: pd.Series, name: str) -> str:
@@ -134,7 +136,7 @@ def _zoo(run: Run, metrics: Rows) -> str:
     final = run.zoo.select(stage="finetune", final=True).frame
     models, score = run.zoo.frame["model"].nunique(), score_of(final)
     median = f", median {words(score)} {number(final[score].median())}" if score else ""
-    lines = [escape(f"zoo: {models} models, {len(run.zoo)} checkpoints{median}")]
+    lines = [escape(f"zoo: {counted(models, 'model')}, {counted(len(run.zoo), 'checkpoint')}{median}")]
     if decoded := [event for event in metrics if event.get("accuracy_decoded") is not None]:
         after, before = (number(decoded[-1][f"accuracy_{key}"]) for key in ("decoded", "original"))
         lines.append(f"decoded val models: accuracy {after}, {before} before")
@@ -152,8 +154,10 @@ def _probes(rows: Rows) -> Table:
     table = _table(name, *(f"{subset} checkpoints" for subset in subsets))
     for features in dict.fromkeys(row["features"] for row in shown):
         table.add_row(escape(words(features)), *(cells.get((features, subset), number(None)) for subset in subsets))
+    notes = [ONE_EACH] if has_one_each(rows) else []
     if any(cell.startswith("!") for cell in cells.values()):
-        table.caption = "!: above the noise ceiling: the features know the measured result."
+        notes.append("!: above the noise ceiling: the features know the measured result.")
+    table.caption = "\n".join(notes) or None
     return table
 
 

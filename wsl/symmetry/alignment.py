@@ -25,6 +25,7 @@ from wsl.symmetry.rotations import folded_layout
 from wsl.symmetry.stacks import check_stack
 from wsl.symmetry.weight_matching import match
 from zoo_gen.errors import InputError
+from zoo_gen.wording import counted
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
     """Repeats a stack of one checkpoint for each of another stack, as views. Raises `InputError` for a stack of another size."""
     size, other = (len(next(iter(stacked.values()))) for stacked in (like, one))
     if other not in (1, size):
-        raise InputError(f"{size} checkpoints cannot be compared to {other}; pass a stack of {size}, or of one for all")
+        raise InputError(f"{counted(size, 'checkpoint')} cannot be compared to {other}; pass a stack of {size}, or of one for all")
     return {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.items()}
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from wsl.layout.slots import ROLES, Axis, Layout, Slot
+from zoo_gen.wording import counted
 
 SCALE = ((Axis("scale", False),),)
 """The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""
@@ -138,7 +139,7 @@ class Plan:
         return self.groups[-1].stop
 
     def __repr__(self) -> str:
-        return f"Plan({self.n_tokens:,} tokens of {self.width} for {self.n_weights:,} weights, {self.layout!r})"
+        return f"Plan({counted(self.n_tokens, 'token')} of {self.width} for {counted(self.n_weights, 'weight')}, {self.layout!r})"
 
     @cached_property
     def parts(self) -> tuple[Segment, ...]:

@@ -12,6 +12,7 @@ from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan
 from zoo_gen import Checkpoint
 from zoo_gen.errors import InputError
+from zoo_gen.wording import counted
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The type that shows the bits of weights of so many bytes."""
@@ -32,7 +33,7 @@ class Correction:
         return cls(slot.name, None, turned.view(-1).view(INTEGERS[turned.dtype.itemsize]))
 
     def __repr__(self) -> str:
-        return f"Correction({self.name}: {len(self.bits):,} weights)"
+        return f"Correction({self.name}: {counted(len(self.bits), 'weight')})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +66,7 @@ class Tokens:
         if values.shape != (self.plan.n_tokens, self.plan.width):
             raise InputError(
                 f"values of shape {tuple(values.shape)} do not fit the plan; "
-                f"pass {self.plan.n_tokens} tokens of width {self.plan.width}"
+                f"pass {counted(self.plan.n_tokens, 'token')} of width {self.plan.width}"
             )
         return Tokens(values, self.plan, ())
 

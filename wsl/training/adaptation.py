@@ -16,6 +16,7 @@ from wsl.run import inputs_of
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate, resolve
+from zoo_gen.wording import counted
 
 Card = Mapping[str, Any]
 
@@ -29,7 +30,9 @@ def adapted(config: TrainConfig, zoos: Sequence[Zoo]) -> tuple[TrainConfig, list
     notes: list[str] = []
     unknown, every = sum(map(rootless, zoos)), sum(zoo.select(stage="finetune").frame["model"].nunique() for zoo in zoos)
     if unknown:
-        config = _without_roots(config, notes, f"{unknown} of {every} models have no known root", any(map(roots_of, zoos)))
+        config = _without_roots(
+            config, notes, f"{unknown} of {counted(every, 'model')} without a known root", any(map(roots_of, zoos))
+        )
     if lack := next(filter(None, map(lack_to_run, zoos)), ""):
         config = _without_images(config, notes, lack)
     return config, notes

@@ -26,6 +26,7 @@ from wsl.training.token_training import train_on_tokens
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
 from zoo_gen.files import write_weights
+from zoo_gen.wording import counted
 
 OF_TOKENS = ("tokenizer", "window", "accumulate_grad_batches", "warmup", "gradient_clip_val", "ema", "validate_every")
 OF_TOKENS += ("validation_batches", "save_every", "cache_mb", "workers", "strategy", "devices", "precision")
@@ -60,7 +61,9 @@ def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     for one in zoos:
         if not len(one.split(config.split, fold=config.fold).train):
             count = one.select(stage="finetune").frame["model"].nunique()
-            raise InputError(f"fold {config.fold} of zoo {one.path} has no train models: {count} fine-tuned models are too few")
+            raise InputError(
+                f"fold {config.fold} of zoo {one.path} has no train models, as it has {counted(count, 'fine-tuned model')} in all"
+            )
     for one in others:
         refuse_shared(one, first, advice="models that are kept for testing would be learned from: train on one of the two")
 

@@ -52,7 +52,14 @@ def train_on_tokens(
     learned = train_models[:: -(-len(train_models) // config.rehearsed)] if any(one.images for one in finders) else train_models
     sides = SourceSides(learned, [finders[_zoo_of(source, zoos)] for source in learned])
     rehearsals = sides.find(range(len(learned))) if learned is not train_models else iter(())
-    for _ in track(rehearsals, "rehearsing", total=-(-len(learned) // AT_ONCE), console=console, transient=True, disable=not console.is_terminal):
+    for _ in track(
+        rehearsals,
+        "rehearsing",
+        total=-(-len(learned) // AT_ONCE),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
         pass
     train_windows = Windows(learned, standardizer, cache=config.cache_mb * 10**6, sides=sides, **drawn)
     if not (folder / STATE).is_file():  # a state to resume from has all weights

@@ -19,6 +19,7 @@ from zoo_gen.adoption.write import write_adopted
 from zoo_gen.errors import InputError
 from zoo_gen.field_zoos.field_zoo import FieldZoo, reader_of
 from zoo_gen.reader import shortened
+from zoo_gen.wording import counted
 from zoo_gen.zoo import Zoo
 
 Track = Callable[[Sequence[Any], str], Any]
@@ -110,7 +111,9 @@ def adopt(wanted: Adoption, track: Track) -> tuple[Zoo, list[LeftOut]]:
             report(LeftOut(one.name, str(error).replace(f"{folder}/", "")))
     read = of_one_family([_with_heads(one, field.heads.get(one.found.path)) for one in read], report)
     if not read:
-        raise InputError(f"none of the {len(found)} files of weights in {wanted.folder} can be adopted: {_some(left_out)}")
+        raise InputError(
+            f"none of the {counted(len(found), 'file')} of weights in {wanted.folder} can be adopted: {_some(left_out)}"
+        )
     report_rounded(read, report)
     models = models_of(read, matched, names, root, report)
     card = None if images is None else card_for(images, [one.architecture for one in models])
@@ -145,7 +148,7 @@ def _root(name: str, found: Sequence[Found], folder: Path) -> Found:
         return called[0]
     place = place_of(name, folder)
     if place is None:
-        several = f", and {len(called)} models of it are called so" if called else ""
+        several = f", and it is the name of {counted(len(called), 'model')}" if called else ""
         raise InputError(f"root={name} is no file or folder{several}; name the checkpoint that the models were fine-tuned from")
     return next((one for one in found if one.path == place.resolve()), found_at(place, folder))
 

@@ -11,6 +11,7 @@ from zoo_gen.config import instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.evaluate import Score, score
 from zoo_gen.images import Images
+from zoo_gen.wording import counted
 
 AT_ONCE = 2**28
 """Bytes of weights of models that are run as one stack, about."""
@@ -33,7 +34,7 @@ def measured(
         if described["architecture"] is None:
             report(LeftOut(one.model, "it was not measured: its architecture is not known; name it by architecture="))
         elif described["num_classes"] != images.num_classes:
-            classes = f"it has {described['num_classes']} classes, the images have {images.num_classes}"
+            classes = f"it has {counted(described['num_classes'], 'class')}, the images have {images.num_classes}"
             report(LeftOut(one.model, f"it was not measured: {classes}"))
         else:
             shape = json.dumps(described, sort_keys=True)

@@ -19,6 +19,7 @@ from zoo_gen.errors import InputError
 from zoo_gen.generate import train_stack
 from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.reader import read_json
+from zoo_gen.wording import counted
 from zoo_gen.writer import epochs_done
 
 
@@ -49,9 +50,7 @@ class LocalExecutor:
             try:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 yield from watch(zoo, running)
-            except BaseException:  # an error, Ctrl-C, or nobody listens any more
-                for future in running:
-                    future.cancel()
+            except BaseException:  # an error, Ctrl-C, or nobody listens any more; futures stay the pool's, which breaks with them
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 raise
@@ -73,7 +72,7 @@ def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "model epochs", TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
-        bar = progress.add_task(f"{zoo.name}: {len(plans)} stacks", total=total)
+        bar = progress.add_task(f"{zoo.name}: {counted(len(plans), 'stack')}", total=total)
         waiting = set(running)
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)

@@ -15,6 +15,7 @@ from zoo_gen.adoption.table import Row
 from zoo_gen.errors import InputError
 from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, row_of
 from zoo_gen.reader import metadata_of, shortened
+from zoo_gen.wording import counted
 
 NEEDS = "no model.safetensors in it has dataset_chosen_targets in its header"
 LABELS = "dataset_chosen_targets"
@@ -53,7 +54,9 @@ def read(folder: Path, report: Report, track: Track) -> FieldZoo:
         told[one.path] = ({**values, **({} if split is None else {"split": split})}, labels)
     classes = sorted({label for _, labels in told.values() for label in labels})
     if len(classes) > CLASSES - 100:
-        raise InputError(f"the models of {folder} have {len(classes)} classes in {LABELS}, and a zoo has {CLASSES} columns at most")
+        raise InputError(
+            f"the models of {folder} have {counted(len(classes), 'class')} in {LABELS}, and a zoo has {CLASSES} columns at most"
+        )
     rows: dict[Path, list[Row]] = {}
     for path, (values, labels) in told.items():
         answers = {label: "yes" if label in labels else "no" for label in classes} if labels else {}

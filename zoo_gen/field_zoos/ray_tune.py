@@ -19,6 +19,7 @@ from zoo_gen.errors import InputError
 from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, counted_from_one, row_of
 from zoo_gen.formats.checkpoint import SUFFIXES
 from zoo_gen.reader import read_json, read_text
+from zoo_gen.wording import counted
 
 NEEDS = "no folder in it has params.json or result.json beside checkpoint_* folders"
 NAMES = {
@@ -134,5 +135,5 @@ def _checkpoints(trial: Path, name: str, report: Report) -> Iterator[tuple[Path,
         if len(named) == 1:
             yield named[0], number
         else:
-            what = "no file 'checkpoints' and no other" if not named else f"{len(named)} files"
+            what = "no file 'checkpoints' and no other" if not named else counted(len(named), "file")
             report(LeftOut(f"{name}/{at.name}", f"it holds {what} of weights, where one is needed"))

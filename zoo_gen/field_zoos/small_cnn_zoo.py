@@ -18,6 +18,7 @@ from zoo_gen.adoption.table import Row
 from zoo_gen.errors import InputError
 from zoo_gen.field_zoos.field_zoo import FieldZoo, Report, Track, counted_from_one, row_of
 from zoo_gen.formats.matrix_row import LAYOUT, WEIGHTS, matrix_of
+from zoo_gen.wording import counted
 
 NEEDS = f"no folder in it has {WEIGHTS}, {LAYOUT} and metrics.csv.gz"
 METRICS = ("metrics.csv.gz", "metrics.csv")
@@ -47,7 +48,9 @@ def read(folder: Path, report: Report, track: Track) -> FieldZoo:
         table = _table(next(part / name for name in METRICS if (part / name).is_file()))
         matrix = matrix_of(part / WEIGHTS)
         if len(table) != len(matrix):
-            raise InputError(f"{part} has {len(matrix)} rows of weights, and {len(table)} of metrics; fetch the zoo again")
+            raise InputError(
+                f"{part} has {counted(len(matrix), 'row')} of weights, and {len(table)} of metrics; fetch the zoo again"
+            )
         prefix = "" if part == folder else part.relative_to(folder).as_posix().replace("/", "--") + "--"
         models = {name: f"{prefix}run_{number:05d}" for number, name in enumerate(dict.fromkeys(table["modeldir"]))}
         of_models: dict[str, Row] = {}

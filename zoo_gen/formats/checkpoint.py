@@ -72,7 +72,7 @@ def read_checkpoint(
         attributes = (*LIGHTNING, *attributes) if is_lightning else attributes
     if weights and not any(tensor.numel() for tensor in weights.values()):
         raise InputError(
-            f"all {len(weights)} tensors of {place} are empty: placeholders, as sharded training (DeepSpeed ZeRO-3) leaves them "
+            f"no tensor of {place} has a value: placeholders, as sharded training (DeepSpeed ZeRO-3) leaves them "
             "where the weights were not gathered; gather them with its zero_to_fp32.py, then name the file that it writes"
         )
     raw, weights = weights, unwrapped(weights, attributes=() if prefix else attributes)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoo_gen.errors import InputError
 from zoo_gen.reader import read_text, shortened
+from zoo_gen.wording import counted
 
 WEIGHTS, LAYOUT = "weights.npy", "layout.csv"
 _KINDS = {
@@ -52,7 +53,7 @@ def read_row(place: Path) -> dict[str, Tensor]:
     """Reads one row, without the others. Raises `InputError` if there is none, or its files are damaged."""
     matrix, variables = _opened(place.parent, *(_stamp(file) for file in files_of_row(place)))
     if int(place.name) >= len(matrix):
-        raise InputError(f"{place.parent} has {len(matrix)} rows, and no row {place.name}")
+        raise InputError(f"{place.parent} has {counted(len(matrix), 'row')}, and no row {place.name}")
     row = torch.from_numpy(np.array(matrix[int(place.name)]))
     return {one.name: _in_order(row[one.start : one.stop].view(one.shape)) for one in variables}
 
@@ -89,7 +90,7 @@ def _opened(path: Path, *stamps: tuple[int, int]) -> tuple[np.ndarray, tuple[Var
         )
     variables = _variables(path.with_name(LAYOUT))
     if (last := max(one.stop for one in variables)) != matrix.shape[1]:
-        raise InputError(f"{path} has {matrix.shape[1]} columns, and {LAYOUT} names {last}; {_ADVICE}")
+        raise InputError(f"{path} has {counted(matrix.shape[1], 'column')}, and {LAYOUT} names {last}; {_ADVICE}")
     return matrix, variables
 
 

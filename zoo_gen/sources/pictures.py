@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo_gen.errors import InputError
 from zoo_gen.images import Images, ImageSplit
+from zoo_gen.wording import counted
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is opened, whatever a file is called. Pillow knows more, and hands some to other programs."""
@@ -84,7 +85,7 @@ class Selection:
         if len(self.images) != 3 or min(self.images) < 1:
             raise InputError(f"images must be three positive numbers (train, val, test), not {list(self.images)}")
         if self.label_names is not None and len(self.label_names) != self.kept:
-            raise InputError(f"label_names has {len(self.label_names)} names for {self.kept} classes")
+            raise InputError(f"label_names has {counted(len(self.label_names), 'name')} for {counted(self.kept, 'class')}")
 
     @property
     def kept(self) -> int:
@@ -112,14 +113,14 @@ class Selection:
             wanted = range(self.num_classes) if self.classes is None else self.classes
             if what == "training" and (never := sorted(set(wanted) - set(given))):
                 raise InputError(
-                    f"the data set has {len(set(given))} classes with training images, and the card asks for labels 0 to "
+                    f"the data set has {counted(len(set(given)), 'class')} with training images, and the card asks for labels 0 to "
                     f"{self.num_classes - 1}: there is no image of {never[:5]}; check num_classes and the label column"
                 )
             pictures, labels = self._kept(every, given)
             if len(labels) < sum(counts):
                 of = "" if self.classes is None else f" of the classes {list(self.classes)}"
                 raise InputError(
-                    f"the data set has {len(labels)} {what} images{of}, the card asks for {sum(counts)}; "
+                    f"the data set has {counted(len(labels), f'{what} image')}{of}, the card asks for {sum(counts)}; "
                     "set images=[...] to what is there"
                 )
             order = rng.permutation(len(labels))

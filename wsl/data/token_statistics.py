@@ -3,6 +3,7 @@ r"""Statistics of train checkpoints for a model whose initialization depends on 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -46,11 +47,11 @@ class TokenStatistics:
         return list(dict.fromkeys(source.plan for source in self.sources))
 
     def wholes(self) -> Iterator[tuple[FileSource, Batch]]:
-        """Yields some checkpoints, evenly chosen of those that training draws from, each with a batch of all its tokens."""
-        standardizer, sources = self.windows.standardizer, self.windows.sources
-        for number in range(0, len(sources), -(-len(sources) // WHOLES)):
+        """Yields some last checkpoints of models, evenly chosen of those that training draws from, each with all its tokens."""
+        standardizer, sources = self.windows.standardizer, [cast(FileSource, source) for source in self.windows.sources]
+        last = {source.checkpoint.folder: n for n, source in sorted(enumerate(sources), key=lambda pair: pair[1].checkpoint.epoch)}
+        for number in sorted(last.values())[:: -(-len(last) // WHOLES)]:
             source = sources[number]
-            assert isinstance(source, FileSource)
             values = standardizer.standardize(encoded(source))
             mask = functional.pad(source.plan.mask, (0, 1), value=True)
             side = values.new_zeros(len(values), 0) if self.windows.sides is None else self.windows.sides[number]

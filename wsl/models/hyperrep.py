@@ -201,7 +201,7 @@ class HyperRep(Autoencoder):
             products = rearrange(torch.einsum("btcd,bted->btce", seen, channels), "b t c e -> (b t) c e")
             shares = rearrange(torch.einsum("btcd,btd->btc", seen, given), "b t c -> (b t) c")
             c = len(CHANNELS)
-            gram = RIDGE * torch.eye(c, device=given.device).expand(count, c, c).index_add(0, group, products)
+            gram = (RIDGE * torch.eye(c, device=given.device)).expand(count, c, c).index_add(0, group, products)
             right = given.new_zeros(count, c).index_add(0, group, shares)
             weights = rearrange(torch.linalg.solve(gram, right)[group], "(b t) c -> b t c", b=len(given))
             return torch.einsum("btc,btcd->btd", weights, channels)

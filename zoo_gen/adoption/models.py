@@ -13,6 +13,7 @@ from zoo_gen.adoption.table import Row
 from zoo_gen.adoption.write import AdoptedCheckpoint, AdoptedModel, with_gaps
 from zoo_gen.index import RESULTS
 from zoo_gen.reader import shortened
+from zoo_gen.wording import counted
 
 
 def models_of(
@@ -78,7 +79,7 @@ def _lineage(
     for name, files in unknown.items():
         report(
             LeftOut(
-                files[0], f"{shortened(name)}, which {len(files)} models descend from, is not in the folder: name its file by root="
+                files[0], f"{shortened(name)}, the root of {counted(len(files), 'model')}, is not in the folder: name its file by root="
             )
         )
     default = root.model if root is not None and root.model in models else None

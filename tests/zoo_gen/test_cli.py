@@ -7,11 +7,10 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import zoo_gen
+from tests import forks
 from tests.commands import refused
 from zoo_gen import InputError
 from zoo_gen.__main__ import main
@@ -107,11 +106,6 @@ def test_images_of_another_shape_than_the_model_are_refused_before_anything_is_b
     assert not list(tmp_path.iterdir())
 
 
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with its output as text."""
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, **options)
-
-
 def test_help_comes_before_the_imports() -> None:
     script = "import sys; sys.modules.update(torch=None, timm=None, hydra=None, pandas=None, numpy=None); import runpy\n"
     script += "sys.argv = ['-m', '--help']; sys.orig_argv = ['python', '-m', '{0}', '--help']; runpy._run_module_as_main('{0}')"
@@ -156,13 +150,7 @@ def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Pat
         shown = said(ZeroDivisionError("by nothing"))
     assert shown.startswith("Traceback")
     assert shown.splitlines()[-1].startswith("error: unexpected")
-    done = run(
-        "zoo_gen.verify",
-        "nowhere",
-        "--traceback",
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(zoo_gen.__file__).parents[1])},
-    )
+    done = forks.command("zoo_gen.verify", "nowhere", "--traceback", cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert "'nowhere' not found" in done.stderr.splitlines()[-1]
 
@@ -179,9 +167,12 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 def test_what_the_locale_cannot_print_is_escaped() -> None:
-    done = run("zoo_gen.verify", "zoö", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.stderr.startswith("error: zoo 'zo\\xf6' not found")
-    assert "zoö" in run("zoo_gen.verify", "zoö", env={**os.environ, "LC_ALL": "C"}).stderr
+    def said(name: str | bytes, **settings: str) -> str:
+        command = [sys.executable, "-m", "zoo_gen.verify", name]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings}).stderr
+
+    assert said("zoö".encode() + b"\xff", PYTHONIOENCODING="ascii").startswith("error: zo\\xf6\\udcff has bytes that are not UTF-8")
+    assert "zoö" in said("zoö", LC_ALL="C")
 
 
 @pytest.mark.parametrize(
@@ -196,8 +187,7 @@ def test_what_the_locale_cannot_print_is_escaped() -> None:
     ],
 )
 def test_a_path_that_is_not_utf_8_is_one_line(command: str, arguments: str) -> None:
-    given = [os.fsencode(text) for text in arguments.format(os.fsdecode(b"odd\xff")).split()]
-    done = subprocess.run([sys.executable, "-m", command, *given], capture_output=True, text=True, check=False)
+    done = forks.command(command, *arguments.format(os.fsdecode(b"odd\xff")).split())
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.endswith("odd\\udcff has bytes that are not UTF-8, and libraries cannot open such a path; rename it\n")

@@ -22,8 +22,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_zoo(shared: Path) -> Path:
-    """The digits_mini blueprint with fewer values on its axes (3 roots x 12) and two epochs each: 39 models in seconds."""
-    rates = [["adamw", 3e-3], ["adamw", 1e-4], ["sgd", 3e-2]]
+    """The digits_mini blueprint with fewer values on its axes (3 roots x 16) and two epochs each: 51 models in seconds."""
+    rates = [["adamw", 3e-3], ["adamw", 1e-4], ["sgd", 3e-2], ["sgd", 3e-3]]
     axes = {"head": ["linear", "mlp"], "optimizer,learning_rate": rates, "weight_decay": [0.1, 0.0]}
     return shared_zoo(shared, "tiny", axes=axes)
 

@@ -18,8 +18,8 @@ from zoo_gen.index import COLUMNS, RESULTS
 def test_no_model_and_no_epoch_is_lost(tiny_zoo: Path) -> None:
     zoo = Zoo.open(tiny_zoo)
     assert zoo.complete
-    assert zoo.frame["model"].nunique() == 39
-    assert len(zoo) == 78
+    assert zoo.frame["model"].nunique() == 51
+    assert len(zoo) == 102
     assert set(COLUMNS) == set(zoo.frame.columns)
     finetuned = zoo.select(stage="finetune").frame
     assert bool(finetuned[list(RESULTS)].notna().all(axis=None))
@@ -35,7 +35,7 @@ def test_no_model_and_no_epoch_is_lost(tiny_zoo: Path) -> None:
 def test_timm_opens_each_final_model_and_finds_the_recorded_accuracy(tiny_zoo: Path) -> None:
     zoo = Zoo.open(tiny_zoo)
     test = zoo.images("finetune").test
-    for checkpoint in list(zoo.select(stage="finetune", final=True))[::5]:
+    for checkpoint in list(zoo.select(stage="finetune", final=True))[::6]:
         model = timm.create_model(f"local-dir:{checkpoint.folder}", pretrained=True).eval()
         found = (model(test.pixels).argmax(-1) == test.labels).float().mean()
         assert float(found) == checkpoint.results["test_accuracy"]
@@ -79,9 +79,9 @@ def test_splits_keep_families_and_epochs_together(tiny_zoo: Path) -> None:
     for fold in range(5):
         parts = [set(part.frame["model"]) for part in zoo.split("by_model", fold=fold)]
         assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
-        assert sum(map(len, parts)) == 36
+        assert sum(map(len, parts)) == 48
         tested += parts[2]
-    assert len(tested) == len(set(tested)) == 36
+    assert len(tested) == len(set(tested)) == 48
     for fold in range(3):
         roots = [set(part.frame["root"]) for part in zoo.split("leave_root_out", fold=fold)]
         assert [len(part) for part in roots] == [1, 1, 1]

@@ -6,12 +6,17 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from hydra._internal.hydra import Hydra
 
 
 def call(main: Callable[[], None], *arguments: str) -> None:
-    """Runs a command with arguments."""
+    """Runs a command with arguments.
+
+    Hydra would compose the settings twice: once only to find `hydra.mode`, which no test sets.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["command", *arguments])
+        patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         main()
 
 

@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: one tiny zoo made by the real generator."""
+"""Fixtures shared by all tests: one tiny zoo made by the real generator.
+
+The process that hands tests to workers reads this file, too, and shall not wait for PyTorch: it is imported in functions.
+"""
 
 import fcntl
 import os
@@ -6,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.zoos import TWO_RATES, make_zoo
 
-torch.set_num_threads(1)
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests use one thread per operation."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +39,13 @@ def wide_zoo(shared: Path) -> Path:
     """Another zoo, wider, deeper and of other images: 3 roots x 2."""
     sizes = ("zoo.architecture.model_args.embed_dim=48", "zoo.architecture.model_args.depth=4")
     images = ("zoo.pretrain_images.classes=[5,6,7,8,9]", "zoo.finetune_images.classes=[0,1,2,3,4]")
-    return shared_zoo(shared, "wide", *sizes, *images, axes=TWO_RATES)
+    return shared_zoo(shared, "wide", *sizes, *images, axes={"learning_rate": [1e-3, 1e-2]})
 
 
 def shared_zoo(shared: Path, name: str, *overrides: str, axes: dict[str, list[Any]] | None = None) -> Path:
     """A zoo that the workers of pytest-xdist share: the first one makes it."""
+    from tests.zoos import make_zoo
+
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return make_zoo(shared / name, *overrides, axes=axes).path

@@ -35,6 +35,13 @@ def tiny_zoo(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def short_zoo(shared: Path) -> Path:
+    """A zoo of 3 roots x 2 with two epochs each; copy its folder before changing anything in it."""
+    (shared / "short").mkdir(exist_ok=True)
+    return shared_zoo(shared, "short/zoo", axes={"learning_rate": [1e-3, 1e-2]})
+
+
+@pytest.fixture(scope="session")
 def wide_zoo(shared: Path) -> Path:
     """Another zoo, wider, deeper and of other images: 3 roots x 2."""
     sizes = ("zoo.architecture.model_args.embed_dim=48", "zoo.architecture.model_args.depth=4")

@@ -13,7 +13,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ def command(module: str, *arguments: str, **options: Any) -> subprocess.Complete
         assert process.exitcode is not None
         printed, errors = (path.read_text(encoding="utf-8") for path in streams)
     return subprocess.CompletedProcess([module, *arguments], process.exitcode, printed, errors)
+
+
+def run(function: Callable[..., object], *arguments: object) -> int:
+    """Calls a function of a module in a process of its own; returns the exit code."""
+    _ready()
+    process = _context.Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.commands import call
 from tests.wsl.conftest import train_small
-from tests.zoos import TWO_RATES, make_zoo
+from tests.zoos import ONE_EPOCH, TWO_RATES, make_zoo
 from wsl.data.leakage import refuse_seen_images
 from wsl.probes.benchmark import benchmark
 from wsl.probes.comparison import compare
@@ -191,7 +191,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs on another zoo: a hyper-representation for each of two seeds, and an invariant encoder."""
     axes = {"head": ["linear", "mlp"], **TWO_RATES}  # heads of all kinds that the tiny zoo has
     same_images = ("zoo.pretrain_images.seed=0", "zoo.finetune_images.seed=0")
-    zoo = make_zoo(tmp_path_factory.mktemp("zoos") / "elsewhere", "seed=1", *same_images, axes=axes).path
+    zoo = make_zoo(tmp_path_factory.mktemp("zoos") / "elsewhere", "seed=1", *same_images, *ONE_EPOCH, axes=axes).path
     folder = tmp_path_factory.mktemp("elsewhere")
     for seed in (0, 1):
         train_small(zoo, folder / str(seed), f"seed={seed}", "steps=1")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import zoo_gen
 from tests import forks
 from tests.commands import refused
 from zoo_gen import InputError
@@ -106,6 +107,14 @@ def test_images_of_another_shape_than_the_model_are_refused_before_anything_is_b
     assert not list(tmp_path.iterdir())
 
 
+ALONE = f"""
+import sys, types
+package = sys.modules["zoo_gen"] = types.ModuleType("zoo_gen")
+package.__path__ = [{str(Path(zoo_gen.__file__).parent)!r}]
+"""
+"""Code that imports the package without what its `__init__` imports, which takes seconds."""
+
+
 def test_help_comes_before_the_imports() -> None:
     script = "import sys; sys.modules.update(torch=None, timm=None, hydra=None, pandas=None, numpy=None); import runpy\n"
     script += "sys.argv = ['-m', '--help']; sys.orig_argv = ['python', '-m', '{0}', '--help']; runpy._run_module_as_main('{0}')"
@@ -156,7 +165,7 @@ def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Pat
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    script = "from zoo_gen.errors import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
+    script = f"{ALONE}\nfrom zoo_gen.errors import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
     for arguments in (["-c", script], ["-m", "wsl.train", "--help"]):
         reader, writer = os.pipe()
         os.close(reader)
@@ -167,12 +176,17 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 def test_what_the_locale_cannot_print_is_escaped() -> None:
-    def said(name: str | bytes, **settings: str) -> str:
-        command = [sys.executable, "-m", "zoo_gen.verify", name]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings}).stderr
+    def said(*command: str | bytes, **settings: str) -> str:
+        given, environment = [sys.executable, *command], {**os.environ, **settings}
+        return subprocess.run(given, capture_output=True, text=True, check=False, env=environment).stderr
 
-    assert said("zoö".encode() + b"\xff", PYTHONIOENCODING="ascii").startswith("error: zo\\xf6\\udcff has bytes that are not UTF-8")
-    assert "zoö" in said("zoö", LC_ALL="C")
+    odd = said("-m", "zoo_gen.verify", "zoö".encode() + b"\xff", PYTHONIOENCODING="ascii")
+    assert odd.startswith("error: zo\\xf6\\udcff has bytes that are not UTF-8")
+    script = f"{ALONE}\nsys.argv, sys.orig_argv = ['-m', 'zoö'], ['python', '-m', 'zoo_gen.verify', 'zoö']\n"
+    script += "from zoo_gen import startup; startup.begin()\nfrom zoo_gen.errors import InputError, one_clear_error\n"
+    script += "with one_clear_error(): raise InputError(sys.argv[1])"
+    assert said("-c", script, PYTHONIOENCODING="ascii") == "error: zo\\xf6\n"
+    assert said("-c", script, LC_ALL="C") == "error: zoö\n"
 
 
 @pytest.mark.parametrize(

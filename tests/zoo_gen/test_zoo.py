@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from tests.zoos import TWO_RATES, InThisProcess, known, make_zoo
+from tests.zoos import ONE_EPOCH, TWO_RATES, InThisProcess, known, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.index import COLUMNS, RESULTS
@@ -91,8 +91,8 @@ def test_splits_keep_families_and_epochs_together(tiny_zoo: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return make_zoo(tmp_path_factory.mktemp("short") / "zoo", axes=TWO_RATES)
+def short(short_zoo: Path) -> Zoo:
+    return Zoo.open(short_zoo)
 
 
 def test_the_same_seed_gives_the_same_zoo_and_another_does_not(short: Zoo, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_lost_checkpoint_is_made_again_to_the_same_bits(short: Zoo, tmp_path: 
 
 
 def test_a_diverged_model_is_kept_with_its_epoch(tmp_path: Path) -> None:
-    zoo = make_zoo(tmp_path / "zoo", axes={"learning_rate": [1e-3, 1e30]})
+    zoo = make_zoo(tmp_path / "zoo", *ONE_EPOCH, axes={"learning_rate": [1e-3, 1e30]})
     wild = zoo.select(stage="finetune", learning_rate=1e30).frame
     assert set(wild["status"]) == {"diverged"}
     assert set(wild["diverged_epoch"]) == {1}

@@ -109,6 +109,6 @@ def _command(
     startup.begin()
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from None

@@ -88,6 +88,7 @@ def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, repl
     overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate_grad_batches=2"]
     killed = tmp_path / "killed"
     process = forks.start("wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}", session=True)
+    assert process.pid is not None
     deadline = time.monotonic() + 120
     while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import zoo_gen
 from tests import forks
-from tests.commands import refused
+from tests.commands import ALONE, refused
 from zoo_gen import InputError
 from zoo_gen.__main__ import main
 from zoo_gen.executors.local import out_of_reach, watch
@@ -105,14 +104,6 @@ def test_images_of_another_shape_than_the_model_are_refused_before_anything_is_b
     cards = ("images@zoo.pretrain_images=imagenet", "images@zoo.finetune_images=imagenet")  # whose images are nowhere
     assert "has 224 x 224 pixels of 3 channels" in refused(main, "zoo=digits_mini", *cards)
     assert not list(tmp_path.iterdir())
-
-
-ALONE = f"""
-import sys, types
-package = sys.modules["zoo_gen"] = types.ModuleType("zoo_gen")
-package.__path__ = [{str(Path(zoo_gen.__file__).parent)!r}]
-"""
-"""Code that imports the package without what its `__init__` imports, which takes seconds."""
 
 
 def test_help_comes_before_the_imports() -> None:

@@ -388,7 +388,9 @@ def main() -> None:
         made = formats(Path(bait))
         for name in options.formats or made:
             form = made[name]
-            fuzz(name, form, numbers=range(20), seed=-1, bait=Path(bait))  # everything is imported and cached
+            fuzz(
+                name, form, numbers=range(min(20, options.count // 10)), seed=-1, bait=Path(bait)
+            )  # everything is imported and cached
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, resource.RLIM_INFINITY))
             numbers = range(options.count) if options.only is None else [options.only]

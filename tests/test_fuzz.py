@@ -1,11 +1,10 @@
 """Thousands of mutated files are read or refused, in a process of bounded memory (tests/fuzz.py)."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests import forks
 
 FORMATS = ("safetensors", "torch", "torch_older", "shards", "adapter", "index", "zoo.json", "record.json", "run", "probes")
 FORMATS += ("models.json", "inputs.json", "results", "pictures", "pictures_parquet")
@@ -14,8 +13,7 @@ GROWTH = 512
 
 
 def fuzzed(count: int, *formats: str) -> list[dict[str, int]]:
-    command = [sys.executable, "-m", "tests.fuzz", "--count", str(count), "--seed", "0", "--formats", *formats]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    done = forks.command("tests.fuzz", "--count", str(count), "--seed", "0", "--formats", *formats, cwd=forks.ROOT)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

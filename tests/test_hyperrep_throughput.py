@@ -14,16 +14,22 @@ from benchmarks import hyperrep_throughput
 from benchmarks.hyperrep_throughput import OURS, RIVALS, Field
 from benchmarks.padded_rows import RowsAutoencoder, masked_error
 from benchmarks.race import Contestant, Holdout, Mark, gain, race
+from tests.zoos import TINY, InThisProcess
 from wsl.data.windows import Batch
-from zoo_gen import Zoo
 from zoo_gen.config import compose
+from zoo_gen.generate import generate
 
 SETTINGS = ["model.width=32", "batch_size=2", "window=64", "warmup=5"]
 
 
 @pytest.fixture(scope="module")
-def field(tiny_zoo: Any) -> Field:
-    return Field(Zoo.open(tiny_zoo), compose("train", SETTINGS), train=6, val=3)
+def field(tmp_path_factory: pytest.TempPathFactory) -> Field:
+    """Six and three children of the SimCLR root of digits_mini."""
+    config = compose("zoo_gen", ["zoo=digits_mini", *TINY])["zoo"]
+    config["pretrain"]["members"] = config["pretrain"]["members"][2:]
+    place = tmp_path_factory.mktemp("zoos") / "field"
+    zoo = generate(place, config, name="field", seed=0, executor=InThisProcess())
+    return Field(zoo, compose("train", SETTINGS), train=6, val=3)
 
 
 @pytest.fixture(scope="module")

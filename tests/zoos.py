@@ -24,6 +24,7 @@ TINY = (
     "zoo.pretrain.members.2.epochs=2",
     "zoo.stack_size=36",
 )
+ONE_EPOCH = ("zoo.pretrain.recipe.epochs=1", "zoo.finetune.recipe.epochs=1", "zoo.pretrain.members.2.epochs=1")
 TWO_RATES = {"learning_rate": [1e-3, 1e-2]}
 
 Value = TypeVar("Value")
@@ -147,4 +148,4 @@ def adopted_zoo(
     return write_adopted(folder / "zoo", "adopted", found, copy=copy)
 
 
-__all__ = ["SMALL", "TINY", "TWO_RATES", "InThisProcess", "adopted_zoo", "compose", "make_zoo", "tuned", "zoo_gen"]
+__all__ = ["ONE_EPOCH", "SMALL", "TINY", "TWO_RATES", "InThisProcess", "adopted_zoo", "compose", "make_zoo", "tuned", "zoo_gen"]

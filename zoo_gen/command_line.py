@@ -5,6 +5,7 @@ before Hydra sees it: everything after the first `=`, where the setting is a tex
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -119,13 +120,18 @@ def quoted(text: str) -> str:
 
 def _defaults(config_name: str, configs: Path, overrides: Sequence[str]) -> Any:
     """The settings before they are changed, with the cards that were chosen; None if Hydra will complain of the choice."""
+    chosen = (text for text in overrides if "." not in text.partition("=")[0].partition("@")[0] and _is_group(text, configs))
+    return _composed(config_name, configs, tuple(chosen))
+
+
+@functools.cache
+def _composed(config_name: str, configs: Path, chosen: tuple[str, ...]) -> Any:
     import hydra
     from hydra.errors import HydraException
 
-    chosen = [text for text in overrides if "." not in text.partition("=")[0].partition("@")[0] and _is_group(text, configs)]
     with hydra.initialize_config_dir(str(configs), version_base=None):
         try:
-            return hydra.compose(config_name, chosen)
+            return hydra.compose(config_name, list(chosen))
         except HydraException:
             return None
 

@@ -1,5 +1,6 @@
 """Image data sets: normalised train / val / test tensors, split once by a seed."""
 
+import functools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,17 +95,15 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (test part: 1,797 images).
     """
-    from sklearn.datasets import load_digits
-
     if not set(classes) <= set(range(10)) or len(set(classes)) != len(classes) or len(classes) < 2:
         raise InputError(f"classes must be two or more different ones of the digits' 0 to 9, not {list(classes)}")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"fractions must be three positive numbers that sum to 1 (train, val, test), not {list(fractions)}")
-    bunch: Any = load_digits()
-    kept = np.isin(bunch.target, classes)
-    pixels = torch.from_numpy(bunch.images[kept]).float().unsqueeze(1) / 16
+    scans, targets = _scans()
+    kept = np.isin(targets, classes)
+    pixels = torch.from_numpy(scans[kept]).float().unsqueeze(1) / 16
     order = {digit: label for label, digit in enumerate(classes)}
-    labels = torch.tensor([order[digit] for digit in bunch.target[kept].tolist()])
+    labels = torch.tensor([order[digit] for digit in targets[kept].tolist()])
     normalized = (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     rng = np.random.default_rng(seed)
     parts: tuple[list[int], ...] = ([], [], [])
@@ -115,3 +114,12 @@ def digits(*, classes: Sequence[int], fractions: Sequence[float], mean: Sequence
             part.extend(chosen.tolist())
     train, val, test = (ImageSplit(normalized[sorted(part)], labels[sorted(part)]) for part in parts)
     return Images(train, val, test, len(classes))
+
+
+@functools.cache
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scans of all ten digits, and which each shows; read from text once a process."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    return bunch.images, bunch.target

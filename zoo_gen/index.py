@@ -118,7 +118,8 @@ def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
     """Returns the columns of a frame as lists of Python's own values, None where there is none."""
-    return {str(name): column.astype(object).where(column.notna(), None).tolist() for name, column in frame.items()}
+    pairs = {str(name): zip(column.tolist(), column.isna().tolist(), strict=True) for name, column in frame.items()}
+    return {name: [None if gone else value for value, gone in found] for name, found in pairs.items()}
 
 
 def expect(values: object, kinds: dict[str, tuple[type, ...]], where: Path) -> None:
@@ -192,7 +193,9 @@ def _read(path: Path, size: int, adopted: bool) -> pd.DataFrame:
     frame = plain.to_pandas().reindex(columns=[*(name for name in known if name not in own), *young, *own])
     numbers = [*RESULTS, *(name for name in own if name not in texts)]
     kinds = {"epoch": "int64", "final": "bool", "fold": "Int64", "diverged_epoch": "Int64", **dict.fromkeys(numbers, "float64")}
-    frame = frame.astype({name: kind for name, kind in kinds.items() if frame.dtypes[name] != kind})
+    found = frame.dtypes.to_dict()
+    for name in (name for name, kind in kinds.items() if found[name] != kind):
+        frame[name] = frame[name].astype(kinds[name])
     return frame.assign(**dict.fromkeys(name for name in (*ALL_FACTORS, CONFIG) if name not in known))
 
 

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forks
 from wsl.data import cache
 
 EXTRACTORS = sorted(path.stem for path in Path("wsl/features").glob("[a-z]*.py"))
@@ -20,23 +19,12 @@ MAKERS = [
 ]
 """Modules that put tables into the cache."""
 
-IMPORTED = """
-import importlib, json, sys
-import torch, pandas
-found = {}
-for maker in sys.argv[1:]:
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("wsl", "zoo_gen")]:
-        del sys.modules[name]
-    importlib.import_module(maker)
-    found[maker] = sorted(name for name in sys.modules if name.partition(".")[0] in ("wsl", "zoo_gen"))
-print(json.dumps(found))
-"""
-
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, list[str]]:
     """What Python imports, not what the cache reads in the code."""
-    done = subprocess.run([sys.executable, "-c", IMPORTED, *MAKERS], capture_output=True, text=True, check=True)
+    done = forks.command("tests.imports", *MAKERS)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

@@ -97,7 +97,7 @@ def test_an_invariant_encoder_learns_from_both_zoos(tiny_zoo: Path, wide: Path, 
 
 def test_a_zoo_that_holds_models_of_the_first_is_refused(tiny_zoo: Path, tmp_path: Path):
     other = shutil.copytree(tiny_zoo, tmp_path / "other")
-    assert "shares 75 models" in refused(main, *SMALL, f"zoo={tiny_zoo},{other}", f"run={tmp_path / 'run'}")
+    assert "shares 51 models" in refused(main, *SMALL, f"zoo={tiny_zoo},{other}", f"run={tmp_path / 'run'}")
 
 
 def test_zoos_of_one_name_are_refused(tiny_zoo: Path):

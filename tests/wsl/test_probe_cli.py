@@ -76,7 +76,7 @@ def test_the_table_says_that_it_is_a_smoke_test_and_fits_eighty_columns(rows: li
     Console(width=80, file=printed).print(probe_table(rows))
     text = printed.getvalue()
     assert "smoke test" in text
-    assert "split by_model, fold 0, 15 test models" in text
+    assert "split by_model, fold 0, 10 test models" in text
     assert max(map(len, text.splitlines())) <= 80
     of_accuracy = [line.split()[1] for line in text.splitlines() if line.startswith("test_accuracy")]
     tables = text.count("All checkpoints") + text.count("Final checkpoints")
@@ -145,7 +145,7 @@ def test_a_split_by_root_is_probed_too(tiny_run: Run):
     by_root.split = tiny_run.zoo.split("leave_root_out", fold=0)
     rows = probe(config("targets=[root,test_loss]", "features=[statistics]"), by_root)
     assert all(row["value"] is None for row in rows if row["target"] == "root")
-    assert all(row["value"] is not None and row["n_models"] == 24 for row in rows if row["target"] == "test_loss")
+    assert all(row["value"] is not None and row["n_models"] == 16 for row in rows if row["target"] == "test_loss")
 
 
 def test_the_command_writes_probe_json_and_prints_the_table(

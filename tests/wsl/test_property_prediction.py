@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.commands import call
 from tests.wsl.conftest import train_small
-from tests.zoos import TWO_RATES, make_zoo
+from tests.zoos import ONE_EPOCH, TWO_RATES, make_zoo
 from wsl.data.leakage import refuse_seen_images
 from wsl.probes.benchmark import benchmark
 from wsl.probes.comparison import compare
@@ -67,7 +67,7 @@ def real(rows: list[dict], **conditions) -> list[dict]:
 
 def test_every_model_is_tested_once_where_all_folds_are_there(rows: list[dict]):
     by_root = real(rows, split="leave_root_out", target="test_loss")
-    assert {row["n_models"] for row in by_root} == {72}
+    assert {row["n_models"] for row in by_root} == {48}
     assert not any(row["smoke_test"] for row in by_root)
     assert all(row["smoke_test"] and row["folds"] == 2 for row in real(rows, split="by_model"))
 
@@ -191,7 +191,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs on another zoo: a hyper-representation for each of two seeds, and an invariant encoder."""
     axes = {"head": ["linear", "mlp"], **TWO_RATES}  # heads of all kinds that the tiny zoo has
     same_images = ("zoo.pretrain_images.seed=0", "zoo.finetune_images.seed=0")
-    zoo = make_zoo(tmp_path_factory.mktemp("zoos") / "elsewhere", "seed=1", *same_images, axes=axes).path
+    zoo = make_zoo(tmp_path_factory.mktemp("zoos") / "elsewhere", "seed=1", *same_images, *ONE_EPOCH, axes=axes).path
     folder = tmp_path_factory.mktemp("elsewhere")
     for seed in (0, 1):
         train_small(zoo, folder / str(seed), f"seed={seed}", "steps=1")
@@ -204,7 +204,7 @@ def test_runs_on_other_zoos_serve_all_folds(runs: Path, elsewhere: Path, tiny_zo
     settings = config("features=[embedding,statistics]", "targets=[test_loss]")
     pretrained = find_pretrained(elsewhere, zoo)
     rows = benchmark(zoo, find_runs([runs], zoo), settings, Console(quiet=True), pretrained=pretrained)
-    for split, models in (("by_model", 30), ("leave_root_out", 72)):
+    for split, models in (("by_model", 20), ("leave_root_out", 48)):
         found = real(rows, features="hyperrep_pretrained", split=split, subset="all", metric="r2")
         assert {row["seed"]: row["n_models"] for row in found} == dict.fromkeys((0, 1, "mean"), models)
         assert all(row["kind"] == "embedding" and "difference" in row for row in found)
@@ -214,7 +214,7 @@ def test_runs_on_other_zoos_serve_all_folds(runs: Path, elsewhere: Path, tiny_zo
 
 def test_pretrained_runs_that_have_seen_the_zoo_are_refused(runs: Path, elsewhere: Path, tiny_zoo: Path, tmp_path: Path):
     zoo = Zoo.open(tiny_zoo)
-    with pytest.raises(InputError, match=r"shares 75 models .* by the folds of runs on it"):
+    with pytest.raises(InputError, match=r"shares 51 models .* by the folds of runs on it"):
         find_pretrained(runs, zoo)
     shutil.copytree(elsewhere / "0", tmp_path / "one")
     shutil.copytree(elsewhere / "0", tmp_path / "other")

@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from tests import processes
+from tests import forks, processes
 from tests.wsl.conftest import SMALL, train_small
 from wsl.run import Run
 from wsl.training import strategies
@@ -50,13 +48,15 @@ def alone(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def replicas(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same of two processes with the whole model each."""
-    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate_grad_batches=2")
+    with forks.forked():
+        return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate_grad_batches=2")
 
 
 @pytest.mark.parametrize("card", ["ddp", "fsdp"])
 def test_two_processes_have_the_losses_of_one(card: str, alone: Run, replicas: Run, tiny_zoo: Path, tmp_path: Path):
     sharded = ("strategy=fsdp", "devices=2", "accumulate_grad_batches=2")
-    two = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "two", *COMPARED, *sharded)
+    with forks.forked():
+        two = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "two", *COMPARED, *sharded)
     assert [event["step"] for event in events(two.path)] == [event["step"] for event in events(alone.path)]
     apart = max(abs(a - b) for a, b in zip(losses(two), losses(alone), strict=True))
     print(f"{card}: losses differ by at most {apart:.1e}")
@@ -87,19 +87,19 @@ def test_two_processes_find_the_models_that_behaviour_is_of(tiny_zoo: Path, tmp_
 def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, replicas: Run, tiny_zoo: Path, tmp_path: Path):
     overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate_grad_batches=2"]
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = forks.start("wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}", session=True)
+    assert process.pid is not None
     deadline = time.monotonic() + 120
     while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)  # its processes notice by themselves
-    process.wait()
+    process.join()
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not (killed / "model.safetensors").exists()
     assert any(name.startswith("average.") for name in load_file(killed / "state.safetensors"))
-    train_small(tiny_zoo, killed, *overrides)
+    with forks.forked():
+        train_small(tiny_zoo, killed, *overrides)
     whole = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "whole", *overrides)
     assert events(killed) == events(whole.path)
     assert (killed / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
@@ -118,7 +118,7 @@ def alive(session: int) -> bool:
 
 
 def test_an_error_of_a_process_is_one_message():
-    with pytest.raises(InputError, match=r"^process 1 has no data$"):
+    with forks.forked(), pytest.raises(InputError, match=r"^process 1 has no data$"):
         DataParallel().run(Hardware("cpu", 2, "32-true"), processes.refuse)
 
 
@@ -165,7 +165,8 @@ def step(fabric: Fabric, *, folder: Path, card: dict[str, Any]) -> None:
 
 def stepped(strategy: str, devices: int, card: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     work = functools.partial(step, folder=folder, card=card)
-    instantiate(compose("train", [f"strategy={strategy}"])["strategy"]).run(Hardware("cpu", devices, "32-true"), work)
+    with forks.forked():
+        instantiate(compose("train", [f"strategy={strategy}"])["strategy"]).run(Hardware("cpu", devices, "32-true"), work)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
 
 

@@ -17,6 +17,7 @@ import safetensors
 import torch
 
 import wsl.train
+from tests import forks
 from tests.commands import call, refused
 from tests.wsl.conftest import SMALL, train_small
 from wsl.run import Run
@@ -83,13 +84,12 @@ def test_a_killed_training_continues_to_the_same_bits(
     overrides = ["steps=120", "validate_every=60", "log_every=8", "save_every=13"]
     killed = home(tiny_zoo, tmp_path) / "runs" / "killed"
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "wsl.train", *SMALL, "run=killed", *overrides]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = forks.start("wsl.train", *SMALL, "run=killed", *overrides)
     deadline = time.monotonic() + 120
     while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (killed / "model.safetensors").exists()
     call(main, *SMALL, "run=killed", *overrides, "save_every=50", "workers=0", "cache_mb=0")
     assert re.search(r"^resuming after step [1-9]\d* of 120$", capsys.readouterr().out, re.MULTILINE)
@@ -128,7 +128,8 @@ def test_a_training_killed_at_random_times_ends_in_the_same_bits(tiny_zoo: Path,
 
 def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = [*SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'piped'}"]
-    once = subprocess.run([sys.executable, "-m", "wsl.train", *arguments], check=True, capture_output=True, text=True)
+    once = forks.command("wsl.train", *arguments)
+    assert once.returncode == 0
     lines = once.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines[:2]] == ["step 2 of 4", "step 4 of 4"]
     assert "loss" in lines[0]

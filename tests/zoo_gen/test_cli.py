@@ -7,12 +7,11 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import zoo_gen
-from tests.commands import refused
+from tests import forks
+from tests.commands import ALONE, refused
 from zoo_gen import InputError
 from zoo_gen.__main__ import main
 from zoo_gen.executors.local import out_of_reach, watch
@@ -107,11 +106,6 @@ def test_images_of_another_shape_than_the_model_are_refused_before_anything_is_b
     assert not list(tmp_path.iterdir())
 
 
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with its output as text."""
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, **options)
-
-
 def test_help_comes_before_the_imports() -> None:
     script = "import sys; sys.modules.update(torch=None, timm=None, hydra=None, pandas=None, numpy=None); import runpy\n"
     script += "sys.argv = ['-m', '--help']; sys.orig_argv = ['python', '-m', '{0}', '--help']; runpy._run_module_as_main('{0}')"
@@ -156,19 +150,13 @@ def test_an_unexpected_error_is_one_line_and_traceback_shows_where(tmp_path: Pat
         shown = said(ZeroDivisionError("by nothing"))
     assert shown.startswith("Traceback")
     assert shown.splitlines()[-1].startswith("error: unexpected")
-    done = run(
-        "zoo_gen.verify",
-        "nowhere",
-        "--traceback",
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(zoo_gen.__file__).parents[1])},
-    )
+    done = forks.command("zoo_gen.verify", "nowhere", "--traceback", cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert "'nowhere' not found" in done.stderr.splitlines()[-1]
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    script = "from zoo_gen.errors import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
+    script = f"{ALONE}\nfrom zoo_gen.errors import one_clear_error\nwith one_clear_error():\n    print('x' * 10**6)"
     for arguments in (["-c", script], ["-m", "wsl.train", "--help"]):
         reader, writer = os.pipe()
         os.close(reader)
@@ -179,9 +167,17 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 def test_what_the_locale_cannot_print_is_escaped() -> None:
-    done = run("zoo_gen.verify", "zoö", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.stderr.startswith("error: zoo 'zo\\xf6' not found")
-    assert "zoö" in run("zoo_gen.verify", "zoö", env={**os.environ, "LC_ALL": "C"}).stderr
+    def said(*command: str | bytes, **settings: str) -> str:
+        given, environment = [sys.executable, *command], {**os.environ, **settings}
+        return subprocess.run(given, capture_output=True, text=True, check=False, env=environment).stderr
+
+    odd = said("-m", "zoo_gen.verify", "zoö".encode() + b"\xff", PYTHONIOENCODING="ascii")
+    assert odd.startswith("error: zo\\xf6\\udcff has bytes that are not UTF-8")
+    script = f"{ALONE}\nsys.argv, sys.orig_argv = ['-m', 'zoö'], ['python', '-m', 'zoo_gen.verify', 'zoö']\n"
+    script += "from zoo_gen import startup; startup.begin()\nfrom zoo_gen.errors import InputError, one_clear_error\n"
+    script += "with one_clear_error(): raise InputError(sys.argv[1])"
+    assert said("-c", script, PYTHONIOENCODING="ascii") == "error: zo\\xf6\n"
+    assert said("-c", script, LC_ALL="C") == "error: zoö\n"
 
 
 @pytest.mark.parametrize(
@@ -196,8 +192,7 @@ def test_what_the_locale_cannot_print_is_escaped() -> None:
     ],
 )
 def test_a_path_that_is_not_utf_8_is_one_line(command: str, arguments: str) -> None:
-    given = [os.fsencode(text) for text in arguments.format(os.fsdecode(b"odd\xff")).split()]
-    done = subprocess.run([sys.executable, "-m", command, *given], capture_output=True, text=True, check=False)
+    done = forks.command(command, *arguments.format(os.fsdecode(b"odd\xff")).split())
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.endswith("odd\\udcff has bytes that are not UTF-8, and libraries cannot open such a path; rename it\n")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, ProcessRaisedException
 
+from tests.forks import forked
 from tests.zoos import TINY, InThisProcess, compose
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate
@@ -63,7 +64,8 @@ def test_two_processes_train_the_zoo_of_one(tmp_path: Path) -> None:
     alone = generate(tmp_path / "alone", config, name="alone", seed=0, executor=InThisProcess())
     card = compose("zoo_gen", ["executor=data_parallel", "executor.device=cpu", "executor.precision=float32"])["executor"]
     executor = instantiate(card)
-    together = generate(tmp_path / "together", config, name="together", seed=0, executor=executor)
+    with forked():
+        together = generate(tmp_path / "together", config, name="together", seed=0, executor=executor)
     assert len(together) == len(alone)
     assert all(plan["ranks"] == 2 for plan in together.config["stacks"].values())
     for model in alone.frame["model"].unique():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.zoos import InThisProcess, compose, make_zoo
+from tests.zoos import ONE_EPOCH, InThisProcess, compose, make_zoo
 from zoo_gen import hardware as memory
 from zoo_gen.blueprint import Blueprint, ModelSpec
 from zoo_gen.config import instantiate
@@ -75,7 +75,7 @@ def test_the_smaller_of_the_machines_memory_and_the_limit_counts(monkeypatch: py
 
 def test_a_zoo_keeps_its_partition_when_memory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = {"learning_rate": [1e-3, 1e-2]}
-    first = make_zoo(tmp_path / "zoo", "zoo.stack_size=null", axes=axes, executor=InThisProcess(die_after=None))
+    first = make_zoo(tmp_path / "zoo", "zoo.stack_size=null", *ONE_EPOCH, axes=axes, executor=InThisProcess(die_after=None))
     sizes = [len(plan["models"]) for plan in first.config["stacks"].values()]
     assert max(sizes) == 2  # what the executor of the tests has room for
     roomy = InThisProcess()

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.commands import call, refused
+from tests.forks import forked
 from tests.zoo_gen.test_sources import encoded
 from tests.zoos import compose
 from zoo_gen import InputError, Zoo
@@ -78,7 +79,8 @@ def test_one_line_makes_a_zoo_whose_models_say_what_they_were_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "pets", 20, side=9)
-    call(main, f"images={tmp_path / 'pets'}", "zoo=digits_mini", f"path={tmp_path / 'my_zoo'}", *TINY)
+    with forked():
+        call(main, f"images={tmp_path / 'pets'}", "zoo=digits_mini", f"path={tmp_path / 'my_zoo'}", *TINY)
     printed = capsys.readouterr().out
     assert "3 classes (cat, dog, fox), train 42, val 6, test 12 (val and test drawn by seed 0); 8 x 8 pixels, 3 channels" in printed
     assert "resized from 9 pixels (4 x 4 patches of 2; size= changes that)" in printed

@@ -20,7 +20,7 @@ def card(zoo: str, *overrides: str) -> dict[str, Any]:
 
 
 def test_the_plan_of_a_zoo_is_what_is_made(tmp_path: Path) -> None:
-    zoo = make_zoo(tmp_path / "zoo", axes={"learning_rate": [1e-3]})
+    zoo = make_zoo(tmp_path / "zoo", "zoo.stack_size=3", axes={"learning_rate": [1e-3]})
     plans = estimate(blueprint_of(zoo.config["config"], load=[]), seed=0, executor=InThisProcess())
     for stage, plan in plans.items():
         rows = zoo.select(stage=stage).frame
@@ -34,7 +34,7 @@ def test_the_reference_is_planned_without_its_images(capsys: pytest.CaptureFixtu
     specs = blueprint_of(card("vit_s_cifar100"), load=[]).plan(0)
     assert [sum(spec.stage == stage for spec in specs) for stage in ("pretrain", "finetune")] == [10, 240]
     assert [sum(spec.recipe.objective == kind for spec in specs) for kind in ("supervised", "simclr")] == [247, 3]
-    plans = estimate(blueprint_of(card("digits_mini"), load=[]), seed=0, executor=InThisProcess())
+    plans = estimate(blueprint_of(card("digits_mini", "zoo.stack_size=3"), load=[]), seed=0, executor=InThisProcess())
     print_plan(plans, gpu="h200")
     printed = capsys.readouterr().out
     assert "75" in printed

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
+from tests import forks
 from tests.zoo_gen.test_guard import older
-from tests.zoos import TWO_RATES, InThisProcess, make_zoo
+from tests.zoos import ONE_EPOCH, TWO_RATES, InThisProcess, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.files import locked
@@ -22,8 +23,8 @@ from zoo_gen.verify import problems, repair
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    return make_zoo(tmp_path_factory.mktemp("safety") / "zoo", axes=TWO_RATES)
+def short(short_zoo: Path) -> Zoo:
+    return Zoo.open(short_zoo)
 
 
 @pytest.fixture
@@ -109,13 +110,16 @@ def test_a_zoo_older_than_a_setting_is_not_called_one_of_another_configuration(c
         make_zoo(copied, axes={**TWO_RATES, "dropout": [0.0]})
 
 
+def die_locked(lock: Path) -> None:
+    """Ends this process while it holds a lock."""
+    with locked(lock, "x"):
+        os._exit(9)
+
+
 def test_a_second_generator_is_turned_away_and_a_dead_ones_lock_is_free(copied: Path) -> None:
     with locked(copied / ".lock", f"zoo {copied}"), pytest.raises(InputError, match=rf"another process \(pid {os.getpid()}"):
         make_zoo(copied, axes=TWO_RATES)
-    lock = copied / ".lock"
-    holder = f"with locked(Path({str(lock)!r}), 'x'): os._exit(9)"
-    script = f"import os; from pathlib import Path; from zoo_gen.files import locked\n{holder}"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert forks.run(die_locked, copied / ".lock") == 9
     with locked(copied / ".lock", "zoo"):
         pass
 
@@ -189,7 +193,7 @@ def test_what_killed_processes_left_is_removed(copied: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float16", 2)])
 def test_stored_weights_have_the_dtype_of_the_card(tmp_path: Path, short: Zoo, dtype: str, size: int) -> None:
-    zoo = make_zoo(tmp_path / "zoo", f"zoo.dtype={dtype}", axes=TWO_RATES)
+    zoo = make_zoo(tmp_path / "zoo", f"zoo.dtype={dtype}", *ONE_EPOCH, axes=TWO_RATES)
     checkpoint = zoo.select(stage="finetune", final=True)[0]
     assert {value.dtype for value in checkpoint.state_dict().values()} == {getattr(torch, dtype)}
     images = zoo.images("finetune").val
@@ -209,7 +213,7 @@ def test_only_the_epochs_to_keep_are_stored_and_the_last_one_always(tmp_path: Pa
 
 
 def test_absurd_learning_rates_diverge_and_the_rest_is_unharmed(tmp_path: Path) -> None:
-    zoo = make_zoo(tmp_path / "zoo", axes={"learning_rate": [1e-3, 1e30], "optimizer": ["adamw", "sgd"]})
+    zoo = make_zoo(tmp_path / "zoo", *ONE_EPOCH, axes={"learning_rate": [1e-3, 1e30], "optimizer": ["adamw", "sgd"]})
     wild = zoo.select(stage="finetune", learning_rate=1e30).frame
     assert set(wild["status"]) == {"diverged"}
     assert bool(wild["diverged_epoch"].notna().all())

@@ -71,12 +71,13 @@ def code_hash(modules: Sequence[str]) -> str:
         ValueError: there is no such module.
     """
     found: dict[str, str] = {}
-    waiting = list(modules)
+    waiting, named = set(modules), set(modules)
     while waiting:
         for module, path in _files(waiting.pop()):
             if module not in found:
                 found[module] = path.read_text(encoding="utf-8")
-                waiting += _imports(found[module])
+                waiting |= _imports(found[module]) - named
+                named |= waiting
     return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
 
 

@@ -47,10 +47,10 @@ class TokenStatistics:
         return list(dict.fromkeys(source.plan for source in self.sources))
 
     def wholes(self) -> Iterator[tuple[FileSource, Batch]]:
-        """Yields some last checkpoints of models, evenly chosen of those that training draws from, each with all its tokens."""
+        """Yields some final checkpoints, evenly chosen of those that training draws from, each with all its tokens."""
         standardizer, sources = self.windows.standardizer, [cast(FileSource, source) for source in self.windows.sources]
-        last = {source.checkpoint.folder: n for n, source in sorted(enumerate(sources), key=lambda pair: pair[1].checkpoint.epoch)}
-        for number in sorted(last.values())[:: -(-len(last) // WHOLES)]:
+        final = [number for number, source in enumerate(sources) if source.checkpoint.final] or [*range(len(sources))]
+        for number in final[:: -(-len(final) // WHOLES)]:
             source = sources[number]
             values = standardizer.standardize(encoded(source))
             mask = functional.pad(source.plan.mask, (0, 1), value=True)

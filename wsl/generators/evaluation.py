@@ -99,6 +99,7 @@ class Bench:
     ):
         self.families, self.images, self.seed, self.advance = families, images, seed, advance
         self.train = self._score([(family, family.states) for family in families])
+        self.aligned = [layout_of_family(family) is not None for family in families]
 
     def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:
         """Scores samples; the keys are the places of their families."""
@@ -141,7 +142,7 @@ class Bench:
                 "n": len(accuracies),
                 "accuracy": {"median": median, "q25": q25, "q75": q75},
                 **verdict,
-                "aligned": all(layout_of_family(self.families[i]) is not None for i in scored),
+                "aligned": all(self.aligned[i] for i in scored),
                 "samples": {
                     "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
                     "accuracy": accuracies,

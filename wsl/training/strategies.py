@@ -64,7 +64,7 @@ class Strategy(Protocol):
         """
         messages = get_context("spawn").SimpleQueue()
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one error is one message
-        arguments = (self, hardware, work, find_free_network_port(), os.getpid(), messages)
+        arguments = (self, hardware, work, find_free_network_port(), messages)
         try:
             with out_of_reach():
                 context: Any = start_processes(_process, args=arguments, nprocs=hardware.devices, join=False, start_method="spawn")
@@ -135,11 +135,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return model
 
 
-def _process(
-    rank: int, strategy: Strategy, hardware: Hardware, work: Callable[[Fabric], None], port: int, parent: int, messages: Any
-) -> None:
+def _process(rank: int, strategy: Strategy, hardware: Hardware, work: Callable[[Fabric], None], port: int, messages: Any) -> None:
     """One of the processes; it ends when its parent does."""
-    start_worker(parent)
+    start_worker()
     os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # on in-place changes of outputs; there are none

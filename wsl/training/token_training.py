@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from wsl.data.pairs import pairs_of, roots_of
-from wsl.data.side_information import SideInformation, SourceSides
 from wsl.data.rehearsal import AT_ONCE
+from wsl.data.side_information import SideInformation, SourceSides
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs, rehearsal_of
@@ -49,7 +49,7 @@ def train_on_tokens(
     run = Run(folder, resolved, build_model(resolved, inputs), inputs, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}
     finders = [SideInformation(tokenizer, standardizer, inputs.rehearsal, zoo=one) for one in zoos]
-    learned = _last_first(train_models)[: config.rehearsed] if any(one.images for one in finders) else train_models
+    learned = _final_first(train_models)[: config.rehearsed] if any(one.images for one in finders) else train_models
     sides = SourceSides(learned, [finders[_zoo_of(source, zoos)] for source in learned])
     rehearsals = sides.find(range(len(learned))) if learned is not train_models else iter(())
     for _ in track(
@@ -99,10 +99,7 @@ def _zoo_of(source: FileSource, zoos: Sequence[Zoo]) -> int:
     return next(number for number, zoo in enumerate(zoos) if source.checkpoint.path.is_relative_to(zoo.path.resolve()))
 
 
-def _last_first(sources: Sequence[FileSource]) -> list[FileSource]:
-    """Returns the last checkpoint of each model, then the others, evenly: every other one, those between, and so on."""
-    last = {source.checkpoint.folder: source for source in sorted(sources, key=lambda source: source.checkpoint.epoch)}
-    chosen = {id(source) for source in last.values()}
-    others = [source for source in sources if id(source) not in chosen]
-    steps = [others[start::7] for start in range(7)]  # a prefix of the epochs of each model
-    return [*last.values(), *chain.from_iterable(steps)]
+def _final_first(sources: Sequence[FileSource]) -> list[FileSource]:
+    """Returns the final checkpoints, then one of seven of the others, then the next ones of seven, and so on."""
+    others = [source for source in sources if not source.checkpoint.final]
+    return [source for source in sources if source.checkpoint.final] + [one for start in range(7) for one in others[start::7]]

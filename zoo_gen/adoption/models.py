@@ -79,7 +79,8 @@ def _lineage(
     for name, files in unknown.items():
         report(
             LeftOut(
-                files[0], f"{shortened(name)}, the root of {counted(len(files), 'model')}, is not in the folder: name its file by root="
+                files[0],
+                f"{shortened(name)}, the root of {counted(len(files), 'model')}, is not in the folder: name its file by root=",
             )
         )
     default = root.model if root is not None and root.model in models else None

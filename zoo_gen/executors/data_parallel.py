@@ -5,7 +5,6 @@ Lightning Fabric starts the processes and moves the gradients (NCCL on GPUs, Glo
 
 import logging
 import multiprocessing
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -60,14 +59,14 @@ class DataParallelExecutor:
         fabric = Fabric(accelerator=self.hardware.device, devices=self.ranks, strategy="ddp_spawn")
         try:
             with out_of_reach():
-                fabric.launch(partial(_train, zoo=zoo, name=name, hardware=self.hardware, parent=os.getpid()))
+                fabric.launch(partial(_train, zoo=zoo, name=name, hardware=self.hardware))
         except ProcessException as error:  # what was raised there arrives as text
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"training of stack {name} ended with: {reason}; the same command goes on where it was") from error
 
 
-def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware, parent: int) -> None:
-    start_worker(parent)
+def _train(fabric: Fabric, *, zoo: Path, name: str, hardware: Hardware) -> None:
+    start_worker()
     warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")  # Fabric calls it
     try:
         train_stack(zoo, name, hardware=replace(hardware, device=str(fabric.device)), team=Team(fabric))

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -44,7 +43,7 @@ class LocalExecutor:
             return
         context = multiprocessing.get_context("spawn")
         workers = min(self.processes, len(stacks))
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is this process's to tell
             running = {pool.submit(train_stack, zoo, name, hardware=self.hardware): name for name in stacks}
             try:
@@ -88,13 +87,14 @@ def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
                 yield running[future]
 
 
-def start_worker(parent: int) -> None:
+def start_worker() -> None:
     """Prepares a worker: one thread, and an end as soon as the process that started it is gone."""
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    def watch_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
+    def outlive() -> None:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch_parent, daemon=True).start()
+    threading.Thread(target=outlive, daemon=True).start()

@@ -10,6 +10,9 @@ latents refined on training images (`wsl.training.latent_optimization`):
 on test images, by model. Models hardly better than chance have no accuracy to retain: they are counted, not judged. Diversity is
 the median distance of two decoded models of one root and shape over that of the originals: Euclidean between weights, and the
 fraction of test images with another predicted class.
+
+Beside each run stands `linear_code`: as many numbers of the same tokens, chosen by their energy over the train models alone, and
+zeros for the others. Differences to it are paired, with 95 % intervals over roots.
 """
 
 import json
@@ -24,10 +27,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wsl.data.logits import lack_to_run
-from wsl.data.pairs import roots_by_checkpoint
+from wsl.data.pairs import pairs_of, roots_by_checkpoint
+from wsl.data.sources import scan
+from wsl.data.token_statistics import TokenStatistics
+from wsl.data.windows import Windows
 from wsl.generators.family import flatten
 from wsl.generators.novelty import disagreement, euclidean
-from wsl.run import Run
+from wsl.run import Run, build_model
 from zoo_gen import Checkpoint, InputError
 from zoo_gen.evaluate import logits
 from zoo_gen.files import sha256_of, write_json
@@ -39,14 +45,18 @@ RESULT = "compression.json"
 ABOVE_CHANCE = 0.05
 """Accuracy above chance below which a model has nothing to retain."""
 
+BOOTSTRAPS = 2000
+"""Resamples of roots that intervals are taken from."""
+
 Refine = Callable[[Run, Sequence[Checkpoint], Sequence[Float[Tensor, "T Z"]]], Sequence[Float[Tensor, "T Z"]]]
 """Makes better latents of checkpoints (`wsl.training.latent_optimization`)."""
 
 
 @dataclass(frozen=True)
 class DecodedFamily:
-    """Models of one root and shape before and after decoding: weights (N W) and predicted classes (N images)."""
+    """Models of one root and shape before and after decoding: weights (N W) and predicted classes (N images); None: no known root."""
 
+    root: str | None
     weights: tuple[Float[np.ndarray, "N W"], Float[np.ndarray, "N W"]]
     classes: tuple[Int[np.ndarray, "N images"], Int[np.ndarray, "N images"]]
     labels: Int[np.ndarray, " images"]
@@ -58,13 +68,14 @@ def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
 
     Returns:
         `accuracy_retained` (median over models), `accuracy_retained_q25`, `accuracy_retained_q75`, `accuracy` and
-        `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `diversity_weights` and
-        `diversity_behaviour` (None where no two models can be compared).
+        `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `retained` and `roots` (of each of these),
+        `diversity_weights` and `diversity_behaviour` (None where no two models can be compared).
     """
     before, after = (np.concatenate([(family.classes[i] == family.labels).mean(axis=1) for family in families]) for i in (0, 1))
     chance = np.concatenate([np.full(len(family.classes[0]), family.chance) for family in families])
     judged = before - chance > ABOVE_CHANCE
     retained = (after - chance)[judged] / (before - chance)[judged]
+    roots = np.concatenate([np.full(len(family.classes[0]), family.root or "", dtype=object) for family in families])
     quantiles = np.quantile(retained, [0.25, 0.5, 0.75]) if len(retained) else [None] * 3
     return {
         "accuracy_retained": quantiles[1],
@@ -74,6 +85,8 @@ def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
         "accuracy_decoded": after.mean(),
         "models": len(before),
         "judged": int(judged.sum()),
+        "retained": [round(float(share), 6) for share in retained],
+        "roots": roots[judged].tolist(),
         "diversity_weights": _diversity([family.weights for family in families], euclidean),
         "diversity_behaviour": _diversity([family.classes for family in families], disagreement),
     }
@@ -87,6 +100,15 @@ def _diversity(families: Sequence[tuple[np.ndarray, np.ndarray]], distance: Call
     )
     original = float(np.median(before)) if len(before) else 0.0
     return float(np.median(after)) / original if original > 0 else None
+
+
+def linear_code(run: Run) -> Run:
+    """Returns the run with the linear code of its tokens, at its compression ratio, in place of its model."""
+    model = build_model(run.config, run.inputs)
+    sources = scan(pairs_of(run.split.train), run.tokenizer)
+    windows = Windows(sources, run.standardizer, length=run.inputs.tokens.window, seed=0, cache=0)
+    model.linear(TokenStatistics(sources, windows))
+    return Run(run.path, {**run.config, "model_name": "linear_code"}, model, run.inputs, zoo=run.zoo.path)
 
 
 def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
@@ -114,10 +136,11 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
         before, after = (np.stack([flatten(state) for state in some]) for some in states)
         classes, decoded_classes = (logits(architecture, some, images.pixels).argmax(-1).numpy() for some in states)
         labels, chance = images.labels.numpy(), 1 / architecture["num_classes"]
-        found.append(DecodedFamily((before, after), (classes, decoded_classes), labels, chance))
+        found.append(DecodedFamily(family[0][0].root, (before, after), (classes, decoded_classes), labels, chance))
     objective = run.config["objective"]
     return {
         "run": run.path.name,
+        "model": run.model_name,
         "zoo": run.config["zoo"]["path"].rpartition("/")[2],
         **{key: run.config[key] for key in ("split", "fold", "seed", "steps")},
         "behaviour": "behaviour" in objective.get("terms", {}) and objective["weights"]["behaviour"] > 0,
@@ -128,11 +151,27 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
 
 
 def rows_of(folder: Path, *, refinement: Refine) -> list[dict[str, Any]]:
-    """Returns the rows of the run in a folder, without and with refined latents, measured once for each state of its model."""
+    """Returns the rows of a run: the linear code, and its own without and with refined latents.
+
+    They are measured once for each state of its model. `minus_linear_code` is the mean difference of the accuracy that models retain,
+    and the ends of its interval.
+    """
     path, state = folder / RESULT, sha256_of(folder / "model.safetensors")
     if path.is_file() and (stored := read_json(path, advice="delete it")).get("model") == state:
         return stored["rows"]
     run = Run.open(folder)
-    rows = [compress(run), compress(run, refinement=refinement)]
+    linear, *own = compress(linear_code(run)), compress(run), compress(run, refinement=refinement)
+    for row in own:
+        row["minus_linear_code"] = paired(row["retained"], linear["retained"], row["roots"])
+    rows = [linear, *own]
     write_json(path, {"model": state, "rows": rows})
     return rows
+
+
+def paired(one: Sequence[float], other: Sequence[float], roots: Sequence[str | None]) -> list[float]:
+    """Returns the mean difference of two scores of the same models, and its 95 % interval by a bootstrap of roots."""
+    difference, (_, family) = np.array(one) - np.array(other), np.unique([str(root) for root in roots], return_inverse=True)
+    sums, sizes = (np.bincount(family, weights=values) for values in (difference, np.ones_like(difference)))
+    drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=BOOTSTRAPS)
+    means = (drawn @ sums) / np.maximum(drawn @ sizes, 1)
+    return [float(difference.mean()), *(float(end) for end in np.quantile(means, [0.025, 0.975]))]

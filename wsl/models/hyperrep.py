@@ -101,12 +101,16 @@ class HyperRep(Autoencoder):
         self.encoder = Correction(2 * d + 1, d, depth=encoder_depth, **sizes)
         self.decoder = Correction((2 + len(CHANNELS)) * d + 1, d, depth=decoder_depth, **sizes)
 
+    def linear(self, statistics: TokenStatistics) -> None:
+        """Chooses what is kept by the energies of the numbers themselves: with gains of zero, the linear code."""
+        self.allocation.allocate(self.allocation.measured(statistics.energies()), statistics.plans)
+
     def initialize(self, statistics: TokenStatistics) -> None:
         """Chooses what is kept, and fits the gains, by train checkpoints.
 
         What is kept is chosen by the energies of the numbers themselves first, then by those of what the regressions leave of them.
         """
-        self.allocation.allocate(self.allocation.measured(statistics.energies()), statistics.plans)
+        self.linear(statistics)
         wholes = list(statistics.wholes())
         if any(batch.side.any() for _, batch in wholes):
             self._fit_gains([batch for _, batch in wholes])

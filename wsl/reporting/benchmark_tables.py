@@ -116,15 +116,20 @@ def difference(row: Row | None) -> str:
 
 def compression_table(rows: Rows) -> str:
     """Returns rows of `wsl.analyses.compression` as a table, by compression ratio."""
-    heads = ("run", "behaviour", "refined", "compression ratio", "accuracy retained", "quartiles")
+    heads = ("run", "model", "behaviour", "refined", "compression ratio", "accuracy retained", "quartiles", "− `linear_code`")
     heads += ("accuracy decoded", "accuracy before", "diversity, weights", "diversity, predictions")
     quartiles = ("accuracy_retained_q25", "accuracy_retained_q75")
     figures = ("accuracy_decoded", "accuracy", "diversity_weights", "diversity_behaviour")
     lines = []
-    for row in sorted(rows, key=lambda row: (row["compression_ratio"], row["behaviour"], row["refined"])):
-        about = [row["run"], *("yes" if row[key] else "no" for key in ("behaviour", "refined")), number(row["compression_ratio"])]
+    for row in sorted(
+        rows, key=lambda row: (round(row["compression_ratio"]), row["run"], row["model"] != "linear_code", row["refined"])
+    ):
+        about = [row["run"], f"`{row['model']}`", *("yes" if row[key] else "no" for key in ("behaviour", "refined"))]
         retained = [number(row["accuracy_retained"], 3), ", ".join(number(row[key], 3) for key in quartiles)]
-        lines.append([*about, *retained, *(number(row[key], 3) for key in figures)])
+        mean, low, high = row.get("minus_linear_code", (None, None, None))
+        difference = "" if mean is None else f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+        about += [number(row["compression_ratio"])]
+        lines.append([*about, *retained, difference, *(number(row[key], 3) for key in figures)])
     return markdown(heads, lines)
 
 

@@ -66,15 +66,13 @@ class SideInformation:
     def all(self, plan: Plan, heads: Sequence[State], root: State | None) -> list[Float[Tensor, "T CD"]]:
         """Returns the side information of checkpoints of one plan and root, of whose weights only the heads are read."""
         found = [self.roots(plan, weights, root) for weights in heads]
-        architecture = self.architectures.get(plan) if root is not None and self._differs(plan) else None
-        if architecture is None or self.images is None:
+        if root is None or self.images is None or not self._differs(plan) or plan not in self.architectures:
             return found
         body = body_of(plan)
         starts = [{name: root[name] if name in body else tensor for name, tensor in weights.items()} for weights in heads]
         fixed = frozenset(starts[0]) - body
-        for side, start, changes in zip(
-            found, starts, self.rehearsal.changes(architecture, starts, fixed, self.images), strict=True
-        ):
+        moves = self.rehearsal.changes(self.architectures[plan], starts, fixed, self.images)
+        for side, start, changes in zip(found, starts, moves, strict=True):
             for channel, change in enumerate(changes, start=1):
                 moved = {name: tensor + change[name] if name in body else tensor for name, tensor in start.items()}
                 side[:, channel * plan.width : (channel + 1) * plan.width] = self._channel(plan, moved, root)

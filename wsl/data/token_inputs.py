@@ -134,7 +134,7 @@ class TokenInputs:
                 every = [tokens for tokens, _, _ in some]
                 values = torch.stack([self.standardizer.standardize(tokens) for tokens in every])
                 mask = torch.stack([functional.pad(tokens.mask, (0, 1), value=True) for tokens in every])
-                side = torch.stack([self.side_information.roots(tokens.plan, *of) for tokens, *of in some])
+                side = torch.stack([self.side_information.roots(one.plan, weights, root) for one, weights, root in some])
                 yield from zip(every, self._by_window(model, model.encode, values, mask, positions_of(every), side), strict=True)
 
     def decode(

@@ -32,5 +32,5 @@ def stacked(family: Iterable[Tokens], standardizer: Standardizer) -> Batch:
 
 def cropped(batch: Batch, start: int, length: int) -> Batch:
     """The window of `length` tokens from `start` on, padded at its end where the checkpoint is shorter."""
-    windows = (padded(tensor[..., start : start + length, :], length) for tensor in batch[:4])
-    return Batch(*windows, batch.total, batch.source)
+    values, mask, positions, side = (padded(tensor[..., start : start + length, :], length) for tensor in batch[:4])
+    return Batch(values, mask, positions, side, batch.total, batch.source)

@@ -70,6 +70,19 @@ def test_exact_tokens_answer_as_the_original_and_others_do_not(tiny_run: Run, so
     assert not reached[~real].any()
 
 
+def test_images_are_drawn_alike_whether_or_not_models_have_been_run_before(tiny_run: Run, sources: list[FileSource]):
+    objective = Behaviour(images=4)
+    objective.prepare(tiny_run, sources)
+    batch, after = whole(tiny_run, sources), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        objective(Decoder(batch.values), batch)
+        after.append(torch.rand(3))
+    assert torch.equal(*after)
+    objective(Decoder(batch.values), batch)
+    assert not torch.equal(torch.rand(3), after[0])  # images are drawn
+
+
 def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list[FileSource]):
     objective = Behaviour(images=1)
     objective.prepare(tiny_run, sources)

@@ -158,9 +158,8 @@ def test_the_encoder_reads_the_root_and_no_rehearsal(family: list[Tokens]):
     unrehearsed = batch._replace(side=side)
     assert torch.equal(model.encode(*unrehearsed.inputs), latents)
     assert not torch.allclose(model.encode(*batch._replace(side=0 * side).inputs), latents)
-    rest = batch.positions, batch.total
-    found = [model.decode(latents, rest[0], of, rest[1]) for of in (batch.side, side)]
-    assert not torch.allclose(*found)  # the decoder reads both
+    one, other = (model.decode(latents, batch.positions, of, batch.total) for of in (batch.side, side))
+    assert not torch.allclose(one, other)  # the decoder reads both
 
 
 def test_permuting_the_batch_permutes_latents_and_reconstructions(family: list[Tokens]):

@@ -61,8 +61,8 @@ class Allocation(nn.Module):
             block, role, index = plan.positions.unbind(-1)
             if int(block.max()) >= blocks or int(role.max()) >= roles:
                 raise InputError(
-                    f"tokens have blocks up to {int(block.max())} and roles up to {int(role.max())}; set model.blocks and model.roles "
-                    f"to more than that (now {blocks} and {roles})"
+                    f"tokens have blocks up to {int(block.max())} and roles up to {int(role.max())}; set model.blocks and "
+                    f"model.roles to more than that (now {blocks} and {roles})"
                 )
             where = (block * roles + role) * places + self.place(index)
             logs.index_add_(0, where, energy.double().clamp(min=FAINT).log() * plan.mask)
@@ -81,7 +81,8 @@ class Allocation(nn.Module):
             budget = int(plan.n_weights / self.compression_ratio) - len(plan.groups)
             if budget < 1:
                 raise InputError(
-                    f"model.compression_ratio {self.compression_ratio} leaves nothing of {plan.n_weights} weights; choose a smaller one"
+                    f"model.compression_ratio {self.compression_ratio} leaves nothing of {plan.n_weights} weights; "
+                    "choose a smaller one"
                 )
             block, role, index = plan.positions.unbind(-1)
             own = energy[block, role, self.place(index)]  # of padding, too, which may be a weight of another plan

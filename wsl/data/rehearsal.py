@@ -111,7 +111,7 @@ class Rehearsal:
 
 
 def stack_for(architecture: Mapping[str, Any], size: int) -> ModelStack:
-    """Returns a stack of models whose own weights do not matter; draws no random numbers. Raises `InputError` as `ModelStack` does."""
+    """Returns a stack to run weights with, without drawing random numbers. Raises `InputError` as `ModelStack` does."""
     with torch.random.fork_rng(devices=[]):
         return ModelStack(build(architecture), size)
 

@@ -1,4 +1,4 @@
-"""Which numbers of a checkpoint's tokens are kept as latents: those of the largest energy, as many as a compression ratio allows."""
+"""Which numbers of a checkpoint's tokens are latents: those of the largest energy, as many as a compression ratio allows."""
 
 from collections.abc import Iterable, Sequence
 

@@ -180,4 +180,9 @@ def test_what_does_not_fit_is_refused(sources: list[FileSource]):
     for changes in ({"compression_ratio": 0.9}, {"blocks": 0}, {"roles": 0}, {"places": 1}):
         with pytest.raises(InputError, match=r"must be at least"):
             allocated(sources, **changes)
-    assert allocated(sources).levels.max() > 0
+    found = allocated(sources)
+    few, _ = plans_of(sources)
+    for deeper in (torch.tensor([3, 0, 0]), torch.tensor([0, 3, 0])):
+        with pytest.raises(InputError, match=r"train anew"):
+            found(few.positions[None] + deeper, torch.tensor([few.n_tokens]))
+    assert kept_of(found, few).any()

@@ -95,6 +95,33 @@ def test_energies_are_mean_squares_of_the_tokens_of_a_root(sources: list[FileSou
     torch.testing.assert_close(found * expected.max(), expected, atol=1e-9, rtol=1e-4)
 
 
+def test_energies_of_what_is_left_are_in_the_units_of_the_tokens(sources: list[FileSource]):
+    statistics = statistics_of(sources)
+    standardizer, plan = statistics.windows.standardizer, sources[0].plan
+    alike = [one for one in sources if (one.plan, one.checkpoint.root) == (plan, sources[0].checkpoint.root)]
+    tokens = [one.tokenizer.encode(one.checkpoint.state_dict(), root=known(one.root).state_dict()) for one in alike]
+    left = [0.5 * standardizer.standardize(one)[:, :-1] for one in tokens]
+    ((_, energy),) = statistics.energies((source, one[None]) for source, one in zip(alike, left, strict=True))
+    centre = standardizer.restore(torch.zeros(plan.n_tokens, plan.width + 1), plan)
+    expected = torch.stack([one.values - centre for one in tokens]).double().square().mean(0) / 4
+    torch.testing.assert_close(energy, expected, atol=1e-12, rtol=1e-3)
+    assert not torch.allclose(energy, 4 * energy)
+
+
+def test_whole_checkpoints_are_final_and_have_all_their_tokens(sources: list[FileSource], monkeypatch: pytest.MonkeyPatch):
+    statistics = statistics_of(sources)
+    wholes = list(statistics.wholes())
+    assert [source for source, _ in wholes] == sources
+    for number, (source, batch) in enumerate(wholes):
+        tokens = source.tokenizer.encode(source.checkpoint.state_dict(), root=known(source.root).state_dict())
+        assert torch.equal(batch.values[0], statistics.windows.standardizer.standardize(tokens))
+        assert torch.equal(batch.mask[0, :, :-1], tokens.mask)
+        assert torch.equal(batch.positions[0], tokens.positions)
+        assert (batch.total.item(), batch.source.item()) == (tokens.plan.n_tokens, number)
+    monkeypatch.setattr("wsl.data.token_statistics.WHOLES", 4)
+    assert [source for source, _ in statistics.wholes()] == sources[:: -(-len(sources) // 4)]
+
+
 def test_energies_of_several_roots_are_averaged_by_their_logarithms(sources: list[FileSource]):
     few, _ = plans_of(sources)
     allocation = Allocation(compression_ratio=4, width=64, **{**PLACES, "places": 2 * few.n_tokens})

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.wsl.conftest import train_small
 from tests.zoos import known
-from wsl.analyses.compression import DecodedFamily, measure
+from wsl.analyses.compression import DecodedFamily, compress, measure
 from wsl.compression import main
 from wsl.reporting.benchmark_tables import compression_table
 from wsl.run import Run
@@ -80,6 +81,19 @@ def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_s
     assert divergence(elsewhere) > divergence(refined)
     with pytest.raises(InputError, match="refinement"):
         Refinement(steps=0, learning_rate=0.1, images=1, batch_size=1)
+
+
+def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_lower_ratio(tiny_zoo: Path, tmp_path: Path):
+    settings = ("tokenizer=fisher_basis", "tokenizer.images=16", "window=448", "steps=2", "warmup=1")
+    rows = {}
+    for ratio in (2, 32):
+        run = train_small(tiny_zoo, tmp_path / f"at_{ratio}", f"model.compression_ratio={ratio}", *settings)
+        rows[ratio] = compress(run)
+        assert ratio <= rows[ratio]["compression_ratio"] < 1.1 * ratio
+        assert json.dumps(rows[ratio])
+    assert rows[2]["accuracy_decoded"] == pytest.approx(rows[2]["accuracy"], abs=0.05)
+    assert rows[2]["diversity_weights"] > rows[32]["diversity_weights"]
+    assert rows[2]["diversity_weights"] == pytest.approx(1, abs=0.1)
 
 
 def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(

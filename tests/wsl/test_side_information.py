@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from wsl.training.run_training import train
 from wsl.training.settings import TrainConfig
 from zoo_gen import Checkpoint, Zoo
 from zoo_gen.config import compose
+from zoo_gen.images import ImageSplit
 
 WIDTH = 64
 RECIPE = Rehearsal(steps=2, batch_size=16, sgd=0.03, adamw=1e-3)
@@ -181,6 +183,33 @@ def test_models_that_no_stack_runs_are_not_rehearsed(
     assert not side[:, 1:].any()
     monkeypatch.setattr(Checkpoint, "architecture", property(lambda checkpoint: described))
     assert found_by(plain, pairs)[0][:, 1:].any()
+
+
+def test_models_with_fewer_classes_than_the_images_are_not_rehearsed(
+    plain: TokenInputs, pairs: list[tuple[Checkpoint, Checkpoint]]
+):
+    images = known(plain.side_information.images)
+    weights, root = (checkpoint.state_dict() for checkpoint in pairs[0])
+    plan = plain.tokenizer.plan(weights, root=root)
+    for more in (0, 1):
+        finder = SideInformation(plain.tokenizer, plain.standardizer, RECIPE, zoo=plain.zoo)
+        finder.images = ImageSplit(images.pixels, images.labels + more)
+        (side,) = finder.all(plan, [weights], root)
+        assert side[:, :WIDTH].any()
+        assert bool(side[:, WIDTH:].any()) == (more == 0)
+
+
+def test_many_roots_are_looked_at_by_many_threads(plain: TokenInputs, pairs: list[tuple[Checkpoint, Checkpoint]]):
+    weights, root = (checkpoint.state_dict() for checkpoint in pairs[0])
+    plan = plain.tokenizer.plan(weights, root=root)
+    roots = [{name: factor * tensor for name, tensor in root.items()} for factor in range(1, 41)]
+    finder = SideInformation(plain.tokenizer, plain.standardizer, NONE, zoo=None)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: finder.roots(plan, weights, each), [*roots, *roots]))
+    for factor, side in enumerate([*found[:40]], start=1):
+        torch.testing.assert_close(side, factor * found[0], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(found[0], found[1])
+    assert finder.roots(plan, weights, roots[-1]) is finder.roots(plan, weights, roots[-1])  # of many checkpoints, one in memory
 
 
 def test_side_information_of_files_is_found_by_plan_and_root_and_kept(plain: TokenInputs, zoo: Zoo):

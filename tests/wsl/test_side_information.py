@@ -238,11 +238,14 @@ def test_side_information_of_files_is_found_by_plan_and_root_and_kept(plain: Tok
 @pytest.fixture(scope="module")
 def rehearsed(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with its own settings, and rehearsals of two steps."""
-    folder = tmp_path_factory.mktemp("runs") / "rehearsed"
+    return train_rehearsed(tiny_zoo, tmp_path_factory.mktemp("runs") / "rehearsed")
+
+
+def train_rehearsed(zoo: Path, folder: Path, *overrides: str) -> Run:
     small = ["model.width=32", "model.heads=2", "accelerator=cpu", "batch_size=2", "steps=2", "warmup=1", "validate_every=2"]
     recipe = ["rehearsed=8", "rehearsal.steps=2", "rehearsal.batch_size=16", "tokenizer.images=16", "validation_batches=1"]
-    settings = [*small, *recipe, "model_name=hyperrep", "log_every=1", "objective.terms.behaviour.images=4", f"zoo={tiny_zoo}"]
-    train(TrainConfig(**compose("train", settings)), [Zoo.open(tiny_zoo)], folder, Console(quiet=True))
+    settings = [*small, *recipe, "model_name=hyperrep", "log_every=1", "objective.terms.behaviour.images=4", f"zoo={zoo}"]
+    train(TrainConfig(**compose("train", [*settings, *overrides])), [Zoo.open(zoo)], folder, Console(quiet=True))
     return Run.open(folder)
 
 
@@ -281,3 +284,10 @@ def test_a_run_with_rehearsals_is_written_down_and_read_again(rehearsed: Run):
     assert rehearsed.model.gains.any()
     assert ((rehearsed.model.gains > -0.05) & (rehearsed.model.gains < 1.05)).all()  # fitted, then trained for two steps
     assert rehearsed.model.allocation.energy.any()
+
+
+def test_a_run_with_rehearsals_is_the_same_run_again_and_another_recipe_is_another(rehearsed: Run, tiny_zoo: Path, tmp_path: Path):
+    same, other = (train_rehearsed(tiny_zoo, tmp_path / str(steps), f"rehearsal.steps={steps}") for steps in (2, 1))
+    weights = rehearsed.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in same.model.state_dict().items())
+    assert not torch.equal(other.model.state_dict()["gains"], weights["gains"])

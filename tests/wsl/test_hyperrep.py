@@ -206,12 +206,12 @@ def test_a_regression_in_context_finds_what_is_not_kept_where_channels_explain_a
     for block, role in groups_of(family):
         of_group = (batch.positions[..., 0] == block) & (batch.positions[..., 1] == role)
         enough |= of_group[..., None] & (kept[of_group].sum() > 3 * 150)
-    asked = enough & ~kept
-    assert asked.sum() > 1000
-    assert ((found - values)[asked].square().mean() / values[asked].square().mean()).sqrt() < 0.02
+    judged = enough & ~kept
+    assert judged.sum() > 1000
+    assert ((found - values)[judged].square().mean() / values[judged].square().mean()).sqrt() < 0.02
     for side in (known(batch, seed=9).side, torch.zeros_like(batch.side), batch.side[..., :0]):
         wrong, _ = decoded(model, batch._replace(side=side))
-        assert (wrong - values)[asked].square().mean() > 0.9 * values[asked].square().mean()
+        assert (wrong - values)[judged].square().mean() > 0.9 * values[judged].square().mean()
 
 
 def test_a_regression_on_one_channel_shrinks_as_its_ridge_says(family: list[Tokens]):

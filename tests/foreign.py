@@ -248,7 +248,7 @@ _VALUES: tuple[Any, ...] = (
         "pathlib.Path.touch",
         "zoo_gen.files.write_json",
         "zoo_gen.sources.parquet.parquet",
-        "wsl.run.run_folder",
+        "wsl.run_files.run_folder",
         "${oc.env:HOME}",
         "${x",
     ),

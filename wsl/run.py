@@ -22,7 +22,7 @@ from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import Pairs, rootless, roots_of, with_roots
 from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
-from wsl.run_files import check_config, read_config, run_folder
+from wsl.run_files import WEIGHTS, read_trained
 from wsl.run_models import read_models, recorded_split
 from wsl.run_weights import Source, Sources, as_many, name_of, nearest_root, weights_of
 from wsl.run_zoos import entries_of, find, first_of
@@ -30,7 +30,6 @@ from wsl.tokenizers.tokens import Tokenizer, Tokens
 from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate, resolve
 from zoo_gen.errors import printable
-from zoo_gen.reader import read_weights
 from zoo_gen.splits import Split
 
 Inputs = TokenInputs | InvariantInputs
@@ -76,23 +75,8 @@ class Run:
         Raises `InputError` for a run that is missing, unfinished, damaged, of an older version, or names a `_target_` without a
         card.
         """
-        folder = run_folder(path)
-        if not (folder / "config.yaml").is_file():
-            raise InputError(
-                f"run '{path}' not found at {folder.resolve()}; make it with: python -m wsl.train model=hyperrep run={path}"
-            )
-        config = read_config(folder)
-        again = f"delete {folder} and train the run again"
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise InputError(
-                f"run {folder} is not finished; the command that started it resumes it: python -m wsl.train run={path}"
-            )
-        try:
-            tensors = read_weights(weights, advice=again)
-        except InputError as error:
-            raise InputError(f"the weights {weights} are damaged: {error}") from error
-        check_config(folder, config, tensors)
+        folder, config, tensors = read_trained(path)
+        weights, again = folder / WEIGHTS, f"delete {folder} and train the run again"
         try:
             inputs = inputs_of(config["model"]).read(folder, config, advice=again)
             with torch.device("meta"):  # takes no memory, whatever sizes the card asks for

@@ -1,4 +1,4 @@
-"""The configuration of a run on disk, and the check that two configurations are of the same run."""
+"""The files of a run: its configuration and weights, and the check that two configurations are of the same run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,38 @@ from torch import Tensor
 
 from zoo_gen import InputError
 from zoo_gen.files import write_text
-from zoo_gen.reader import read_text, shortened
+from zoo_gen.reader import read_text, read_weights, shortened
 
 FORMAT = 3
 """Version of the files of a run. Runs of other versions are refused: they are trained again in minutes."""
 
+WEIGHTS = "model.safetensors"
+"""The file of a run's weights, written last."""
+
 CONFIG_LIMIT, CONFIG_DEPTH = 2**18, 32
 """Bytes of a run's configuration, and how deep it may be nested."""
+
+
+def read_trained(path: str | Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+    """Returns the folder of a finished run, its configuration and its weights, given the folder or its name.
+
+    Raises `InputError` for a run that is missing, unfinished, damaged, or of an older version.
+    """
+    folder = run_folder(path)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"run '{path}' not found at {folder.resolve()}; make it with: python -m wsl.train model=hyperrep run={path}"
+        )
+    config = read_config(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"run {folder} is not finished; the command that started it resumes it: python -m wsl.train run={path}")
+    try:
+        tensors = read_weights(weights, advice=f"delete {folder} and train the run again")
+    except InputError as error:
+        raise InputError(f"the weights {weights} are damaged: {error}") from error
+    check_config(folder, config, tensors)
+    return folder, config, tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -74,10 +74,10 @@ def noisy_family() -> list[Tokens]:
 OF_BOTH = ("accelerator=cpu", "log_every=1", "steps=4")
 SMALL = [
     *OF_BOTH,
-    *("model.width=32", "model.heads=2", "model.latent=8", "model.encoder_depth=1", "model.decoder_depth=1"),
+    *("model.width=32", "model.heads=2", "tokenizer=residual", "objective=reconstruction", "rehearsal.steps=0"),
     *("window=64", "batch_size=4", "warmup=2", "validate_every=2", "validation_batches=1", "model_name=hyperrep"),
 ]
-"""Overrides of the train command that train a hyper-representation in seconds."""
+"""Overrides of the train command that train a hyper-representation in seconds, without rehearsals."""
 
 SMALL_ENCODER = [*OF_BOTH, "model=invariant_encoder", "model_name=invariant_encoder", "model.latent=8", "objective.images=4"]
 """Overrides of the train command that train an invariant encoder in seconds."""

@@ -1,5 +1,6 @@
 """The behavioural objective runs decoded weights as timm would, and its gradient reaches the decoder."""
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,6 @@ from tests.zoos import known
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
-from wsl.data.token_inputs import TokenInputs
 from wsl.data.windows import Batch, Windows
 from wsl.run import Run
 from wsl.tokenizers.fisher_basis import FisherBasis
@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         self.output = nn.Parameter(output)
         self.runs = 0
 
-    def forward(self, values: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         self.runs += 1
         return self.output
 
@@ -70,6 +70,19 @@ def test_exact_tokens_answer_as_the_original_and_others_do_not(tiny_run: Run, so
     assert not reached[~real].any()
 
 
+def test_images_are_drawn_alike_whether_or_not_models_have_been_run_before(tiny_run: Run, sources: list[FileSource]):
+    objective = Behaviour(images=4)
+    objective.prepare(tiny_run, sources)
+    batch, after = whole(tiny_run, sources), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        objective(Decoder(batch.values), batch)
+        after.append(torch.rand(3))
+    assert torch.equal(*after)
+    objective(Decoder(batch.values), batch)
+    assert not torch.equal(torch.rand(3), after[0])  # images are drawn
+
+
 def test_decoded_weights_are_those_of_the_tokenizer(tiny_run: Run, sources: list[FileSource]):
     objective = Behaviour(images=1)
     objective.prepare(tiny_run, sources)
@@ -88,7 +101,7 @@ def test_decoded_weights_are_turned_out_of_the_basis_of_the_root(tiny_run: Run, 
     tokenizer = FisherBasis(width=64, images=16, seed=0)
     tokenizer.prepare(known(source.root) for source in sources)
     turned = scan([(source.checkpoint, source.root) for source in sources], tokenizer)
-    inputs = TokenInputs(tokenizer, tiny_run.standardizer, tiny_run.inputs.tokens.window)
+    inputs = dataclasses.replace(tiny_run.inputs.tokens, tokenizer=tokenizer)
     run = Run(tiny_run.path, tiny_run.config, tiny_run.model, inputs)
     objective = Behaviour(images=1)
     objective.prepare(run, turned)
@@ -118,7 +131,7 @@ def test_a_sum_weighs_its_terms_and_runs_the_model_once(tiny_run: Run, sources: 
             self.value = value
 
         def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-            model(batch.values, batch.mask, batch.positions)
+            model(*batch.inputs)
             return {"loss": torch.tensor(self.value), "other": torch.tensor(7.0)}
 
     batch = whole(tiny_run, sources)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.wsl.conftest import train_small
 from tests.zoos import known
-from wsl.analyses.compression import DecodedFamily, measure
+from wsl.analyses.compression import DecodedFamily, compress, measure
 from wsl.compression import main
 from wsl.reporting.benchmark_tables import compression_table
 from wsl.run import Run
@@ -61,7 +62,8 @@ def test_models_at_chance_are_counted_and_not_judged():
 
 def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_stay_as_many(tiny_run: Run):
     finals = list(tiny_run.split.test.select(final=True, learning_rate=3e-3))[:4]
-    tokens, latents = zip(*tiny_run.latents(finals), strict=True)
+    tokens, exact = zip(*tiny_run.latents(finals), strict=True)
+    latents = [torch.cat([one[:, :-1] / 2, one[:, -1:]], dim=1) for one in exact]  # the exact ones leave little to refine
     refined = QUICK(tiny_run, finals, latents)
     pixels = tiny_run.zoo.images("finetune").train.pixels
 
@@ -81,6 +83,19 @@ def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_s
         Refinement(steps=0, learning_rate=0.1, images=1, batch_size=1)
 
 
+def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_lower_ratio(tiny_zoo: Path, tmp_path: Path):
+    settings = ("tokenizer=fisher_basis", "tokenizer.images=16", "window=448", "steps=2", "warmup=1")
+    rows = {}
+    for ratio in (2, 32):
+        run = train_small(tiny_zoo, tmp_path / f"at_{ratio}", f"model.compression_ratio={ratio}", *settings)
+        rows[ratio] = compress(run)
+        assert ratio <= rows[ratio]["compression_ratio"] < 1.1 * ratio
+        assert json.dumps(rows[ratio])
+    assert rows[2]["accuracy_decoded"] == pytest.approx(rows[2]["accuracy"], abs=0.05)
+    assert rows[2]["diversity_weights"] > rows[32]["diversity_weights"]
+    assert rows[2]["diversity_weights"] == pytest.approx(1, abs=0.1)
+
+
 def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -93,7 +108,7 @@ def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(
     main([str(folder), str(tmp_path), "--out", str(out)])
     rows = json.loads(out.read_text())
     assert [row["refined"] for row in rows] == [False, True]
-    assert rows[0]["compression_ratio"] == pytest.approx(64 / 8, rel=0.1)  # of the tiny run, less what is padding
+    assert rows[0]["compression_ratio"] == pytest.approx(4, rel=0.01)  # of the tiny run
     assert out.with_suffix(".md").read_text() == compression_table(rows)
     monkeypatch.setattr("wsl.analyses.compression.compress", None)
     main([str(folder), "--out", str(out)])

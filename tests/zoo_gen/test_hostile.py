@@ -81,7 +81,7 @@ def test_an_index_that_grows_is_refused(zoo: Zoo, rows: int) -> None:
 
 
 def test_a_card_may_not_write_files_though_its_target_is_ours(zoo: Zoo, tmp_path: Path) -> None:
-    place = {"_target_": "wsl.run.run_folder", "path": str(tmp_path / "owned" / "x")}
+    place = {"_target_": "wsl.run_files.run_folder", "path": str(tmp_path / "owned" / "x")}
     card = {"_target_": "zoo_gen.files.write_json", "path": place, "content": {}}
     with pytest.raises(InputError, match="nothing was executed"):
         instantiate(card)

@@ -82,7 +82,7 @@ class Rehearsal:
     def _stack(
         self, architecture: Mapping[str, Any], models: Sequence[State], fixed: frozenset[str], images: ImageSplit
     ) -> list[list[dict[str, Tensor]]]:
-        stack = ModelStack(build(architecture), len(models))
+        stack = stack_for(architecture, len(models))
         start = torch.stack([torch.cat([model[name].float().flatten() for name in stack.slots]) for model in models])
         still = torch.zeros(start.shape[1], dtype=torch.bool)
         for name, (offset, shape) in stack.slots.items():
@@ -108,6 +108,12 @@ class Rehearsal:
             unbiased = [moment / (1 - beta**step) for beta, moment in zip(BETAS, (first, second), strict=True)]
             weights = weights - self.adamw * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         return weights
+
+
+def stack_for(architecture: Mapping[str, Any], size: int) -> ModelStack:
+    """Returns a stack to run weights with, without drawing random numbers. Raises `InputError` as `ModelStack` does."""
+    with torch.random.fork_rng(devices=[]):
+        return ModelStack(build(architecture), size)
 
 
 def _batches(images: ImageSplit, batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

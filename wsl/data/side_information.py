@@ -9,7 +9,6 @@ Zeros stand where a channel is not known: without a root, without images, withou
 have, heads above all. Coding with side information at the decoder: Wyner and Ziv, 1976.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,14 @@ from torch import Tensor
 
 from wsl.data.logits import lack_to_run
 from wsl.data.pairs import ROOTS_KEPT
-from wsl.data.rehearsal import AT_ONCE, Rehearsal
+from wsl.data.rehearsal import AT_ONCE, Rehearsal, stack_for
 from wsl.data.sources import FileSource
 from wsl.data.standardizer import Standardizer
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer
 from zoo_gen import Zoo
-from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
-from zoo_gen.stack import ModelStack
 
 CHANNELS = ("root", "sgd", "adamw")
 
@@ -51,30 +48,31 @@ class SideInformation:
         self._roots: dict[tuple[int, int], tuple[Plan, State, Tensor]] = {}  # by identity: both are kept beside it
 
     def roots(self, plan: Plan, weights: State, root: State | None) -> Float[Tensor, "T CD"]:
-        """Returns what is known without a rehearsal, given any weights of the plan."""
-        found = torch.zeros(plan.n_tokens, len(CHANNELS) * plan.width)
-        if root is not None and self._differs(plan):
-            key = (id(plan), id(root))
-            if key not in self._roots:
-                if len(self._roots) == ROOTS_KEPT:
-                    self._roots.pop(next(iter(self._roots)))
-                doubled = {name: 2 * root[name] if name in body_of(plan) else tensor for name, tensor in weights.items()}
-                self._roots[key] = plan, root, self._channel(plan, doubled, root)
-            found[:, : plan.width] = self._roots[key][2]
+        """Returns what is known without a rehearsal, given any weights of the plan; read only, and the same for all of a root."""
+        shape = plan.n_tokens, len(CHANNELS) * plan.width
+        if root is None or not self._differs(plan):
+            return torch.zeros(1, 1).expand(shape)
+        if (kept := self._roots.get((id(plan), id(root)))) is not None:
+            return kept[2]
+        doubled = {name: 2 * root[name] if name in body_of(plan) else tensor for name, tensor in weights.items()}
+        found = torch.zeros(shape)
+        found[:, : plan.width] = self._channel(plan, doubled, root)
+        self._roots[id(plan), id(root)] = plan, root, found
+        for old in list(self._roots)[:-ROOTS_KEPT]:
+            self._roots.pop(old, None)  # or another thread has
         return found
 
     def all(self, plan: Plan, heads: Sequence[State], root: State | None) -> list[Float[Tensor, "T CD"]]:
         """Returns the side information of checkpoints of one plan and root, of whose weights only the heads are read."""
         found = [self.roots(plan, weights, root) for weights in heads]
-        architecture = self.architectures.get(plan) if root is not None and self._differs(plan) else None
-        if architecture is None or self.images is None:
+        if root is None or self.images is None or not self._differs(plan) or plan not in self.architectures:
             return found
         body = body_of(plan)
         starts = [{name: root[name] if name in body else tensor for name, tensor in weights.items()} for weights in heads]
         fixed = frozenset(starts[0]) - body
-        for side, start, changes in zip(
-            found, starts, self.rehearsal.changes(architecture, starts, fixed, self.images), strict=True
-        ):
+        found = [side.clone() for side in found]
+        moves = self.rehearsal.changes(self.architectures[plan], starts, fixed, self.images)
+        for side, start, changes in zip(found, starts, moves, strict=True):
             for channel, change in enumerate(changes, start=1):
                 moved = {name: tensor + change[name] if name in body else tensor for name, tensor in start.items()}
                 side[:, channel * plan.width : (channel + 1) * plan.width] = self._channel(plan, moved, root)
@@ -89,17 +87,18 @@ class SideInformation:
 
     @cached_property
     def architectures(self) -> dict[Plan, dict[str, Any]]:
-        """Architectures by plan, of models that a stack runs: those of other kinds are not rehearsed."""
+        """Architectures by plan, of models that a stack runs and that have the images' classes: others are not rehearsed."""
         found: dict[Plan, dict[str, Any]] = {}
         if self.images is None or self.zoo is None:
             return found
-        children = self.zoo.select(stage="finetune", final=True)
+        children, classes = self.zoo.select(stage="finetune", final=True), int(self.images.labels.max()) + 1
         for checkpoint in children.select(path=children.frame.drop_duplicates(["root", "config_sha256"])["path"].tolist()):
             root = self.zoo.root(checkpoint)
             if root is not None:
                 plan = self.tokenizer.plan(checkpoint.state_dict(), root=root.state_dict())
-                if plan not in found and _stackable(json.dumps(checkpoint.architecture)):
-                    found[plan] = checkpoint.architecture
+                described = checkpoint.architecture
+                if plan not in found and described["num_classes"] >= classes and _stackable(described):
+                    found[plan] = described
         return found
 
     def _differs(self, plan: Plan) -> bool:
@@ -147,11 +146,12 @@ class SourceSides:
     def _root(self, source: FileSource) -> State | None:
         if source.root is None:
             return None
-        if source.root.path not in self._roots:
-            if len(self._roots) == ROOTS_KEPT:
-                self._roots.pop(next(iter(self._roots)))
-            self._roots[source.root.path] = source.root.state_dict()
-        return self._roots[source.root.path]
+        if (kept := self._roots.get(source.root.path)) is not None:
+            return kept
+        self._roots[source.root.path] = found = source.root.state_dict()
+        for old in list(self._roots)[:-ROOTS_KEPT]:
+            self._roots.pop(old, None)
+        return found
 
 
 def body_of(plan: Plan) -> frozenset[str]:
@@ -165,9 +165,9 @@ def changing(plan: Plan) -> Bool[Tensor, "T D"]:
     return differs[plan.part_of.long()]
 
 
-def _stackable(architecture: str) -> bool:
+def _stackable(architecture: Mapping[str, Any]) -> bool:
     try:
-        ModelStack(build(json.loads(architecture)), 1)
+        stack_for(architecture, 1)
     except InputError:
         return False
     return True

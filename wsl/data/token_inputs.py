@@ -134,7 +134,7 @@ class TokenInputs:
                 every = [tokens for tokens, _, _ in some]
                 values = torch.stack([self.standardizer.standardize(tokens) for tokens in every])
                 mask = torch.stack([functional.pad(tokens.mask, (0, 1), value=True) for tokens in every])
-                side = torch.stack([self.side_information.roots(tokens.plan, *of) for tokens, *of in some])
+                side = torch.stack([self.side_information.roots(one.plan, weights, root) for one, weights, root in some])
                 yield from zip(every, self._by_window(model, model.encode, values, mask, positions_of(every), side), strict=True)
 
     def decode(
@@ -231,14 +231,12 @@ def positions_of(every: Iterable[Tokens]) -> Int[Tensor, "B T P"]:
 
 def rehearsal_of(values: Any) -> Rehearsal:
     """Returns a recipe of rehearsals. Raises `InputError` for values that are none."""
-    known = {field.name for field in fields(Rehearsal)}
-    if (
-        not isinstance(values, Mapping)
-        or {*values} != known
-        or not all(isinstance(value, int | float) for value in values.values())
-    ):
+    known, given = {field.name for field in fields(Rehearsal)}, values if isinstance(values, Mapping) else {}
+    if {*given} != known or not all(isinstance(value, int | float) for value in given.values()):
         raise InputError(f"rehearsal needs the numbers {', '.join(sorted(known))}, and nothing else")
-    return Rehearsal(**{str(key): value for key, value in values.items()})
+    if not isinstance(given["steps"], int) or not isinstance(given["batch_size"], int):
+        raise InputError(f"rehearsal.steps and batch_size are whole numbers, not {given['steps']} and {given['batch_size']}")
+    return Rehearsal(**{str(key): value for key, value in given.items()})
 
 
 Encoded = tuple[Tokens, Mapping[str, Tensor], Mapping[str, Tensor] | None]

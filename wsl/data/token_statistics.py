@@ -63,8 +63,8 @@ class TokenStatistics:
     ) -> Iterator[tuple[Plan, Float[Tensor, "T D"]]]:
         """Yields the energy of each number of the tokens, for each root (or none) and plan.
 
-        Energies are mean squares over the checkpoints of a root, so that the few that change most do not decide alone, times a power
-        of the dependence of the root's outputs on the number.
+        Energies are mean squares over the checkpoints of a root, so that the few that change most do not decide alone, times a
+        power of the dependence of the root's outputs on the number.
 
         Args:
             residuals: directions that are measured in place of the checkpoints' own.

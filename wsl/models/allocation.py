@@ -1,4 +1,4 @@
-"""Which numbers of a checkpoint's tokens are kept as latents: those of the largest energy, as many as a compression ratio allows."""
+"""Which numbers of a checkpoint's tokens are latents: those of the largest energy, as many as a compression ratio allows."""
 
 from collections.abc import Iterable, Sequence
 
@@ -50,6 +50,16 @@ class Allocation(nn.Module):
         far = half + (8 * (index.clamp(min=half) / half).log2()).long()
         return torch.where(index < half, index, far).clamp(0, self.places - 1)
 
+    def check(self, positions: Int[Tensor, "*T P"]) -> None:
+        """Raises `InputError` for positions of blocks or roles that there are no energies for."""
+        blocks, roles = self.energy.shape[:2]
+        block, role = (int(positions[..., i].max()) for i in (0, 1))
+        if block >= blocks or role >= roles:
+            raise InputError(
+                f"tokens have blocks up to {block} and roles up to {role}; set model.blocks and model.roles to more than that "
+                f"(now {blocks} and {roles}), and train anew"
+            )
+
     def measured(self, energies: Iterable[tuple[Plan, Float[Tensor, "T D"]]]) -> Float[Tensor, "blocks roles places D"]:
         """Returns geometric means of energies of several shapes and roots, the largest 1; 0 where there is no such token.
 
@@ -58,12 +68,8 @@ class Allocation(nn.Module):
         blocks, roles, places, width = self.energy.shape
         logs, seen = (torch.zeros(blocks * roles * places, width, dtype=torch.float64) for _ in range(2))
         for plan, energy in energies:
+            self.check(plan.positions)
             block, role, index = plan.positions.unbind(-1)
-            if int(block.max()) >= blocks or int(role.max()) >= roles:
-                raise InputError(
-                    f"tokens have blocks up to {int(block.max())} and roles up to {int(role.max())}; set model.blocks and model.roles "
-                    f"to more than that (now {blocks} and {roles})"
-                )
             where = (block * roles + role) * places + self.place(index)
             logs.index_add_(0, where, energy.double().clamp(min=FAINT).log() * plan.mask)
             seen.index_add_(0, where, plan.mask.double())
@@ -74,14 +80,16 @@ class Allocation(nn.Module):
     def allocate(self, energy: Float[Tensor, "blocks roles places D"], plans: Sequence[Plan]) -> None:
         """Chooses what is kept: no checkpoint of these plans has more numbers than its weights over `compression_ratio`.
 
-        Raises `InputError` where not even the log-scales fit.
+        Raises `InputError` for positions that do not fit, and where not even the log-scales do.
         """
         found: dict[int, float] = {}
         for plan in plans:
+            self.check(plan.positions)
             budget = int(plan.n_weights / self.compression_ratio) - len(plan.groups)
             if budget < 1:
                 raise InputError(
-                    f"model.compression_ratio {self.compression_ratio} leaves nothing of {plan.n_weights} weights; choose a smaller one"
+                    f"model.compression_ratio {self.compression_ratio} leaves nothing of {plan.n_weights} weights; "
+                    "choose a smaller one"
                 )
             block, role, index = plan.positions.unbind(-1)
             own = energy[block, role, self.place(index)]  # of padding, too, which may be a weight of another plan
@@ -95,7 +103,11 @@ class Allocation(nn.Module):
         self.levels.fill_(highest)[: len(known)] = torch.tensor([found[length] for length in known])
 
     def forward(self, positions: Int[Tensor, "B T P"], total: Int[Tensor, " B"]) -> Bool[Tensor, "B T D"]:
-        """What is kept of each token, given its position and the number of tokens of its whole checkpoint; nothing of padding."""
+        """What is kept of each token, given its position and the number of tokens of its whole checkpoint; nothing of padding.
+
+        Raises `InputError` for positions that do not fit.
+        """
+        self.check(positions)
         block, role, index = positions.clamp(min=0).unbind(-1)
         match = total[:, None] == self.lengths
         level = torch.where(match.any(1), (match * self.levels).sum(1), self.levels.max())

@@ -20,7 +20,7 @@ FAINT = 1e-4
 class Autoencoder(nn.Module):
     """A model of windows of tokens (`wsl.data.windows.Batch`) with `encode` and `decode`.
 
-    `encode(values, mask, positions, side, total)` returns the latents of tokens, `decode(latents, positions, side, total)` the tokens,
+    `encode(values, mask, positions, side, total)` returns latents of tokens, `decode(latents, positions, side, total)` the tokens,
     and `numbers(positions)` how many numbers the decoder gets. `mask` is False at padding within tokens; padded tokens have
     negative positions.
     """

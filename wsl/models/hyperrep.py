@@ -143,7 +143,7 @@ class HyperRep(Autoencoder):
         return values, self._estimate(values.masked_fill(~kept, 0), channels, kept, batch.positions), kept
 
     def numbers(self, positions: Int[Tensor, "T P"]) -> int:
-        """How many numbers the decoder gets for a checkpoint whose tokens have these positions: those kept, and a scale per group."""
+        """How many numbers the decoder gets for a checkpoint of tokens at these positions: those kept, and a scale per group."""
         kept = self.allocation(positions[None], torch.tensor([len(positions)]))
         return int(kept.sum()) + len(positions[:, :2].unique(dim=0))
 

@@ -162,6 +162,18 @@ def test_the_encoder_reads_the_root_and_no_rehearsal(family: list[Tokens]):
     assert not torch.allclose(one, other)  # the decoder reads both
 
 
+def test_flipping_axes_of_the_basis_flips_latents_and_reconstructions(family: list[Tokens]):
+    model, batch = moved(untrained(family)), known(batch_of(family))
+    signs = torch.randint(2, batch.values[..., :-1].shape, generator=torch.Generator().manual_seed(2)) * 2.0 - 1
+    values = torch.cat([signs * batch.values[..., :-1], batch.values[..., -1:]], dim=-1)
+    flipped = batch._replace(values=values, side=signs.repeat(1, 1, len(CHANNELS)) * batch.side)
+    for one, other in zip(decoded(model, batch), decoded(model, flipped), strict=True):
+        torch.testing.assert_close(other[..., :-1], signs * one[..., :-1])
+    unmatched, _ = decoded(model, batch._replace(values=values))
+    latents, _ = decoded(model, batch)
+    assert not torch.allclose(unmatched[..., :-1], signs * latents[..., :-1])
+
+
 def test_permuting_the_batch_permutes_latents_and_reconstructions(family: list[Tokens]):
     model, batch, order = moved(untrained(family)), known(batch_of(family)), torch.tensor([2, 0, 1])
     permuted = Batch(*(tensor[order] for tensor in batch))

@@ -54,7 +54,7 @@ Refine = Callable[[Run, Sequence[Checkpoint], Sequence[Float[Tensor, "T Z"]]], S
 
 @dataclass(frozen=True)
 class DecodedFamily:
-    """Models of one root and shape before and after decoding: weights (N W) and predicted classes (N images); None: no known root."""
+    """Models of one root and shape before and after decoding: weights (N W), predicted classes (N images)."""
 
     root: str | None
     weights: tuple[Float[np.ndarray, "N W"], Float[np.ndarray, "N W"]]
@@ -68,7 +68,7 @@ def measure(families: Sequence[DecodedFamily]) -> dict[str, Any]:
 
     Returns:
         `accuracy_retained` (median over models), `accuracy_retained_q25`, `accuracy_retained_q75`, `accuracy` and
-        `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `retained` and `roots` (of each of these),
+        `accuracy_decoded` (means over all models), `models`, `judged` (those above chance), `retained` and `roots` of these,
         `diversity_weights` and `diversity_behaviour` (None where no two models can be compared).
     """
     before, after = (np.concatenate([(family.classes[i] == family.labels).mean(axis=1) for family in families]) for i in (0, 1))

@@ -10,8 +10,11 @@ mask of what is kept (`wsl.models.allocation`) and s what the decoder knows of a
 
 The estimate :math:`\hat{x}` is a ridge regression in context: in each group of tokens, the kept numbers are regressed on the
 channels of s, and the same coefficients give the others. e and d are transformers that begin as zero, and the gains g of the roles
-begin as zero: an untrained model is the linear code, to the bit. `initialize` fits the gains and the mask to train checkpoints,
-and training goes on from there.
+begin as zero: an untrained model is the linear code, to the bit. `initialize` fits the gains and the mask to train checkpoints, and
+training goes on from there.
+
+An axis of the basis has no sign of its own. So e and d read and give each number by the sign that a channel of s has at its place
+(the root for e, the way of SGD for d): flipping an axis flips what they give, and numbers of different roots can be compared.
 """
 
 from collections.abc import Sequence
@@ -158,7 +161,9 @@ class HyperRep(Autoencoder):
         """Latents of each token. Of the side information, the encoder reads the root alone, which needs no rehearsal."""
         values = values.masked_fill(~mask, 0)
         root = self._channels(side, positions)[:, :, 0]
-        steered = values[..., :-1] + self.encoder(torch.cat([values, root], dim=-1), positions)
+        sign = _sign(root)
+        read = torch.cat([sign * values[..., :-1], values[..., -1:], sign * root], dim=-1)
+        steered = values[..., :-1] + sign * self.encoder(read, positions)
         kept = self.allocation(positions, total)
         return torch.cat([steered.masked_fill(~kept, 0), values[..., -1:]], dim=-1)
 
@@ -174,8 +179,11 @@ class HyperRep(Autoencoder):
         given, scale = latents[..., :-1].masked_fill(~kept, 0), latents[..., -1:]  # nothing else reaches the decoder
         channels = self._channels(side, positions)
         guess = self.gains[positions[..., 1].clamp(min=0)][..., None] * self._estimate(given, channels, kept, positions)
-        known = torch.cat([given, guess, scale, rearrange(channels, "b t c d -> b t (c d)")], dim=-1)
-        return torch.cat([given + (guess + self.decoder(known, positions)).masked_fill(kept, 0), scale], dim=-1)
+        sign = _sign(torch.where(channels[:, :, 1] != 0, channels[:, :, 1], channels[:, :, 0]))
+        signed = rearrange(sign[:, :, None] * channels, "b t c d -> b t (c d)")
+        known = torch.cat([sign * given, sign * guess, scale, signed], dim=-1)
+        filled = guess + sign * self.decoder(known, positions)
+        return torch.cat([given + filled.masked_fill(kept, 0), scale], dim=-1)
 
     def _channels(self, side: Float[Tensor, "B T CD"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T C D"]:
         """Side information of unit mean square in each group; zeros where there is none."""
@@ -216,3 +224,8 @@ class HyperRep(Autoencoder):
         each = self.blocks * self.roles + 1
         own = torch.where(block >= 0, block * self.roles + role, each - 1)
         return (own + each * torch.arange(len(own), device=own.device)[:, None]).flatten(), each * len(own)
+
+
+def _sign(channel: Tensor) -> Tensor:
+    """Signs of a channel of side information, 1 where it has none."""
+    return torch.where(channel < 0, -1.0, 1.0)

@@ -153,8 +153,8 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
 def rows_of(folder: Path, *, refinement: Refine) -> list[dict[str, Any]]:
     """Returns the rows of a run: the linear code, and its own without and with refined latents.
 
-    They are measured once for each state of its model. `minus_linear_code` is the mean difference of the accuracy that models retain,
-    and the ends of its interval.
+    They are measured once for each state of its model. `minus_linear_code` is the mean difference of the accuracy that models
+    retain, and the ends of its interval.
     """
     path, state = folder / RESULT, sha256_of(folder / "model.safetensors")
     if path.is_file() and (stored := read_json(path, advice="delete it")).get("model") == state:

@@ -148,7 +148,22 @@ def test_the_decoder_gets_no_number_that_is_not_counted(family: list[Tokens]):
     assert not torch.equal(smuggled, latents)
     assert torch.equal(model.decode(smuggled, *rest), found)
     assert not torch.equal(model.decode(latents + (latents != 0), *rest), found)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+    first = (batch.positions[..., 2:] == 0) & (torch.arange(WIDTH + 1) == WIDTH)
+    scales = (torch.arange(WIDTH + 1) == WIDTH) & ~first
+    assert torch.equal(model.decode(latents + noise * scales, *rest), found)  # a scale is one number of each group
+    assert not torch.equal(model.decode(latents + noise * first, *rest), found)
     assert not torch.equal(found[..., :-1], latents[..., :-1])  # the others are filled in
+
+
+def test_a_window_that_begins_in_a_group_is_decoded_by_the_scale_of_its_own_tokens(family: list[Tokens]):
+    model, batch = untrained(family), batch_of(family)
+    group = max(family[0].plan.groups, key=lambda group: group.stop - group.start)
+    for start in (group.start, group.start + 3):
+        window = cropped(batch, start, 50)
+        assert torch.equal(model(*window.inputs)[..., -1], window.values[..., -1])
+        assert torch.equal(model(*window.inputs), model(*batch.inputs)[:, start : start + 50])
+        assert not torch.equal(model(*window.inputs), model(*batch.inputs)[:, start + 1 : start + 51])
 
 
 def test_the_encoder_reads_the_root_and_no_rehearsal(family: list[Tokens]):

@@ -174,9 +174,14 @@ class HyperRep(Autoencoder):
         side: Float[Tensor, "B T CD"],
         total: Int[Tensor, " B"],
     ) -> Float[Tensor, "B T D+1"]:
-        """Tokens from what is kept, the positions they are for, and what is known beside them."""
+        """Tokens from what is kept, the positions they are for, and what is known beside them.
+
+        Nothing else reaches the decoder: the log-scale of a group is that of its first token in the window.
+        """
         kept = self.allocation(positions, total)
-        given, scale = latents[..., :-1].masked_fill(~kept, 0), latents[..., -1:]  # nothing else reaches the decoder
+        index = positions[..., 2].clamp(min=0)
+        first = (torch.arange(index.shape[1], device=index.device) - index).clamp(min=0)
+        given, scale = latents[..., :-1].masked_fill(~kept, 0), latents[..., -1:].gather(1, first[..., None])
         channels = self._channels(side, positions)
         guess = self.gains[positions[..., 1].clamp(min=0)][..., None] * self._estimate(given, channels, kept, positions)
         sign = _sign(torch.where(channels[:, :, 1] != 0, channels[:, :, 1], channels[:, :, 0]))

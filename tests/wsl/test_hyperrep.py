@@ -16,7 +16,7 @@ from wsl.data.side_information import CHANNELS
 from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Batch, Windows
 from wsl.layout.slots import ROLES
-from wsl.models.autoencoder import Autoencoder
+from wsl.models.autoencoder import OCTAVES, SPECTRUM, Autoencoder
 from wsl.models.hyperrep import HyperRep
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
@@ -317,17 +317,22 @@ def test_the_embedding_does_not_depend_on_the_order_of_tokens(family: list[Token
     embedding = model.embed(latents, positions, groups)
     torch.testing.assert_close(model.embed(latents[:, order], positions[order], groups), embedding, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(model.embed(latents[:, order], positions, groups), embedding)
-    assert embedding.shape == (3, len(groups) * 3 * (WIDTH + 1))
+    assert embedding.shape == (3, len(groups) * (WIDTH + 1 + 1 + len(OCTAVES) + SPECTRUM))
 
 
 def test_the_embedding_has_the_spectrum_of_each_group_and_nothing_of_groups_that_are_not_there():
     model, latents = Autoencoder(), torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([[1, 2, 0], [1, 2, 1], [1, 2, 2], [1, 2, 3], [1, 2, 4], [2, 3, 0]])
-    found = model.embed(latents, positions, [(1, 2), (2, 3), (3, 3)]).view(2, 3, 3, 4)
-    expected = torch.linalg.svdvals(latents[:, :5]) / 5**0.5
-    torch.testing.assert_close(found[:, 0, 2].exp(), expected)
-    torch.testing.assert_close(found[:, 0, 0], latents[:, :5].mean(1))
-    torch.testing.assert_close(found[:, 1, 2, 0].exp(), latents[:, 5].norm(dim=1))
+    found = model.embed(latents, positions, [(1, 2), (2, 3), (3, 3)]).view(2, 3, -1)
+    values, scale = latents[:, :5, :3] * latents[:, :1, 3:].exp(), latents[:, 0, 3]
+    sizes = values.square().mean(2).sort(descending=True).values
+    octaves = [sizes[:, 0], sizes[:, 1], sizes[:, 2:4].mean(1), sizes[:, 4]]
+    torch.testing.assert_close(found[:, 0, 0], scale)
+    torch.testing.assert_close(found[:, 0, 1], values.mean((1, 2)))
+    torch.testing.assert_close(found[:, 0, 2:5].exp(), values.square().mean(1).sqrt())
+    torch.testing.assert_close(found[:, 0, 5:9].exp(), torch.stack(octaves, dim=1).sqrt())
+    torch.testing.assert_close(found[:, 0, 13:16].exp(), torch.linalg.svdvals(values) / 5**0.5)
+    torch.testing.assert_close(found[:, 1, 13].exp(), (latents[:, 5, :3] * latents[:, 5, 3:].exp()).norm(dim=1))
     assert not found[:, 2].any()
     latents[1, 0, 0] = torch.nan
     assert model.embed(latents, positions, [(1, 2)]).isfinite().all(1).tolist() == [True, False]

@@ -14,7 +14,13 @@ from wsl.data.token_statistics import TokenStatistics
 from zoo_gen.errors import InputError
 
 FAINT = 1e-4
-"""Singular values below this are as good as none; latents are of the order of 1."""
+"""Sizes and singular values below this are as good as none; latents are of the order of 1."""
+
+OCTAVES = (0, 1, 2, 4, 8, 16, 32, 64)
+"""First places of tokens, the largest first, whose sizes are pooled together."""
+
+SPECTRUM = 16
+"""Singular values of a group that an embedding has."""
 
 
 class Autoencoder(nn.Module):
@@ -47,14 +53,14 @@ class Autoencoder(nn.Module):
     def embed(
         self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint: moments and spectrum of its latents, group by group.
+        """One vector per checkpoint: sizes and spectrum of its latents, group by group.
 
-        For each (block, role) of `groups`: the mean, the standard deviation and the log singular values of the group's latents
-        (over the root of their number), none of which the order of neurons or heads can change; zeros where a checkpoint has no
-        such group. F = groups x 3Z. Non-finite latents give NaN.
+        The last number of a latent is the log-scale of its group, which the others are multiplied by. For each (block, role) of
+        `groups`: the log-scale, the mean, the log root mean squares of each number and of tokens, the largest first, by octaves, and
+        the largest log singular values (over the root of the tokens' number), none of which the order of tokens can change. F = groups x (Z + 1 + 8 + 16); zeros where a checkpoint has no such group. Non-finite latents give NaN.
         """
         block, role = positions[:, 0], positions[:, 1]
-        return torch.cat([_moments(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)
+        return torch.cat([_sizes(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)
 
 
 def check_sizes(positive: Mapping[str, int], *, depths: tuple[int, int], mlp_ratio: float) -> None:
@@ -72,13 +78,19 @@ def check_sizes(positive: Mapping[str, int], *, depths: tuple[int, int], mlp_rat
         raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
 
 
-def _moments(latents: Float[Tensor, "B t Z"]) -> Float[Tensor, "B 3*Z"]:
-    """Mean, standard deviation and log singular values of the latents of a group."""
-    count, width = latents.shape[1:]
-    if not count:
-        return latents.new_zeros(len(latents), 3 * width)
+def _sizes(latents: Float[Tensor, "B t Z"]) -> Float[Tensor, "B F"]:
+    """Log-scale, mean, sizes of numbers and of tokens, and log singular values of the latents of a group."""
+    tokens, width = latents.shape[1:]
+    if not tokens:
+        return latents.new_zeros(len(latents), width + 1 + len(OCTAVES) + SPECTRUM)
     finite = rearrange(latents.isfinite().all(-1).all(-1), "b -> b 1")
-    spectrum = torch.linalg.svdvals(latents.where(finite[..., None], 0) / count**0.5).clamp(min=FAINT).log()
-    spectrum = functional.pad(spectrum, (0, width - spectrum.shape[1]), value=math.log(FAINT))
-    moments = torch.cat([latents.mean(1), latents.std(1, correction=0), spectrum], dim=1)
-    return moments.where(finite, torch.nan)
+    scale = latents[:, 0, -1:].where(finite, 0)
+    values = latents[..., :-1].where(finite[..., None], 0) * scale.exp()[..., None]
+    squares, ends = values.square(), (*OCTAVES[1:], tokens)
+    largest = squares.mean(2).sort(dim=1, descending=True).values
+    by_octave = [largest[:, start:end] for start, end in zip(OCTAVES, ends, strict=True)]
+    places = torch.stack([some.mean(1) if some.shape[1] else some.new_zeros(len(some)) for some in by_octave], dim=1)
+    spectrum = torch.linalg.svdvals(values / tokens**0.5).clamp(min=FAINT).log()[:, :SPECTRUM]
+    spectrum = functional.pad(spectrum, (0, SPECTRUM - spectrum.shape[1]), value=math.log(FAINT))
+    sizes = torch.cat([squares.mean(1), places], dim=1).clamp(min=FAINT**2).log() / 2
+    return torch.cat([scale, values.mean((1, 2))[:, None], sizes, spectrum], dim=1).where(finite, torch.nan)

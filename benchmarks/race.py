@@ -70,7 +70,7 @@ class Holdout:
         """Both errors of a model."""
         totals, count = dict.fromkeys(self.scales, 0.0), 0
         for (weights, root), (tokens, latents) in zip(self.checkpoints, inputs.latents(model, self.checkpoints), strict=True):
-            decoded = self.tokenizer.encode(inputs.decode(model, tokens, latents, root=root))
+            decoded = self.tokenizer.encode(*inputs.decode(model, [tokens], [latents], roots=[root]))
             stored = self.tokenizer.encode(weights)
             squares = sums_of(parts_in(stored.plan, decoded.values - stored.values))[:, 1]
             for measure, parts in self.scales.items():

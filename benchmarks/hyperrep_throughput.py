@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import wsl.train  # noqa: F401 (its settings, for `compose`)
 from benchmarks.measure import seconds
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_error, moments_of
-from benchmarks.race import Contestant, Holdout, InMemory, Pair, gain, race
+from benchmarks.race import Contestant, Holdout, InMemory, finite_pairs, gain, race
 from wsl.data.pairs import roots_of
 from wsl.data.side_information import SideInformation, SourceSides
 from wsl.data.sources import FileSource, Source, scan
@@ -51,7 +51,7 @@ from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.training.trainer import Loss
-from zoo_gen import Checkpoint, InputError, Zoo
+from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose, instantiate
 
 OURS = {"ours": True, "ours_random": False}
@@ -89,8 +89,8 @@ class Field:
 
     def __init__(self, zoo: Zoo, settings: Sequence[str], *, train: int, val: int):
         split, self.config = zoo.split("by_model", fold=0), compose("train", [*SETTINGS, *settings])
-        self.chosen, self.train = _finite(split.train, train)
-        _, self.val = _finite(split.val, val)
+        self.chosen, self.train = finite_pairs(split.train, train)
+        _, self.val = finite_pairs(split.val, val)
         if not self.train or not self.val:
             raise InputError(f"the train or the val models of {zoo.path} have no finite weights; choose another zoo")
         self.holdout = Holdout(self.train, self.val)
@@ -212,20 +212,6 @@ class Field:
         )
 
 
-def _finite(checkpoints: Zoo, count: int) -> tuple[list[tuple[Checkpoint, Checkpoint]], list[Pair]]:
-    """Some of the checkpoints, evenly over all of them, with their roots, and the weights of both; without those that diverged."""
-    chosen = [checkpoints[int(i)] for i in np.linspace(0, len(checkpoints) - 1, min(count, len(checkpoints))).round()]
-    roots = {name: checkpoints.final(name) for name in {str(checkpoint.root) for checkpoint in chosen}}
-    of_roots = {name: root.state_dict() for name, root in roots.items()}
-    found, pairs = [], []
-    for checkpoint in chosen:
-        weights = checkpoint.state_dict()
-        if all(tensor.isfinite().all() for tensor in weights.values()):
-            found.append((checkpoint, roots[str(checkpoint.root)]))
-            pairs.append((weights, of_roots[str(checkpoint.root)]))
-    return found, pairs
-
-
 def _per_token(plans: Sequence[Plan]) -> float:
     """Mean weights per token."""
     return float(np.mean([plan.n_weights / plan.n_tokens for plan in plans]))
@@ -237,9 +223,9 @@ def _size(model: nn.Module) -> int:
 
 
 def best_of(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
-    """Trains each for so many seconds, in turns, and returns the options of the best."""
+    """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count."""
     contestants = [build(**each) for each in options]
-    race(contestants, seconds=seconds, turns=2)
+    race(contestants, seconds=seconds + max(one.seconds for one in contestants), turns=2)
     errors = [contestant.course[-1].errors[measure] for contestant in contestants]
     for each, contestant, error in zip(options, contestants, errors, strict=True):
         print(f"{contestant.name} {each}: error of {measure} {error:.4f} after {seconds:g} s", flush=True)
@@ -285,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument("--seconds", type=float, default=30, help="of training of each side")
+    parser.add_argument("--seconds", type=float, default=30, help="of training of each side, and of the longest preparation more")
     parser.add_argument("--scan", type=float, default=4, help="seconds of training of each setting")
     parser.add_argument("--turns", type=int, default=12, help="after each of which all sides are validated")
     parser.add_argument("--train", type=int, default=400, help="train checkpoints, at most")
@@ -298,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     zoo = Zoo.open(options.zoo)
     field = Field(zoo, options.settings, train=options.train, val=options.val)
     contestants = chosen(field, options.rates, seconds=options.scan)
-    race(contestants, seconds=options.seconds, turns=options.turns)
+    race(contestants, seconds=options.seconds + max(one.seconds for one in contestants), turns=options.turns)
     figures: dict[str, Any] = {"zoo": zoo.path.name}
     for one in contestants:
         errors = {measure: one.best(measure) for measure in field.holdout.scales}

@@ -2,10 +2,9 @@
 
     python -m benchmarks.hyperrep_throughput checkpoints/zoos/digits
 
-Ours are the default hyper-representation, and the same without its initialization from train checkpoints (`ours_random`): it keeps
-numbers at random. Nothing is rehearsed, and reconstruction is the objective. The seconds of preparing ours count: bases of the
-roots, side information, initialization. Rivals (`benchmarks.padded_rows`) are `rows`, the peers' way, and `rows_root`, the same on task
-vectors, which the tokens of ours hold too. All sides have
+Ours are the default hyper-representation, and the same that keeps numbers at random (`ours_random`), not by train checkpoints.
+Nothing is rehearsed, reconstruction is the objective, and the seconds of bases of roots, side information and initialization count.
+Rivals (`benchmarks.padded_rows`) are `rows`, the peers' way, and `rows_root`, the same on task vectors, as ours. All sides have
 
 - as many weights per number of the latents, to 2 %; where whole numbers do not allow that, the rivals have more numbers;
 - as many weights of the network, to some percent, by the width of the rival's transformer; one block on either side;
@@ -106,7 +105,7 @@ class Field:
         return [tokenizer.plan(weights, root=root) for weights, root in (*self.train, *self.val)]
 
     @functools.cached_property
-    def prepared(self) -> "Prepared":
+    def prepared(self) -> Prepared:
         """The tokens of ours with what belongs to them, and the seconds that took beyond tokens."""
         tokenizer, rehearsal = instantiate(self.config["tokenizer"]), rehearsal_of(self.config["rehearsal"])
         start = time.process_time()
@@ -124,7 +123,6 @@ class Field:
     def ours(self, name: str, *, rate: float) -> Contestant:
         """The default hyper-representation, `ours`; `ours_random` keeps numbers at random."""
         made, plans = self.prepared, self.plans(self.prepared.tokenizer)
-        windows = self._windows(plans, made.sources, made.standardizer, made.sides)
         torch.manual_seed(self.config["seed"])
         model, start = instantiate(self.card), time.process_time()
         if OURS[name]:
@@ -134,6 +132,7 @@ class Field:
             places = model.allocation.measured((plan, torch.ones(plan.n_tokens, plan.width)) for plan in plans) > 0
             model.allocation.allocate(torch.rand(places.shape) * places, plans)
         seconds = made.seconds + time.process_time() - start
+        windows = self._windows(plans, made.sources, made.standardizer, made.sides)
         objective = instantiate(self.config["objective"])
         return self._contestant(name, made.tokenizer, windows, made.standardizer, model, objective, rate, seconds=seconds)
 
@@ -156,8 +155,8 @@ class Field:
             above = bisect_left(widths, self.size, key=lambda width: _size(build(width=width)))
             best = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(_size(build(width=width)) - self.size))
         standardizer: Any = LayerStandardizer(moments_of(sources))
-        torch.manual_seed(self.config["seed"])
         windows = self._windows(plans, sources, standardizer, None)
+        torch.manual_seed(self.config["seed"])
         return self._contestant(name, tokenizer, windows, standardizer, build(width=best), masked_error, rate)
 
     def _sources(self, width: int, reference: Literal["none", "root"]) -> tuple[Tokenizer, list[InMemory]]:

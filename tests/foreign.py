@@ -139,6 +139,7 @@ def write_probes(folder: Path) -> None:
     """Writes the probes of a run whose embeddings have three numbers: of a number, of two labels and of three."""
     rng, classes = np.random.default_rng(0), {"test_loss": [], "optimizer": ["adamw", "sgd"], "root": ["a", "b", "c"]}
     tensors = {"population/mean": np.zeros(3), "population/directions": np.eye(3), "population/limit": np.ones(1)}
+    tensors["population/floor"] = np.ones(1)
     for target, labels in classes.items():
         columns = len(labels) if len(labels) > 2 else 1
         tensors |= {f"{target}/coefficients": rng.normal(size=(3, columns)), f"{target}/intercepts": rng.normal(size=columns)}

@@ -119,7 +119,7 @@ class Predictor:
         children = {shape_key(one): one for one in zoos[0].select(final=True)}
         hashes = {one.model: weights_sha256(in_float32(one.state_dict())) for one in roots_of(zoos[0])}
         shapes = [_shapes(one.state_dict()) for one in children.values()]
-        tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
+        tensors = {name: np.ascontiguousarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}  # as files have them
         return cls(tensors, {"state": _state(run), "classes": classes, "roots": hashes, "shapes": shapes})
 
     def save(self, folder: Path) -> None:

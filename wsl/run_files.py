@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo_gen import InputError
 from zoo_gen.files import write_text
-from zoo_gen.reader import read_text, shortened
+from zoo_gen.reader import read_text, read_weights, shortened
 
 FORMAT = 3
 """Version of the files of a run. Runs of other versions are refused: they are trained again in minutes."""

@@ -1,11 +1,10 @@
 """Inputs of a hyper-representation: the tokens of checkpoints, standardised, and how they pass through a model window by window."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from itertools import groupby, islice, pairwise
 from pathlib import Path
-from types import UnionType
 from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
@@ -232,11 +231,12 @@ def positions_of(every: Iterable[Tokens]) -> Int[Tensor, "B T P"]:
 
 def rehearsal_of(values: Any) -> Rehearsal:
     """Returns a recipe of rehearsals. Raises `InputError` for values that are none."""
-    kinds: dict[str, type | UnionType] = {"steps": int, "batch_size": int, "sgd": int | float, "adamw": int | float}
-    fits = isinstance(values, Mapping) and {*values} == {*kinds}
-    if not fits or any(isinstance(values[n], bool) or not isinstance(values[n], kind) for n, kind in kinds.items()):
-        raise InputError("rehearsal needs the whole numbers steps and batch_size, the numbers sgd and adamw, and nothing else")
-    return Rehearsal(**{str(key): value for key, value in values.items()})
+    known, given = {field.name for field in fields(Rehearsal)}, values if isinstance(values, Mapping) else {}
+    if {*given} != known or not all(isinstance(value, int | float) for value in given.values()):
+        raise InputError(f"rehearsal needs the numbers {', '.join(sorted(known))}, and nothing else")
+    if not isinstance(given["steps"], int) or not isinstance(given["batch_size"], int):
+        raise InputError(f"rehearsal.steps and batch_size are whole numbers, not {given['steps']} and {given['batch_size']}")
+    return Rehearsal(**{str(key): value for key, value in given.items()})
 
 
 Encoded = tuple[Tokens, Mapping[str, Tensor], Mapping[str, Tensor] | None]

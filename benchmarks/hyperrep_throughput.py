@@ -2,9 +2,9 @@
 
     python -m benchmarks.hyperrep_throughput checkpoints/zoos/digits
 
-Ours are the default hyper-representation and the same with model.initialization=random (`ours_random`); the second that a linear
-initialization takes counts. Rivals (`benchmarks.padded_rows`) are `rows`, the peers' way, and `rows_root`, the same on task
-vectors, which the tokens of ours hold too. All sides have
+Ours are the default hyper-representation, and the same that keeps numbers at random (`ours_random`), not by train checkpoints.
+Nothing is rehearsed, reconstruction is the objective, and the seconds of bases of roots, side information and initialization count.
+Rivals (`benchmarks.padded_rows`) are `rows`, the peers' way, and `rows_root`, the same on task vectors, as ours. All sides have
 
 - as many weights per number of the latents, to 2 %; where whole numbers do not allow that, the rivals have more numbers;
 - as many weights of the network, to some percent, by the width of the rival's transformer; one block on either side;
@@ -26,7 +26,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -37,28 +37,30 @@ from torch.utils.flop_counter import FlopCounterMode
 import wsl.train  # noqa: F401 (its settings, for `compose`)
 from benchmarks.measure import seconds
 from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_error, moments_of
-from benchmarks.race import Contestant, Holdout, InMemory, Pair, gain, race
+from benchmarks.race import Contestant, Holdout, InMemory, finite_pairs, gain, race
+from wsl.data.pairs import roots_of
+from wsl.data.side_information import SideInformation, SourceSides
+from wsl.data.sources import FileSource, Source, scan
 from wsl.data.standardizer import Standardizer
-from wsl.data.token_inputs import TokenInputs
+from wsl.data.token_inputs import TokenInputs, rehearsal_of
 from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Windows
 from wsl.layout.slots import ROLES
 from wsl.tokenizers.plan import Plan
-from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.training.trainer import Loss
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose, instantiate
 
-OURS = {"ours": "linear", "ours_random": "random"}
-"""Ours, and its initialization."""
+OURS = {"ours": True, "ours_random": False}
+"""Ours, and whether train checkpoints initialize it."""
 
 RIVALS = {"rows": ("none", "weights"), "rows_root": ("root", "changes")}
 """The rivals, the reference of their tokens, and the error that each trains on."""
 
-WIDTH = 64
-"""Weights per token of ours."""
+SETTINGS = ("objective=reconstruction", "rehearsal.steps=0")
+"""Settings of `wsl.train` that all sides have."""
 
 EQUAL = 0.02
 """Difference between two compressions that are called equal."""
@@ -70,18 +72,31 @@ CACHE = 2 * 10**9
 """Bytes of standardised windows that each side keeps in memory."""
 
 
+class Prepared(NamedTuple):
+    """Tokens of ours: in files, which initialize, and in memory, which train; their side information; seconds of preparing."""
+
+    tokenizer: Tokenizer
+    standardizer: Standardizer
+    files: list[FileSource]
+    sources: list[InMemory]
+    sides: SourceSides
+    seconds: float
+
+
 class Field:
     """Some train and validation checkpoints of a zoo (split `by_model`, fold 0), and who may train on them."""
 
-    def __init__(self, zoo: Zoo, config: dict[str, Any], *, train: int, val: int):
-        split, self.config = zoo.split("by_model", fold=0), config
-        self.train, self.val = _finite(split.train, train), _finite(split.val, val)
+    def __init__(self, zoo: Zoo, settings: Sequence[str], *, train: int, val: int):
+        split, self.config = zoo.split("by_model", fold=0), compose("train", [*SETTINGS, *settings])
+        self.chosen, self.train = finite_pairs(split.train, train)
+        _, self.val = finite_pairs(split.val, val)
         if not self.train or not self.val:
             raise InputError(f"the train or the val models of {zoo.path} have no finite weights; choose another zoo")
         self.holdout = Holdout(self.train, self.val)
+        self.roots = roots_of(zoo)
         self.sources = functools.lru_cache(len(ROW_PARTS))(self._sources)
-        self.card = {**config["model"], "token_width": WIDTH + 1, "roles": len(ROLES)}  # no weights for roles that are not there
-        self.compression = _per_token(self.plans(Residual(width=WIDTH, reference="root"))) / self.card["latent"]
+        self.width = self.config["tokenizer"]["width"]
+        self.card = {**self.config["model"], "token_width": self.width + 1, "roles": len(ROLES)}  # no weights for others
         with torch.device("meta"):
             self.size = _size(instantiate(self.card))
 
@@ -89,22 +104,47 @@ class Field:
         """Plans of all checkpoints."""
         return [tokenizer.plan(weights, root=root) for weights, root in (*self.train, *self.val)]
 
-    def ours(self, name: str, *, rate: float) -> Contestant:
-        """The default hyper-representation, `ours`; `ours_random` by model.initialization=random."""
-        tokenizer, sources = self.sources(Residual, WIDTH, "root")
+    @functools.cached_property
+    def prepared(self) -> Prepared:
+        """The tokens of ours with what belongs to them, and the seconds that took beyond tokens."""
+        tokenizer, rehearsal = instantiate(self.config["tokenizer"]), rehearsal_of(self.config["rehearsal"])
+        start = time.process_time()
+        tokenizer.prepare(self.roots)
+        seconds = time.process_time() - start
+        files = scan(self.chosen, tokenizer)
+        sources = [InMemory.of(tokenizer.encode(weights, root=root)) for weights, root in self.train]
         standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
-        build = functools.partial(instantiate, {**self.card, "initialization": OURS[name]})
-        return self._contestant(name, tokenizer, sources, standardizer, build, instantiate(self.config["objective"]), rate)
+        start = time.process_time()
+        sides = SourceSides(files, [SideInformation(tokenizer, standardizer, rehearsal, zoo=None)] * len(files))
+        for _ in sides.find(range(len(files))):
+            pass
+        return Prepared(tokenizer, standardizer, files, sources, sides, seconds + time.process_time() - start)
+
+    def ours(self, name: str, *, rate: float) -> Contestant:
+        """The default hyper-representation, `ours`; `ours_random` keeps numbers at random."""
+        made, plans = self.prepared, self.plans(self.prepared.tokenizer)
+        torch.manual_seed(self.config["seed"])
+        model, start = instantiate(self.card), time.process_time()
+        if OURS[name]:
+            of_files = self._windows(plans, made.files, made.standardizer, made.sides)
+            model.initialize(TokenStatistics(made.files, of_files))
+        else:
+            places = model.allocation.measured((plan, torch.ones(plan.n_tokens, plan.width)) for plan in plans) > 0
+            model.allocation.allocate(torch.rand(places.shape) * places, plans)
+        seconds = made.seconds + time.process_time() - start
+        windows = self._windows(plans, made.sources, made.standardizer, made.sides)
+        objective = instantiate(self.config["objective"])
+        return self._contestant(name, made.tokenizer, windows, made.standardizer, model, objective, rate, seconds=seconds)
 
     def rival(self, name: str, *, width: int, rate: float) -> Contestant:
         """An autoencoder on padded rows, `rows` or `rows_root`, of the size and the compression of ours."""
-        tokenizer, sources = self.sources(Rows, width, RIVALS[name][0])
+        tokenizer, sources = self.sources(width, RIVALS[name][0])
         plans = self.plans(tokenizer)
         blocks, _, places = (torch.stack([plan.positions.amax(0) for plan in plans]).amax(0) + 1).tolist()
         build = functools.partial(
             RowsAutoencoder,
             token_width=width,
-            latent=math.ceil((1 - EQUAL) * _per_token(plans) / self.compression),
+            latent=math.ceil((1 - EQUAL) * _per_token(plans) / self.card["compression_ratio"]),
             layers=blocks * len(ROLES),
             places=places,
             heads=self.card["heads"],
@@ -115,60 +155,60 @@ class Field:
             above = bisect_left(widths, self.size, key=lambda width: _size(build(width=width)))
             best = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(_size(build(width=width)) - self.size))
         standardizer: Any = LayerStandardizer(moments_of(sources))
-        build = functools.partial(build, width=best)
-        return self._contestant(name, tokenizer, sources, standardizer, build, masked_error, rate)
+        windows = self._windows(plans, sources, standardizer, None)
+        torch.manual_seed(self.config["seed"])
+        return self._contestant(name, tokenizer, windows, standardizer, build(width=best), masked_error, rate)
 
-    def _sources(self, kind: type[Residual] | type[Rows], width: int, reference: str) -> tuple[Tokenizer, list[InMemory]]:
-        """A tokenizer, and the train tokens in memory."""
-        tokenizer = kind(width=width, reference=reference)
+    def _sources(self, width: int, reference: Literal["none", "root"]) -> tuple[Tokenizer, list[InMemory]]:
+        """The tokenizer of a rival, and the train tokens in memory."""
+        tokenizer = Rows(width=width, reference=reference)
         return tokenizer, [InMemory.of(tokenizer.encode(weights, root=root)) for weights, root in self.train]
+
+    def _shape(self, plans: Sequence[Plan]) -> tuple[int, int]:
+        """Tokens of a window and windows of a step, which hold as many weights as the default's do."""
+        window, per_token = self.config["window"], _per_token(plans)
+        length = min(window, round(self.width * window / per_token), *(plan.n_tokens for plan in plans))
+        return length, max(1, round(self.config["batch_size"] * self.width * window / (length * per_token)))
+
+    def _windows(
+        self, plans: Sequence[Plan], sources: Sequence[Source], standardizer: Standardizer, sides: SourceSides | None
+    ) -> Windows:
+        length, _ = self._shape(plans)
+        return Windows(sources, standardizer, length=length, seed=self.config["seed"], cache=CACHE, sides=sides)
 
     def _contestant(
         self,
         name: str,
         tokenizer: Tokenizer,
-        sources: list[InMemory],
+        windows: Windows,
         standardizer: Standardizer,
-        build: Callable[[], Any],
+        model: Any,
         objective: Loss,
         rate: float,
+        *,
+        seconds: float = 0.0,
     ) -> Contestant:
         """A contestant whose steps hold as many weights as the default's do."""
-        plans, window = self.plans(tokenizer), self.config["window"]
-        per_token = _per_token(plans)
-        length = min(window, round(WIDTH * window / per_token), *(plan.n_tokens for plan in plans))
-        batch_size = max(1, round(self.config["batch_size"] * WIDTH * window / (length * per_token)))
-        windows = Windows(sources, standardizer, length=length, seed=self.config["seed"], cache=CACHE)
-        torch.manual_seed(self.config["seed"])
-        model, start = build(), time.process_time()
-        if name in OURS:
-            model.initialize(TokenStatistics((), windows))
+        plans = self.plans(tokenizer)
+        length, batch_size = self._shape(plans)
         return Contestant(
             name=name,
             about={
                 "token_width": plans[0].width,
                 "rate": rate,
                 "weights": _size(model),
-                "weights_per_number": per_token / model.latent,
-                "weights_per_step": batch_size * length * per_token,
+                "weights_per_number": sum(plan.n_weights for plan in plans) / sum(model.numbers(plan.positions) for plan in plans),
+                "weights_per_step": batch_size * length * _per_token(plans),
             },
             model=model,
             objective=objective,
-            inputs=TokenInputs(tokenizer, standardizer, length),
+            inputs=TokenInputs(tokenizer, standardizer, length, rehearsal_of(self.config["rehearsal"])),
             batches=windows.batches(range(sys.maxsize), batch_size, rank=0, world_size=1, workers=0),
             holdout=self.holdout,
             config=self.config,
             rate=rate,
-            seconds=time.process_time() - start,
+            seconds=seconds,
         )
-
-
-def _finite(checkpoints: Zoo, count: int) -> list[Pair]:
-    """Weights of some of the checkpoints, evenly over all of them, with those of their roots; without those that diverged."""
-    chosen = [checkpoints[int(i)] for i in np.linspace(0, len(checkpoints) - 1, min(count, len(checkpoints))).round()]
-    roots = {name: checkpoints.final(name).state_dict() for name in {str(checkpoint.root) for checkpoint in chosen}}
-    pairs = [(checkpoint.state_dict(), roots[str(checkpoint.root)]) for checkpoint in chosen]
-    return [(weights, root) for weights, root in pairs if all(tensor.isfinite().all() for tensor in weights.values())]
 
 
 def _per_token(plans: Sequence[Plan]) -> float:
@@ -181,10 +221,10 @@ def _size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def scan(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
-    """Trains each for so many seconds, in turns, and returns the options of the best."""
+def best_of(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
+    """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count."""
     contestants = [build(**each) for each in options]
-    race(contestants, seconds=seconds, turns=2)
+    race(contestants, seconds=seconds + max(one.seconds for one in contestants), turns=2)
     errors = [contestant.course[-1].errors[measure] for contestant in contestants]
     for each, contestant, error in zip(options, contestants, errors, strict=True):
         print(f"{contestant.name} {each}: error of {measure} {error:.4f} after {seconds:g} s", flush=True)
@@ -196,14 +236,14 @@ def chosen(field: Field, rates: Sequence[float], *, seconds: float) -> list[Cont
     found = []
     for name in OURS:
         build = functools.partial(field.ours, name)
-        found.append(build(**scan(build, [{"rate": rate} for rate in rates], measure="changes", seconds=seconds)))
+        found.append(build(**best_of(build, [{"rate": rate} for rate in rates], measure="changes", seconds=seconds)))
     middle = rates[len(rates) // 2]
     widest = max(plan.width for plan in field.plans(Rows(reference="root")))
     for name, (_, measure) in RIVALS.items():
         build = functools.partial(field.rival, name)
         options = [{"width": math.ceil(widest / parts), "rate": middle} for parts in ROW_PARTS]
-        best = scan(build, options, measure=measure, seconds=seconds)
-        found.append(build(**scan(build, [{**best, "rate": rate} for rate in rates], measure=measure, seconds=seconds)))
+        best = best_of(build, options, measure=measure, seconds=seconds)
+        found.append(build(**best_of(build, [{**best, "rate": rate} for rate in rates], measure=measure, seconds=seconds)))
     return found
 
 
@@ -230,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument("--seconds", type=float, default=30, help="of training of each side")
+    parser.add_argument("--seconds", type=float, default=30, help="of training of each side, and of the longest preparation more")
     parser.add_argument("--scan", type=float, default=4, help="seconds of training of each setting")
     parser.add_argument("--turns", type=int, default=12, help="after each of which all sides are validated")
     parser.add_argument("--train", type=int, default=400, help="train checkpoints, at most")
@@ -241,9 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
 
     zoo = Zoo.open(options.zoo)
-    field = Field(zoo, compose("train", options.settings), train=options.train, val=options.val)
+    field = Field(zoo, options.settings, train=options.train, val=options.val)
     contestants = chosen(field, options.rates, seconds=options.scan)
-    race(contestants, seconds=options.seconds, turns=options.turns)
+    race(contestants, seconds=options.seconds + max(one.seconds for one in contestants), turns=options.turns)
     figures: dict[str, Any] = {"zoo": zoo.path.name}
     for one in contestants:
         errors = {measure: one.best(measure) for measure in field.holdout.scales}

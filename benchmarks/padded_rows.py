@@ -67,6 +67,10 @@ class LayerStandardizer:
         scaled = (values.float() - mean[parts]) / deviation[parts]
         return functional.pad(torch.where(parts >= 0, scaled, 0), (0, 1))
 
+    def in_deviations(self, tokens: Tokens) -> Float[Tensor, "T D"]:
+        """Values over the deviations of their parts."""
+        return torch.where(tokens.mask, tokens.values.float() / self._entries(tokens.plan)[1][tokens.plan.part_of], 0)
+
     def restore(self, values: Float[Tensor, "T D"], plan: Plan) -> Float[Tensor, "T D"]:
         """Inverse of `standardize`, without the last coordinate."""
         mean, deviation = self._entries(plan)
@@ -101,21 +105,41 @@ class RowsAutoencoder(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    def numbers(self, positions: Int[Tensor, "T P"]) -> int:
+        """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""
+        return self.latent * len(positions)
+
     def encode(
-        self, values: Float[Tensor, "B T D+1"], mask: Bool[Tensor, "B T D+1"], positions: Int[Tensor, "B T P"]
+        self,
+        values: Float[Tensor, "B T D+1"],
+        mask: Bool[Tensor, "B T D+1"],
+        positions: Int[Tensor, "B T P"],
+        side: Float[Tensor, "B T CD"],
+        total: Int[Tensor, " B"],
     ) -> Float[Tensor, "B T Z"]:
-        """Latents of windows without padded tokens; the last coordinate is not read."""
+        """Latents of windows without padded tokens; the last coordinate and the side information are not read."""
         return self.bottleneck(self.encoder(self.project(values[..., :-1]) + self._positions(positions)))
 
-    def decode(self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T D"]:
+    def decode(
+        self,
+        latents: Float[Tensor, "B T Z"],
+        positions: Int[Tensor, "B T P"],
+        side: Float[Tensor, "B T CD"],
+        total: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B T D"]:
         """Rows from latents and the positions they are for."""
         return self.unproject(self.decoder(self.expand(latents) + self._positions(positions)))
 
     def forward(
-        self, values: Float[Tensor, "B T D+1"], mask: Bool[Tensor, "B T D+1"], positions: Int[Tensor, "B T P"]
+        self,
+        values: Float[Tensor, "B T D+1"],
+        mask: Bool[Tensor, "B T D+1"],
+        positions: Int[Tensor, "B T P"],
+        side: Float[Tensor, "B T CD"],
+        total: Int[Tensor, " B"],
     ) -> Float[Tensor, "B T D"]:
         """Reconstruction: `decode(encode(...))`."""
-        return self.decode(self.encode(values, mask, positions), positions)
+        return self.decode(self.encode(values, mask, positions, side, total), positions, side, total)
 
     def _positions(self, positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T M"]:
         block, role, index = positions.unbind(-1)
@@ -130,5 +154,5 @@ def _blocks(width: int, *, heads: int, depth: int) -> nn.Sequential:
 
 def masked_error(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The rival's objective: `loss`, the mean squared error over weights."""
-    decoded = model(batch.values, batch.mask, batch.positions)
+    decoded = model(*batch.inputs)
     return {"loss": ((decoded - batch.values[..., :-1]).square() * batch.mask[..., :-1]).sum() / batch.entries}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from wsl.tokenizers.tokens import Tokens
 from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
 from wsl.training.ema import Average
 from wsl.training.trainer import Loss, parameter_groups
+from zoo_gen import Checkpoint, Zoo
 
 EMA = 0.99
 """Decay of the averaged weights that are validated."""
@@ -53,6 +55,20 @@ class InMemory:
         return self.values[window.start : window.stop]
 
 
+def finite_pairs(checkpoints: Zoo, count: int) -> tuple[list[tuple[Checkpoint, Checkpoint]], list[Pair]]:
+    """Returns some checkpoints, evenly over all, with their roots, and the weights of both; without those that diverged."""
+    chosen = [checkpoints[int(i)] for i in np.linspace(0, len(checkpoints) - 1, min(count, len(checkpoints))).round()]
+    roots = {name: checkpoints.final(name) for name in {str(checkpoint.root) for checkpoint in chosen}}
+    of_roots = {name: root.state_dict() for name, root in roots.items()}
+    found, pairs = [], []
+    for checkpoint in chosen:
+        weights = checkpoint.state_dict()
+        if all(tensor.isfinite().all() for tensor in weights.values()):
+            found.append((checkpoint, roots[str(checkpoint.root)]))
+            pairs.append((weights, of_roots[str(checkpoint.root)]))
+    return found, pairs
+
+
 class Holdout:
     """Validation checkpoints to decode, and the scales of errors: the variances over train checkpoints."""
 
@@ -70,7 +86,7 @@ class Holdout:
         """Both errors of a model."""
         totals, count = dict.fromkeys(self.scales, 0.0), 0
         for (weights, root), (tokens, latents) in zip(self.checkpoints, inputs.latents(model, self.checkpoints), strict=True):
-            decoded = self.tokenizer.encode(inputs.decode(model, tokens, latents, root=root))
+            decoded = self.tokenizer.encode(*inputs.decode(model, [tokens], [latents], roots=[root]))
             stored = self.tokenizer.encode(weights)
             squares = sums_of(parts_in(stored.plan, decoded.values - stored.values))[:, 1]
             for measure, parts in self.scales.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 import torch
+from torch.nn import functional
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
 from benchmarks.measure import last_line, seconds
@@ -39,16 +40,19 @@ def main() -> None:
 
     tokens = [Residual(width=64, reference="none").encode(one) for one in batch]
     window = slice(config["window"])
-    values = torch.stack([one.values[window] for one in tokens])
-    mask, positions = (torch.stack([getattr(one, name)[window] for one in tokens]) for name in ("mask", "positions"))
-    model = instantiate({**config["model"], "token_width": 64, "initialization": "random"})
+    values, mask, positions = (
+        torch.stack([getattr(one, name)[window] for one in tokens]) for name in ("values", "mask", "positions")
+    )
+    values, mask = functional.pad(values, (0, 1)), functional.pad(mask, (0, 1), value=True)  # by log-scales
+    side, total = values.new_zeros(*values.shape[:2], 0), torch.tensor([one.plan.n_tokens for one in tokens])
+    model = instantiate({**config["model"], "token_width": 65})
     optimizer = torch.optim.AdamW(model.parameters())
 
     def view() -> None:
         random_view(weights, layout, generator, moves=(*PERMUTED, *MAPPED), maps="orthogonal", strength=0.0)
 
     def step() -> None:
-        (model.decode(model.encode(values, mask, positions), positions) - values).square()[mask].mean().backward()
+        (model(values, mask, positions, side, total) - values).square()[mask].mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

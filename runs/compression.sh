@@ -16,10 +16,8 @@ queue=${QUEUE:-}                        # a command that every training goes thr
 
 for ratio in $ratios; do
   for objective in reconstruction behaviour; do
-    weights=()
-    [ $objective = reconstruction ] || weights=(objective.weights.behaviour=100)
-    $queue $python -m wsl.train zoo="$zoo" fold="$fold" seed="$seed" model=transform_code model.compression_ratio="$ratio" \
-      objective=$objective "${weights[@]}" run="$runs/${ratio}x_$objective" "$@"
+    $queue $python -m wsl.train zoo="$zoo" fold="$fold" seed="$seed" model=hyperrep model.compression_ratio="$ratio" \
+      objective=$objective run="$runs/${ratio}x_$objective" "$@"
   done
 done
 $queue $python -m wsl.compression "$runs"/* --out "$out"

@@ -110,8 +110,8 @@ def write_zoo(folder: Path, weights: Mapping[str, Tensor]) -> Zoo:
 def write_run(folder: Path) -> None:
     """Writes the folder of a run on the zoo beside it, with fresh weights."""
     folder.mkdir()
-    sizes = {"token_width": 5, "latent": 2, "width": 4, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 1.0}
-    model = {**sizes, "blocks": 4, "roles": 10, "initialization": "random"}
+    sizes = {"token_width": 5, "width": 4, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 1.0}
+    model = {**sizes, "compression_ratio": 4, "blocks": 4, "roles": 10, "places": 8}
     save_file(HyperRep(**model).state_dict(), folder / "model.safetensors")  # type: ignore[arg-type]
     Standardizer(parts={"head.bias": (0.0, 1.0)}, roles={"head": (0.0, 1.0)}).save(folder / "standardizer.json")
     config = {
@@ -123,6 +123,7 @@ def write_run(folder: Path) -> None:
             "content_hash": Zoo.open(folder.parent / "zoo").content_hash,
         },
         "window": 4,
+        "rehearsal": {"steps": 1, "batch_size": 2, "sgd": 0.1, "adamw": 0.1},
         "split": "by_model",
         "seed": 0,
         "fold": 0,
@@ -138,6 +139,7 @@ def write_probes(folder: Path) -> None:
     """Writes the probes of a run whose embeddings have three numbers: of a number, of two labels and of three."""
     rng, classes = np.random.default_rng(0), {"test_loss": [], "optimizer": ["adamw", "sgd"], "root": ["a", "b", "c"]}
     tensors = {"population/mean": np.zeros(3), "population/directions": np.eye(3), "population/limit": np.ones(1)}
+    tensors["population/floor"] = np.ones(1)
     for target, labels in classes.items():
         columns = len(labels) if len(labels) > 2 else 1
         tensors |= {f"{target}/coefficients": rng.normal(size=(3, columns)), f"{target}/intercepts": rng.normal(size=columns)}

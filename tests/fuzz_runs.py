@@ -63,6 +63,6 @@ def write_results(folder: Path) -> None:
 
 def read_results(folder: Path) -> None:
     """Draws the results of a run, as the report does."""
-    found = Results.of(cast(Run, SimpleNamespace(path=folder)))
+    found = Results.of(cast(Run, SimpleNamespace(path=folder, inputs=SimpleNamespace(reads="tokens"))))
     pieces = [piece for section in found.parts(chance=0.2).values() for piece in section.body]
     assert "<script>alert" not in "".join(pieces)

@@ -25,6 +25,7 @@ TINY = (
     "zoo.stack_size=36",
 )
 ONE_EPOCH = ("zoo.pretrain.recipe.epochs=1", "zoo.finetune.recipe.epochs=1", "zoo.pretrain.members.2.epochs=1")
+ONE_EPOCH += ("zoo.pretrain.recipe.warmup_epochs=1", "zoo.finetune.recipe.warmup_epochs=1")
 TWO_RATES = {"learning_rate": [1e-3, 1e-2]}
 
 Value = TypeVar("Value")

@@ -1,6 +1,6 @@
 """`python -m wsl.train model=hyperrep`: trains a model of checkpoints on a zoo, into a run folder that explains itself.
 
-`model=hyperrep` is a transformer autoencoder of weight tokens, `model=transform_code` a code for compression,
+`model=hyperrep` is an autoencoder of weight tokens, which begins as a linear code and is trained from there;
 `model=invariant_encoder` an encoder of numbers that no order of neurons changes. Each comes with settings to train it by
 (configs/training).
 

@@ -27,10 +27,11 @@ from wsl.probes.targets import own_targets, targets_of
 from wsl.reporting.sections import generation_section
 from wsl.run import Run
 from wsl.training.adaptation import adapted
+from wsl.training.objectives.total import Total
 from wsl.training.run_training import check, train
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
-from zoo_gen.config import compose
+from zoo_gen.config import compose, instantiate
 
 FEW = ("n_bootstrap=20", "n_permutations=5")
 
@@ -80,23 +81,39 @@ def test_tokens_are_of_the_weights_themselves_where_some_root_is_not_known(stray
     for zoo, reference, unknown in ((strays, "none", "20 of 20"), (mixed, "none", "4 of 19"), (rooted, "root", "")):
         config, notes = adapted(config_of(zoo), [zoo])
         assert config.tokenizer is not None
-        assert config.tokenizer["reference"] == reference
-        assert len(notes) == (reference == "none")
-        assert unknown in "".join(notes)
+        assert instantiate(config.tokenizer).reference == reference
+        of_tokens = [note for note in notes if "tokens are of the weights themselves" in note]
+        assert len(of_tokens) == (reference == "none")
+        assert unknown in "".join(of_tokens)
+
+
+def test_terms_that_run_models_are_left_out_without_images_unless_the_command_line_names_them(rooted: Zoo, tiny_zoo: Path):
+    config, notes = adapted(config_of(rooted), [rooted])
+    assert (config.objective["terms"].keys(), config.objective["weights"]) == ({"reconstruction"}, {"reconstruction": 1})
+    assert re.fullmatch("the images of zoo .* are not known: the objective is without predictions", "".join(notes))
+    doubled, _ = adapted(config_of(rooted, "objective.weights.reconstruction=2"), [rooted])
+    assert doubled.objective["weights"] == {"reconstruction": 2}
+    for given in ("weights.behaviour=50", "terms.behaviour.images=8"):
+        with pytest.raises(InputError, match="runs models on images"):
+            adapted(config_of(rooted, f"objective.{given}"), [rooted])
+    with_images, notes = adapted(config_of(Zoo.open(tiny_zoo), "objective.weights.behaviour=50"), [Zoo.open(tiny_zoo)])
+    assert (with_images.objective["weights"]["behaviour"], notes) == (50, [])
+    card = with_images.objective
+    alone = {**card, "terms": {"behaviour": card["terms"]["behaviour"]}, "weights": {"behaviour": 1.0}}
+    assert Total.imageless(alone) is None
 
 
 def test_a_tokenizer_that_is_nothing_without_a_root_gives_way_to_another(strays: Zoo, rooted: Zoo):
     targets = {}
     for zoo in (strays, rooted):
-        config, _ = adapted(config_of(zoo, "model=transform_code"), [zoo])
+        config, _ = adapted(config_of(zoo), [zoo])
         assert config.tokenizer is not None
         targets[zoo.path] = config.tokenizer["_target_"].rpartition(".")[2]
     assert list(targets.values()) == ["Residual", "FisherBasis"]
 
 
-@pytest.mark.parametrize("model", ["hyperrep", "transform_code"])
-def test_a_model_of_tokens_trains_with_and_without_roots(mixed: Zoo, rooted: Zoo, tmp_path: Path, model: str):
-    small = ["accelerator=cpu", "steps=1", "model.width=32", "model.heads=2", f"model={model}"]
+def test_a_model_of_tokens_trains_with_and_without_roots(mixed: Zoo, rooted: Zoo, tmp_path: Path):
+    small = ["accelerator=cpu", "steps=1", "model.width=32", "model.heads=2"]
     for zoo in (mixed, rooted):
         train(config_of(zoo, *small), [zoo], tmp_path / zoo.path.parent.name, Console(quiet=True))
         run = Run.open(tmp_path / zoo.path.parent.name)
@@ -366,7 +383,8 @@ def test_a_zoo_that_lies_from_the_run_comes_before_the_one_that_was_trained_on(r
 def test_runs_are_reproduced_by_the_settings_that_they_were_given(run: Run, strays: Zoo):
     again = TrainConfig(**compose("train", [*SMALL, f"zoo={strays.path}"]))
     train(again, [strays], run.path, Console(quiet=True))  # finished, and of the same configuration
-    assert torch.equal(Run.open(run.path).model.bottleneck.weight, run.model.bottleneck.weight)
+    weights = run.model.state_dict()
+    assert all(torch.equal(weights[name], found) for name, found in Run.open(run.path).model.state_dict().items())
 
 
 def test_own_features_are_evaluated_on_own_columns(run: Run):

@@ -46,7 +46,7 @@ def make_family(root: str, head: str, *, models: int, seed: int) -> Family:
         states=states,
         val_accuracy=np.linspace(0, 1, models),
         latents=latents,
-        decode=lambda latents: family.unflatten(latents.reshape(-1)[:size]),
+        decode=lambda latents: [family.unflatten(one.reshape(-1)[:size]) for one in latents],
     )
     return family
 

@@ -13,11 +13,15 @@ from rich.console import Console
 from tests.commands import refused
 from tests.wsl.conftest import SMALL, SMALL_ENCODER
 from tests.zoos import known
+from wsl.data.pairs import pairs_of
+from wsl.data.sources import scan
 from wsl.run import Run
 from wsl.run_files import read_config, write_config
+from wsl.tokenizers.residual import Residual
 from wsl.train import main
 from wsl.training.run_training import check, train
 from wsl.training.settings import TrainConfig
+from wsl.training.token_training import learned_from
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import compose
 
@@ -57,6 +61,21 @@ def test_both_zoos_are_trained_on_and_validated(mixed: Path, tiny_zoo: Path, wid
     assert Run.open(tmp_path / "one").standardizer.parts != both.parts
     with pytest.raises(InputError, match="is not the one that run"):
         _ = Run.open(tmp_path / "one", zoo=wide).zoo
+
+
+def test_rehearsals_are_of_final_checkpoints_of_both_zoos_first(tiny_zoo: Path, wide: Path):
+    tokenizer = Residual(width=64, reference="root")
+    sources = scan((pair for place in (tiny_zoo, wide) for pair in pairs_of(Zoo.open(place).select(stage="finetune"))), tokenizer)
+    finals = sum(source.checkpoint.final for source in sources)
+    few = learned_from(sources, finals // 2)
+    assert len(few) == finals // 2
+    assert all(source.checkpoint.final for source in few)
+    assert len({source.checkpoint.path.is_relative_to(wide.resolve()) for source in few}) == 2
+    more = learned_from(sources, finals + 3)
+    assert [source.checkpoint.final for source in more] == [True] * finals + [False] * 3
+    every = learned_from(sources, 10**6)
+    assert {id(source) for source in every} == {id(source) for source in sources}
+    assert len(every) == len(sources)
 
 
 def test_a_run_goes_on_with_the_same_zoos_in_the_same_order_only(mixed: Path, tiny_zoo: Path, wide: Path, tmp_path: Path):

@@ -56,7 +56,7 @@ def test_latents_and_embedding_follow_the_order_of_the_checkpoints(tiny_run: Run
     np.testing.assert_allclose(picked, embedding[[5, 17, 0]], rtol=1e-4, atol=1e-5)
     assert not np.allclose(embedding[5], embedding[0])
     for checkpoint, (tokens, latents) in zip(some, tiny_run.latents(some), strict=True):
-        assert latents.shape == (tokens.plan.n_tokens, tiny_run.model.latent)
+        assert latents.shape == (tokens.plan.n_tokens, tokens.plan.width + 1)
         state = tiny_run.decode(tokens, latents, root=known(tiny_run.zoo.root(checkpoint)).state_dict())
         assert {name: w.shape for name, w in state.items()} == {n: w.shape for n, w in checkpoint.state_dict().items()}
 

@@ -152,9 +152,10 @@ def step(fabric: Fabric, *, folder: Path, card: dict[str, Any]) -> None:
     positions = torch.stack([index // 4, index % 5, index], -1)[mine]
     values = torch.randn(4, 8, 65, generator=torch.Generator().manual_seed(0))[mine]
     mask, losses = torch.ones_like(values, dtype=torch.bool), []
+    others = positions, torch.zeros(len(values), 8, 0), torch.full((len(values),), 8)
     for _ in range(3):
-        latents, others = (wrapped.encode(scale * values, mask, positions) for scale in (1, 1.1))
-        loss = (wrapped.decode(latents, positions) - values).square().mean() + (latents - others).square().mean()
+        latents, moved = (wrapped.encode(scale * values, mask, *others) for scale in (1, 1.1))
+        loss = (wrapped.decode(latents, *others) - values).square().mean() + (latents - moved).square().mean()
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()

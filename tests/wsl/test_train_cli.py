@@ -55,8 +55,8 @@ def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(tiny_
     before = (tiny_run.path / "metrics.jsonl").read_text()
     train_small(tiny_zoo, tiny_run.path)
     assert (tiny_run.path / "metrics.jsonl").read_text() == before
-    with pytest.raises(InputError, match=r"another configuration \(model\.latent is 8 there and 9 here; steps is 4"):
-        train_small(tiny_zoo, tiny_run.path, "model.latent=9", "steps=5")
+    with pytest.raises(InputError, match=r"another configuration \(model\.compression_ratio is 4 there and 9 here; steps is 4"):
+        train_small(tiny_zoo, tiny_run.path, "model.compression_ratio=9", "steps=5")
 
 
 def test_a_run_of_a_version_that_lacks_a_setting_which_is_off_is_the_same_run(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
@@ -176,7 +176,14 @@ def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path, c
         (["model.width=33"], "33 is none of 2"),
         (["model.heads=0"], "model.heads must be at least 1"),
         (["model.mlp_ratio=0"], "mlp_ratio"),
-        (["model.latent=abc"], "has values that it cannot be built of"),
+        (["model.compression_ratio=abc"], "has values that it cannot be built of"),
+        (["model.compression_ratio=0.5"], "model.compression_ratio must be at least 1"),
+        (["model.places=1"], "model.places at least 2"),
+        (["rehearsed=0"], "rehearsed must be at least 1"),
+        (["rehearsal.steps=-1"], "rehearsal.steps must be at least 0"),
+        (["rehearsal.steps=1.5"], "the whole numbers steps and batch_size"),
+        (["rehearsal.sgd=much"], "rehearsal needs the whole numbers"),
+        (["+rehearsal.adam=1"], "rehearsal needs the whole numbers"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing_behind(
@@ -199,19 +206,18 @@ def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
     tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    small = [text for text in SMALL if not text.startswith("model.latent")]
-    call(main, "-m", *small, f"zoo={tiny_zoo}", "seed=0,1", "model.latent=4", "run=mine")
+    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,1", "model.places=4", "run=mine")
     found = {path.name: Run.open(path).config for path in Path("checkpoints/runs").iterdir()}
     assert {name: config["seed"] for name, config in found.items()} == {"mine_seed-0": 0, "mine_seed-1": 1}
-    assert {config["model"]["latent"] for config in found.values()} == {4}  # which is no part of the name
+    assert {config["model"]["places"] for config in found.values()} == {4}  # which is no part of the name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]  # no multirun.yaml
     configs: dict[str, TrainConfig] = {}
     monkeypatch.setattr(wsl.train, "train", lambda config, zoo, folder, *rest, **others: configs.update({folder.name: config}))
-    call(main, "-m", *small, f"zoo={tiny_zoo}", "seed=0,1", "model.latent=4,8")
+    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,1", "model.places=4,8")
     expected = {
-        f"{tiny_zoo.name}_hyperrep_seed-{seed}_model.latent-{latent}": (seed, latent) for seed in (0, 1) for latent in (4, 8)
+        f"{tiny_zoo.name}_hyperrep_seed-{seed}_model.places-{places}": (seed, places) for seed in (0, 1) for places in (4, 8)
     }
-    assert {name: (config.seed, config.model["latent"]) for name, config in configs.items()} == expected
+    assert {name: (config.seed, config.model["places"]) for name, config in configs.items()} == expected
     configs.clear()
     call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "split=by_model,leave_root_out", "run=1.10")
     assert {name: config.split for name, config in configs.items()} == {

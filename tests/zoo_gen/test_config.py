@@ -162,8 +162,8 @@ def test_null_and_numbers_are_no_texts() -> None:
     import wsl.train  # registers its schema
 
     assert wsl.train
-    found = compose("train", ["run=null", "steps=7", "model.latent=5"])
-    assert (found["run"], found["steps"], found["model"]["latent"]) == (None, 7, 5)
+    found = compose("train", ["run=null", "steps=7", "model.width=5"])
+    assert (found["run"], found["steps"], found["model"]["width"]) == (None, 7, 5)
 
 
 def test_entries_of_lists_of_texts_arrive_as_they_were_typed() -> None:

@@ -1,8 +1,8 @@
 """The probes of a run, saved with it: predictions with intervals for any embedding, and its distance from the train models.
 
 Intervals and sets of labels are conformal (`wsl.probes.calibration`): for models of known roots by the errors on val models, for
-models of other roots by the errors on roots that were left out. A distance is Mahalanobis', in the principal directions of the
-train embeddings.
+models of other roots by the errors on roots that were left out. A distance is Mahalanobis'
+(`wsl.probes.population`).
 """
 
 import json
@@ -30,6 +30,7 @@ from wsl.probes.calibration import (
     usual_error,
     weights_of,
 )
+from wsl.probes.population import distances_of, population
 from wsl.probes.probe import Linear, Probe, probed_checkpoints
 from wsl.probes.regression import Regression
 from wsl.probes.targets import probe_of, targets_of
@@ -45,9 +46,8 @@ ABOUT = ("checkpoint", "taken_root", "out_of_distribution", "error", "distance")
 ENDS = ("_low", "_high", "_probability", "_set")
 """How the columns end that stand beside that of a target."""
 
-_FORMAT = 4
+_FORMAT = 5
 _AGAIN = "delete it: the next wsl.predict makes it again"
-_FEWEST = 1e-4  # of the largest variance: directions below it count as this wide
 _SIGNED = ("coefficients", "intercepts", "mean", "directions")  # tensors that may have values below 0
 
 
@@ -62,8 +62,9 @@ class Predictor:
     Attributes:
         tensors: in float64. Per target `<target>/coefficients` (F K), `/intercepts` (K), `/usual_error` (2: a line over
             distances), `/nonconformity` and `/weights` (scores of val models of known roots), `/root_nonconformity` and
-            `/root_weights` (scores of roots left out). Of train embeddings `population/mean` (F), `/directions` (F F, scaled to
-            unit variance) and `/limit` (1: 99th percentile of val distances).
+            `/root_weights` (scores of roots left out). Of train embeddings `population/mean` (F), `/directions` (F R: the R that
+            vary, scaled to unit variance), `/floor` (1: variance of the others) and `/limit` (1: 99th percentile of val
+            distances).
         about: `state` (format of the file, sha256 of the encoder), `classes` by target, `roots` (sha256 of weights) and `shapes`
             of train models.
     """
@@ -87,13 +88,11 @@ class Predictor:
         of_train, of_val = (features[known] for features, known in zip(embedded, finite, strict=True))
         frames = [part.where(known).frame for part, known in zip(zoos, finite, strict=True)]
         tensors: dict[str, np.ndarray] = {}
-        variances, vectors = np.linalg.eigh(np.cov(of_train.T))
-        scale = np.sqrt(np.maximum(variances, _FEWEST * variances.max()))
-        tensors |= {"population/mean": of_train.mean(0), "population/directions": vectors / scale}
-        limit = np.quantile(_distances(tensors, of_val), 0.99, method="higher")
+        tensors |= population(of_train)
+        limit = np.quantile(distances_of(tensors, of_val), 0.99, method="higher")
         tensors["population/limit"] = np.array([limit])
         train, val = (
-            Part(features, frame, _distances(tensors, features) / limit)
+            Part(features, frame, distances_of(tensors, features) / limit)
             for features, frame in zip((of_train, of_val), frames, strict=True)
         )
         memory: dict[Any, Any] = {}
@@ -120,7 +119,7 @@ class Predictor:
         children = {shape_key(one): one for one in zoos[0].select(final=True)}
         hashes = {one.model: weights_sha256(in_float32(one.state_dict())) for one in roots_of(zoos[0])}
         shapes = [_shapes(one.state_dict()) for one in children.values()]
-        tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
+        tensors = {name: np.ascontiguousarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}  # as files have them
         return cls(tensors, {"state": _state(run), "classes": classes, "roots": hashes, "shapes": shapes})
 
     def save(self, folder: Path) -> None:
@@ -163,7 +162,7 @@ class Predictor:
         if embeddings.shape[1] != len(self.tensors["population/mean"]):
             raise InputError(f"the saved probes are of embeddings of another width than {embeddings.shape[1]}; {_AGAIN}")
         columns: dict[str, Any] = {}
-        distances = _distances(self.tensors, np.nan_to_num(embeddings)) / self.tensors["population/limit"]
+        distances = distances_of(self.tensors, np.nan_to_num(embeddings)) / self.tensors["population/limit"]
         of = np.where(distances <= 1, np.array(groups or ["models"] * len(embeddings), dtype=str), "nothing")
         names = _names_of(sorted(self.about["classes"]))
         for target, labels in sorted(self.about["classes"].items()):
@@ -227,8 +226,9 @@ def _check(tensors: Mapping[str, np.ndarray], about: Any) -> None:
         raise ValueError("it has no probes")
     mean = tensors.get("population/mean", np.zeros(0))
     size = mean.size
-    shapes: dict[str, tuple[int, ...]] = {"population/mean": (size,), "population/directions": (size, size)}
-    shapes["population/limit"] = (1,)
+    rank = tensors.get("population/directions", mean).shape[-1]
+    shapes: dict[str, tuple[int, ...]] = {"population/mean": (size,), "population/directions": (size, rank)}
+    shapes |= {"population/floor": (1,), "population/limit": (1,)}
     for target, classes in sorted(about["classes"].items()):
         if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
             raise ValueError(f"the classes of {target} are no labels")
@@ -244,7 +244,7 @@ def _check(tensors: Mapping[str, np.ndarray], about: Any) -> None:
         raise ValueError(f"tensor {shortened(min(name for name, _ in odd))} is missing, unknown, or of a wrong shape")
     for name, tensor in tensors.items():
         kind = name.rpartition("/")[2]
-        least = np.finfo(float).tiny if kind == "limit" else -np.inf if kind in _SIGNED else 0.0
+        least = np.finfo(float).tiny if kind in ("limit", "floor") else -np.inf if kind in _SIGNED else 0.0
         may_be_empty = kind.endswith(("nonconformity", "weights"))  # of a target without a val model, or a second root, to judge by
         if (
             tensor.dtype != np.float64
@@ -277,11 +277,6 @@ def _likely(probabilities: Float[np.ndarray, "classes"], classes: Sequence[str],
     """Returns the labels whose nonconformity score is at most `reach`, and in any case the most probable one."""
     order = [int(i) for i in np.argsort(-probabilities, kind="stable")]
     return " or ".join(classes[i] for place, i in enumerate(order) if place == 0 or 1 - probabilities[i] <= reach)
-
-
-def _distances(tensors: Mapping[str, np.ndarray], embeddings: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N"]:
-    turned = (embeddings - tensors["population/mean"]) @ tensors["population/directions"]
-    return np.sqrt((turned**2).mean(axis=1))
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:

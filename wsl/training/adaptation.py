@@ -59,13 +59,22 @@ def _without_images(config: TrainConfig, notes: list[str], lack: str) -> TrainCo
         return config
     card = _class(config.objective).imageless(config.objective)
     given = _given(config, "objective")
-    if card is None or any(card[key] != value and key in given for key, value in config.objective.items()):
+    chosen = any(text.startswith("objective=") for text in config.given)
+    if card is None or chosen or any(_value(card, key) != _value(config.objective, key) for key in given):
         raise InputError(
             f"objective {_name(config.objective)} runs models on images, and {lack}; it needs a zoo with images and models that "
             "timm builds; leave objective out"
         )
     notes.append(f"{lack}: the objective is without predictions")
     return replace(config, objective=dict(card))
+
+
+def _value(card: Card, key: str) -> Any:
+    """Returns a value of a card by its key, with dots; None where there is none."""
+    found: Any = card
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def _given(config: TrainConfig, group: str) -> set[str]:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from wsl.data.leakage import refuse_shared
 from wsl.data.pairs import weights_with_roots
+from wsl.data.token_inputs import rehearsal_of
 from wsl.run import fresh_model, inputs_of
 from wsl.run_files import FORMAT, read_config, refuse_other, write_config
 from wsl.run_models import write_models
@@ -30,6 +31,7 @@ from zoo_gen.wording import counted
 
 OF_TOKENS = ("tokenizer", "window", "accumulate_grad_batches", "warmup", "gradient_clip_val", "ema", "validate_every")
 OF_TOKENS += ("validation_batches", "save_every", "cache_mb", "workers", "strategy", "devices", "precision")
+OF_TOKENS += ("rehearsed", "rehearsal")
 """Settings that mean something to models of tokens alone."""
 
 
@@ -45,6 +47,7 @@ def check(config: TrainConfig, zoos: Sequence[Zoo]) -> None:
     instantiate(config.logger)
     if _reads_tokens(config):
         instantiate(config.tokenizer)
+        rehearsal_of(config.rehearsal)
         with torch.device("meta"):  # takes no memory, whatever sizes the card asks for
             instantiate({**config.model, "token_width": 1})
     else:

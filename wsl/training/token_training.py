@@ -49,7 +49,7 @@ def train_on_tokens(
     run = Run(folder, resolved, build_model(resolved, inputs), inputs, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}
     finders = [SideInformation(tokenizer, standardizer, inputs.rehearsal, zoo=one) for one in zoos]
-    learned = _final_first(train_models)[: config.rehearsed] if any(one.images for one in finders) else train_models
+    learned = learned_from(train_models, config.rehearsed) if any(one.images for one in finders) else train_models
     sides = SourceSides(learned, [finders[_zoo_of(source, zoos)] for source in learned])
     rehearsals = sides.find(range(len(learned))) if learned is not train_models else iter(())
     for _ in track(
@@ -99,7 +99,9 @@ def _zoo_of(source: FileSource, zoos: Sequence[Zoo]) -> int:
     return next(number for number, zoo in enumerate(zoos) if source.checkpoint.path.is_relative_to(zoo.path.resolve()))
 
 
-def _final_first(sources: Sequence[FileSource]) -> list[FileSource]:
-    """Returns the final checkpoints, then one of seven of the others, then the next ones of seven, and so on."""
-    others = [source for source in sources if not source.checkpoint.final]
-    return [source for source in sources if source.checkpoint.final] + [one for start in range(7) for one in others[start::7]]
+def learned_from(sources: Sequence[FileSource], count: int) -> list[FileSource]:
+    """Returns some checkpoints: the final ones, evenly where they are too many, then every seventh of the others, and so on."""
+    final, others = ([one for one in sources if one.checkpoint.final is last] for last in (True, False))
+    if len(final) > count:
+        return [final[n * len(final) // count] for n in range(count)]
+    return [*final, *(one for start in range(7) for one in others[start::7])][:count]

@@ -1,6 +1,7 @@
 """Sums of objectives: each term by its name, times its weight."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -8,6 +9,7 @@ from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.training.objectives.objective import Objective
+from zoo_gen.config import instantiate
 from zoo_gen.errors import InputError
 
 
@@ -28,6 +30,12 @@ class Total(Objective):
     def runs_models(self) -> bool:
         """Whether a term that counts runs models."""
         return any(term.runs_models and self.weights[name] != 0 for name, term in self.terms.items())
+
+    @classmethod
+    def imageless(cls, card: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Returns the card of a sum without the terms that run models; None if they are all."""
+        kept = {name: term for name, term in card["terms"].items() if not instantiate(term).runs_models}
+        return {**card, "terms": kept, "weights": {name: card["weights"][name] for name in kept}} if kept else None
 
     def prepare(self, run: Run, sources: Sequence[FileSource]) -> None:
         """Tells the terms."""

@@ -28,7 +28,7 @@ def family(seed: int, *, keep: float, collapse: bool = False) -> DecodedFamily:
     after = np.where(rng.random((5, 400)) < keep, before, rng.integers(0, 5, (5, 400)))
     weights = rng.normal(size=(5, 30))
     decoded = weights.mean(0) + (0.0 if collapse else 1.0) * (weights - weights.mean(0))
-    return DecodedFamily((weights, decoded), (before, after[:1].repeat(5, 0) if collapse else after), labels, 0.2)
+    return DecodedFamily(str(seed), (weights, decoded), (before, after[:1].repeat(5, 0) if collapse else after), labels, 0.2)
 
 
 def test_exact_decoding_retains_all_and_random_predictions_nothing():
@@ -51,12 +51,12 @@ def test_collapse_to_one_model_is_seen_though_accuracy_is_retained():
 def test_models_at_chance_are_counted_and_not_judged():
     bad = family(0, keep=1.0)
     wrong = np.tile((bad.labels + 1) % 5, (5, 1))
-    bad = DecodedFamily(bad.weights, (wrong, wrong), bad.labels, 0.2)
+    bad = DecodedFamily(None, bad.weights, (wrong, wrong), bad.labels, 0.2)
     both = measure([bad, family(1, keep=1.0)])
     assert (both["models"], both["judged"], both["accuracy_retained"]) == (10, 5, 1)
     alone = measure([bad])
     assert alone["accuracy_retained"] is None
-    row = {**alone, "run": "a", "behaviour": False, "refined": False, "compression_ratio": 4.0}
+    row = {**alone, "run": "a", "model": "hyperrep", "behaviour": False, "refined": False, "compression_ratio": 4.0}
     assert "–" in compression_table([row])
 
 

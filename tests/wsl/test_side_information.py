@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def found_by(inputs: TokenInputs, pairs: Sequence[tuple[Checkpoint, Checkpoint]]
     inputs = dataclasses.replace(inputs, **changes)
     root = pairs[0][1].state_dict()
     plan = inputs.tokenizer.plan(pairs[0][0].state_dict(), root=root)
-    every = inputs.side_information.all(plan, [checkpoint.state_dict() for checkpoint, _ in pairs], root)
+    every = inputs.side_information.all(plan, [checkpoint.state_dict() for checkpoint, _ in pairs], [root] * len(pairs))
     return [side.unflatten(1, (len(CHANNELS), WIDTH)) for side in every]
 
 
@@ -113,7 +113,7 @@ def test_bodies_of_checkpoints_are_not_looked_at_and_heads_are(inputs: TokenInpu
     body = body_of(plan)
     crossed = {name: second[name] if name in body else first[name] for name in first}
     garbage = {name: torch.full_like(first[name], torch.nan) if name in body else first[name] for name in first}
-    one, same, blind, other = inputs.side_information.all(plan, [first, crossed, garbage, second], root)
+    one, same, blind, other = inputs.side_information.all(plan, [first, crossed, garbage, second], [root] * 4)
     assert torch.equal(one, same)
     assert torch.equal(one, blind)
     assert torch.equal(one[:, :WIDTH], other[:, :WIDTH])  # the root is the same one
@@ -163,12 +163,12 @@ def test_without_a_root_nothing_is_known(plain: TokenInputs, pairs: list[tuple[C
     rootless = inputs_of(Residual(width=WIDTH, reference="none"), pairs, zoo)
     plan = rootless.tokenizer.plan(weights)
     for given in (None, root):
-        (side,) = rootless.side_information.all(plan, [weights], given)
+        (side,) = rootless.side_information.all(plan, [weights], [given])
         assert side.shape == (plan.n_tokens, len(CHANNELS) * WIDTH)
         assert not side.any()
     plan = plain.tokenizer.plan(weights, root=root)
-    assert not plain.side_information.all(plan, [weights], None)[0].any()
-    assert plain.side_information.all(plan, [weights], root)[0].any()
+    assert not plain.side_information.all(plan, [weights], [None])[0].any()
+    assert plain.side_information.all(plan, [weights], [root])[0].any()
 
 
 def test_models_that_no_stack_runs_are_not_rehearsed(
@@ -194,7 +194,7 @@ def test_models_with_fewer_classes_than_the_images_are_not_rehearsed(
     for more in (0, 1):
         finder = SideInformation(plain.tokenizer, plain.standardizer, RECIPE, zoo=plain.zoo)
         finder.images = ImageSplit(images.pixels, images.labels + more)
-        (side,) = finder.all(plan, [weights], root)
+        (side,) = finder.all(plan, [weights], [root])
         assert side[:, :WIDTH].any()
         assert bool(side[:, WIDTH:].any()) == (more == 0)
 
@@ -212,7 +212,7 @@ def test_many_roots_are_looked_at_by_many_threads(plain: TokenInputs, pairs: lis
     assert finder.roots(plan, weights, roots[-1]) is finder.roots(plan, weights, roots[-1])  # of many checkpoints, one in memory
 
 
-def test_side_information_of_files_is_found_by_plan_and_root_and_kept(plain: TokenInputs, zoo: Zoo):
+def test_side_information_of_files_is_found_by_plan_and_kept(plain: TokenInputs, zoo: Zoo):
     finals = zoo.select(stage="finetune", final=True, optimizer="sgd", learning_rate=3e-2)
     sources = scan(islice(pairs_of(finals), 0, None, 2), plain.tokenizer)
     assert len({source.plan for source in sources}) == 2
@@ -220,13 +220,14 @@ def test_side_information_of_files_is_found_by_plan_and_root_and_kept(plain: Tok
     standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
     finder = SideInformation(plain.tokenizer, standardizer, RECIPE, zoo=zoo)
     sides = SourceSides(sources, [finder] * len(sources))
-    counts = list(sides.find(range(len(sources))))
-    assert counts == sorted(counts)
-    assert counts[-1] == len(sources)
-    assert len(counts) == 6  # a stack of each plan and root
+    stacks = sides.stacks()
+    assert sorted(chain.from_iterable(stacks)) == [*range(len(sources))]
+    assert len(stacks) == 2  # one of each plan, whatever the root
+    for some in stacks:
+        sides.find(some)
     for number, source in enumerate(sources):
         weights, root = source.checkpoint.state_dict(), known(source.root).state_dict()
-        (expected,) = finder.all(source.plan, [weights], root)
+        (expected,) = finder.all(source.plan, [weights], [root])
         torch.testing.assert_close(sides[number][:, : 2 * WIDTH], expected[:, : 2 * WIDTH], atol=1e-4, rtol=1e-3)
         assert sides[number] is sides[number]
     lazily = SourceSides(sources, [finder] * len(sources))

@@ -9,7 +9,7 @@ Zeros stand where a channel is not known: without a root, without images, withou
 have, heads above all. Coding with side information at the decoder: Wyner and Ziv, 1976.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,17 +62,21 @@ class SideInformation:
             self._roots.pop(old, None)  # or another thread has
         return found
 
-    def all(self, plan: Plan, heads: Sequence[State], root: State | None) -> list[Float[Tensor, "T CD"]]:
-        """Returns the side information of checkpoints of one plan and root, of whose weights only the heads are read."""
-        found = [self.roots(plan, weights, root) for weights in heads]
-        if root is None or self.images is None or not self._differs(plan) or plan not in self.architectures:
+    def all(self, plan: Plan, heads: Sequence[State], roots: Sequence[State | None]) -> list[Float[Tensor, "T CD"]]:
+        """Returns the side information of checkpoints of one plan, of whose weights only the heads are read, given their roots."""
+        found = [self.roots(plan, weights, root) for weights, root in zip(heads, roots, strict=True)]
+        known = [root for root in roots if root is not None]
+        if len(known) < len(roots) or self.images is None or not self._differs(plan) or plan not in self.architectures:
             return found
         body = body_of(plan)
-        starts = [{name: root[name] if name in body else tensor for name, tensor in weights.items()} for weights in heads]
+        starts = [
+            {name: root[name] if name in body else tensor for name, tensor in weights.items()}
+            for weights, root in zip(heads, known, strict=True)
+        ]
         fixed = frozenset(starts[0]) - body
         found = [side.clone() for side in found]
         moves = self.rehearsal.changes(self.architectures[plan], starts, fixed, self.images)
-        for side, start, changes in zip(found, starts, moves, strict=True):
+        for side, start, changes, root in zip(found, starts, moves, known, strict=True):
             for channel, change in enumerate(changes, start=1):
                 moved = {name: tensor + change[name] if name in body else tensor for name, tensor in start.items()}
                 side[:, channel * plan.width : (channel + 1) * plan.width] = self._channel(plan, moved, root)
@@ -124,24 +128,23 @@ class SourceSides:
         self._roots: dict[Path, State] = {}
 
     def __getitem__(self, number: int) -> Float[Tensor, "T CD"]:
-        for found in () if number in self._kept else self.find([number]):
-            del found
+        if number not in self._kept:
+            self.find([number])
         return self._kept[number]
 
-    def find(self, numbers: Iterable[int]) -> Iterator[int]:
-        """Finds the side information of some checkpoints, of any plans and roots; yields how many have it, stack by stack."""
-        alike: dict[tuple[Plan, Path | None, int], list[int]] = {}
-        for number in numbers:
-            source = self._sources[number]
-            place = None if source.root is None else source.root.path
-            alike.setdefault((source.plan, place, id(self._finders[number])), []).append(number)
-        for (plan, _, _), every in alike.items():
-            for start in range(0, len(every), AT_ONCE):
-                some = every[start : start + AT_ONCE]
-                heads = [self._sources[number].checkpoint.state_dict() for number in some]
-                found = self._finders[some[0]].all(plan, heads, self._root(self._sources[some[0]]))
-                self._kept.update(zip(some, found, strict=True))
-                yield len(self._kept)
+    def stacks(self) -> list[list[int]]:
+        """Returns the numbers of all checkpoints, by those whose side information is best found together."""
+        alike: dict[tuple[Plan, int], list[int]] = {}
+        for number, source in enumerate(self._sources):
+            alike.setdefault((source.plan, id(self._finders[number])), []).append(number)
+        return [every[start : start + AT_ONCE] for every in alike.values() for start in range(0, len(every), AT_ONCE)]
+
+    def find(self, numbers: Sequence[int]) -> None:
+        """Finds the side information of some checkpoints of one of the `stacks`."""
+        some = [self._sources[number] for number in numbers]
+        heads = [source.checkpoint.state_dict() for source in some]
+        found = self._finders[numbers[0]].all(some[0].plan, heads, [self._root(source) for source in some])
+        self._kept.update(zip(numbers, found, strict=True))
 
     def _root(self, source: FileSource) -> State | None:
         if source.root is None:

@@ -143,7 +143,7 @@ class TokenInputs:
         """Returns weights from latents, laid out as in `tokens` (whose values do not matter), given those of their roots."""
         sides = self.sides(tokens, latents, roots=roots)
         found: list[dict[str, Tensor]] = [{}] * len(tokens)
-        for some in _alike(tokens, roots):
+        for some in _alike(tokens):
             positions = positions_of(tokens[n] for n in some)
             inputs = torch.stack([latents[n] for n in some]), positions, torch.stack([sides[n] for n in some])
             for n, values in zip(some, self._by_window(model, model.decode, *inputs), strict=True):
@@ -155,16 +155,15 @@ class TokenInputs:
     ) -> list[Float[Tensor, "T CD"]]:
         """Returns what a decoder knows beside latents: of rehearsals, by the heads that the latents hold."""
         found: list[Tensor] = [one.new_zeros(len(one), 0) for one in latents]
-        for some in _alike(tokens, roots):
+        for some in _alike(tokens):
             plan, width = tokens[some[0]].plan, latents[some[0]].shape[1]
             if width != plan.width + 1:
                 continue  # latents of another kind of model, which hold no heads
             heads = {n: self._weights(tokens[n], latents[n], roots[n]) for n in some if latents[n].isfinite().all()}
-            found_here = self.side_information.all(plan, [*heads.values()], roots[some[0]]) if heads else []
-            for n, side in zip(heads, found_here, strict=True):
-                found[n] = side
-            for n in set(some) - set(heads):
-                found[n] = torch.zeros(plan.n_tokens, len(CHANNELS) * plan.width)
+            known = self.side_information.all(plan, [*heads.values()], [roots[n] for n in heads]) if heads else []
+            nothing = torch.zeros(plan.n_tokens, len(CHANNELS) * plan.width)
+            for n in some:
+                found[n] = dict(zip(heads, known, strict=True)).get(n, nothing)
         return found
 
     def _weights(self, tokens: Tokens, values: Float[Tensor, "T D+1"], root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -214,12 +213,12 @@ def _groups(tokenizer: Tokenizer, zoo: Zoo) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found))
 
 
-def _alike(tokens: Sequence[Tokens], roots: Sequence[Root]) -> Iterator[list[int]]:
-    """Yields numbers of checkpoints of one plan and root, as many at once as memory is meant for."""
-    alike: dict[tuple[Plan, int], list[int]] = {}
-    for n, (one, root) in enumerate(zip(tokens, roots, strict=True)):
-        alike.setdefault((one.plan, id(root)), []).append(n)
-    for (plan, _), every in alike.items():
+def _alike(tokens: Sequence[Tokens]) -> Iterator[list[int]]:
+    """Yields numbers of checkpoints of one plan, as many at once as memory is meant for."""
+    alike: dict[Plan, list[int]] = {}
+    for n, one in enumerate(tokens):
+        alike.setdefault(one.plan, []).append(n)
+    for plan, every in alike.items():
         step = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // plan.n_weights))
         yield from (every[start : start + step] for start in range(0, len(every), step))
 

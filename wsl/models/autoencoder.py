@@ -56,8 +56,9 @@ class Autoencoder(nn.Module):
         """One vector per checkpoint: sizes and spectrum of its latents, group by group.
 
         The last number of a latent is the log-scale of its group, which the others are multiplied by. For each (block, role) of
-        `groups`: the log-scale, the mean, the log root mean squares of each number and of tokens, the largest first, by octaves, and
-        the largest log singular values (over the root of the tokens' number), none of which the order of tokens can change. F = groups x (Z + 1 + 8 + 16); zeros where a checkpoint has no such group. Non-finite latents give NaN.
+        `groups`: the log-scale, the mean, the log root mean squares of each number and of tokens, the largest first, by octaves,
+        and the largest log singular values (over the root of the tokens' number), none of which the order of tokens can change.
+        F = groups x (Z + 1 + 8 + 16); zeros where a checkpoint has no such group. Non-finite latents give NaN.
         """
         block, role = positions[:, 0], positions[:, 1]
         return torch.cat([_sizes(latents[:, (block == b) & (role == r)]) for b, r in groups], dim=1)

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import track
 
 from wsl.data.pairs import pairs_of, roots_of
-from wsl.data.rehearsal import AT_ONCE
 from wsl.data.side_information import SideInformation, SourceSides
 from wsl.data.sources import FileSource, scan
 from wsl.data.standardizer import Standardizer
@@ -51,16 +50,8 @@ def train_on_tokens(
     finders = [SideInformation(tokenizer, standardizer, inputs.rehearsal, zoo=one) for one in zoos]
     learned = learned_from(train_models, config.rehearsed) if any(one.images for one in finders) else train_models
     sides = SourceSides(learned, [finders[_zoo_of(source, zoos)] for source in learned])
-    rehearsals = sides.find(range(len(learned))) if learned is not train_models else iter(())
-    for _ in track(
-        rehearsals,
-        "rehearsing",
-        total=-(-len(learned) // AT_ONCE),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ):
-        pass
+    if learned is not train_models:
+        _rehearse(sides, console)
     train_windows = Windows(learned, standardizer, cache=config.cache_mb * 10**6, sides=sides, **drawn)
     if not (folder / STATE).is_file():  # a state to resume from has all weights
         with console.status("initializing from the train checkpoints"):
@@ -72,7 +63,12 @@ def train_on_tokens(
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validations = []
     for one, models in zip(zoos, val_models, strict=True):
-        seen, known = run.on(one.path), SourceSides(models, [finders[len(validations)]] * len(models))
+        finder = finders[len(validations)]
+        if finder.images is not None:
+            models = learned_from(models, config.validation_batches * config.batch_size)
+        seen, known = run.on(one.path), SourceSides(models, [finder] * len(models))
+        if finder.images is not None:
+            _rehearse(known, console)
         windows = Windows(models, standardizer, cache=0, sides=known, **drawn)
         validations.append(Validation(seen, _objective(config, seen, models), windows, **sizes))
 
@@ -92,6 +88,12 @@ def _objective(config: TrainConfig, run: Run, models: Sequence[FileSource]) -> O
     objective: Objective = instantiate(config.objective)
     objective.prepare(run, models)
     return objective
+
+
+def _rehearse(sides: SourceSides, console: Console) -> None:
+    """Finds the side information of all checkpoints, with a progress bar."""
+    for some in track(sides.stacks(), "rehearsing", console=console, transient=True, disable=not console.is_terminal):
+        sides.find(some)
 
 
 def _zoo_of(source: FileSource, zoos: Sequence[Zoo]) -> int:

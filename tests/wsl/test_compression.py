@@ -9,7 +9,7 @@ import torch
 
 from tests.wsl.conftest import train_small
 from tests.zoos import known
-from wsl.analyses.compression import DecodedFamily, compress, measure
+from wsl.analyses.compression import DecodedFamily, compress, measure, paired
 from wsl.compression import main
 from wsl.reporting.benchmark_tables import compression_table
 from wsl.run import Run
@@ -46,6 +46,18 @@ def test_collapse_to_one_model_is_seen_though_accuracy_is_retained():
     assert found["accuracy_retained"] > 0.9
     assert found["diversity_weights"] == pytest.approx(0, abs=1e-6)
     assert found["diversity_behaviour"] == 0
+
+
+def test_differences_to_the_linear_code_are_paired_and_their_intervals_are_over_roots():
+    rng = np.random.default_rng(0)
+    other, roots = rng.random(40), [f"root {n}" for n in range(10) for _ in range(4)]
+    mean, low, high = known(paired((other + 0.1).tolist(), other.tolist(), roots))
+    assert (mean, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    shared = np.repeat(rng.normal(size=10), 4)  # of all models of a root
+    mean, low, high = known(paired((other + shared).tolist(), other.tolist(), roots))
+    assert mean == pytest.approx(shared.mean())
+    assert high - low > 2 * 1.96 * shared.std() / 40**0.5  # as of 40 models on their own
+    assert paired([], [], []) is None
 
 
 def test_models_at_chance_are_counted_and_not_judged():
@@ -107,8 +119,8 @@ def test_the_command_writes_rows_and_a_table_and_measures_a_run_once(
         (folder / path.name).write_bytes(path.read_bytes())
     main([str(folder), str(tmp_path), "--out", str(out)])
     rows = json.loads(out.read_text())
-    assert [row["refined"] for row in rows] == [False, True]
-    assert rows[0]["compression_ratio"] == pytest.approx(4, rel=0.01)  # of the tiny run
+    assert [(row["model"], row["refined"]) for row in rows] == [("linear_code", False), ("hyperrep", False), ("hyperrep", True)]
+    assert [row["compression_ratio"] for row in rows] == pytest.approx([4] * 3, rel=0.01)  # of the tiny run
     assert out.with_suffix(".md").read_text() == compression_table(rows)
     monkeypatch.setattr("wsl.analyses.compression.compress", None)
     main([str(folder), "--out", str(out)])

@@ -18,7 +18,7 @@ zeros for the others. Differences to it are paired, with 95 % intervals over roo
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ def linear_code(run: Run) -> Run:
     sources = scan(pairs_of(run.split.train), run.tokenizer)
     windows = Windows(sources, run.standardizer, length=run.inputs.tokens.window, seed=0, cache=0)
     model.linear(TokenStatistics(sources, windows))
-    return Run(run.path, {**run.config, "model_name": "linear_code"}, model, run.inputs, zoo=run.zoo.path)
+    blind = replace(run.inputs.tokens, rehearsal=replace(run.inputs.tokens.rehearsal, steps=0))  # it reads no side information
+    return Run(run.path, {**run.config, "model_name": "linear_code"}, model, blind, zoo=run.zoo.path)
 
 
 def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
@@ -168,8 +169,10 @@ def rows_of(folder: Path, *, refinement: Refine) -> list[dict[str, Any]]:
     return rows
 
 
-def paired(one: Sequence[float], other: Sequence[float], roots: Sequence[str | None]) -> list[float]:
-    """Returns the mean difference of two scores of the same models, and its 95 % interval by a bootstrap of roots."""
+def paired(one: Sequence[float], other: Sequence[float], roots: Sequence[str | None]) -> list[float] | None:
+    """Returns the mean difference of two scores of the same models, and its 95 % interval by a bootstrap of roots; None of none."""
+    if not len(one):
+        return None
     difference, (_, family) = np.array(one) - np.array(other), np.unique([str(root) for root in roots], return_inverse=True)
     sums, sizes = (np.bincount(family, weights=values) for values in (difference, np.ones_like(difference)))
     drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=BOOTSTRAPS)

@@ -126,7 +126,7 @@ def compression_table(rows: Rows) -> str:
     ):
         about = [row["run"], f"`{row['model']}`", *("yes" if row[key] else "no" for key in ("behaviour", "refined"))]
         retained = [number(row["accuracy_retained"], 3), ", ".join(number(row[key], 3) for key in quartiles)]
-        mean, low, high = row.get("minus_linear_code", (None, None, None))
+        mean, low, high = row.get("minus_linear_code") or (None, None, None)
         difference = "" if mean is None else f"{signed(mean)} [{signed(low)}, {signed(high)}]"
         about += [number(row["compression_ratio"])]
         lines.append([*about, *retained, difference, *(number(row[key], 3) for key in figures)])

@@ -8,6 +8,7 @@ latent. Bandwidth :math:`h = 0` gives the decoded anchors themselves, and a larg
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from wsl.generators.family import Family, FamilySampler, Sample, draw_families
 
@@ -27,11 +28,14 @@ class KDE(FamilySampler):
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models: anchor, noise, decoder."""
         drawn = [(family, self._latents(family, rng)) for family in draw_families(self.families, n, rng)]
-        decoded = {
-            id(family): iter(family.decode(np.stack([latents for other, latents in drawn if other is family])))
-            for family in {id(family): family for family, _ in drawn}.values()
-        }
-        return [(family, next(decoded[id(family)])) for family, _ in drawn]
+        found: list[dict[str, Tensor]] = [{}] * n
+        for family in {id(family): family for family, _ in drawn}.values():
+            own = [number for number, (other, _) in enumerate(drawn) if other is family]
+            points, places = np.unique(np.stack([drawn[number][1] for number in own]), axis=0, return_inverse=True)
+            decoded = family.decode(points)  # equal latents once, as without a bandwidth most are
+            for number, place in zip(own, places.reshape(-1), strict=True):
+                found[number] = {name: tensor.clone() for name, tensor in decoded[place].items()}
+        return [(family, weights) for (family, _), weights in zip(drawn, found, strict=True)]
 
     def _latents(self, family: Family, rng: np.random.Generator) -> np.ndarray:
         anchors = family.latents[family.anchors(self.anchors)]

@@ -116,8 +116,8 @@ class Field:
         standardizer = Standardizer.fit((source.plan, source.sums) for source in sources)
         start = time.process_time()
         sides = SourceSides(files, [SideInformation(tokenizer, standardizer, rehearsal, zoo=None)] * len(files))
-        for _ in sides.find(range(len(files))):
-            pass
+        for some in sides.stacks():
+            sides.find(some)
         return Prepared(tokenizer, standardizer, files, sources, sides, seconds + time.process_time() - start)
 
     def ours(self, name: str, *, rate: float) -> Contestant:

@@ -198,7 +198,10 @@ def test_inputs_of_a_hyper_representation_are_pooled_as_latents_are_and_fitted_t
         here = (positions[:, :2] == group).all(dim=1)
         found = table.iloc[0].filter(regex=rf"^{'tail' if block == tail else block}\.{ROLES[role]}/")
         assert len(found) > 0
-        np.testing.assert_allclose(found[: values.shape[1]], values[here].mean(dim=0), rtol=1e-5, atol=1e-6)
+        scale, directions = values[here][0, -1].numpy(), values[here][:, :-1].numpy()
+        np.testing.assert_allclose(found.iloc[:2], [scale, directions.mean() * np.exp(scale)], rtol=1e-4, atol=1e-5)
+        sizes = np.sqrt((directions**2).mean(axis=0)) * np.exp(scale)
+        np.testing.assert_allclose(np.exp(found.iloc[2 : 2 + len(sizes)]), np.maximum(sizes, 1e-4), rtol=1e-3)
 
 
 def test_spectra_are_singular_values_and_norms():

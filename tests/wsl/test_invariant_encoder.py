@@ -260,6 +260,6 @@ def test_a_run_of_an_older_format_is_refused_by_one_clear_error(tiny_encoder: Ru
     for text, found in (("\n".join(lines), "format 1"), ("\n".join([*lines, "format: 99"]), "format 99")):
         config.write_text(text)
         with pytest.raises(
-            InputError, match=rf"config.yaml is of {found}, and this version .* reads format 2 alone; delete .* train"
+            InputError, match=rf"config.yaml is of {found}, and this version .* reads format 3 alone; delete .* train"
         ):
             Run.open(folder)

@@ -69,7 +69,7 @@ def test_wandb_is_told_the_run_and_its_scalars(tiny_zoo: Path, tmp_path: Path, m
     options = fake.told[0][1]
     assert options["mode"] == "offline"
     assert options["name"] == "run"
-    assert options["config"]["model"]["latent"] == 8
+    assert options["config"]["model"]["compression_ratio"] == 4
     first = lines(run.path)[0]
     step, scalars = fake.told[1][1]
     assert (step, scalars["train/loss"]) == (1, first["loss"])

@@ -181,9 +181,9 @@ def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path, c
         (["model.places=1"], "model.places at least 2"),
         (["rehearsed=0"], "rehearsed must be at least 1"),
         (["rehearsal.steps=-1"], "rehearsal.steps must be at least 0"),
-        (["rehearsal.steps=1.5"], "the whole numbers steps and batch_size"),
-        (["rehearsal.sgd=much"], "rehearsal needs the whole numbers"),
-        (["+rehearsal.adam=1"], "rehearsal needs the whole numbers"),
+        (["rehearsal.steps=1.5"], "steps and batch_size are whole numbers"),
+        (["rehearsal.sgd=much"], "rehearsal needs the numbers"),
+        (["+rehearsal.adam=1"], "rehearsal needs the numbers"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing_behind(

@@ -75,7 +75,7 @@ def test_a_selection_by_a_function_or_an_unknown_column_is_refused(zoo: Zoo) -> 
 @pytest.mark.parametrize(
     ("conditions", "message"),
     [
-        ({"learning_rate": 123}, r"no checkpoint of zoo .* has learning_rate 123; values are 0.0001, 0.001, 0.003"),
+        ({"learning_rate": 123}, r"no checkpoint of zoo .* has learning_rate 123; values are 0.0001, 0.003, 0.006, 0.03"),
         ({"optimizer": "SGD"}, r"has optimizer 'SGD'; values are 'adamw', 'sgd'"),
         ({"epoch": "1"}, r"has epoch '1'; values are 1, 2"),
         ({"stage": "finetuned"}, r"has stage 'finetuned'; values are 'finetune', 'pretrain'"),

@@ -20,6 +20,7 @@ from wsl.data.sources import Source
 from wsl.data.standardizer import Moments
 from wsl.data.windows import Batch
 from wsl.layout.slots import ROLES
+from wsl.models.autoencoder import Autoencoder
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
 from wsl.tokenizers.window import Sums, Window
@@ -84,7 +85,7 @@ class LayerStandardizer:
         return self._laid_out[id(plan)][1:]
 
 
-class RowsAutoencoder(nn.Module):
+class RowsAutoencoder(Autoencoder):
     """A transformer autoencoder of padded rows of D weights, with latents of Z numbers, and `depth` blocks on either side."""
 
     def __init__(self, *, token_width: int, latent: int, width: int, layers: int, places: int, heads: int, depth: int):
@@ -110,36 +111,14 @@ class RowsAutoencoder(nn.Module):
         return self.latent * len(positions)
 
     def encode(
-        self,
-        values: Float[Tensor, "B T D+1"],
-        mask: Bool[Tensor, "B T D+1"],
-        positions: Int[Tensor, "B T P"],
-        side: Float[Tensor, "B T CD"],
-        total: Int[Tensor, " B"],
+        self, values: Float[Tensor, "B T D+1"], mask: Bool[Tensor, "B T D+1"], positions: Int[Tensor, "B T P"], *_: Tensor
     ) -> Float[Tensor, "B T Z"]:
-        """Latents of windows without padded tokens; the last coordinate and the side information are not read."""
+        """Latents of windows without padded tokens; the last coordinate and what is known beside tokens are not read."""
         return self.bottleneck(self.encoder(self.project(values[..., :-1]) + self._positions(positions)))
 
-    def decode(
-        self,
-        latents: Float[Tensor, "B T Z"],
-        positions: Int[Tensor, "B T P"],
-        side: Float[Tensor, "B T CD"],
-        total: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B T D"]:
+    def decode(self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "B T P"], *_: Tensor) -> Float[Tensor, "B T D"]:
         """Rows from latents and the positions they are for."""
         return self.unproject(self.decoder(self.expand(latents) + self._positions(positions)))
-
-    def forward(
-        self,
-        values: Float[Tensor, "B T D+1"],
-        mask: Bool[Tensor, "B T D+1"],
-        positions: Int[Tensor, "B T P"],
-        side: Float[Tensor, "B T CD"],
-        total: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B T D"]:
-        """Reconstruction: `decode(encode(...))`."""
-        return self.decode(self.encode(values, mask, positions, side, total), positions, side, total)
 
     def _positions(self, positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T M"]:
         block, role, index = positions.unbind(-1)

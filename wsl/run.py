@@ -263,7 +263,7 @@ class Run:
         *,
         roots: Sequence[Mapping[str, Tensor] | None],
     ) -> list[dict[str, Tensor]]:
-        """Returns what `decode` does of many latents, in stacks of those whose root is the same object."""
+        """Returns what `decode` does of many latents; rehearsals of models of one shape run in stacks."""
         return self.decoding.decode(self.model, tokens, latents, roots=roots)
 
     @cached_property

@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import timm
 import torch
 
 from tests.commands import call, refused
 from tests.forms import write_forms, write_lora, write_transformers
-from tests.zoo_gen.test_own_images import NAMES, write, write_table
 from tests.zoos import SMALL, tuned
 from zoo_gen import Zoo
 from zoo_gen.adopt import main
@@ -336,175 +334,6 @@ def test_folders_of_a_trainer_are_epochs_of_one_model(tmp_path: Path):
     assert list(zoo.frame["epoch"]) == [1, 2, 3]
     assert not left_out(zoo)
     assert zoo[2].architecture["architecture"] == "vit_norm_eps"
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl"])
-def test_tables_of_every_kind_say_the_same(suffix: str, tmp_path: Path):
-    rows = [
-        {"name": "m1", "score": 1.5, "team": "a", "lucky": True, "when": "2026-01-01"},
-        {"name": "m2.safetensors", "score": None},
-    ]
-    frame, table = pd.DataFrame(rows), tmp_path / f"table{suffix}"
-    match suffix:
-        case ".parquet":
-            frame.to_parquet(table)
-        case ".jsonl":
-            table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case _:
-            frame.to_csv(table, index=False, sep="\t" if suffix == ".tsv" else ",")
-    zoo = adopted(small(tmp_path / "mine", 1, 2), f"metrics={table}")
-    first, second = zoo.select(model="m1")[0].columns, zoo.select(model="m2")[0].columns
-    assert first == {"score": 1.5, "team": "a", "lucky": "True", "when": "2026-01-01"}
-    assert set(second.values()) == {None}
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"name": ["m1"], "sha256": ["x"]}, "has a column 'sha256', which is one of the format's own; rename it"),
-        ({"name": ["m1"], "path": ["x"]}, "has a column 'path', which is one of the format's own; rename it"),
-        ({"who": ["m1"]}, "has none of the columns file, path, model, name"),
-        ({"name": ["m9"]}, "no name of"),
-    ],
-)
-def test_a_table_that_cannot_be_used_is_one_error(columns: dict[str, list[str]], message: str, tmp_path: Path):
-    pd.DataFrame(columns).to_csv(tmp_path / "table.csv", index=False)
-    place = small(tmp_path / "mine", 1)
-    assert message in refused(main, f"folder={place}", f"path={tmp_path / 'zoo'}", f"metrics={tmp_path / 'table.csv'}")
-    assert not (tmp_path / "zoo").exists()
-
-
-def test_a_table_gives_epochs_models_and_rows_of_single_checkpoints(tmp_path: Path):
-    rows = [
-        {"file": f"m{number}", "model": "mine", "epoch": number, "test_loss": 1 / number, "score": number} for number in (1, 2, 3)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
-    zoo = adopted(small(tmp_path / "mine", 1, 2, 3), f"metrics={tmp_path / 'table.csv'}")
-    assert list(zoo.frame["model"].unique()) == ["mine"]
-    assert [(one.epoch, one.columns["score"]) for one in zoo] == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert list(zoo.frame["test_loss"]) == pytest.approx([1, 1 / 2, 1 / 3])
-
-
-@pytest.mark.parametrize(
-    ("rows", "column"),
-    [
-        ([{"name": "m1", "score": 1.5}, {"name": "m1.safetensors", "score": 2.5}], "score of m1 is 1.5 in row 1 and 2.5 in row 2"),
-        ([{"name": "m1", "test_accuracy": 0.5}, {"name": "m1", "test_accuracy": 0.75}], "test_accuracy of m1 is 0.5"),
-        ([{"name": "m1", "learning_rate": 0.1}, {"name": "m1", "learning_rate": 0.2}], "learning_rate of m1 is 0.1"),
-        ([{"name": "m1", "root": "m2"}, {"name": "m1", "root": "m3"}], "root of m1 is 'm2' in row 1 and 'm3' in row 2"),
-        ([{"name": "m1", "epoch": 1}, {"name": "m1", "epoch": 2}], "keep the row of the epoch that the file is of"),
-        ([{"name": "m1", "model": "a"}, {"name": "m1", "model": "b"}], "model of m1"),
-        ([{"name": "run", "test_loss": 1}, {"name": "run", "epoch": 2, "test_loss": 2}], "test_loss of run (epoch 2) is 1.0"),
-        ([{"name": "run", "epoch": 1, "team": "a"}, {"name": "run", "epoch": 1, "team": "b"}], "team of run (epoch 1) is 'a'"),
-    ],
-)
-def test_rows_that_contradict_each_other_are_refused(rows: list[dict[str, object]], column: str, tmp_path: Path):
-    place = small(tmp_path / "mine", 1, 2, 3)
-    for epoch in (1, 2):
-        (place / "run").mkdir(exist_ok=True)
-        write_weights(place / "run" / f"epoch_{epoch}.safetensors", tuned(initialize(SMALL, 0), 3 + epoch))
-    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
-    message = refused(main, f"folder={place}", f"path={tmp_path / 'zoo'}", f"metrics={tmp_path / 'table.csv'}")
-    assert "two rows of the table contradict each other" in message
-    assert column in message
-    assert not (tmp_path / "zoo").exists()
-    pd.DataFrame([rows[0], rows[0]]).to_csv(tmp_path / "table.csv", index=False)
-    assert adopted(place, f"metrics={tmp_path / 'table.csv'}")  # equal rows may stand there twice
-
-
-def test_of_a_log_of_all_epochs_the_row_of_the_file_counts(tmp_path: Path):
-    place = tmp_path / "mine" / "run"
-    place.mkdir(parents=True)
-    write_weights(place / "epoch_2.safetensors", tuned(initialize(SMALL, 0), 1))
-    rows = [{"name": "run", "epoch": epoch, "test_loss": 1 / epoch} for epoch in (1, 2, 3)]
-    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
-    zoo = adopted(tmp_path / "mine", f"metrics={tmp_path / 'table.csv'}")
-    assert zoo[0].results["test_loss"] == pytest.approx(0.5)
-    assert sorted(left_out(zoo)) == ["table, row 1", "table, row 3"]
-
-
-def test_parents_of_a_table_lead_to_roots_and_circles_to_none(tmp_path: Path):
-    parents = {"m1": None, "m2": "m1", "m3": "m2", "m4": "m5", "m5": "m4"}
-    pd.DataFrame({"name": parents.keys(), "parent": parents.values()}).to_csv(tmp_path / "table.csv", index=False)
-    zoo = adopted(small(tmp_path / "mine", 1, 2, 3, 4, 5), f"metrics={tmp_path / 'table.csv'}")
-    found = {one.model: (one.root, one.parent, one.stage) for one in zoo}
-    assert found["m1"] == ("m1", None, "pretrain")
-    assert found["m3"] == ("m1", "m2", "finetune")
-    assert found["m4"] == (None, None, "finetune")
-    assert "in a circle" in left_out(zoo)["m4"]
-
-
-def test_a_root_that_is_not_in_the_folder_is_not_known_and_said(tmp_path: Path):
-    pd.DataFrame({"name": ["m1", "m2"], "root": "timm/vit_base_patch16_224"}).to_csv(tmp_path / "table.csv", index=False)
-    zoo = adopted(small(tmp_path / "mine", 1, 2), f"metrics={tmp_path / 'table.csv'}")
-    assert zoo.frame["root"].isna().all()
-    assert "the root of 2 models, is not in the folder" in left_out(zoo)["m1.safetensors"]
-
-
-def test_measured_models_have_the_results_of_a_zoo_that_was_made_here(tiny_zoo: Path, tmp_path: Path):
-    whole = Zoo.open(tiny_zoo)
-    models = [one.model for one in whole.select(stage="finetune", final=True, status="ok")][:4]
-    for model in models:
-        (tmp_path / "mine").mkdir(exist_ok=True)
-        (tmp_path / "mine" / model).symlink_to(tiny_zoo / "models" / model)
-    card = tmp_path / "images.yaml"
-    card.write_text(json.dumps(whole.image_card("finetune")))
-    zoo = adopted(tmp_path / "mine", f"images={card}")
-    there = {(one.model, one.epoch): one.results for one in whole.select(model=models)}
-    assert {(one.model, one.epoch) for one in zoo} == there.keys()
-    for one in zoo:
-        for name in ("val_loss", "test_loss", "val_accuracy", "test_accuracy"):
-            assert one.results[name] == pytest.approx(there[one.model, one.epoch][name], abs=1e-5)
-    assert zoo.images("finetune").num_classes == 5
-
-
-def test_models_that_do_not_take_the_images_are_said_and_stay(tmp_path: Path):
-    zoo = adopted(small(tmp_path / "mine", 1), f"architecture={card(tmp_path)}", "images=digits_0_to_4")
-    assert "it has 3 classes, the images have 5" in left_out(zoo)["m1"]
-    assert zoo.frame["test_accuracy"].isna().all()
-
-
-@pytest.mark.parametrize("kind", ["folder", "Parquet file"])
-def test_a_folder_or_parquet_file_is_what_models_are_measured_on_as_they_take_it(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    is_folder = kind == "folder"
-    images = write(tmp_path / "pets", 20, side=9) if is_folder else write_table(tmp_path / "pets.parquet", 20, names=NAMES)
-    place, architecture = small(tmp_path / "mine", 1, 2), f"architecture={card(tmp_path)}"
-    call(main, f"folder={place}", f"path={tmp_path / 'usual'}", architecture, f"images={images}")
-    assert "8 x 8 pixels; labels 0 cat, 1 dog, 2 fox" in capsys.readouterr().out
-    call(main, f"folder={place}", f"path={tmp_path / 'other'}", architecture, f"images={images}", "classes=[fox,cat,dog]")
-    assert "labels 0 fox, 1 cat, 2 dog" in capsys.readouterr().out
-    usual, other = (Zoo.open(tmp_path / name) for name in ("usual", "other"))
-    assert not left_out(usual)
-    told = usual.image_card("finetune")
-    assert (told["size"], told["mean"], told["std"], told["images"]) == (8, [0.5], [0.5], [42, 6, 12])
-    test = usual.images("finetune").test
-    for one in usual:
-        outputs = one.build()(torch.cat(list(test.batches([torch.arange(len(test))])))).detach()
-        assert one.results["test_accuracy"] == pytest.approx(float((outputs.argmax(1) == test.labels).float().mean()))
-        assert one.results["test_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, test.labels)), rel=1e-4)
-    assert other.frame["test_loss"].to_numpy() != pytest.approx(usual.frame["test_loss"].to_numpy(), rel=1e-4)
-
-
-def test_models_whose_config_tells_no_mean_are_measured_by_that_of_the_images(tmp_path: Path):
-    place = tmp_path / "mine"
-    place.mkdir()
-    torch.save(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3).state_dict(), place / "a.pt")
-    images = write(tmp_path / "pets", 10, side=40)
-    zoo = adopted(place, "architecture=vit_tiny_patch16_224", f"images={images}")
-    told = zoo.image_card("finetune")
-    assert told["size"] == 32
-    assert len(told["mean"]) == 3
-    assert 0 < told["mean"][0] < 1
-    assert zoo[0].results["test_loss"] is not None
-
-
-def test_images_that_are_not_there_and_classes_without_images_are_one_error(tmp_path: Path):
-    arguments = (f"folder={small(tmp_path / 'mine', 1)}", f"path={tmp_path / 'zoo'}")
-    assert "there are no images at nowhere; name a folder, a Parquet file" in refused(main, *arguments, "images=nowhere")
-    assert "classes= goes with images=" in refused(main, *arguments, "classes=[a,b]")
-    assert "write it into a.yaml" in refused(main, *arguments, "images=a.yaml", "classes=[a,b]")
 
 
 def test_weights_are_copied_by_copy_true(tmp_path: Path):

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wsl.analyses.copies import apart
 from wsl.analyses.fingerprints import ends
 from wsl.analyses.models import layout_for
+from wsl.analyses.rounding import apart
 from wsl.data.stacks import changes
 from wsl.run import Run
 from wsl.symmetry.alignment import align

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wsl.data.pairs import roots_by_checkpoint
 from wsl.data.sources import FileSource
+from wsl.data.token_statistics import encoded
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.tokenizers.window import padded
@@ -49,8 +50,7 @@ class Refinement:
         objective = Behaviour(images=self.images)
         objective.prepare(run, sources)
         roots = roots_by_checkpoint(run.zoo, checkpoints)
-        tokens = [source.tokenizer.encode(c.state_dict(), root=r) for source, c, r in zip(sources, checkpoints, roots, strict=True)]
-        sides = run.decoding.sides(tokens, latents, roots=roots)
+        sides = run.decoding.sides([encoded(source) for source in sources], latents, roots=roots)
         found: list[Tensor] = []
         for first in range(0, len(sources), self.batch_size):
             some, before = sources[first : first + self.batch_size], latents[first : first + self.batch_size]

@@ -62,8 +62,7 @@ def train_on_tokens(
     fabric.barrier()
     sizes = {"batches": config.validation_batches, "batch_size": config.batch_size}
     validations = []
-    for one, models in zip(zoos, val_models, strict=True):
-        finder = finders[len(validations)]
+    for one, models, finder in zip(zoos, val_models, finders, strict=True):
         if finder.images is not None:
             models = learned_from(models, config.validation_batches * config.batch_size)
         seen, known = run.on(one.path), SourceSides(models, [finder] * len(models))

@@ -59,7 +59,7 @@ OURS = {"ours": True, "ours_random": False}
 RIVALS = {"rows": ("none", "weights"), "rows_root": ("root", "changes")}
 """The rivals, the reference of their tokens, and the error that each trains on."""
 
-SETTINGS = ("objective=reconstruction", "rehearsal.steps=0")
+SETTINGS = ("objective=reconstruction", "rehearsal.steps=0", "window=448")
 """Settings of `wsl.train` that all sides have."""
 
 EQUAL = 0.02

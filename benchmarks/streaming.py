@@ -67,7 +67,7 @@ def stream(folder: Path, copies: int, config: dict[str, Any]) -> Windows:
 
 def measure_memory(folder: Path, copies: int) -> dict[str, float]:
     """Peak memory of a scan, a fit and some batches; windows per second."""
-    config = compose("train")
+    config = compose("train", ["window=448"])
     build(ARCHITECTURES["digits"])  # what is imported late
     _ = stream(folder, 1, config)[0]
     before = peak(reset=True)
@@ -81,7 +81,7 @@ def measure_memory(folder: Path, copies: int) -> dict[str, float]:
 
 def measure_wait(folder: Path, copies: int) -> dict[str, float]:
     """Share of the default training's time that it waits for data, over all steps but the first."""
-    config = compose("train")
+    config = compose("train", ["window=448"])
     model, objective = instantiate({**config["model"], "token_width": TOKENIZER.width + 1}), instantiate(config["objective"])
     optimizer = torch.optim.AdamW(parameter_groups(model, config["weight_decay"]), lr=1e-4)
     windows = stream(folder, copies, config)

@@ -31,7 +31,7 @@ CHECKPOINTS, PAIRED = 16, 250
 def main() -> None:
     """Prints the costs."""
     torch.set_num_threads(1)
-    zoo, config = Zoo.open(Path(sys.argv[1])), compose("train")
+    zoo, config = Zoo.open(Path(sys.argv[1])), compose("train", ["window=448"])
     chosen = list(zoo.select(stage="finetune", final=True, status="ok", head="linear"))
     layout = layout_of(chosen[0].build())
     batch = [one.state_dict() for one in chosen[:CHECKPOINTS]]

@@ -20,7 +20,7 @@ import wsl.report
 import wsl.train
 from tests.commands import call, refused
 from tests.wsl.conftest import SMALL, train_small
-from tests.zoos import adopted_zoo
+from tests.zoos import adopted_zoo, known
 from wsl.data.logits import lack_to_run
 from wsl.data.pairs import pairs_of, rootless
 from wsl.probes.targets import own_targets, targets_of
@@ -101,6 +101,27 @@ def test_terms_that_run_models_are_left_out_without_images_unless_the_command_li
     card = with_images.objective
     alone = {**card, "terms": {"behaviour": card["terms"]["behaviour"]}, "weights": {"behaviour": 1.0}}
     assert Total.imageless(alone) is None
+
+
+def test_a_window_holds_the_longest_model_and_predictions_are_left_out_where_it_cannot(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+):
+    zoo = Zoo.open(tiny_zoo)
+    config, notes = adapted(config_of(zoo), [zoo])
+    tokenizer, children = instantiate(config.tokenizer), zoo.select(stage="finetune", final=True)
+    lengths = {tokenizer.plan(one.state_dict(), root=known(zoo.root(one)).state_dict()).n_tokens for one in children}
+    assert len(lengths) > 1
+    assert (config.window, notes) == (max(lengths), [])
+    assert "behaviour" in config.objective["terms"]
+    longer, notes = adapted(config_of(zoo, "window=4000"), [zoo])
+    assert (longer.window, notes) == (4000, [])
+    monkeypatch.setattr("wsl.training.adaptation.WHOLE", 64)
+    short, notes = adapted(config_of(zoo), [zoo])
+    assert (short.window, short.objective["terms"].keys()) == (64, {"reconstruction"})
+    assert notes == [f"models have up to {max(lengths)} tokens, where a window holds 64: the objective is without predictions"]
+    for given in ("objective=behaviour", "objective.weights.behaviour=50"):
+        with pytest.raises(InputError, match=f"set window={max(lengths)}, or leave objective out"):
+            adapted(config_of(zoo, given), [zoo])
 
 
 def test_a_tokenizer_that_is_nothing_without_a_root_gives_way_to_another(strays: Zoo, rooted: Zoo):

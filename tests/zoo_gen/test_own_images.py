@@ -178,6 +178,17 @@ def test_parquet_files_are_split_by_their_names_and_labels_may_begin_at_one(tmp_
     assert sorted(set(instantiate(card).train.labels.tolist())) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", ["folder", "Parquet file"])
+def test_a_zoo_opens_its_images_from_any_folder_however_they_were_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write(tmp_path / "pets", 10) if kind == "folder" else write_table(tmp_path / "pets.parquet", 10)
+    monkeypatch.chdir(tmp_path)
+    card = card_of(place.name)
+    monkeypatch.chdir("/")
+    assert len(instantiate(card).train) == 21
+
+
 def test_a_hub_data_set_is_looked_at_where_it_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table(tmp_path / "data" / "train.parquet", 10)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))

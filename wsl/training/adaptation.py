@@ -2,21 +2,27 @@
 
 - Some models have no known root: tokens are of the weights themselves, of all models, as differences would be of some alone.
 - No model has one: an invariant encoder reads no changes since the root, and forecasts none.
-- Models cannot be run on images: an objective leaves out its terms of predictions where it has others. Terms that the command
-  line names are refused instead.
+- Models cannot be run on images, or are longer than a window: an objective leaves out its terms of predictions where it has others.
+  Terms that the command line names are refused instead.
+- No window is given: it holds the longest model, up to `WHOLE` tokens.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from wsl.data.logits import lack_to_run
-from wsl.data.pairs import rootless, roots_of
+from wsl.data.pairs import root_weights, rootless, roots_of
+from wsl.data.stacks import shape_key
 from wsl.run import inputs_of
+from wsl.tokenizers.tokens import Tokenizer
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate, resolve
 from zoo_gen.wording import counted
+
+WHOLE = 4096
+"""Tokens of a window at most, where none is given: windows hold whole models where these are no longer."""
 
 Card = Mapping[str, Any]
 
@@ -34,8 +40,25 @@ def adapted(config: TrainConfig, zoos: Sequence[Zoo]) -> tuple[TrainConfig, list
             config, notes, f"{unknown} of {counted(every, 'model')} without a known root", any(map(roots_of, zoos))
         )
     if lack := next(filter(None, map(lack_to_run, zoos)), ""):
-        config = _without_images(config, notes, lack)
+        config = _without_images(config, notes, lack, "it needs a zoo with images and models that timm builds; leave objective out")
+    if config.tokenizer is not None and inputs_of(config.model).reads == "tokens":
+        longest = longest_of(zoos, instantiate(config.tokenizer))
+        config = replace(config, window=min(longest, WHOLE) if config.window is None else config.window)
+        if longest > cast(int, config.window):
+            lack = f"models have up to {longest} tokens, where a window holds {config.window}"
+            config = _without_images(config, notes, lack, f"set window={longest}, or leave objective out")
     return config, notes
+
+
+def longest_of(zoos: Sequence[Zoo], tokenizer: Tokenizer) -> int:
+    """Returns how many tokens the longest fine-tuned model of some zoos has."""
+    found = 1
+    for zoo in zoos:
+        shapes = {shape_key(checkpoint): checkpoint for checkpoint in zoo.select(stage="finetune", final=True)}
+        for checkpoint in shapes.values():
+            plan = tokenizer.plan(checkpoint.state_dict(), root=root_weights(zoo, checkpoint))
+            found = max(found, plan.n_tokens)
+    return found
 
 
 def _without_roots(config: TrainConfig, notes: list[str], why: str, some_are_known: bool) -> TrainConfig:
@@ -54,17 +77,14 @@ def _without_roots(config: TrainConfig, notes: list[str], why: str, some_are_kno
     return replace(config, model=model, objective=_kept(config.objective, objective, _given(config, "objective")))
 
 
-def _without_images(config: TrainConfig, notes: list[str], lack: str) -> TrainConfig:
+def _without_images(config: TrainConfig, notes: list[str], lack: str, advice: str) -> TrainConfig:
     if not instantiate(config.objective).runs_models:
         return config
     card = _class(config.objective).imageless(config.objective)
     given = _given(config, "objective")
     chosen = any(text.startswith("objective=") for text in config.given)
     if card is None or chosen or any(_value(card, key) != _value(config.objective, key) for key in given):
-        raise InputError(
-            f"objective {_name(config.objective)} runs models on images, and {lack}; it needs a zoo with images and models that "
-            "timm builds; leave objective out"
-        )
+        raise InputError(f"objective {_name(config.objective)} runs models on images, and {lack}; {advice}")
     notes.append(f"{lack}: the objective is without predictions")
     return replace(config, objective=dict(card))
 

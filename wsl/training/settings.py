@@ -7,7 +7,7 @@ from typing import Any
 from wsl.training.strategies import Hardware
 from zoo_gen import InputError
 
-AT_LEAST_ONE = ("steps", "batch_size", "accumulate_grad_batches", "window", "log_every", "validate_every", "validation_batches")
+AT_LEAST_ONE = ("steps", "batch_size", "accumulate_grad_batches", "log_every", "validate_every", "validation_batches")
 AT_LEAST_ONE += ("save_every", "devices", "threads", "rehearsed")
 AT_LEAST_ZERO = ("fold", "seed", "warmup", "weight_decay", "cache_mb", "workers")
 
@@ -28,7 +28,7 @@ class TrainConfig:
     objective: dict[str, Any]
     strategy: dict[str, Any]
     logger: dict[str, Any]
-    window: int
+    window: int | None
     steps: int
     batch_size: int
     accumulate_grad_batches: int
@@ -57,6 +57,8 @@ class TrainConfig:
             for name in names:
                 if not getattr(self, name) >= least:
                     raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.window is not None and self.window < 1:
+            raise InputError(f"window must be at least 1, or null, not {self.window}")
         for name in ("learning_rate", "gradient_clip_val"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be more than 0 and finite, not {getattr(self, name)}")

@@ -44,6 +44,7 @@ def train_on_tokens(
         train_models = scan(chain.from_iterable(pairs_of(split.train) for split in splits), tokenizer)
         val_models = [scan(pairs_of(split.val), tokenizer) for split in splits]
     standardizer = Standardizer.fit((model.plan, model.sums) for model in train_models)
+    assert config.window is not None  # adapted settings have one
     inputs = TokenInputs(tokenizer, standardizer, config.window, rehearsal_of(config.rehearsal))
     run = Run(folder, resolved, build_model(resolved, inputs), inputs, zoo=places[0])
     drawn = {"length": config.window, "seed": config.seed}

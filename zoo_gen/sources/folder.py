@@ -1,5 +1,6 @@
 """Image folders: one folder per class, as ImageNet is laid out (`train/n01440764/*.JPEG`)."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def find_in_folder(path: str) -> Found:
         )
     names, training, *others = _splits(Path(path), train, val, test)
     assert training is not None
-    card = {"_target_": "zoo_gen.sources.folder.folder", "path": path, "train": train, "val": val, "test": test}
+    card = {"_target_": "zoo_gen.sources.folder.folder", "path": os.path.abspath(path), "train": train, "val": val, "test": test}
     return Found(card, names, training[1], *(None if part is None else part[1] for part in others))
 
 

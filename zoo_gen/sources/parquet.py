@@ -84,7 +84,7 @@ def find_in_parquet(source: str) -> Found:
     patterns = [_pattern(place, part) if part else None for part in (train, val, test)]
     card = {
         "_target_": "zoo_gen.sources.parquet.parquet",
-        "source": str(place) if given.exists() else source,
+        "source": os.path.abspath(place) if given.exists() else source,
         **dict(zip(("train", "val", "test"), patterns, strict=True)),
         "image": image,
         "label": label,

@@ -58,24 +58,27 @@ def error(values: Tensor) -> float:
     return float(test[dropped].sum() / test.sum())
 
 
-def test_a_quarter_of_the_numbers_has_more_of_a_change_than_in_a_random_frame(tiny_zoo: Path, tokenizer: FisherBasis):
+def test_a_quarter_of_the_numbers_has_more_of_a_change_than_in_a_random_frame(
+    tiny_zoo: Path, tokenizer: FisherBasis, monkeypatch: pytest.MonkeyPatch
+):
     zoo = Zoo.open(tiny_zoo).select(stage="finetune", root="supervised_0", head="linear")
     pairs = list(pairs_of(zoo))
-    root = known(pairs[0][1]).state_dict()
+    root = known(pairs[0][1])
 
     def encoded(by: FisherBasis) -> Tensor:
-        return torch.stack([by.encode(checkpoint.state_dict(), root=root).values for checkpoint, _ in pairs])
+        by.prepare([root])
+        return torch.stack([by.encode(checkpoint.state_dict(), root=root.state_dict()).values for checkpoint, _ in pairs])
 
     generator = torch.Generator().manual_seed(0)
-    turned = FisherBasis(width=64, images=64, seed=0)
-    (key, basis), *_ = tokenizer._bases.items()
-    tokenizer.prepare([known(pairs[0][1])])
+    right = error(encoded(tokenizer))
 
     def shuffled(basis: Tensor | None) -> Tensor | None:
         return None if basis is None else torch.linalg.qr(torch.randn(basis.shape, generator=generator)).Q
 
-    turned._bases[key] = replace(basis, bases={n: tuple(tuple(map(shuffled, p)) for p in b) for n, b in basis.bases.items()})
-    assert error(encoded(tokenizer)) < 0.8 * error(encoded(turned))
+    basis = tokenizer.basis(root.state_dict())
+    bases = {name: tuple(tuple(map(shuffled, part)) for part in parts) for name, parts in basis.bases.items()}
+    monkeypatch.setattr(RootBasis, "of", lambda root, **settings: replace(basis, bases=bases))
+    assert right < 0.8 * error(encoded(FisherBasis(width=64, images=64, seed=0)))
 
 
 def test_bases_are_orthogonal_and_strengths_are_those_of_the_gradients(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis):

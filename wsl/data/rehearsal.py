@@ -9,6 +9,7 @@ and AdamW without weight decay. Nothing is random: the batches are the same ones
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from zoo_gen.architecture import build
+from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack
+from zoo_gen.threads import in_threads
 
 AT_ONCE = 16
 """Models that are rehearsed together, at most."""
@@ -74,15 +76,14 @@ class Rehearsal:
         """
         count = sum(tensor.numel() for tensor in models[0].values())
         step = max(1, min(AT_ONCE, WEIGHTS_AT_ONCE // count))
-        found: list[list[dict[str, Tensor]]] = []
-        for start in range(0, len(models), step):
-            found += self._stack(architecture, models[start : start + step], fixed, images)
-        return found
+        stacks = [models[start : start + step] for start in range(0, len(models), step)]
+        run = in_threads if step > 1 else map  # a large model has all cores, and memory, for itself
+        return [*chain.from_iterable(run(lambda some: self._stack(architecture, some, fixed, images), stacks))]
 
     def _stack(
         self, architecture: Mapping[str, Any], models: Sequence[State], fixed: frozenset[str], images: ImageSplit
     ) -> list[list[dict[str, Tensor]]]:
-        stack = stack_for(architecture, len(models))
+        stack = ModelStack(skeleton(architecture), len(models))
         start = torch.stack([torch.cat([model[name].float().flatten() for name in stack.slots]) for model in models])
         still = torch.zeros(start.shape[1], dtype=torch.bool)
         for name, (offset, shape) in stack.slots.items():
@@ -108,12 +109,6 @@ class Rehearsal:
             unbiased = [moment / (1 - beta**step) for beta, moment in zip(BETAS, (first, second), strict=True)]
             weights = weights - self.adamw * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         return weights
-
-
-def stack_for(architecture: Mapping[str, Any], size: int) -> ModelStack:
-    """Returns a stack to run weights with, without drawing random numbers. Raises `InputError` as `ModelStack` does."""
-    with torch.random.fork_rng(devices=[]):
-        return ModelStack(build(architecture), size)
 
 
 def _batches(images: ImageSplit, batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,14 +20,16 @@ from torch import Tensor
 
 from wsl.data.logits import lack_to_run
 from wsl.data.pairs import ROOTS_KEPT
-from wsl.data.rehearsal import AT_ONCE, Rehearsal, stack_for
+from wsl.data.rehearsal import AT_ONCE, Rehearsal
 from wsl.data.sources import FileSource
 from wsl.data.standardizer import Standardizer
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer
 from zoo_gen import Zoo
+from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
+from zoo_gen.stack import ModelStack
 
 CHANNELS = ("root", "sgd", "adamw")
 
@@ -170,7 +172,7 @@ def changing(plan: Plan) -> Bool[Tensor, "T D"]:
 
 def _stackable(architecture: Mapping[str, Any]) -> bool:
     try:
-        stack_for(architecture, 1)
+        ModelStack(skeleton(architecture), 1)
     except InputError:
         return False
     return True

@@ -182,7 +182,9 @@ class TokenInputs:
         groups = _groups(self.tokenizer, within)
 
         def pooled(some: Pairs) -> Tensor:
-            return torch.stack([model.embed(z[None], tokens.positions, groups)[0] for tokens, z in latents(some)])
+            by_plan = groupby(latents(some), key=lambda found: found[0].plan)
+            stacks = ((plan.positions, torch.stack([z for _, z in found])) for plan, found in by_plan)
+            return torch.cat([model.embed(stacked, positions, groups) for positions, stacked in stacks])
 
         rows = torch.cat(list(in_threads(pooled, batched(pairs, CHECKPOINTS_AT_ONCE))))
         each = rows.shape[1] // len(groups)

@@ -14,6 +14,8 @@ and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -29,9 +31,13 @@ from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
+from zoo_gen.threads import in_threads
 
 Bases = tuple[tuple[Tensor | None, ...], ...]
 """Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
+
+_FINDING = Lock()
+"""Held while bases are found: threads that need the same ones wait for the first."""
 
 NEW = 0.9
 """Outputs depend on a head, which a root does not have, as strongly as on this quantile of the root's weights."""
@@ -50,10 +56,7 @@ class RootBasis:
         """Runs a root on noise. Raises `InputError` if its architecture does not say how large its images are."""
         weights = {name: tensor.detach().float() for name, tensor in root.state_dict().items()}
         body = [slot for slot in layout_of(weights).slots if all(part.role != "head" for part in slot.parts)]
-        size = root.architecture.get("pretrained_cfg", {}).get("input_size")
-        if size is None:
-            raise InputError(f"the architecture of root {root.model} has no input_size; choose tokenizer=residual")
-        noise = torch.randn(images, *size, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(images, *input_size(root), generator=torch.Generator().manual_seed(seed))
         found = moments(weights, body, build(root.architecture).eval(), noise)
         slots, bases, strength = {}, {}, {}
         for slot in body:
@@ -85,6 +88,14 @@ class RootBasis:
                     piece = (piece.movedim(i + 1, -1) @ (turn.mT if back else turn)).movedim(-1, i + 1)
             pieces.append(piece)
         return slot.turn(torch.cat(pieces, dim=1)).reshape(tensor.shape)
+
+
+def input_size(root: Checkpoint) -> Sequence[int]:
+    """Channels, height and width of a root's images. Raises `InputError` if its architecture does not say them."""
+    size = root.architecture.get("pretrained_cfg", {}).get("input_size")
+    if size is None:
+        raise InputError(f"the architecture of root {root.model} has no input_size; choose tokenizer=residual")
+    return size
 
 
 def _basis(moment: Tensor) -> Tensor | None:
@@ -120,6 +131,7 @@ class FisherBasis(Residual):
         if images < 1:
             raise InputError(f"images {images} of the tokenizer is not positive; 128 serve")
         self.images, self.seed = images, seed
+        self._told: dict[str, Checkpoint] = {}
         self._bases: dict[str, RootBasis] = {}
 
     @classmethod
@@ -134,19 +146,26 @@ class FisherBasis(Residual):
         return True
 
     def prepare(self, roots: Iterable[Checkpoint]) -> None:
-        """Finds the bases of roots, once."""
+        """Takes note of roots, whose bases are found when the first is needed.
+
+        Raises `InputError` for one whose architecture does not say how large its images are.
+        """
         for root in roots:
-            if (key := _key(root.state_dict())) not in self._bases:
-                self._bases[key] = RootBasis.of(root, images=self.images, seed=self.seed)
+            _ = input_size(root)
+            self._told.setdefault(_key(root.state_dict()), root)
 
     def basis(self, root: Mapping[str, Tensor] | None) -> RootBasis:
         """The basis of a root by its weights. Raises `InputError` for none, and for one that the tokenizer has not been told of."""
         if root is None:
             raise InputError("FisherBasis codes differences to a root; pass root=..., or choose tokenizer=residual")
-        found = self._bases.get(_key(root))
-        if found is None:
+        key = _key(root)
+        if key not in self._told:
             raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
-        return found
+        with _FINDING:
+            missing = [one for one in self._told if one not in self._bases]
+            find = partial(RootBasis.of, images=self.images, seed=self.seed)
+            self._bases |= zip(missing, in_threads(find, [self._told[one] for one in missing]), strict=True)
+        return self._bases[key]
 
     def formed(self, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         """Returns weights in the basis of the root."""

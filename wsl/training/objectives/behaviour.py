@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsl.data.pairs import ROOTS_KEPT
-from wsl.data.rehearsal import stack_for
 from wsl.data.sources import FileSource
 from wsl.data.windows import Batch
 from wsl.run import Run
 from wsl.tokenizers.plan import Plan
 from wsl.training.objectives.objective import Objective
+from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.stack import ModelStack
 
@@ -46,7 +46,7 @@ class Runner:
     @classmethod
     def of(cls, source: FileSource) -> "Runner":
         """Finds where each weight of the model lies in the tokens of its plan."""
-        stack = stack_for(source.checkpoint.architecture, 1)
+        stack = ModelStack(skeleton(source.checkpoint.architecture), 1)
         plan = source.plan
         places = torch.arange(plan.n_tokens * plan.width).view(plan.n_tokens, plan.width)
         found = [torch.zeros(slot.shape, dtype=torch.int64) for slot in plan.layout.slots]

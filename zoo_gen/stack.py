@@ -12,13 +12,12 @@ from typing import Any, cast
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from zoo_gen.errors import InputError
+from zoo_gen.stack_attention import FEW_TOKENS, shorten_attention
 
 
 class Twin(nn.Module):
@@ -104,41 +103,6 @@ class StackedDropout(nn.Module):
         return (rows * (torch.stack(draws) >= rates) / (1 - rates)).flatten(0, 1)
 
 
-class ClassTokenBlock(nn.Module):
-    """A stacked block of timm that updates the class token only; keys and values are those of all tokens.
-
-    Outputs and gradients are those of timm's block up to round-off (tested), at about a seventh of its arithmetic.
-    """
-
-    def __init__(self, block: Block):
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 M"]:
-        """Returns the first token of what timm's block returns."""
-        block = self.block
-        attention = cast(Attention, block.attn)
-        qkv, width, heads = cast(Any, attention.qkv), attention.attn_dim, attention.num_heads
-        tokens = block.norm1(x)
-        query = rearrange(qkv.outputs(tokens[:, :1], 0, width), "b one (h d) -> b one h d", h=heads)
-        key, value = rearrange(qkv.outputs(tokens, width, 3 * width), "b t (two h d) -> two b t h d", two=2, h=heads)
-        weight = (query * attention.scale * key).sum(-1, keepdim=True).softmax(1)  # one query is too little for a matrix product
-        out = rearrange((attention.attn_drop(weight) * value).sum(1, keepdim=True), "b one h d -> b one (h d)")
-        x = x[:, :1] + block.drop_path1(block.ls1(attention.proj_drop(attention.proj(attention.norm(out)))))
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
-
-def shorten_last_block(vit: nn.Module) -> None:
-    """Replaces the last block of a ViT in place, where it is timm's plain block and the head reads the class token alone."""
-    if not isinstance(vit, VisionTransformer) or vit.global_pool != "token" or vit.attn_pool is not None:
-        return
-    last = vit.blocks[-1]
-    if type(last) is not Block or type(last.attn) is not Attention or last.attn.gate is not None:
-        return
-    if isinstance(last.attn.q_norm, nn.Identity) and isinstance(last.attn.k_norm, nn.Identity):
-        vit.blocks[-1] = ClassTokenBlock(last)
-
-
 _TWINS = {nn.Linear: StackedLinear, nn.LayerNorm: StackedLayerNorm, nn.Conv2d: StackedConv2d}
 FUSED_TOKENS = 64
 """On the CPU, attention over fewer tokens than this is faster unfused (17 tokens, 8 channels per head: 10.5 against 18.0 ms)."""
@@ -184,7 +148,7 @@ class ModelStack(nn.Module):
         for module in self.model.modules():
             if unfused and hasattr(module, "fused_attn"):
                 cast(Any, module).fused_attn = False
-        shorten_last_block(getattr(self.model, "backbone", self.model))
+        shorten_attention(getattr(self.model, "backbone", self.model), few_tokens=unfused and tokens <= FEW_TOKENS)
 
     def rows(self, flat: Float[Tensor, "K W"]) -> dict[str, Tensor]:
         """Views of a buffer shaped like `flat`, one (K, *shape) tensor for each name."""

@@ -37,7 +37,7 @@ Bases = tuple[tuple[Tensor | None, ...], ...]
 """Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
 
 _FINDING = Lock()
-"""Held while bases are found: threads that need the same ones wait for the first."""
+"""Locked while bases are found: threads that need the same ones wait for the first."""
 
 NEW = 0.9
 """Outputs depend on a head, which a root does not have, as strongly as on this quantile of the root's weights."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wsl.probes.prediction import PredictConfig, checkpoints_in, passed_over, predict, test_set
+from wsl.probes.places import checkpoints_in, passed_over
+from wsl.probes.prediction import PredictConfig, predict, test_set
 from wsl.reporting.terminal_tables import prediction_table
 from wsl.run import Run
 from zoo_gen import InputError

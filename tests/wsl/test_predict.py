@@ -18,7 +18,8 @@ from tests.zoos import known
 from wsl.layout import layout_of
 from wsl.predict import PredictConfig, main
 from wsl.probes.inputs import Inputs
-from wsl.probes.prediction import checkpoints_in, predict
+from wsl.probes.places import checkpoints_in
+from wsl.probes.prediction import predict
 from wsl.probes.predictor import FILE, Predictor
 from wsl.probes.probe import Targets, probed_checkpoints
 from wsl.run import Run

@@ -6,7 +6,6 @@ distribution, says why (its shapes, its root, or the distance of its embedding),
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,8 +13,9 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from wsl.data.pairs import pairs_of, rootless
+from wsl.data.pairs import rootless
 from wsl.layout import layout_of
+from wsl.probes.places import Places, is_adapter
 from wsl.probes.predictions import Predictions, reasons_of
 from wsl.probes.predictor import Group, Predictor
 from wsl.probes.root_order import changes_raw_and_in_order, heads_of
@@ -25,7 +25,7 @@ from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import CONFIGS
 from zoo_gen.errors import printable
 from zoo_gen.files import weights_sha256
-from zoo_gen.formats.checkpoint import ADAPTER, ADOPTED, INDEX, REFERENCE, SUFFIXES, WHOLE
+from zoo_gen.formats.checkpoint import ADAPTER
 from zoo_gen.reader import shortened
 
 AT_ONCE = 32
@@ -35,14 +35,8 @@ ORDERS = 3
 OUTSIDE = ("hide", "show")
 """What becomes of predictions that are out of distribution."""
 
-Places = Mapping[str, tuple[Source, Weights | None]]
-"""Checkpoints by name, and the weights of the root of each where they are known."""
-
 NEW_ROOT = "its root is none of the run's"
 ROUNDING = 1e-9
-
-OTHER_WEIGHTS = (".h5", ".keras", ".msgpack", ".onnx", ".npz", ".npy", ".gguf", ".pkl", ".tflite", ".pb", ".mar", ".tar", ".zip")
-"""Endings of files that may hold weights, and are of no kind that is read."""
 
 
 def predict_sources(run: Run, sources: Sources | Zoo, *, root: Source | None, coverage: float | None) -> Predictions:
@@ -91,6 +85,46 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
     Raises:
         InputError: a setting cannot be, there is nothing to read, or the only checkpoint cannot be read.
     """
+    predictor = _calibrated(run, config, console)
+    reader = _Reader.of(run, predictor, places, config)
+    heads = heads_of(run) if run.inputs.needs_root else None
+    tables = []
+    orders: dict[str, tuple[float, float]] = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("predicting", total=len(places))
+        for start in range(0, len(places), AT_ONCE):
+            some = list(places.items())[start : start + AT_ONCE]
+            pairs, about = [], []
+            for name, (place, own) in some:
+                row: dict[str, Any] = {"checkpoint": printable(name), "taken_root": "", "out_of_distribution": [], "error": ""}
+                about.append(row)
+                try:
+                    weights, root, row["taken_root"], row["out_of_distribution"] = reader.read(place, own)
+                except InputError as error:
+                    if len(places) == 1:
+                        raise
+                    row["error"] = " ".join(str(error).split())
+                    continue
+                pairs.append((weights, root))
+                if root is not None and run.inputs.needs_root and len(orders) < ORDERS:
+                    changed = changes_raw_and_in_order(weights, root, heads=heads)
+                    orders |= {} if changed is None else {row["checkpoint"]: changed}
+            tables.append(_predicted(run, predictor, pairs, about, config))
+            progress.advance(bar, len(some))
+    for name, (raw, in_order) in orders.items():
+        if in_order < raw / 2:
+            console.print(
+                f"warning: {name} differs from its root by {raw:.2f} of the root's norm, and by {in_order:.2f} once its neurons "
+                "and heads are in the order of the root. The model of this run reads differences to the root, so align it first: "
+                f"python -m wsl.align {name} to=<root> out=<file>",
+                soft_wrap=True,
+                markup=False,
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _calibrated(run: Run, config: PredictConfig, console: Console) -> Predictor:
+    """Returns the probes of a run with their intervals. Raises `InputError` for a setting that cannot be."""
     if not 0 < config.coverage < 1:
         raise InputError(f"coverage must be between 0 and 1, not {config.coverage:g}")
     if config.outside not in OUTSIDE:
@@ -105,56 +139,72 @@ def predict(run: Run, places: Places, config: PredictConfig, console: Console) -
             f"as wide as the range of the target; coverage={int(100 * most) / 100:g} gives narrower ones",
             soft_wrap=True,
         )
-    names: dict[str, Any] = {"prefix": config.prefix, "leave_out": config.leave_out}
-    given = weights_of(config.root, **names) if config.root is not None else None
-    base = weights_of(config.base) if config.base else None
-    roots = {} if given else run.roots
-    some_have_none = rootless(run.split.train) > 0
-    if base and not any(_is_adapter(place) for place, _ in places.values()):
-        raise InputError(
-            f"base={config.base} is what adapters are merged into, and {config.path} holds no {ADAPTER}; leave base out"
-        )
-    tables = []
-    heads = heads_of(run) if run.inputs.needs_root else None
-    orders: dict[str, tuple[float, float]] = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("predicting", total=len(places))
-        for start in range(0, len(places), AT_ONCE):
-            some = list(places.items())[start : start + AT_ONCE]
-            pairs, about = [], []
-            for name, (place, own) in some:
-                adapted = _is_adapter(place)
-                row: dict[str, Any] = {"checkpoint": printable(name), "taken_root": "", "out_of_distribution": [], "error": ""}
-                try:
-                    weights = weights_of(place, base=config.base if adapted else None, **names)
-                    layout_of(weights)  # of a known architecture
-                    origin = own or given or (base if adapted else None)
-                    found = _root_of(weights, origin, roots, predictor, place, some_have_none=some_have_none)
-                    root, row["taken_root"], row["out_of_distribution"] = found
-                    pairs.append((weights, root))
-                    if root is not None and run.inputs.needs_root and len(orders) < ORDERS:
-                        changed = changes_raw_and_in_order(weights, root, heads=heads)
-                        orders |= {} if changed is None else {row["checkpoint"]: changed}
-                except InputError as error:
-                    if len(places) == 1:
-                        raise
-                    row["error"] = " ".join(str(error).split())
-                else:
-                    if predictor.has_unseen_shapes(weights):
-                        row["out_of_distribution"].insert(0, "no train model has tensors of these names and shapes")
-                about.append(row)
-            tables.append(_predicted(run, predictor, pairs, about, config))
-            progress.advance(bar, len(some))
-    for name, (raw, in_order) in orders.items():
-        if in_order < raw / 2:
-            console.print(
-                f"warning: {name} differs from its root by {raw:.2f} of the root's norm, and by {in_order:.2f} once its neurons "
-                "and heads are in the order of the root. The model of this run reads differences to the root, so align it first: "
-                f"python -m wsl.align {name} to=<root> out=<file>",
-                soft_wrap=True,
-                markup=False,
+    return predictor
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads checkpoints with their roots.
+
+    Attributes:
+        predictor: what knows the shapes and roots of train models.
+        names: options of names of tensors.
+        given, base: weights that the user says checkpoints, or adapters, were made from.
+        base_source: where those of adapters are.
+        roots: of the run's train models, by name.
+        some_have_none: whether some train models have no known root.
+    """
+
+    predictor: Predictor
+    names: Mapping[str, Any]
+    given: Weights | None
+    base: Weights | None
+    base_source: str | None
+    roots: Mapping[str, Weights]
+    some_have_none: bool
+
+    @classmethod
+    def of(cls, run: Run, predictor: Predictor, places: Places, config: PredictConfig) -> "_Reader":
+        """Reads what the user names. Raises `InputError` where that cannot be read, or is of no use."""
+        names: dict[str, Any] = {"prefix": config.prefix, "leave_out": config.leave_out}
+        given = weights_of(config.root, **names) if config.root is not None else None
+        base = weights_of(config.base) if config.base else None
+        if base and not any(is_adapter(place) for place, _ in places.values()):
+            raise InputError(
+                f"base={config.base} is what adapters are merged into, and {config.path} holds no {ADAPTER}; leave base out"
             )
-    return pd.concat(tables, ignore_index=True)
+        return cls(predictor, names, given, base, config.base, {} if given else run.roots, rootless(run.split.train) > 0)
+
+    def read(self, place: Source, own: Weights | None) -> tuple[Weights, Weights | None, str, list[str]]:
+        """Returns the weights of a checkpoint, those of its root, the name of the root, and what is unusual about it.
+
+        Raises `InputError` for a checkpoint that cannot be read, or that no root fits.
+        """
+        adapted = is_adapter(place)
+        weights = weights_of(place, base=self.base_source if adapted else None, **self.names)
+        layout_of(weights)  # of a known architecture
+        root, name, unusual = self._root_of(weights, own or self.given or (self.base if adapted else None), place)
+        if self.predictor.has_unseen_shapes(weights):
+            unusual.insert(0, "no train model has tensors of these names and shapes")
+        return weights, root, name, unusual
+
+    def _root_of(self, weights: Weights, own: Weights | None, place: Source) -> tuple[Weights | None, str, list[str]]:
+        """Returns the root of a checkpoint (the one that is known, else the nearest), its name, and what is unusual about it.
+
+        Where train models have no known root, a checkpoint far from all roots has none either.
+        """
+        names = {sha: name for name, sha in self.predictor.about["roots"].items()}
+        if own is not None:
+            name = names.get(weights_sha256(own), "")
+            return own, name, [] if name else [NEW_ROOT]
+        name, distance = nearest_root(weights, self.roots) if self.roots else ("", float("inf"))
+        if self.some_have_none and (distance > 1 or (isinstance(place, Checkpoint) and place.root is None)):
+            return None, "", []
+        if distance == float("inf"):
+            raise InputError(
+                f"{name_of(place, 0)} has the shapes of no root of the run; say what it was fine-tuned from: root=<path>"
+            )
+        return self.roots[name], name, ["no root of the run is near: root=<path> says which it is"] if distance > 1 else []
 
 
 def _predicted(
@@ -220,62 +270,3 @@ def _bounded(found: pd.DataFrame) -> pd.DataFrame:
     for low, high in ((name, f"{name[:-4]}_high") for name in map(str, found) if name.endswith("_low")):
         found.loc[found[low] == found[high], [low, high]] = float("nan")
     return found
-
-
-def checkpoints_in(path: Path) -> Places:
-    """Returns what there is to predict: of a zoo its final fine-tuned models, and of a folder all checkpoints.
-
-    Raises `InputError` for a folder without checkpoints.
-    """
-    if (path / "zoo.json").is_file():
-        zoo = Zoo.open(path)
-        pairs = list(pairs_of(zoo.select(stage="finetune", final=True)))
-        roots = {root.model: weights_of(root) for root in {root.path: root for _, root in pairs if root is not None}.values()}
-        return {one.model: (one, None if root is None else roots[root.model]) for one, root in pairs}
-    if not path.is_dir() or _is_checkpoint(path):
-        return {path.name: (path, None)}
-    found = {one.name: (one, None) for one in sorted(path.iterdir()) if one.name[0] != "." and _is_checkpoint(one)}
-    if not found:
-        raise InputError(f"{path} holds no checkpoint; name a file of weights, a folder of them, or a zoo")
-    return found
-
-
-def passed_over(folder: Path) -> list[str]:
-    """Returns the names of what looks like weights in a folder and is of no kind that is read."""
-    there = sorted(folder.iterdir()) if folder.is_dir() and not (folder / "zoo.json").is_file() else []
-    return [printable(one.name) for one in there if one.name.endswith(OTHER_WEIGHTS) and not _is_checkpoint(one)]
-
-
-def _is_checkpoint(path: Path) -> bool:
-    if not path.is_dir():
-        return path.name.endswith((*SUFFIXES, REFERENCE))
-    return any((path / name).exists() for name in (*WHOLE, *(f"{name}{INDEX}" for name in WHOLE), ADAPTER, ADOPTED))
-
-
-def _is_adapter(source: Source) -> bool:
-    return isinstance(source, str | Path) and (Path(source) / ADAPTER).is_file()
-
-
-def _root_of(
-    weights: Weights,
-    own: Weights | None,
-    roots: Mapping[str, Weights],
-    predictor: Predictor,
-    place: Source,
-    *,
-    some_have_none: bool,
-) -> tuple[Weights | None, str, list[str]]:
-    """Returns the root of a checkpoint (the one that is known, else the nearest), its name, and what is unusual about it.
-
-    Where train models have no known root, a checkpoint far from all roots has none either.
-    """
-    names = {sha: name for name, sha in predictor.about["roots"].items()}
-    if own is not None:
-        name = names.get(weights_sha256(own), "")
-        return own, name, [] if name else [NEW_ROOT]
-    name, distance = nearest_root(weights, roots) if roots else ("", float("inf"))
-    if some_have_none and (distance > 1 or (isinstance(place, Checkpoint) and place.root is None)):
-        return None, "", []
-    if distance == float("inf"):
-        raise InputError(f"{name_of(place, 0)} has the shapes of no root of the run; say what it was fine-tuned from: root=<path>")
-    return roots[name], name, ["no root of the run is near: root=<path> says which it is"] if distance > 1 else []

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from wsl.data.invariant_inputs import InvariantInputs
 from wsl.data.logits import lack_to_run
@@ -113,73 +115,116 @@ def pretrain(
     Raises:
         InputError: no train checkpoint has finite weights, or the training diverged.
     """
-    first = zoos[0][0]
-    evaluated = None if lack_to_run(first) else Evaluated.of(first, objective.images)
-    with console.status("describing checkpoints"):
-        described = [PretrainingTargets.of(zoo, evaluated) for zoo, _ in zoos]
-    parts = [targets.of_paths(split.train.frame["path"]) for targets, (_, split) in zip(described, zoos, strict=True)]
-    train, val = PretrainingTargets.joined(parts), described[0].of_paths(zoos[0][1].val.frame["path"])
-    if not len(train.invariants):
-        raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
-    average = train.log_probabilities[known_rows(train.log_probabilities)].exp().mean(0)
-    val, train = val.scaled(train), train.scaled(train)
-    if evaluated is not None:
-        summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
-    else:
-        summaries, val_summaries = (torch.full((len(some.invariants), 1), torch.nan) for some in (train, val))
-    inputs = InvariantInputs(list(train.invariants.columns))
-
+    lessons = Lessons.of(zoos, objective, console)
+    inputs = InvariantInputs(list(lessons.train.invariants.columns))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder, values = build(inputs), inputs.values(train.invariants)
-        encoder.fit_scales(values)
-        heads = Heads(
-            encoder,
-            log_probabilities=train.log_probabilities[0].numel(),
-            update_norms=train.update_norms.shape[1],
-            summaries=summaries.shape[1] if objective.summary else 0,
-        )
-        encoder, heads, summaries = encoder.to(device), heads.to(device), summaries.to(device)
-        log_probabilities, update_norms = train.log_probabilities.to(device), train.update_norm_values().to(device)
-        standardized = encoder.standardize(values.to(device))
-        parameters = [*encoder.parameters(), *heads.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
-        steps = range(1, config.steps + 1)
-        for step in track(steps, "invariant encoder", console=console, transient=True, disable=not console.is_terminal):
-            rows = torch.randint(len(standardized), (config.batch_size,)).to(device)
-            seen = standardized[rows]
-            embeddings = encoder.member_embeddings(seen + objective.noise * torch.randn_like(seen))
-            loss = objective.behaviour * heads.divergence(embeddings, log_probabilities[rows])
-            loss = loss + objective.reconstruction * heads.error(embeddings, seen)
-            if objective.forecast:
-                loss = loss + objective.forecast * heads.forecast_error(embeddings, update_norms[rows])
-            if objective.summary:
-                loss = loss + objective.summary * heads.summary_error(embeddings, summaries[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if step % config.log_every == 0 or step == config.steps:
-                log("train", step, {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])})
+        encoder, heads = _trained(config, objective, lessons, inputs, build, log=log, console=console, device=device)
     if not all(parameter.isfinite().all() for parameter in encoder.parameters()):
         raise InputError(f"the invariant encoder diverged; use a smaller learning_rate (now {config.learning_rate:g})")
-
-    encoder, heads = encoder.cpu().eval(), heads.cpu().eval()
-    with torch.no_grad():
-        embeddings = encoder.member_embeddings(standardized := encoder.standardize(inputs.values(val.invariants)))
-        found = {"error": heads.error(embeddings, standardized).item()}
-        if evaluated is not None:
-            mean, true = average.log().expand_as(val.log_probabilities), classes_first(val.log_probabilities)
-            of_mean = divergence_of(classes_first(mean), true).item()
-            found = {
-                "divergence": heads.divergence(embeddings, val.log_probabilities).item(),
-                "divergence_of_mean": of_mean,
-                **found,
-            }
-        if heads.update_norms:
-            found["forecast_error"] = heads.forecast_error(embeddings, val.update_norm_values()).item()
-        if objective.summary:
-            found["summary_error"] = heads.summary_error(embeddings, val_summaries).item()
-    log("validation", config.steps, found)
+    log("validation", config.steps, _measured(encoder, heads, objective, lessons, inputs))
     return encoder, inputs
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What an encoder learns from the train models, and is measured on of the val models.
+
+    Attributes:
+        train, val: their invariants, logits and update norms; val of the first zoo alone.
+        summaries, val_summaries: of their predictions; NaN where models are not run.
+        average: the mean prediction of the train models; None where models are not run.
+    """
+
+    train: PretrainingTargets
+    val: PretrainingTargets
+    summaries: Float[Tensor, "N S"]
+    val_summaries: Float[Tensor, "V S"]
+    average: Tensor | None
+
+    @classmethod
+    def of(cls, zoos: Sequence[tuple[Zoo, Split[Zoo]]], objective: Pretraining, console: Console) -> "Lessons":
+        """Reads and runs the models. Raises `InputError` if no train checkpoint has finite weights."""
+        first, split_of_first = zoos[0]
+        evaluated = None if lack_to_run(first) else Evaluated.of(first, objective.images)
+        with console.status("describing checkpoints"):
+            described = [PretrainingTargets.of(zoo, evaluated) for zoo, _ in zoos]
+        parts = [targets.of_paths(split.train.frame["path"]) for targets, (_, split) in zip(described, zoos, strict=True)]
+        train, val = PretrainingTargets.joined(parts), described[0].of_paths(split_of_first.val.frame["path"])
+        if not len(train.invariants):
+            raise InputError("no train checkpoint has finite weights; look at the status column of the zoo's index")
+        average = train.log_probabilities[known_rows(train.log_probabilities)].exp().mean(0)
+        val, train = val.scaled(train), train.scaled(train)
+        if evaluated is None:
+            summaries, val_summaries = (torch.full((len(some.invariants), 1), torch.nan) for some in (train, val))
+            return cls(train, val, summaries, val_summaries, None)
+        summaries, val_summaries = scaled_summaries(train.log_probabilities, val.log_probabilities, average=average)
+        return cls(train, val, summaries, val_summaries, average)
+
+
+def _trained(
+    config: TrainConfig,
+    objective: Pretraining,
+    lessons: Lessons,
+    inputs: InvariantInputs,
+    build: Callable[[InvariantInputs], InvariantEncoder],
+    *,
+    log: Callable[[str, int, Mapping[str, float]], None],
+    console: Console,
+    device: torch.device,
+) -> tuple[InvariantEncoder, Heads]:
+    """Returns the encoder and its heads after training, in eval mode on the CPU. Draws from the global stream of random numbers."""
+    train = lessons.train
+    encoder, values = build(inputs), inputs.values(train.invariants)
+    encoder.fit_scales(values)
+    heads = Heads(
+        encoder,
+        log_probabilities=train.log_probabilities[0].numel(),
+        update_norms=train.update_norms.shape[1],
+        summaries=lessons.summaries.shape[1] if objective.summary else 0,
+    )
+    encoder, heads, summaries = encoder.to(device), heads.to(device), lessons.summaries.to(device)
+    log_probabilities, update_norms = train.log_probabilities.to(device), train.update_norm_values().to(device)
+    standardized = encoder.standardize(values.to(device))
+    parameters = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
+    steps = range(1, config.steps + 1)
+    for step in track(steps, "invariant encoder", console=console, transient=True, disable=not console.is_terminal):
+        rows = torch.randint(len(standardized), (config.batch_size,)).to(device)
+        seen = standardized[rows]
+        embeddings = encoder.member_embeddings(seen + objective.noise * torch.randn_like(seen))
+        loss = objective.behaviour * heads.divergence(embeddings, log_probabilities[rows])
+        loss = loss + objective.reconstruction * heads.error(embeddings, seen)
+        if objective.forecast:
+            loss = loss + objective.forecast * heads.forecast_error(embeddings, update_norms[rows])
+        if objective.summary:
+            loss = loss + objective.summary * heads.summary_error(embeddings, summaries[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % config.log_every == 0 or step == config.steps:
+            log("train", step, {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])})
+    return encoder.cpu().eval(), heads.cpu().eval()
+
+
+@torch.no_grad()
+def _measured(
+    encoder: InvariantEncoder, heads: Heads, objective: Pretraining, lessons: Lessons, inputs: InvariantInputs
+) -> dict[str, float]:
+    """Returns the losses on the val models; see `pretrain`."""
+    val = lessons.val
+    standardized = encoder.standardize(inputs.values(val.invariants))
+    embeddings = encoder.member_embeddings(standardized)
+    found: dict[str, float] = {}
+    if lessons.average is not None:
+        mean = classes_first(lessons.average.log().expand_as(val.log_probabilities))
+        found["divergence"] = heads.divergence(embeddings, val.log_probabilities).item()
+        found["divergence_of_mean"] = divergence_of(mean, classes_first(val.log_probabilities)).item()
+    found["error"] = heads.error(embeddings, standardized).item()
+    if heads.update_norms:
+        found["forecast_error"] = heads.forecast_error(embeddings, val.update_norm_values()).item()
+    if objective.summary:
+        found["summary_error"] = heads.summary_error(embeddings, lessons.val_summaries).item()
+    return found

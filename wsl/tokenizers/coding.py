@@ -88,8 +88,11 @@ class Coding(NamedTuple):
 
 
 @np.errstate(all="ignore")  # weights may be anything
-def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Tokens:
-    """Codes weights into the places of a plan; `root` is read where the plan has differences."""
+def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None, *, exact: bool = True) -> Tokens:
+    """Codes weights into the places of a plan; `root` is read where the plan has differences.
+
+    Tokens that are not `exact` have no corrections: their caller knows the bits.
+    """
     device = next(iter(weights.values())).device
     values = _empty(plan.n_tokens * plan.width, plan.dtype, device).view(plan.n_tokens, plan.width)
     for start, stop in plan.blank:
@@ -108,12 +111,15 @@ def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] |
             for segment in plan.segments[i]:
                 _copy(segment.of(values), segment.of_tensor(weight))
             continue
-        exact, coded = coding.array(weight), coding.array(flat)
+        array, coded = coding.array(weight), coding.array(flat)
         wrong = []
         for segment in plan.segments[i]:
             part = slice(segment.offset, segment.offset + segment.n_weights)
             out = coded[segment.start : segment.start + segment.n_weights] if segment.flat else coding.array(rest)
-            wrong.append(segment.offset + _code(exact[part], coding.part(segment), out, coding.array(scratch)))
+            if exact:
+                wrong.append(segment.offset + _code(array[part], coding.part(segment), out, coding.array(scratch)))
+            else:
+                _code_alone(array[part], coding.part(segment), out)
             if not segment.flat:
                 _copy(segment.of(values), rest.as_strided(segment.shape, segment.steps, 0))
         if any(map(len, wrong)):
@@ -196,6 +202,12 @@ def _code(exact: Any, coding: Coding, coded: Any, scratch: Any) -> Int[np.ndarra
     return wrong[0].nonzero()[0] if few else set_bits(np.concatenate(wrong))
 
 
+def _code_alone(weight: Any, coding: Coding, coded: Any) -> None:
+    """Writes the coded entries of one part of a tensor."""
+    for where in _pieces(len(weight)):
+        coding.code(weight[where], where, coded[where])
+
+
 def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -> None:
     """Decodes one part of a flat tensor, up to rounding."""
     target = weight[segment.offset : segment.offset + segment.n_weights]
@@ -238,9 +250,12 @@ def _exponent(weight: Tensor, coding: Coding) -> int:
     for where in _pieces(len(weight)):
         piece = torch.empty_like(weight[where], dtype=coding.dtype)
         coding.code(flat[where], where, coding.array(piece))
-        finite = piece.isfinite()
-        total += piece.double().where(finite, 0).square().sum().item()
-        count += int(finite.sum())
+        wide = piece.double()
+        if not math.isfinite(squares := torch.dot(wide, wide).item()):
+            wide = wide[wide.isfinite()]
+            squares = torch.dot(wide, wide).item()
+        total += squares
+        count += len(wide)
     limit = _limit(coding.dtype)
     return round(max(-limit, min(limit, math.log2(total / count) / 2))) if total > 0 else 0
 

@@ -27,6 +27,7 @@ from wsl.training.heads import Heads, classes_first, divergence_of
 from wsl.training.settings import TrainConfig
 from wsl.training.targets import Evaluated, PretrainingTargets, known_rows, scaled_summaries
 from zoo_gen import InputError, Zoo
+from zoo_gen.finite import all_finite
 from zoo_gen.splits import Split
 
 
@@ -162,7 +163,7 @@ def pretrain(
             schedule.step()
             if step % config.log_every == 0 or step == config.steps:
                 log("train", step, {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])})
-    if not all(parameter.isfinite().all() for parameter in encoder.parameters()):
+    if not all_finite(encoder.parameters()):
         raise InputError(f"the invariant encoder diverged; use a smaller learning_rate (now {config.learning_rate:g})")
 
     encoder, heads = encoder.cpu().eval(), heads.cpu().eval()

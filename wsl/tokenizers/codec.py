@@ -22,7 +22,8 @@ from torch import Tensor
 from wsl.layout import layout_of
 from wsl.layout.slots import Layout, Part, Slot
 from wsl.symmetry.canonical import canonicalize
-from wsl.tokenizers.coding import pack, unpack, unpack_in_place
+from wsl.tokenizers.at_once import pack_any, unpack_any
+from wsl.tokenizers.coding import unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokenizer, Tokens
 from zoo_gen.errors import InputError
@@ -91,7 +92,7 @@ class Codec(Tokenizer):
         """
         plan = self.plan(state_dict, root=root, opaque=opaque)
         exact = self.form == "raw"
-        tokens = pack(plan, self.formed(state_dict, root), self._formed_root(root), exact=exact)
+        tokens = pack_any(plan, self.formed(state_dict, root), self._formed_root(root), exact=exact)
         if exact:
             return tokens
         return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
@@ -102,7 +103,7 @@ class Codec(Tokenizer):
         Tokens of other values than a checkpoint's (`Tokens.with_values`) decode to weights in the tokenizer's form.
         Raises `InputError` for a missing or unfit root.
         """
-        return unpack(tokens, self._formed_root(root))
+        return unpack_any(tokens, self._formed_root(root))
 
     def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens in the memory of their values, which are lost: use the tokens no more.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wsl.tokenizers.bits import bits, differing, isnan, set_bits
 from wsl.tokenizers.plan import Plan, Segment
+from wsl.tokenizers.scale import exponent, limit, squares
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
 
@@ -45,10 +46,10 @@ class Coding(NamedTuple):
     def of(cls, plan: Plan, i: int, root: Mapping[str, Tensor] | None, device: torch.device) -> "Coding":
         """Returns the arithmetic of a tensor of the plan on a device, its scale aside."""
         library = np if plan.uniform and device.type == "cpu" else torch
-        counterpart = _counterpart(plan, i, root)
-        if counterpart is not None and library is np:
-            counterpart = counterpart.to(plan.dtype).numpy()
-        return cls(library, plan.dtype, counterpart, None)
+        origin = counterpart(plan, i, root)
+        if origin is not None and library is np:
+            origin = origin.to(plan.dtype).numpy()
+        return cls(library, plan.dtype, origin, None)
 
     @property
     def copies(self) -> bool:
@@ -104,9 +105,9 @@ def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] |
         weight = slot.turn(weights[slot.name].detach()).contiguous().view(-1)
         coding = Coding.of(plan, i, root, device)
         if i in plan.scales:
-            exponent = _exponent(weight, coding)
-            plan.segments[plan.scales[i]][0].of(values).fill_(exponent)
-            coding = coding._replace(scale=2.0**exponent)
+            scale = _exponent(weight, coding)
+            plan.segments[plan.scales[i]][0].of(values).fill_(scale)
+            coding = coding._replace(scale=2.0**scale)
         if coding.copies and weight.dtype == plan.dtype:
             for segment in plan.segments[i]:
                 _copy(segment.of(values), segment.of_tensor(weight))
@@ -139,7 +140,7 @@ def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tenso
     plan = tokens.plan
     values = tokens.values.detach().to(plan.dtype).contiguous()
     numbers = [i for i, _ in plan.tensors]
-    weights = _carved(plan, numbers, _empty(_size(plan, numbers, _ALIGNMENT), torch.uint8, values.device), _ALIGNMENT)
+    weights = carved(plan, numbers, values.device)
     _decode(tokens, values, root, weights)
     return {slot.name: slot.turn(weights[i].view(slot.shape)).contiguous() for i, slot in plan.tensors}
 
@@ -154,7 +155,7 @@ def unpack_in_place(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[s
     plan = tokens.plan
     values = tokens.values.detach().to(plan.dtype).contiguous()
     for i, _ in plan.tensors:
-        _counterpart(plan, i, root)  # refuses before anything is lost
+        counterpart(plan, i, root)  # refuses before anything is lost
     block = _empty(max(_size(plan, region.slots, 1) for region in plan.regions), torch.uint8, values.device)
     found: dict[int, Tensor] = {}
     for region in plan.regions:
@@ -176,8 +177,8 @@ def _decode(tokens: Tokens, values: Tensor, root: Mapping[str, Tensor] | None, w
         if correction is None or correction.index is not None:
             coding = Coding.of(plan, i, root, values.device)
             if i in plan.scales:
-                exponent, limit = plan.segments[plan.scales[i]][0].of(values).item(), _limit(plan.dtype)
-                coding = coding._replace(scale=2.0 ** max(-limit, min(limit, exponent)))  # a network's is not within any limits
+                scale, most = plan.segments[plan.scales[i]][0].of(values).item(), limit(plan.dtype)
+                coding = coding._replace(scale=2.0 ** max(-most, min(most, scale)))  # a network's is not within any limits
             for segment in plan.segments[i]:
                 _restore(segment, values, coding, weight)
         if correction is not None:
@@ -244,25 +245,15 @@ def _copy(target: Tensor, source: Tensor) -> None:
 
 
 def _exponent(weight: Tensor, coding: Coding) -> int:
-    """Returns the binary logarithm of the root mean square of what is coded, its finite entries alone; 0 if that is 0."""
+    """Returns the binary logarithm of the root mean square of what is coded, its finite entries alone."""
     total, count = 0.0, 0
     flat = coding.array(weight)
     for where in _pieces(len(weight)):
         piece = torch.empty_like(weight[where], dtype=coding.dtype)
         coding.code(flat[where], where, coding.array(piece))
-        wide = piece.double()
-        if not math.isfinite(squares := torch.dot(wide, wide).item()):
-            wide = wide[wide.isfinite()]
-            squares = torch.dot(wide, wide).item()
-        total += squares
-        count += len(wide)
-    limit = _limit(coding.dtype)
-    return round(max(-limit, min(limit, math.log2(total / count) / 2))) if total > 0 else 0
-
-
-def _limit(dtype: torch.dtype) -> int:
-    """Returns the largest e for which 2^e and 2^-e are normal numbers of a type."""
-    return -round(math.log2(torch.finfo(dtype).tiny))
+        more, many = squares(piece)
+        total, count = total + more, count + many
+    return exponent(total, count, coding.dtype)
 
 
 def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -276,6 +267,11 @@ def _size(plan: Plan, slots: Iterable[int], alignment: int) -> int:
     return sum(-(-plan.nbytes[i] // alignment) * alignment for i in slots)
 
 
+def carved(plan: Plan, slots: list[int], device: torch.device) -> dict[int, Tensor]:
+    """Returns an empty flat tensor for each slot, side by side in a new block of memory."""
+    return _carved(plan, slots, _empty(_size(plan, slots, _ALIGNMENT), torch.uint8, device), _ALIGNMENT)
+
+
 def _carved(plan: Plan, slots: Iterable[int], block: Tensor, alignment: int) -> dict[int, Tensor]:
     """Returns an empty flat tensor for each slot, one after the other in a block of bytes."""
     found, start = {}, 0
@@ -286,7 +282,7 @@ def _carved(plan: Plan, slots: Iterable[int], block: Tensor, alignment: int) -> 
     return found
 
 
-def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor | None:
+def counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor | None:
     """Returns the flat tensor of the root that the plan codes a tensor's difference to."""
     if not plan.differences[i]:
         return None

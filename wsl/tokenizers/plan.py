@@ -186,6 +186,31 @@ class Plan:
         return {i: place for (i, _), place in zip(self.tensors, places, strict=bool(places))}
 
     @cached_property
+    def ordered(self) -> tuple[tuple[int, Slot], ...]:
+        """The same, those whose differences are coded first."""
+        return tuple(sorted(self.tensors, key=lambda tensor: not self.differences[tensor[0]]))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of weights of each tensor, in that order. Read only."""
+        return [math.prod(slot.shape) for _, slot in self.ordered]
+
+    @cached_property
+    def places(self) -> Int[Tensor, " N"]:
+        """Place in the flat buffer of each weight of each tensor, in that order. Read only."""
+        buffer = torch.arange(self.n_tokens * self.width).view(self.n_tokens, self.width)
+        found = torch.empty(sum(self.sizes), dtype=torch.int64)
+        for (i, _), tensor in zip(self.ordered, found.split(self.sizes), strict=True):
+            for segment in self.segments[i]:
+                segment.of_tensor(tensor).copy_(segment.of(buffer))
+        return found
+
+    @cached_property
+    def places_of_scales(self) -> Int[Tensor, " tensors"]:
+        """Place in the flat buffer of the scale of each tensor, in that order. Read only."""
+        return torch.tensor([self.segments[self.scales[i]][0].start for i, _ in self.ordered])
+
+    @cached_property
     def regions(self) -> tuple[Region, ...]:
         """The smallest regions that there are, in order: for most tokenizers one for each block of the model."""
         ranges = []

@@ -21,6 +21,12 @@ from zoo_gen.wording import counted
 SCALE = ((Axis("scale", False),),)
 """The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""
 
+SMALL = 2**19
+"""Weights of a checkpoint that is handled at once, at most: its tensors are small, and a call for each would take longest."""
+
+PIECE = 2**13
+"""Weights of a part that are summed up at once, about."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -68,6 +74,11 @@ class Segment:
     def n_weights(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
+
+    @property
+    def rows_of_piece(self) -> int:
+        """Rows of the part that are summed up at once."""
+        return max(1, PIECE * self.shape[0] // self.n_weights)
 
     @cached_property
     def flat(self) -> bool:
@@ -133,6 +144,9 @@ class Plan:
     groups: tuple[Group, ...]
     blank: tuple[tuple[int, int], ...]
 
+    def __hash__(self) -> int:
+        return hash((self.layout, self.dtypes, self.differences, self.width, len(self.groups)))  # all groups would take far longer
+
     @property
     def n_tokens(self) -> int:
         """Number of tokens T."""
@@ -150,6 +164,11 @@ class Plan:
     def n_weights(self) -> int:
         """Number of values that are no padding: weights, and scales where they are kept apart."""
         return sum(group.n_weights for group in self.groups)
+
+    @property
+    def small(self) -> bool:
+        """Whether all weights are handled at once."""
+        return self.n_weights <= SMALL
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -184,31 +203,6 @@ class Plan:
         """Place of each tensor's scale in the layout, where scales are kept apart: they come in the order of the tensors."""
         places = [i for i, slot in enumerate(self.layout.slots) if slot.parts[0].axes == SCALE]
         return {i: place for (i, _), place in zip(self.tensors, places, strict=bool(places))}
-
-    @cached_property
-    def ordered(self) -> tuple[tuple[int, Slot], ...]:
-        """The same, those whose differences are coded first."""
-        return tuple(sorted(self.tensors, key=lambda tensor: not self.differences[tensor[0]]))
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Number of weights of each tensor, in that order. Read only."""
-        return [math.prod(slot.shape) for _, slot in self.ordered]
-
-    @cached_property
-    def places(self) -> Int[Tensor, " N"]:
-        """Place in the flat buffer of each weight of each tensor, in that order. Read only."""
-        buffer = torch.arange(self.n_tokens * self.width).view(self.n_tokens, self.width)
-        found = torch.empty(sum(self.sizes), dtype=torch.int64)
-        for (i, _), tensor in zip(self.ordered, found.split(self.sizes), strict=True):
-            for segment in self.segments[i]:
-                segment.of_tensor(tensor).copy_(segment.of(buffer))
-        return found
-
-    @cached_property
-    def places_of_scales(self) -> Int[Tensor, " tensors"]:
-        """Place in the flat buffer of the scale of each tensor, in that order. Read only."""
-        return torch.tensor([self.segments[self.scales[i]][0].start for i, _ in self.ordered])
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:

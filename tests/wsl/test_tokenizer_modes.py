@@ -83,14 +83,13 @@ def test_every_family_comes_back_to_the_bit_from_every_tokenizer_in_every_mode(n
                 assert identical(tokenizer.decode_in_place(tokens, root=root), child)
 
 
-def corrected(tokens: Tokens) -> dict[str, dict[int, int]]:
-    """The bits of corrections by their places."""
-    assert all(one.index is not None for one in tokens.corrections)
-    return {
-        one.name: dict(zip(one.index.tolist(), one.bits.tolist(), strict=True))
-        for one in tokens.corrections
-        if one.index is not None
-    }
+def corrected(tokens: Tokens) -> dict[str, list[tuple[int, int]]]:
+    """Places and bits of corrections."""
+    found = {}
+    for one in tokens.corrections:
+        assert one.index is not None
+        found[one.name] = sorted(zip(one.index.tolist(), one.bits.tolist(), strict=True))
+    return found
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -111,7 +110,7 @@ def test_large_checkpoints_are_coded_tensor_by_tensor_as_small_ones_are_at_once(
                     guessed = tokenizer.decode(small.with_values(1.5 * small.values), root=root)
                 assert identical({"": large.values}, {"": small.values})
                 assert corrected(large) == corrected(small)
-                assert corrected(small) or mode[0] == "none"
+                assert corrected(small) or weights is child or mode == ("none", "raw", "within")
                 assert identical(tokenizer.decode(small.with_values(1.5 * small.values), root=root), guessed)
 
 

@@ -7,10 +7,12 @@ operation, and a checkpoint has many of them; a large one would leave the proces
 import functools
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wsl.layout.slots import Slot
@@ -72,7 +74,7 @@ def pack_any(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tenso
     decoded = coded.clone() if scales is None else coded * scales
     decoded[:changed] += reference
     wrong = (bits(decoded) != truth) | flat.isnan()  # whose bits an operation on two NaNs returns is not defined
-    return Tokens(tokens.values, plan, _corrections(order, truth, wrong[:checked].nonzero().view(-1)))
+    return Tokens(tokens.values, plan, _corrections(order, truth, wrong[:checked]))
 
 
 def unpack_any(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -127,13 +129,15 @@ def _each(sizes: list[int], numbers: list[float], dtype: torch.dtype) -> Float[T
     return torch.tensor(numbers, dtype=dtype).repeat_interleave(torch.tensor(sizes), output_size=sum(sizes))
 
 
-def _corrections(order: Order, exact: Int[Tensor, " N"], wrong: Int[Tensor, " E"]) -> tuple[Correction, ...]:
+def _corrections(order: Order, exact: Int[Tensor, " N"], wrong: Bool[Tensor, " M"]) -> tuple[Correction, ...]:
     """Returns the bits at some places, tensor by tensor."""
-    found, start = {}, 0
-    ends = torch.tensor(order.sizes).cumsum(0)
-    counts = torch.searchsorted(wrong, ends).diff(prepend=torch.zeros(1, dtype=torch.int64)).tolist()
-    for (i, slot), size, places in zip(order.tensors, order.sizes, wrong.split(counts), strict=True):
-        if len(places):
-            found[i] = Correction(slot.name, (places - start).int(), exact[places])
-        start += size
+    found = {}
+    (places,) = wrong.numpy().nonzero()
+    right = exact.numpy()[places]
+    ends = np.cumsum(order.sizes)
+    bounds = [0, *np.searchsorted(places, ends).tolist()]
+    for (i, slot), size, end, (first, last) in zip(order.tensors, order.sizes, ends, pairwise(bounds), strict=True):
+        if last > first:
+            index = (places[first:last] - (end - size)).astype(np.int32)
+            found[i] = Correction(slot.name, torch.from_numpy(index), torch.from_numpy(right[first:last]))
     return tuple(found[i] for i in sorted(found))

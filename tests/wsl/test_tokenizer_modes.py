@@ -98,7 +98,7 @@ def test_large_checkpoints_are_coded_tensor_by_tensor_as_small_ones_are_at_once(
     for dtype in TYPES:
         root = {key: weight.to(dtype) for key, weight in model.state_dict().items()}
         child, broken = fine_tuned(root, seed=1), any_bits(root, 2, (dtype,))
-        for mode in [mode for mode in MODES if "raw" in mode]:
+        for mode in [mode for mode in MODES if "raw" in mode and (dtype == torch.float32 or "root" in mode)]:
             every = tokenizers(*mode, heads=heads)
             for number, tokenizer in enumerate(every if dtype == torch.float32 else every[:1]):
                 weights = broken if number else child

@@ -25,7 +25,7 @@ from wsl.data.windows import Batch
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
+from wsl.tokenizers.window import Sums, Window, sums_in
 from wsl.training.ema import Average
 from wsl.training.trainer import Loss, parameter_groups
 from zoo_gen import Checkpoint, Zoo
@@ -48,7 +48,7 @@ class InMemory:
     @classmethod
     def of(cls, tokens: Tokens) -> "InMemory":
         """Takes over the tokens of one checkpoint."""
-        return cls(tokens.plan, sums_of(parts_in(tokens.plan, tokens.values)), tokens.values)
+        return cls(tokens.plan, sums_in(tokens.plan, tokens.values), tokens.values)
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Returns a slice of the values."""
@@ -88,7 +88,7 @@ class Holdout:
         for (weights, root), (tokens, latents) in zip(self.checkpoints, inputs.latents(model, self.checkpoints), strict=True):
             decoded = self.tokenizer.encode(*inputs.decode(model, [tokens], [latents], roots=[root]))
             stored = self.tokenizer.encode(weights)
-            squares = sums_of(parts_in(stored.plan, decoded.values - stored.values))[:, 1]
+            squares = sums_in(stored.plan, decoded.values - stored.values)[:, 1]
             for measure, parts in self.scales.items():
                 deviation = torch.tensor([parts[s.key][1] for s in stored.plan.parts], dtype=torch.float64)
                 totals[measure] += torch.where(deviation > FAINT, squares / deviation**2, 0).sum().item()

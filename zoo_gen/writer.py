@@ -19,6 +19,7 @@ from zoo_gen.blueprint import ModelSpec
 from zoo_gen.content import FORMAT_VERSION, SEAL, sealed
 from zoo_gen.errors import InputError
 from zoo_gen.files import json_sha256, sha256_of, weights_sha256, write_atomically, write_json, write_weights
+from zoo_gen.finite import all_finite
 from zoo_gen.index import COLUMNS, CONFIG, RESULTS, read_record, record_path, rows_of
 from zoo_gen.reader import read_json
 
@@ -104,7 +105,7 @@ class ModelWriter:
         for name in RESULTS:  # JSON has no NaN and no infinities
             value = results[name]
             recorded[name] = value if value is not None and math.isfinite(value) else None
-        if recorded != results or not all(bool(value.isfinite().all()) for value in weights.values()):
+        if recorded != results or not all_finite(weights.values()):
             self.diverged_epoch = epoch
         last = epoch == self.spec.recipe.epochs or self.diverged_epoch is not None
         if not last and epoch % self.keep_every:

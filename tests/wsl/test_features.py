@@ -74,9 +74,11 @@ class FakeZoo:
 
 
 @pytest.fixture(autouse=True)
-def folder_of_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cache, "FOLDER", tmp_path / "features")
-    return tmp_path / "features"
+def folder_of_cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of a test's own; features of the runs that all tests share are made once."""
+    if "some" not in request.fixturenames:
+        monkeypatch.setattr(cache, "FOLDER", tmp_path / "features")
+    return cache.FOLDER
 
 
 def extract(*states, reference: Literal["none", "root"] = "none") -> pd.DataFrame:
@@ -174,7 +176,10 @@ def test_an_untrained_model_differs_from_the_trained_one_and_is_the_same_every_t
     pd.testing.assert_frame_equal(run.untrained().embeddings(some).astype(float), untrained)
 
 
-def test_embeddings_of_different_models_are_different_entries_of_the_cache(tiny_run: Run, tiny_encoder: Run, some: Zoo):
+def test_embeddings_of_different_models_are_different_entries_of_the_cache(
+    tiny_run: Run, tiny_encoder: Run, some: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "features")
     of_tokens, of_invariants = (Embedding().extract(run, some) for run in (tiny_run, tiny_encoder))
     assert set(of_tokens.columns).isdisjoint(of_invariants.columns)
     assert len(list(cache.FOLDER.iterdir())) > 1

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +14,6 @@ import wsl.few_labels
 import wsl.property_prediction
 import wsl.transfer  # noqa: F401 all three register the schemas of their commands
 from tests.wsl.populations import accuracy_probe, five_folds, population
-from wsl.data import cache
 from wsl.data.leakage import refuse_shared
 from wsl.features.embedding import Embedding, EncoderInputs, Rescaled
 from wsl.features.features import Features
@@ -43,13 +41,6 @@ FAST = (
     "targets=[test_accuracy,epoch]",
 )
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "FOLDER", tmp_path_factory.mktemp("features"))
-        yield
 
 
 def ten_permutations(frame: pd.DataFrame) -> CrossValidation:

@@ -30,7 +30,8 @@ FEATURES = "features=[embedding,encoder_inputs,untrained,statistics,epoch,factor
 
 
 def config(*overrides: str) -> BenchmarkConfig:
-    options = ["runs=[]", "n_bootstrap=50", "n_permutations=10", "noise_ceiling_checkpoints=30", FEATURES, *overrides]
+    few = ["n_bootstrap=50", "n_permutations=10", "noise_ceiling_checkpoints=30", "penalties=[0.1,1,10]"]
+    options = ["runs=[]", *few, FEATURES, *overrides]
     return BenchmarkConfig(**compose("property_prediction", options))
 
 

@@ -17,6 +17,7 @@ from wsl.symmetry.group import MAPPED, PERMUTED, random_view
 from wsl.symmetry.stacks import stack, unstack
 from wsl.tokenizers import codec
 from wsl.tokenizers.residual import Residual
+from wsl.tokenizers.tokens import Tokens
 from zoo_gen.errors import InputError
 
 HALF = {torch.bfloat16: ("none", "canonical", "apart"), torch.float16: ("root", "canonical", "within")}
@@ -80,6 +81,37 @@ def test_every_family_comes_back_to_the_bit_from_every_tokenizer_in_every_mode(n
                 if "canonical" in mode:
                     assert not identical(tokenizer.decode(tokens.with_values(tokens.values), root=root), child)
                 assert identical(tokenizer.decode_in_place(tokens, root=root), child)
+
+
+def corrected(tokens: Tokens) -> dict[str, list[tuple[int, int]]]:
+    """Places and bits of corrections."""
+    found = {}
+    for one in tokens.corrections:
+        assert one.index is not None
+        found[one.name] = sorted(zip(one.index.tolist(), one.bits.tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_large_checkpoints_are_coded_tensor_by_tensor_as_small_ones_are_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, heads, _ = build(name)
+    for dtype in TYPES:
+        root = {key: weight.to(dtype) for key, weight in model.state_dict().items()}
+        child, broken = fine_tuned(root, seed=1), any_bits(root, 2, (dtype,))
+        for mode in [mode for mode in MODES if "raw" in mode and (dtype == torch.float32 or "root" in mode)]:
+            every = tokenizers(*mode, heads=heads)
+            for number, tokenizer in enumerate(every if dtype == torch.float32 else every[:1]):
+                weights = broken if number else child
+                small = tokenizer.encode(weights, root=root)
+                with monkeypatch.context() as patch:
+                    patch.setattr("wsl.tokenizers.plan.SMALL", 0)
+                    large = tokenizer.encode(weights, root=root)
+                    assert identical(tokenizer.decode(small, root=root), weights)
+                    guessed = tokenizer.decode(small.with_values(1.5 * small.values), root=root)
+                assert identical({"": large.values}, {"": small.values})
+                assert corrected(large) == corrected(small)
+                assert corrected(small) or weights is child or mode == ("none", "raw", "within")
+                assert identical(tokenizer.decode(small.with_values(1.5 * small.values), root=root), guessed)
 
 
 def canonical(state_dict: dict[str, Tensor], heads: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from tests.architectures import MODELS
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.rows import Rows
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.tokenizers.window import Window, parts_in, parts_of
+from wsl.tokenizers.window import Window, parts_in, parts_of, sums_in, sums_of
 from zoo_gen.formats.names import unwrapped
 
 
@@ -41,9 +41,24 @@ def test_a_window_is_a_slice_of_the_tokens_to_the_bit(name: str, tokenizer: Toke
     assert missed < 2 + plan.n_tokens // 7
 
 
+@pytest.mark.parametrize("piece", [50, 2**13])
+@pytest.mark.parametrize("name", ["plain", "GPT-2", "CNN"])
+def test_sums_at_once_are_those_of_the_parts_to_the_bit(name: str, piece: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("wsl.tokenizers.plan.PIECE", piece)
+    weights, root = pair(name)
+    for tokenizer in (Residual(width=60 + piece % 7, reference="root"), Rows(reference="none", width=60 + piece % 7)):  # new plans
+        tokens = tokenizer.encode(weights, root=root)
+        parts = sums_of(parts_in(tokens.plan, tokens.values))
+        found = sums_in(tokens.plan, tokens.values)
+        assert found.dtype == parts.dtype == torch.float64
+        assert torch.equal(found, parts)
+        assert torch.equal(found, sums_of(parts_of(tokens.plan, weights, root)))
+        assert not torch.equal(found, sums_in(tokens.plan, tokens.values.roll(1, 0)))
+
+
 @pytest.mark.parametrize("tokenizer", [Residual(width=64, reference="root"), Rows(reference="none")])
 def test_parts_are_read_in_the_order_of_the_tokens(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("wsl.tokenizers.window.PIECE", 50)
+    monkeypatch.setattr("wsl.tokenizers.plan.PIECE", 50)
     for name in ("plain", "GPT-2"):
         weights, root = pair(name)
         tokens = tokenizer.encode(weights, root=root)

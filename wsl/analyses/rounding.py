@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from zoo_gen.finite import all_finite
+
 ARITHMETIC = 16 * torch.finfo(torch.float32).eps
 """What arithmetic in float32 adds to each weight, in units of the root mean square of its tensor."""
 
@@ -56,7 +58,7 @@ def norm(weights: Weights) -> float:
 
 def is_finite(weights: Weights) -> bool:
     """Says whether all weights are finite numbers."""
-    return all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    return all_finite(weights.values())
 
 
 def _rounding(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokenizer
-from wsl.tokenizers.window import Sums, Window, parts_in, parts_of, sums_of
+from wsl.tokenizers.window import Sums, Window, parts_of, sums_in, sums_of
 from zoo_gen import Checkpoint
 from zoo_gen.reader import tensors_in
 
@@ -60,11 +60,11 @@ class FileSource:
         """Reads a checkpoint once, part by part where tokens stream."""
         weights, reference = _mapped(checkpoint), None if root is None else _mapped(root)
         plan = tokenizer.plan(weights, root=reference)
-        if tokenizer.local:
-            parts = parts_of(plan, weights, reference)
+        if tokenizer.local and not plan.small:
+            sums = sums_of(parts_of(plan, weights, reference))
         else:
-            parts = parts_in(plan, tokenizer.encode(weights, root=reference).values)
-        return cls(checkpoint, root, tokenizer, plan, sums_of(parts))
+            sums = sums_in(plan, tokenizer.encode(weights, root=reference).values)
+        return cls(checkpoint, root, tokenizer, plan, sums)
 
     def draw(self, window: Window) -> Float[Tensor, "T D"]:
         """Reads a window from the files."""

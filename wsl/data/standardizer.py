@@ -24,7 +24,7 @@ from torch import Tensor
 
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
-from wsl.tokenizers.window import Sums, Window, parts_in, sums_of
+from wsl.tokenizers.window import Sums, Window, sums_in
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json
 
@@ -115,7 +115,7 @@ class Standardizer:
         """Returns directions and log-scales; zeros where tokens are padded. Non-finite weights make their group non-finite."""
         plan = tokens.plan
         whole = Window(plan, 0, plan.n_tokens, plan.part_of, plan.group_of, plan.positions, ())
-        return self.standardize_window(tokens.values, whole, self.log_scales(plan, sums_of(parts_in(plan, tokens.values))))
+        return self.standardize_window(tokens.values, whole, self.log_scales(plan, sums_in(plan, tokens.values)))
 
     def log_scales(self, plan: Plan, sums: Sums) -> Float[Tensor, " G"]:
         """Returns standardised log-scales of the groups of a checkpoint; not finite where its weights are not."""

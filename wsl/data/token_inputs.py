@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from itertools import groupby, islice, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import pandas as pd
 import torch
@@ -182,9 +182,11 @@ class TokenInputs:
         groups = _groups(self.tokenizer, within)
 
         def pooled(some: Pairs) -> Tensor:
-            by_plan = groupby(latents(some), key=lambda found: found[0].plan)
-            stacks = ((plan.positions, torch.stack([z for _, z in found])) for plan, found in by_plan)
-            return torch.cat([model.embed(stacked, positions, groups) for positions, stacked in stacks])
+            rows = []
+            for _, alike in groupby(latents(some), key=lambda found: found[0].plan):
+                for piece in _pieces(alike):
+                    rows.append(model.embed(torch.stack([z for _, z in piece]), piece[0][0].positions, groups))
+            return torch.cat(rows)
 
         rows = torch.cat(list(in_threads(pooled, batched(pairs, CHECKPOINTS_AT_ONCE))))
         each = rows.shape[1] // len(groups)
@@ -240,8 +242,8 @@ def rehearsal_of(values: Any) -> Rehearsal:
     return Rehearsal(**{str(key): value for key, value in given.items()})
 
 
-Encoded = tuple[Tokens, Mapping[str, Tensor], Mapping[str, Tensor] | None]
-"""Tokens of a checkpoint, its weights, and those of its root."""
+Encoded = TypeVar("Encoded", bound=tuple[Tokens, *tuple[Any, ...]])
+"""Tokens of a checkpoint, and whatever belongs to it."""
 
 
 def _pieces(alike: Iterator[Encoded]) -> Iterator[list[Encoded]]:

@@ -149,6 +149,9 @@ class Layout:
     sizes: tuple[tuple[str, int], ...]
     rules: tuple[Rule, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash((self.family, self.depth, self.sizes, len(self.slots), self.slots[-1:]))  # all slots would take far longer
+
     def __repr__(self) -> str:
         return (
             f"Layout({self.family}, depth {self.depth}: {counted(len(self.slots), 'tensor')}, {counted(len(self.rules), 'rule')})"

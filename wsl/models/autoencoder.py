@@ -91,7 +91,8 @@ def _sizes(latents: Float[Tensor, "B t Z"]) -> Float[Tensor, "B F"]:
     largest = squares.mean(2).sort(dim=1, descending=True).values
     by_octave = [largest[:, start:end] for start, end in zip(OCTAVES, ends, strict=True)]
     places = torch.stack([some.mean(1) if some.shape[1] else some.new_zeros(len(some)) for some in by_octave], dim=1)
-    spectrum = torch.linalg.svdvals(values / tokens**0.5).clamp(min=FAINT).log()[:, :SPECTRUM]
+    # one by one: bits of a stack depend on where in memory each of its matrices begins
+    spectrum = torch.stack([torch.linalg.svdvals(one) for one in values / tokens**0.5]).clamp(min=FAINT).log()[:, :SPECTRUM]
     spectrum = functional.pad(spectrum, (0, SPECTRUM - spectrum.shape[1]), value=math.log(FAINT))
     sizes = torch.cat([squares.mean(1), places], dim=1).clamp(min=FAINT**2).log() / 2
     return torch.cat([scale, values.mean((1, 2))[:, None], sizes, spectrum], dim=1).where(finite, torch.nan)

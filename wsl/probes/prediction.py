@@ -25,6 +25,7 @@ from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import CONFIGS
 from zoo_gen.errors import printable
 from zoo_gen.files import weights_sha256
+from zoo_gen.finite import all_finite
 from zoo_gen.formats.checkpoint import ADAPTER
 from zoo_gen.reader import shortened
 
@@ -243,7 +244,7 @@ def _group(reasons: list[str]) -> Group:
 def _not_finite(weights: Weights, root: Weights | None) -> str:
     """Returns why there is no embedding."""
     for whose, tensors in (("weights", weights), ("weights of its root", root or {})):
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        if not all_finite(tensors.values()):
             return f"{whose} are not finite"
     return "weights are finite, but too large to be embedded"
 

@@ -17,6 +17,7 @@ from wsl.symmetry.alignment import align
 from wsl.symmetry.stacks import stack
 from zoo_gen import InputError
 from zoo_gen.architecture import skeleton
+from zoo_gen.finite import all_finite
 
 FAR = 0.5
 """Checkpoints that have changed less than this, over the norm of the root, are in its order, or as good as that."""
@@ -48,7 +49,7 @@ def changes_raw_and_in_order(weights: Weights, root: Weights, *, heads: int | No
         The norms of both changes over the norm of the root. None where the first is below `FAR`, where a number is not finite, or
         where no table knows how the tensors may be permuted.
     """
-    shared = [name for name in changes(weights, root) if weights[name].isfinite().all() and root[name].isfinite().all()]
+    shared = [name for name in changes(weights, root) if all_finite((weights[name], root[name]))]
     try:
         layout, unknown = layout_for({name: weights[name] for name in shared}, heads, ())
     except InputError:

@@ -31,6 +31,7 @@ from wsl.symmetry.null_directions import fold
 from wsl.symmetry.rotations import folded_layout, frame_of, rotatable
 from wsl.symmetry.stacks import check_stack
 from zoo_gen.errors import InputError
+from zoo_gen.finite import all_finite
 
 TIE = 1e-9
 """Norms and singular values nearer to each other than this, relative to the largest, count as equal."""
@@ -77,7 +78,7 @@ def choose(standard: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Te
 def standardize(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Folds and balances a stack (K, *shape), in float64: its remaining symmetries are permutations and orthogonal maps."""
     check_stack(weights, layout)
-    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+    if broken := [name for name, tensor in weights.items() if not all_finite((tensor,))]:
         raise InputError(f"tensor {broken[0]!r} is not finite, so it has no canonical form; leave diverged checkpoints out")
     folded, _ = fold({name: tensor.detach().double() for name, tensor in weights.items()}, layout)
     return transform(folded, balance(folded, layout), layout)

@@ -11,6 +11,7 @@ have scales too. Where decoding (`wsl.tokenizers.coding`) does not return the we
 bits. A checkpoint in canonical form carries all of its own, as no rounded form leads back to it.
 """
 
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,10 +22,12 @@ from torch import Tensor
 from wsl.layout import layout_of
 from wsl.layout.slots import Layout, Part, Slot
 from wsl.symmetry.canonical import canonicalize
-from wsl.tokenizers.coding import pack, unpack, unpack_in_place
+from wsl.tokenizers.at_once import pack_any, unpack_any
+from wsl.tokenizers.coding import unpack_in_place
 from wsl.tokenizers.plan import SCALE, Plan
 from wsl.tokenizers.tokens import Correction, Tokenizer, Tokens
 from zoo_gen.errors import InputError
+from zoo_gen.finite import all_finite
 from zoo_gen.reader import shortened
 
 _OPTIONS = {"reference": ("none", "root"), "form": ("raw", "canonical"), "scale": ("within", "apart")}
@@ -76,7 +79,7 @@ class Codec(Tokenizer):
         dtypes = _dtypes(layout, state_dict)
         differences = _differences(layout, root) if self.reference == "root" else (False,) * len(layout.slots)
         if self.scale == "apart":
-            layout = replace(layout, slots=layout.slots + tuple(map(_scale_of, layout.slots)))
+            layout = _with_scales(layout)
             dtypes, differences = dtypes * 2, differences + (False,) * len(differences)
         return self.lay(layout, dtypes, differences)
 
@@ -88,8 +91,9 @@ class Codec(Tokenizer):
         Raises `InputError` for unknown tensors (in a canonical form also for opaque ones) and for a missing root.
         """
         plan = self.plan(state_dict, root=root, opaque=opaque)
-        tokens = pack(plan, self.formed(state_dict, root), self._formed_root(root))
-        if self.form == "raw":
+        exact = self.form == "raw"
+        tokens = pack_any(plan, self.formed(state_dict, root), self._formed_root(root), exact=exact)
+        if exact:
             return tokens
         return replace(tokens, corrections=tuple(Correction.whole(slot, state_dict[slot.name]) for _, slot in plan.tensors))
 
@@ -99,7 +103,7 @@ class Codec(Tokenizer):
         Tokens of other values than a checkpoint's (`Tokens.with_values`) decode to weights in the tokenizer's form.
         Raises `InputError` for a missing or unfit root.
         """
-        return unpack(tokens, self._formed_root(root))
+        return unpack_any(tokens, self._formed_root(root))
 
     def decode_in_place(self, tokens: Tokens, *, root: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Returns the checkpoint of tokens in the memory of their values, which are lost: use the tokens no more.
@@ -113,7 +117,7 @@ class Codec(Tokenizer):
 
     def formed(self, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         """Returns the weights of a checkpoint, or of a root, in the tokenizer's form."""
-        if self.form == "raw" or not all(tensor.isfinite().all() for tensor in weights.values()):
+        if self.form == "raw" or not all_finite(weights.values()):
             return weights
         try:
             stacked = {name: tensor.detach()[None] for name, tensor in weights.items()}
@@ -142,6 +146,12 @@ def _differences(layout: Layout, root: Mapping[str, Tensor] | None) -> tuple[boo
         slot.parts[0].role != "head" and slot.name in root and tuple(slot.turn(root[slot.name]).shape) == slot.shape
         for slot in layout.slots
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _with_scales(layout: Layout) -> Layout:
+    """Returns the layout with the exponents of its tensors behind them."""
+    return replace(layout, slots=layout.slots + tuple(map(_scale_of, layout.slots)))
 
 
 def _scale_of(slot: Slot) -> Slot:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wsl.tokenizers.bits import bits, differing, isnan, set_bits
 from wsl.tokenizers.plan import Plan, Segment
+from wsl.tokenizers.scale import exponent, limit, squares
 from wsl.tokenizers.tokens import Correction, Tokens
 from zoo_gen.errors import InputError
 
@@ -45,10 +46,10 @@ class Coding(NamedTuple):
     def of(cls, plan: Plan, i: int, root: Mapping[str, Tensor] | None, device: torch.device) -> "Coding":
         """Returns the arithmetic of a tensor of the plan on a device, its scale aside."""
         library = np if plan.uniform and device.type == "cpu" else torch
-        counterpart = _counterpart(plan, i, root)
-        if counterpart is not None and library is np:
-            counterpart = counterpart.to(plan.dtype).numpy()
-        return cls(library, plan.dtype, counterpart, None)
+        origin = counterpart(plan, i, root)
+        if origin is not None and library is np:
+            origin = origin.to(plan.dtype).numpy()
+        return cls(library, plan.dtype, origin, None)
 
     @property
     def copies(self) -> bool:
@@ -88,8 +89,11 @@ class Coding(NamedTuple):
 
 
 @np.errstate(all="ignore")  # weights may be anything
-def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None) -> Tokens:
-    """Codes weights into the places of a plan; `root` is read where the plan has differences."""
+def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] | None, *, exact: bool = True) -> Tokens:
+    """Codes weights into the places of a plan; `root` is read where the plan has differences.
+
+    Tokens that are not `exact` have no corrections: their caller knows the bits.
+    """
     device = next(iter(weights.values())).device
     values = _empty(plan.n_tokens * plan.width, plan.dtype, device).view(plan.n_tokens, plan.width)
     for start, stop in plan.blank:
@@ -101,19 +105,22 @@ def pack(plan: Plan, weights: Mapping[str, Tensor], root: Mapping[str, Tensor] |
         weight = slot.turn(weights[slot.name].detach()).contiguous().view(-1)
         coding = Coding.of(plan, i, root, device)
         if i in plan.scales:
-            exponent = _exponent(weight, coding)
-            plan.segments[plan.scales[i]][0].of(values).fill_(exponent)
-            coding = coding._replace(scale=2.0**exponent)
+            scale = _exponent(weight, coding)
+            plan.segments[plan.scales[i]][0].of(values).fill_(scale)
+            coding = coding._replace(scale=2.0**scale)
         if coding.copies and weight.dtype == plan.dtype:
             for segment in plan.segments[i]:
                 _copy(segment.of(values), segment.of_tensor(weight))
             continue
-        exact, coded = coding.array(weight), coding.array(flat)
+        array, coded = coding.array(weight), coding.array(flat)
         wrong = []
         for segment in plan.segments[i]:
             part = slice(segment.offset, segment.offset + segment.n_weights)
             out = coded[segment.start : segment.start + segment.n_weights] if segment.flat else coding.array(rest)
-            wrong.append(segment.offset + _code(exact[part], coding.part(segment), out, coding.array(scratch)))
+            if exact:
+                wrong.append(segment.offset + _code(array[part], coding.part(segment), out, coding.array(scratch)))
+            else:
+                _code_alone(array[part], coding.part(segment), out)
             if not segment.flat:
                 _copy(segment.of(values), rest.as_strided(segment.shape, segment.steps, 0))
         if any(map(len, wrong)):
@@ -133,7 +140,7 @@ def unpack(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[str, Tenso
     plan = tokens.plan
     values = tokens.values.detach().to(plan.dtype).contiguous()
     numbers = [i for i, _ in plan.tensors]
-    weights = _carved(plan, numbers, _empty(_size(plan, numbers, _ALIGNMENT), torch.uint8, values.device), _ALIGNMENT)
+    weights = carved(plan, numbers, values.device)
     _decode(tokens, values, root, weights)
     return {slot.name: slot.turn(weights[i].view(slot.shape)).contiguous() for i, slot in plan.tensors}
 
@@ -148,7 +155,7 @@ def unpack_in_place(tokens: Tokens, root: Mapping[str, Tensor] | None) -> dict[s
     plan = tokens.plan
     values = tokens.values.detach().to(plan.dtype).contiguous()
     for i, _ in plan.tensors:
-        _counterpart(plan, i, root)  # refuses before anything is lost
+        counterpart(plan, i, root)  # refuses before anything is lost
     block = _empty(max(_size(plan, region.slots, 1) for region in plan.regions), torch.uint8, values.device)
     found: dict[int, Tensor] = {}
     for region in plan.regions:
@@ -170,8 +177,8 @@ def _decode(tokens: Tokens, values: Tensor, root: Mapping[str, Tensor] | None, w
         if correction is None or correction.index is not None:
             coding = Coding.of(plan, i, root, values.device)
             if i in plan.scales:
-                exponent, limit = plan.segments[plan.scales[i]][0].of(values).item(), _limit(plan.dtype)
-                coding = coding._replace(scale=2.0 ** max(-limit, min(limit, exponent)))  # a network's is not within any limits
+                scale, most = plan.segments[plan.scales[i]][0].of(values).item(), limit(plan.dtype)
+                coding = coding._replace(scale=2.0 ** max(-most, min(most, scale)))  # a network's is not within any limits
             for segment in plan.segments[i]:
                 _restore(segment, values, coding, weight)
         if correction is not None:
@@ -194,6 +201,12 @@ def _code(exact: Any, coding: Coding, coded: Any, scratch: Any) -> Int[np.ndarra
             differs |= isnan(truth)
         wrong.append(differs if few else np.packbits(differs, bitorder="little"))
     return wrong[0].nonzero()[0] if few else set_bits(np.concatenate(wrong))
+
+
+def _code_alone(weight: Any, coding: Coding, coded: Any) -> None:
+    """Writes the coded entries of one part of a tensor."""
+    for where in _pieces(len(weight)):
+        coding.code(weight[where], where, coded[where])
 
 
 def _restore(segment: Segment, values: Tensor, coding: Coding, weight: Tensor) -> None:
@@ -232,22 +245,15 @@ def _copy(target: Tensor, source: Tensor) -> None:
 
 
 def _exponent(weight: Tensor, coding: Coding) -> int:
-    """Returns the binary logarithm of the root mean square of what is coded, its finite entries alone; 0 if that is 0."""
+    """Returns the binary logarithm of the root mean square of what is coded, its finite entries alone."""
     total, count = 0.0, 0
     flat = coding.array(weight)
     for where in _pieces(len(weight)):
         piece = torch.empty_like(weight[where], dtype=coding.dtype)
         coding.code(flat[where], where, coding.array(piece))
-        finite = piece.isfinite()
-        total += piece.double().where(finite, 0).square().sum().item()
-        count += int(finite.sum())
-    limit = _limit(coding.dtype)
-    return round(max(-limit, min(limit, math.log2(total / count) / 2))) if total > 0 else 0
-
-
-def _limit(dtype: torch.dtype) -> int:
-    """Returns the largest e for which 2^e and 2^-e are normal numbers of a type."""
-    return -round(math.log2(torch.finfo(dtype).tiny))
+        more, many = squares(piece)
+        total, count = total + more, count + many
+    return exponent(total, count, coding.dtype)
 
 
 def _empty(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -261,6 +267,11 @@ def _size(plan: Plan, slots: Iterable[int], alignment: int) -> int:
     return sum(-(-plan.nbytes[i] // alignment) * alignment for i in slots)
 
 
+def carved(plan: Plan, slots: list[int], device: torch.device) -> dict[int, Tensor]:
+    """Returns an empty flat tensor for each slot, side by side in a new block of memory."""
+    return _carved(plan, slots, _empty(_size(plan, slots, _ALIGNMENT), torch.uint8, device), _ALIGNMENT)
+
+
 def _carved(plan: Plan, slots: Iterable[int], block: Tensor, alignment: int) -> dict[int, Tensor]:
     """Returns an empty flat tensor for each slot, one after the other in a block of bytes."""
     found, start = {}, 0
@@ -271,7 +282,7 @@ def _carved(plan: Plan, slots: Iterable[int], block: Tensor, alignment: int) -> 
     return found
 
 
-def _counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor | None:
+def counterpart(plan: Plan, i: int, root: Mapping[str, Tensor] | None) -> Tensor | None:
     """Returns the flat tensor of the root that the plan codes a tensor's difference to."""
     if not plan.differences[i]:
         return None

@@ -21,6 +21,12 @@ from zoo_gen.wording import counted
 SCALE = ((Axis("scale", False),),)
 """The axes of a slot that holds the binary logarithm of the scale of a tensor; its name does not tell: any tensor may have it."""
 
+SMALL = 2**19
+"""Weights of a checkpoint that is handled at once, at most: its tensors are small, and a call for each would take longest."""
+
+PIECE = 2**13
+"""Weights of a part that are summed up at once, about."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -68,6 +74,11 @@ class Segment:
     def n_weights(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
+
+    @property
+    def rows_of_piece(self) -> int:
+        """Rows of the part that are summed up at once."""
+        return max(1, PIECE * self.shape[0] // self.n_weights)
 
     @cached_property
     def flat(self) -> bool:
@@ -133,6 +144,9 @@ class Plan:
     groups: tuple[Group, ...]
     blank: tuple[tuple[int, int], ...]
 
+    def __hash__(self) -> int:
+        return hash((self.layout, self.dtypes, self.differences, self.width, len(self.groups)))  # all groups would take far longer
+
     @property
     def n_tokens(self) -> int:
         """Number of tokens T."""
@@ -150,6 +164,11 @@ class Plan:
     def n_weights(self) -> int:
         """Number of values that are no padding: weights, and scales where they are kept apart."""
         return sum(group.n_weights for group in self.groups)
+
+    @property
+    def small(self) -> bool:
+        """Whether all weights are handled at once."""
+        return self.n_weights <= SMALL
 
     @cached_property
     def dtype(self) -> torch.dtype:

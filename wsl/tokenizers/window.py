@@ -4,6 +4,7 @@ With weights in memory-mapped files, reading a window touches the pages of its o
 does not depend on the size of the model.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,9 +17,6 @@ from torch.nn import functional
 
 from wsl.layout.slots import Slot
 from wsl.tokenizers.plan import Plan, Segment
-
-PIECE = 2**13
-"""Weights of a part that are read at once, about."""
 
 Sums = Float[Tensor, "parts 2"]
 """Sum and sum of squares of each part of a checkpoint, in double precision; statistics and log-scales follow from them."""
@@ -90,14 +88,14 @@ def parts_of(plan: Plan, state_dict: Mapping[str, Tensor], root: Mapping[str, Te
         if plan.differences[segment.slot]:
             assert root is not None  # a plan without a root has no differences
             origin = segment.of_tensor(slot.turn(root[slot.name]).contiguous())
-            yield (a - b for a, b in zip(_pieces(weights, plan.dtype), _pieces(origin, plan.dtype), strict=True))
+            yield (a - b for a, b in zip(_pieces(segment, weights, plan.dtype), _pieces(segment, origin, plan.dtype), strict=True))
         else:
-            yield _pieces(weights, plan.dtype)
+            yield _pieces(segment, weights, plan.dtype)
 
 
 def parts_in(plan: Plan, values: Float[Tensor, "T D"]) -> Iterator[Iterator[Tensor]]:
     """Yields the same from the values of a checkpoint's tokens."""
-    return (_pieces(segment.of(values), plan.dtype) for segment in plan.parts)
+    return (_pieces(segment, segment.of(values), plan.dtype) for segment in plan.parts)
 
 
 def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
@@ -117,10 +115,34 @@ def sums_of(parts: Iterable[Iterable[Tensor]]) -> Sums:
     return torch.from_numpy(np.stack(rows))
 
 
-def _pieces(part: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yields the rows of a part, flat, as many at once as are about `PIECE` weights."""
-    step = max(1, PIECE * part.shape[0] // part.numel())
-    return (rows.to(dtype).flatten() for rows in part.split(step))
+def sums_in(plan: Plan, values: Float[Tensor, "T D"]) -> Sums:
+    """Returns the sums of a checkpoint from the values of its tokens: those of `parts_in`, to the bit."""
+    if not plan.small:
+        return sums_of(parts_in(plan, values))
+    places, starts, parts = _places(plan)
+    sums = np.zeros((len(plan.parts), 2))
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = np.append(values.detach().reshape(-1).double().numpy(), 0.0)[places]  # a sum begins with zero
+        np.add.at(sums[:, 0], parts, np.add.reduceat(numbers, starts))
+        np.add.at(sums[:, 1], parts, np.add.reduceat(np.square(numbers), starts))
+    return torch.from_numpy(sums)
+
+
+@functools.lru_cache(maxsize=16)
+def _places(plan: Plan) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " pieces"], Int[np.ndarray, " pieces"]]:
+    """Returns places in the flat buffer, its end before each piece of a part; where pieces start among them; their parts."""
+    buffer = torch.arange(plan.n_tokens * plan.width).view(plan.n_tokens, plan.width)
+    places, parts = [], []
+    for number, segment in enumerate(plan.parts):
+        for piece in _pieces(segment, segment.of(buffer), buffer.dtype):
+            places.append(functional.pad(piece, (1, 0), value=buffer.numel()))
+            parts.append(number)
+    return torch.cat(places).numpy(), np.cumsum([0, *map(len, places[:-1])]), np.array(parts)
+
+
+def _pieces(segment: Segment, part: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yields the rows of a part, flat, some at once."""
+    return (rows.to(dtype).flatten() for rows in part.split(segment.rows_of_piece))
 
 
 def _overlap(segment: Segment, first: int, last: int) -> tuple[Tensor, Tensor]:

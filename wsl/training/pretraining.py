@@ -29,6 +29,7 @@ from wsl.training.heads import Heads, classes_first, divergence_of
 from wsl.training.settings import TrainConfig
 from wsl.training.targets import Evaluated, PretrainingTargets, known_rows, scaled_summaries
 from zoo_gen import InputError, Zoo
+from zoo_gen.finite import all_finite
 from zoo_gen.splits import Split
 
 
@@ -120,7 +121,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder, heads = _trained(config, objective, lessons, inputs, build, log=log, console=console, device=device)
-    if not all(parameter.isfinite().all() for parameter in encoder.parameters()):
+    if not all_finite(encoder.parameters()):
         raise InputError(f"the invariant encoder diverged; use a smaller learning_rate (now {config.learning_rate:g})")
     log("validation", config.steps, _measured(encoder, heads, objective, lessons, inputs))
     return encoder, inputs

@@ -17,6 +17,7 @@ from zoo_gen.adoption.scan import Found, LeftOut
 from zoo_gen.adoption.write import AdoptedCheckpoint
 from zoo_gen.errors import InputError
 from zoo_gen.files import weights_sha256
+from zoo_gen.finite import all_finite
 from zoo_gen.formats.checkpoint import ADAPTER, read_checkpoint
 from zoo_gen.formats.transformers_vit import LEFT_OUT
 from zoo_gen.reader import read_json, shortened
@@ -136,7 +137,7 @@ def _read(
     if names == "timm" and described["architecture"] is None:
         raise InputError("timm has no model of these shapes")
     pattern = frozenset(re.sub(r"\d+", "#", name) for name in tensors if not _HEAD.fullmatch(name))
-    is_finite = all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    is_finite = all_finite(tensors.values())
     sketches = {dtype: sketch(tensors, dtype) for dtype in HALF}
     halves = {dtype: sum(tensor.dtype is dtype for tensor in tensors.values()) for dtype in HALF}
     return Read(one, checkpoint, described, told, pattern, is_finite, sketches, halves)

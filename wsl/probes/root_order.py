@@ -16,7 +16,7 @@ from wsl.run import Run
 from wsl.symmetry.alignment import align
 from wsl.symmetry.stacks import stack
 from zoo_gen import InputError
-from zoo_gen.architecture import skeleton
+from zoo_gen.architecture import outline
 
 FAR = 0.5
 """Checkpoints that have changed less than this, over the norm of the root, are in its order, or as good as that."""
@@ -32,7 +32,7 @@ def heads_of(run: Run) -> int | None:
     if described.get("architecture") is None:
         return described.get("num_heads")
     try:
-        found = {getattr(module, "num_heads", None) for module in skeleton(described).modules()} - {None}
+        found = {getattr(module, "num_heads", None) for module in outline(described).modules()} - {None}
     except InputError:  # it embeds by its tensors all the same
         return None
     heads = found.pop() if len(found) == 1 else None

@@ -222,7 +222,12 @@ def _size(model: nn.Module) -> int:
 
 
 def best_of(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
-    """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count."""
+    """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count.
+
+    What is alone is the best untrained.
+    """
+    if len(options) == 1:
+        return options[0]
     contestants = [build(**each) for each in options]
     race(contestants, seconds=seconds + max(one.seconds for one in contestants), turns=2)
     errors = [contestant.course[-1].errors[measure] for contestant in contestants]

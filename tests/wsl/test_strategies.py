@@ -87,7 +87,7 @@ def test_two_processes_find_the_models_that_behaviour_is_of(short_zoo: Path, tmp
 def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, replicas: Run, short_zoo: Path, tmp_path: Path):
     overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate_grad_batches=2"]
     killed = tmp_path / "killed"
-    process = forks.start("wsl.train", *SMALL, *overrides, f"zoo={short_zoo}", f"run={killed}", session=True)
+    process = forks.start("wsl.train", *SMALL, *overrides, f"zoo={short_zoo}", f"run={killed}", session=True, forking=True)
     assert process.pid is not None
     deadline = time.monotonic() + 120
     while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:

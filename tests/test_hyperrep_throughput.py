@@ -27,7 +27,6 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Field:
     """Six and three children of the SimCLR root of digits_mini."""
     config = compose("zoo_gen", ["zoo=digits_mini", *TINY])["zoo"]
     config["pretrain"]["members"] = config["pretrain"]["members"][2:]
-    config["finetune"]["axes"] = {"head": ["linear", "mlp"], "learning_rate": [1e-3, 3e-3, 1e-2], "weight_decay": [0.1, 0.0]}
     place = tmp_path_factory.mktemp("zoos") / "field"
     zoo = generate(place, config, name="field", seed=0, executor=InThisProcess())
     return Field(zoo, SETTINGS, train=6, val=3)

@@ -223,6 +223,8 @@ def _size(model: nn.Module) -> int:
 
 def best_of(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
     """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count."""
+    if len(options) == 1:
+        return options[0]
     contestants = [build(**each) for each in options]
     race(contestants, seconds=seconds + max(one.seconds for one in contestants), turns=2)
     errors = [contestant.course[-1].errors[measure] for contestant in contestants]
@@ -253,8 +255,7 @@ def over_products(ours: Contestant, card: dict[str, Any]) -> float:
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):  # whose products are counted
         ours.objective(ours.model, batch)["loss"].backward()
-    tokens = batch.positions[..., 0].numel()
-    shapes = ((width, 3 * width), (width, width), (width, hidden), (hidden, width))
+    tokens, shapes = batch.positions[..., 0].numel(), ((width, 3 * width), (width, width), (width, hidden), (hidden, width))
     operands = [[torch.randn(size) for size in ((tokens, k), (k, m), (tokens, m))] for k, m in shapes]
 
     def products() -> None:
@@ -279,7 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", help="of wsl.train, as model.width=64")
     options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(1)
-
     zoo = Zoo.open(options.zoo)
     field = Field(zoo, options.settings, train=options.train, val=options.val)
     contestants = chosen(field, options.rates, seconds=options.scan)

@@ -36,9 +36,11 @@ def tiny_zoo(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def short_zoo(shared: Path) -> Path:
-    """A zoo of 3 roots x 2 with two epochs each; copy its folder before changing anything in it."""
+    """A zoo of 3 roots x 2 of one block, two epochs each; copy its folder before changing anything in it."""
+    from tests.zoos import SHORT, TWO_RATES
+
     (shared / "short").mkdir(exist_ok=True)
-    return shared_zoo(shared, "short/zoo", axes={"learning_rate": [1e-3, 1e-2]})
+    return shared_zoo(shared, "short/zoo", *SHORT, axes=TWO_RATES)
 
 
 @pytest.fixture(scope="session")

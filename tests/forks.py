@@ -36,6 +36,7 @@ def start(
     cwd: Path | None = None,
     streams: tuple[Path, Path] | None = None,
     session: bool = False,
+    forking: bool = False,
 ) -> BaseProcess:
     """Starts `python -m module arguments`.
 
@@ -46,9 +47,10 @@ def start(
         cwd: the folder to run in; default: that of this process.
         streams: files for standard output and errors; default: nowhere.
         session: whether the process leads a session of its own.
+        forking: whether processes that it would spawn are forked from it.
     """
     _ready()
-    given = (dict(os.environ if env is None else env), cwd or Path.cwd(), streams or (os.devnull, os.devnull), session)
+    given = (dict(os.environ if env is None else env), cwd or Path.cwd(), streams or (os.devnull, os.devnull), session, forking)
     process = _context.Process(target=_command, args=(module, arguments, *given))
     process.start()
     return process
@@ -94,11 +96,19 @@ def _ready() -> None:
 
 
 def _command(
-    module: str, arguments: tuple[str, ...], env: dict[str, str], cwd: Path, streams: tuple[Path | str, Path | str], session: bool
+    module: str,
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    cwd: Path,
+    streams: tuple[Path | str, Path | str],
+    session: bool,
+    forking: bool,
 ) -> None:
     """What the new process does."""
     if session:
         os.setsid()
+    if forking and METHOD == "forkserver":  # which this process could not ask for another
+        multiprocessing.get_context = lambda method=None: _new("fork" if method == "spawn" else method)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -4,12 +4,16 @@
 
 import hydra
 import pytest
+import sklearn.datasets
 import torch
 from hydra.core import hydra_config
 
 import tests.forks
+import wsl.models.hyperrep
 import wsl.probes.prediction
 import wsl.reporting.terminal_tables
+import wsl.tokenizers.residual
+import wsl.training.objectives.reconstruction
 import wsl.training.run_training
 import zoo_gen.generate
 import zoo_gen.plan

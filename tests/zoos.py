@@ -27,6 +27,8 @@ TINY = (
 ONE_EPOCH = ("zoo.pretrain.recipe.epochs=1", "zoo.finetune.recipe.epochs=1", "zoo.pretrain.members.2.epochs=1")
 ONE_EPOCH += ("zoo.pretrain.recipe.warmup_epochs=1", "zoo.finetune.recipe.warmup_epochs=1")
 TWO_RATES = {"learning_rate": [1e-3, 1e-2]}
+SHORT = ("zoo.architecture.model_args.depth=1", "zoo.pretrain.recipe.batch_size=128", "zoo.finetune.recipe.batch_size=128")
+"""What a zoo is made by whose training does not matter: one block, few steps."""
 
 Value = TypeVar("Value")
 
@@ -62,6 +64,11 @@ def make_zoo(path: Path, *overrides: str, axes: dict[str, list[Any]] | None = No
     if axes is not None:
         config["zoo"]["finetune"]["axes"] = axes
     return generate(path, config["zoo"], name=path.name, seed=config["seed"], executor=executor or InThisProcess())
+
+
+def make_short(path: Path, *overrides: str, executor: InThisProcess | None = None) -> Zoo:
+    """A zoo of 3 roots x 2 of one block, two epochs of few steps each."""
+    return make_zoo(path, *SHORT, *overrides, axes=TWO_RATES, executor=executor)
 
 
 SMALL = with_head(
@@ -149,4 +156,5 @@ def adopted_zoo(
     return write_adopted(folder / "zoo", "adopted", found, copy=copy)
 
 
-__all__ = ["ONE_EPOCH", "SMALL", "TINY", "TWO_RATES", "InThisProcess", "adopted_zoo", "compose", "make_zoo", "tuned", "zoo_gen"]
+__all__ = ["ONE_EPOCH", "SHORT", "SMALL", "TINY", "TWO_RATES", "InThisProcess"]
+__all__ += ["adopted_zoo", "compose", "make_short", "make_zoo", "tuned", "zoo_gen"]

@@ -7,6 +7,7 @@ pretrained=True)`. timm has no ViT with an MLP head, and none with another epsil
 import copy
 import json
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -106,7 +107,7 @@ def resized(backbone: Mapping[str, Any], width: int | None, depth: int | None) -
 
 def timm_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the `model_args` that give `vit_mlp_head` the sizes of a named timm VisionTransformer."""
-    model: Any = _skeleton(json.dumps(dict(backbone), sort_keys=True))
+    model: Any = outline(backbone)
     block = model.blocks[0]
     sizes = {
         "patch_size": model.patch_embed.patch_size[0],
@@ -151,11 +152,19 @@ def build(described: Mapping[str, Any]) -> nn.Module:
 
 
 def skeleton(described: Mapping[str, Any]) -> nn.Module:
-    """Returns the model of a `config.json` without content (on the meta device); it is built once and copied, ten times as fast.
+    """Returns the model of a `config.json` without content (on the meta device); it is built once and copied, which is fast.
 
     Raises `InputError` as `build` does.
     """
-    return copy.deepcopy(_skeleton(json.dumps(dict(described), sort_keys=True)))
+    model = outline(described)
+    values = (value for module in model.modules() for value in vars(module).values())
+    empty: dict[int, Any] = {id(value): OrderedDict() for value in values if isinstance(value, OrderedDict) and not value}
+    return copy.deepcopy(model, empty)  # most of what there is to copy are dictionaries of hooks, which are empty
+
+
+def outline(described: Mapping[str, Any]) -> nn.Module:
+    """Returns the one `skeleton` of a `config.json` that all callers share: to be looked at, never changed."""
+    return _skeleton(json.dumps(dict(described), sort_keys=True))
 
 
 @lru_cache(maxsize=64)

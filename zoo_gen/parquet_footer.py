@@ -5,6 +5,7 @@ protocol, is read here: a field is a byte of type and distance to the last field
 Format: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _DEPTH = 20
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
 
-def codecs_of(path: Path) -> set[int]:
+def codecs_of(path: Path) -> frozenset[int]:
     """Returns the numbers of the codecs of all column chunks. Raises `ValueError` for a file without a sound footer."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -28,10 +29,15 @@ def codecs_of(path: Path) -> set[int]:
         if len(end) < 8 or end[4:] != MAGIC or length > size - 8:
             raise ValueError("it has no footer of Parquet")
         file.seek(size - 8 - length)
-        footer = _Footer(file.read(length))
+        return _codecs(file.read(length))
+
+
+@lru_cache(maxsize=64)
+def _codecs(footer: bytes) -> frozenset[int]:
+    """The codecs that a footer tells; a zoo is opened many times."""
     try:
-        groups = footer.struct(_DEPTH)[ROW_GROUPS]
-        return {column[ABOUT][CODEC] for group in groups for column in group[COLUMNS]}
+        groups = _Footer(footer).struct(_DEPTH)[ROW_GROUPS]
+        return frozenset(column[ABOUT][CODEC] for group in groups for column in group[COLUMNS])
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError("its footer is damaged") from error
 

@@ -169,16 +169,16 @@ def test_commands_of_the_pages_compose(page: str, line: str) -> None:
         assert compose(name, overrides)
 
 
-def test_the_start_page_runs(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_page_runs(short_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = blocks(ROOT / "docs" / "index.md", "python")
     if not hasattr(importlib.import_module("wsl"), "Run"):
         raise ImportError("until it is exported, nothing is trained for this")
     run_folder = (
-        importlib.import_module("tests.wsl.conftest").train_small(tiny_zoo, tmp_path / "checkpoints" / "runs" / "demo").path
+        importlib.import_module("tests.wsl.conftest").train_small(short_zoo, tmp_path / "checkpoints" / "runs" / "demo").path
     )
     assert run_folder.is_dir()
     (tmp_path / "checkpoints" / "zoos").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    (tmp_path / "checkpoints" / "zoos" / "digits_mini").symlink_to(short_zoo)
     monkeypatch.chdir(tmp_path)
     names = run(code)
     assert set(names["again"]) == set(names["best"].state_dict())  # type: ignore[call-overload, attr-defined]

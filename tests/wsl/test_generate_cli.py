@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import wsl.generate
 from tests.commands import call, refused
 from tests.wsl.conftest import SMALL
-from tests.zoos import known
+from tests.zoos import known, make_zoo
 from wsl.generate import main as generate
 from wsl.generators.evaluation import score_models
 from wsl.generators.family import FamilySampler, Sample, families_of, write_samples
@@ -24,11 +24,11 @@ ONE_ROW_EACH = ["scan.copy_noise.noise=[0.2]", "scan.weight_gaussian={spread: [1
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a zoo, a run of it, and what generate made of the run."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a zoo of two roots with two heads, a run of it, and what generate made of the run."""
     folder = tmp_path_factory.mktemp("generate")
-    (folder / "checkpoints" / "zoos").mkdir(parents=True)
-    (folder / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    axes = {"head": ["linear", "mlp"], "learning_rate": [1e-4, 1e-3, 3e-3], "weight_decay": [0.1, 0.0]}
+    make_zoo(folder / "checkpoints" / "zoos" / "digits_mini", "zoo.pretrain.members=[{seed: 0}, {seed: 1}]", axes=axes)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         call(train, "run=demo", *SMALL)

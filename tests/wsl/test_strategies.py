@@ -40,23 +40,23 @@ def losses(run: Run) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def alone(short_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of one process, with averaged weights."""
-    return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "one", *COMPARED)
+    return train_small(short_zoo, tmp_path_factory.mktemp("runs") / "one", *COMPARED)
 
 
 @pytest.fixture(scope="module")
-def replicas(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def replicas(short_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same of two processes with the whole model each."""
     with forks.forked():
-        return train_small(tiny_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate_grad_batches=2")
+        return train_small(short_zoo, tmp_path_factory.mktemp("runs") / "ddp", *COMPARED, *TWO, "accumulate_grad_batches=2")
 
 
 @pytest.mark.parametrize("card", ["ddp", "fsdp"])
-def test_two_processes_have_the_losses_of_one(card: str, alone: Run, replicas: Run, tiny_zoo: Path, tmp_path: Path):
+def test_two_processes_have_the_losses_of_one(card: str, alone: Run, replicas: Run, short_zoo: Path, tmp_path: Path):
     sharded = ("strategy=fsdp", "devices=2", "accumulate_grad_batches=2")
     with forks.forked():
-        two = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "two", *COMPARED, *sharded)
+        two = replicas if card == "ddp" else train_small(short_zoo, tmp_path / "two", *COMPARED, *sharded)
     assert [event["step"] for event in events(two.path)] == [event["step"] for event in events(alone.path)]
     apart = max(abs(a - b) for a, b in zip(losses(two), losses(alone), strict=True))
     print(f"{card}: losses differ by at most {apart:.1e}")
@@ -68,26 +68,26 @@ def test_two_processes_have_the_losses_of_one(card: str, alone: Run, replicas: R
     assert weights[0].keys() == weights[1].keys()
 
 
-def test_another_seed_has_other_losses(alone: Run, tiny_zoo: Path, tmp_path: Path):
-    other = train_small(tiny_zoo, tmp_path / "other", *COMPARED, "seed=1")
+def test_another_seed_has_other_losses(alone: Run, short_zoo: Path, tmp_path: Path):
+    other = train_small(short_zoo, tmp_path / "other", *COMPARED, "seed=1")
     assert losses(other) != pytest.approx(losses(alone), abs=1e-3)
 
 
 @pytest.mark.slow
-def test_two_processes_find_the_models_that_behaviour_is_of(tiny_zoo: Path, tmp_path: Path):
+def test_two_processes_find_the_models_that_behaviour_is_of(short_zoo: Path, tmp_path: Path):
     behaviour = ("objective=behaviour", "objective.terms.behaviour.images=4", "window=448", "steps=2")
-    one = train_small(tiny_zoo, tmp_path / "one", *behaviour)
-    two = train_small(tiny_zoo, tmp_path / "two", *behaviour, *TWO)
+    one = train_small(short_zoo, tmp_path / "one", *behaviour)
+    two = train_small(short_zoo, tmp_path / "two", *behaviour, *TWO)
     found = [[event["behaviour"] for event in events(run.path)] for run in (one, two)]
     assert found[1] == pytest.approx(found[0], abs=1e-5)
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
 
 
 @pytest.mark.parametrize("card", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, replicas: Run, tiny_zoo: Path, tmp_path: Path):
+def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, replicas: Run, short_zoo: Path, tmp_path: Path):
     overrides = [*COMPARED, f"strategy={card}", "devices=2", "accumulate_grad_batches=2"]
     killed = tmp_path / "killed"
-    process = forks.start("wsl.train", *SMALL, *overrides, f"zoo={tiny_zoo}", f"run={killed}", session=True)
+    process = forks.start("wsl.train", *SMALL, *overrides, f"zoo={short_zoo}", f"run={killed}", session=True, forking=True)
     assert process.pid is not None
     deadline = time.monotonic() + 120
     while not (killed / "state.safetensors").exists() and time.monotonic() < deadline:
@@ -99,8 +99,8 @@ def test_two_processes_that_are_killed_continue_to_the_same_bits(card: str, repl
     assert not (killed / "model.safetensors").exists()
     assert any(name.startswith("average.") for name in load_file(killed / "state.safetensors"))
     with forks.forked():
-        train_small(tiny_zoo, killed, *overrides)
-    whole = replicas if card == "ddp" else train_small(tiny_zoo, tmp_path / "whole", *overrides)
+        train_small(short_zoo, killed, *overrides)
+    whole = replicas if card == "ddp" else train_small(short_zoo, tmp_path / "whole", *overrides)
     assert events(killed) == events(whole.path)
     assert (killed / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
@@ -132,9 +132,9 @@ def test_a_process_that_is_killed_is_one_message(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_one_message_of_the_processes(tiny_zoo: Path, tmp_path: Path):
+def test_a_loss_that_is_not_finite_is_one_message_of_the_processes(short_zoo: Path, tmp_path: Path):
     with pytest.raises(InputError, match="smaller learning_rate"):
-        train_small(tiny_zoo, tmp_path / "run", "learning_rate=1e30", "gradient_clip_val=1e30", *TWO)
+        train_small(short_zoo, tmp_path / "run", "learning_rate=1e30", "gradient_clip_val=1e30", *TWO)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 

@@ -35,11 +35,12 @@ def events(folder: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
-def test_the_same_command_twice_gives_the_same_metrics(tiny_run: Run, tiny_zoo: Path, tmp_path: Path):
-    again = train_small(tiny_zoo, tmp_path / "again")
-    assert events(again.path) == events(tiny_run.path)
-    other = train_small(tiny_zoo, tmp_path / "other", "seed=1")
-    assert events(other.path) != events(tiny_run.path)
+def test_the_same_command_twice_gives_the_same_metrics(short_zoo: Path, tmp_path: Path):
+    once, again, other = (
+        train_small(short_zoo, tmp_path / name, *seed) for name, seed in {"once": [], "again": [], "other": ["seed=1"]}.items()
+    )
+    assert events(again.path) == events(once.path)
+    assert events(other.path) != events(once.path)
 
 
 def test_metrics_hold_losses_errors_per_role_and_decoded_accuracy(tiny_run: Run):
@@ -79,10 +80,10 @@ def home(zoo: Path, folder: Path) -> Path:
 
 
 def test_a_killed_training_continues_to_the_same_bits(
-    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    overrides = ["steps=120", "validate_every=60", "log_every=8", "save_every=13"]
-    killed = home(tiny_zoo, tmp_path) / "runs" / "killed"
+    overrides = ["steps=90", "validate_every=45", "log_every=8", "save_every=7"]
+    killed = home(short_zoo, tmp_path) / "runs" / "killed"
     monkeypatch.chdir(tmp_path)
     process = forks.start("wsl.train", *SMALL, "run=killed", *overrides)
     deadline = time.monotonic() + 120
@@ -92,18 +93,18 @@ def test_a_killed_training_continues_to_the_same_bits(
     process.join()
     assert not (killed / "model.safetensors").exists()
     call(main, *SMALL, "run=killed", *overrides, "save_every=50", "workers=0", "cache_mb=0")
-    assert re.search(r"^resuming after step [1-9]\d* of 120$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^resuming after step [1-9]\d* of 90$", capsys.readouterr().out, re.MULTILINE)
     resumed = Run.open(killed)
-    whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
+    whole = train_small(short_zoo, tmp_path / "whole", *overrides)
     assert events(resumed.path) == events(whole.path)
     assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
     assert not list(killed.glob("*state*"))
 
 
 @pytest.mark.slow
-def test_a_training_killed_at_random_times_ends_in_the_same_bits(tiny_zoo: Path, tmp_path: Path):
+def test_a_training_killed_at_random_times_ends_in_the_same_bits(short_zoo: Path, tmp_path: Path):
     overrides, rng = ["steps=600", "validate_every=100", "log_every=7", "save_every=11"], np.random.default_rng()
-    command = [sys.executable, "-m", "wsl.train", *SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'killed'}", *overrides]
+    command = [sys.executable, "-m", "wsl.train", *SMALL, f"zoo={short_zoo}", f"run={tmp_path / 'killed'}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     kills, where, state = 0, set(), tmp_path / "killed" / "state.safetensors"
     while not (tmp_path / "killed" / "model.safetensors").exists():
@@ -121,13 +122,13 @@ def test_a_training_killed_at_random_times_ends_in_the_same_bits(tiny_zoo: Path,
     print(f"{kills} kills, {sorted(where)}")
     assert kills >= 3
     assert len(where) >= 2
-    whole = train_small(tiny_zoo, tmp_path / "whole", *overrides)
+    whole = train_small(short_zoo, tmp_path / "whole", *overrides)
     assert events(tmp_path / "killed") == events(whole.path)
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
 
-def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = [*SMALL, f"zoo={tiny_zoo}", f"run={tmp_path / 'piped'}"]
+def test_in_a_pipe_training_prints_plain_lines(short_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = [*SMALL, f"zoo={short_zoo}", f"run={tmp_path / 'piped'}"]
     once = forks.command("wsl.train", *arguments)
     assert once.returncode == 0
     lines = once.stdout.splitlines()
@@ -187,9 +188,9 @@ def test_in_a_pipe_training_prints_plain_lines(tiny_zoo: Path, tmp_path: Path, c
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing_behind(
-    arguments: list[str], message: str, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, short_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    home(tiny_zoo, tmp_path)
+    home(short_zoo, tmp_path)
     monkeypatch.chdir(tmp_path)
     small = [] if "model=hyperep" in arguments else SMALL
     assert message in refused(main, *small, "run=new", *arguments)
@@ -203,28 +204,28 @@ def test_a_missing_zoo_names_the_command_that_makes_it(tmp_path: Path, monkeypat
 
 
 def test_a_sweep_trains_a_run_for_each_combination_and_names_it_by_what_varies(
-    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,1", "model.places=4", "run=mine")
+    call(main, "-m", *SMALL, f"zoo={short_zoo}", "seed=0,1", "model.places=4", "run=mine")
     found = {path.name: Run.open(path).config for path in Path("checkpoints/runs").iterdir()}
     assert {name: config["seed"] for name, config in found.items()} == {"mine_seed-0": 0, "mine_seed-1": 1}
     assert {config["model"]["places"] for config in found.values()} == {4}  # which is no part of the name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]  # no multirun.yaml
     configs: dict[str, TrainConfig] = {}
     monkeypatch.setattr(wsl.train, "train", lambda config, zoo, folder, *rest, **others: configs.update({folder.name: config}))
-    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,1", "model.places=4,8")
+    call(main, "-m", *SMALL, f"zoo={short_zoo}", "seed=0,1", "model.places=4,8")
     expected = {
-        f"{tiny_zoo.name}_hyperrep_seed-{seed}_model.places-{places}": (seed, places) for seed in (0, 1) for places in (4, 8)
+        f"{short_zoo.name}_hyperrep_seed-{seed}_model.places-{places}": (seed, places) for seed in (0, 1) for places in (4, 8)
     }
     assert {name: (config.seed, config.model["places"]) for name, config in configs.items()} == expected
     configs.clear()
-    call(main, "-m", *SMALL, f"zoo={tiny_zoo}", "split=by_model,leave_root_out", "run=1.10")
+    call(main, "-m", *SMALL, f"zoo={short_zoo}", "split=by_model,leave_root_out", "run=1.10")
     assert {name: config.split for name, config in configs.items()} == {
         "1.10_split-by_model": "by_model",
         "1.10_split-leave_root_out": "leave_root_out",
     }
-    printed = refused(main, "-m", *SMALL, f"zoo={tiny_zoo}", "seed=0,x")
+    printed = refused(main, "-m", *SMALL, f"zoo={short_zoo}", "seed=0,x")
     assert printed.startswith("error: seed=x does not fit")
     assert len(printed.splitlines()) == 1
 
@@ -238,17 +239,17 @@ def test_help_says_what_each_setting_is_and_which_cards_there_are(capsys: pytest
     assert "defaults" not in printed.partition("Settings")[2]
 
 
-def test_a_training_that_failed_leaves_nothing_that_blocks_the_next_try(tiny_zoo: Path, tmp_path: Path):
+def test_a_training_that_failed_leaves_nothing_that_blocks_the_next_try(short_zoo: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    arguments = [*SMALL, f"zoo={tiny_zoo}", f"run={folder}", "save_every=1", "steps=40"]
+    arguments = [*SMALL, f"zoo={short_zoo}", f"run={folder}", "save_every=1", "steps=40"]
     assert "the loss is not finite" in refused(main, *arguments, "learning_rate=1e30", "gradient_clip_val=1e30")
     assert not (folder / "state.safetensors").exists()
-    train_small(tiny_zoo, folder)
+    train_small(short_zoo, folder)
     assert "another configuration" in refused(main, *arguments)  # the control: this one came to something
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.yaml").write_text("of: somebody else\n")
-    assert "foreign" in refused(main, *SMALL, f"zoo={tiny_zoo}", f"run={foreign}")
+    assert "foreign" in refused(main, *SMALL, f"zoo={short_zoo}", f"run={foreign}")
     assert (foreign / "config.yaml").read_text() == "of: somebody else\n"
 
 

@@ -48,7 +48,9 @@ def test_a_plan_tells_the_steps_of_one_model_and_warns_of_few(capsys: pytest.Cap
         short = [
             f"zoo.{stage}.recipe.{name}" for stage in ("pretrain", "finetune") for name in (f"epochs={epochs}", "warmup_epochs=1")
         ]
-        config = card("digits_mini", *short, "zoo.finetune.recipe.batch_size=64", "zoo.pretrain.recipe.batch_size=128")
+        config = card(
+            "digits_mini", *short, "zoo.stack_size=3", "zoo.finetune.recipe.batch_size=64", "zoo.pretrain.recipe.batch_size=128"
+        )
         plans = estimate(blueprint_of(config, load=[]), seed=0, executor=InThisProcess())
         assert all(plan.fewest <= plan.steps / plan.models <= plan.most for plan in plans.values())
         print_plan(plans, gpu="h200")

@@ -14,7 +14,7 @@ import torch
 
 from tests import forks
 from tests.zoo_gen.test_guard import older
-from tests.zoos import ONE_EPOCH, TWO_RATES, InThisProcess, make_zoo
+from tests.zoos import ONE_EPOCH, SHORT, TWO_RATES, InThisProcess, make_short, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.files import locked
@@ -102,12 +102,12 @@ def test_a_zoo_older_than_a_setting_is_not_called_one_of_another_configuration(c
     with pytest.raises(
         InputError, match=r"older version, which knew no config.dtype, config.finetune.recipe.dropout; choose another"
     ):
-        make_zoo(copied, axes=TWO_RATES)
+        make_short(copied)
     with pytest.raises(InputError, match=r"another configuration .*config.dtype: none there, float32 here"):
-        make_zoo(copied, "zoo.keep_every=2", axes=TWO_RATES)
+        make_short(copied, "zoo.keep_every=2")
     (copied / "zoo.json").write_text(json.dumps(described))
     with pytest.raises(InputError, match=r"another configuration .*axes.dropout: none there"):
-        make_zoo(copied, axes={**TWO_RATES, "dropout": [0.0]})
+        make_zoo(copied, *SHORT, axes={**TWO_RATES, "dropout": [0.0]})
 
 
 def die_locked(lock: Path) -> None:
@@ -118,7 +118,7 @@ def die_locked(lock: Path) -> None:
 
 def test_a_second_generator_is_turned_away_and_a_dead_ones_lock_is_free(copied: Path) -> None:
     with locked(copied / ".lock", f"zoo {copied}"), pytest.raises(InputError, match=rf"another process \(pid {os.getpid()}"):
-        make_zoo(copied, axes=TWO_RATES)
+        make_short(copied)
     assert forks.run(die_locked, copied / ".lock") == 9
     with locked(copied / ".lock", "zoo"):
         pass
@@ -139,13 +139,13 @@ def test_a_zoo_with_a_record_of_wrong_form_does_not_go_on(copied: Path, content:
     record = copied / "models" / Zoo.open(copied)[-1].model / "record.json"
     record.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"record\.json is damaged"):
-        make_zoo(copied, axes=TWO_RATES)
+        make_short(copied)
 
 
 def test_an_unfinished_zoo_of_format_1_is_finished(copied: Path, short: Zoo) -> None:
     older(copied)
     Zoo.open(copied)[-1].path.unlink()
-    zoo = make_zoo(copied, axes=TWO_RATES)
+    zoo = make_short(copied)
     assert list(problems(copied)) == []
     assert list(zoo.frame["weights_sha256"]) == list(short.frame["weights_sha256"])
     repair(copied)
@@ -156,7 +156,7 @@ def test_an_unfinished_zoo_of_format_1_is_finished(copied: Path, short: Zoo) -> 
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("needs the right to mount a tmpfs")
     yield disk
@@ -167,33 +167,33 @@ def test_a_full_disk_is_one_clear_error_and_the_zoo_resumes(small_disk: Path, sh
     from zoo_gen.errors import one_clear_error
 
     with pytest.raises(SystemExit), one_clear_error():
-        make_zoo(small_disk / "zoo", axes=TWO_RATES)
+        make_short(small_disk / "zoo")
     assert not list(small_disk.rglob("*.tmp"))
     subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
-    zoo = make_zoo(small_disk / "zoo", axes=TWO_RATES)
+    zoo = make_short(small_disk / "zoo")
     assert zoo.complete
     assert list(problems(zoo.path)) == []
 
 
 def test_a_zoo_that_came_to_nothing_leaves_its_place_to_another(tmp_path: Path, short: Zoo) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make_zoo(tmp_path / "zoo", "zoo.keep_every=2", axes=TWO_RATES, executor=InThisProcess(die_after=0))
+        make_short(tmp_path / "zoo", "zoo.keep_every=2", executor=InThisProcess(die_after=0))
     assert (tmp_path / "zoo" / "zoo.json").exists()
-    assert make_zoo(tmp_path / "zoo", axes=TWO_RATES).content_hash == short.content_hash
+    assert make_short(tmp_path / "zoo").content_hash == short.content_hash
     with pytest.raises(InputError, match="another configuration"):
-        make_zoo(tmp_path / "zoo", "zoo.keep_every=2", axes=TWO_RATES)
+        make_short(tmp_path / "zoo", "zoo.keep_every=2")
 
 
 def test_what_killed_processes_left_is_removed(copied: Path) -> None:
     left = copied / "models" / ".model.safetensors.1234.tmp"
     left.write_bytes(b"half")
-    make_zoo(copied, axes=TWO_RATES)
+    make_short(copied)
     assert not left.exists()
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float16", 2)])
 def test_stored_weights_have_the_dtype_of_the_card(tmp_path: Path, short: Zoo, dtype: str, size: int) -> None:
-    zoo = make_zoo(tmp_path / "zoo", f"zoo.dtype={dtype}", *ONE_EPOCH, axes=TWO_RATES)
+    zoo = make_short(tmp_path / "zoo", f"zoo.dtype={dtype}", *ONE_EPOCH)
     checkpoint = zoo.select(stage="finetune", final=True)[0]
     assert {value.dtype for value in checkpoint.state_dict().values()} == {getattr(torch, dtype)}
     images = zoo.images("finetune").val
@@ -205,7 +205,7 @@ def test_stored_weights_have_the_dtype_of_the_card(tmp_path: Path, short: Zoo, d
 
 
 def test_only_the_epochs_to_keep_are_stored_and_the_last_one_always(tmp_path: Path, short: Zoo) -> None:
-    zoo = make_zoo(tmp_path / "zoo", "zoo.keep_every=5", axes=TWO_RATES)
+    zoo = make_short(tmp_path / "zoo", "zoo.keep_every=5")
     assert zoo.complete
     assert set(zoo.frame["epoch"]) == {2}
     final = short.select(final=True).frame
@@ -213,7 +213,7 @@ def test_only_the_epochs_to_keep_are_stored_and_the_last_one_always(tmp_path: Pa
 
 
 def test_absurd_learning_rates_diverge_and_the_rest_is_unharmed(tmp_path: Path) -> None:
-    zoo = make_zoo(tmp_path / "zoo", *ONE_EPOCH, axes={"learning_rate": [1e-3, 1e30], "optimizer": ["adamw", "sgd"]})
+    zoo = make_zoo(tmp_path / "zoo", *SHORT, *ONE_EPOCH, axes={"learning_rate": [1e-3, 1e30], "optimizer": ["adamw", "sgd"]})
     wild = zoo.select(stage="finetune", learning_rate=1e30).frame
     assert set(wild["status"]) == {"diverged"}
     assert bool(wild["diverged_epoch"].notna().all())

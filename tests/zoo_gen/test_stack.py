@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.zoos import compose
+from tests.zoos import SMALL, compose
 from zoo_gen import InputError
-from zoo_gen.architecture import architecture, build, initialize, with_head
+from zoo_gen.architecture import architecture, build, initialize, skeleton, with_head
 from zoo_gen.blueprint import Recipe
 from zoo_gen.config import instantiate
 from zoo_gen.optimizers import StackOptimizer
@@ -133,3 +133,16 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
 def test_active_dropout_is_refused() -> None:
     with pytest.raises(InputError, match="Dropout"):
         ModelStack(build({**BACKBONE, "model_args": {**BACKBONE["model_args"], "proj_drop_rate": 0.1}}), 2)
+
+
+def test_a_skeleton_is_its_owners_own() -> None:
+    seen: list[object] = []
+    image = torch.empty(1, 1, 8, 8, device="meta")
+    mine: Any = skeleton(SMALL)
+    mine.blocks[0].register_forward_hook(lambda *given: seen.append(given))
+    mine.head = torch.nn.Identity()
+    assert mine(image).shape == (1, 16)
+    assert len(seen) == 1
+    assert skeleton(SMALL)(image).shape == (1, 3)
+    assert len(seen) == 1
+    assert [name for name, _ in skeleton(SMALL).named_parameters()] == [name for name, _ in build(SMALL).named_parameters()]

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from tests.zoos import ONE_EPOCH, TWO_RATES, InThisProcess, known, make_zoo
+from tests.zoos import ONE_EPOCH, SHORT, InThisProcess, known, make_short, make_zoo
 from zoo_gen import InputError, Zoo
 from zoo_gen.evaluate import score
 from zoo_gen.index import COLUMNS, RESULTS
@@ -96,10 +96,10 @@ def short(short_zoo: Path) -> Zoo:
 
 
 def test_the_same_seed_gives_the_same_zoo_and_another_does_not(short: Zoo, tmp_path: Path) -> None:
-    again = make_zoo(tmp_path / "again", axes=TWO_RATES)
+    again = make_short(tmp_path / "again")
     assert again.content_hash == short.content_hash
     assert list(again.frame["sha256"]) == list(short.frame["sha256"])
-    assert make_zoo(tmp_path / "other", "seed=1", axes=TWO_RATES).content_hash != short.content_hash
+    assert make_short(tmp_path / "other", "seed=1").content_hash != short.content_hash
 
 
 def test_an_interrupted_zoo_is_finished_to_the_same_bits(short: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,30 +117,30 @@ def test_an_interrupted_zoo_is_finished_to_the_same_bits(short: Zoo, tmp_path: P
     original = module.write_weights
     monkeypatch.setattr(module, "write_weights", dying_write)
     with pytest.raises(KeyboardInterrupt):
-        make_zoo(tmp_path / "zoo", axes=TWO_RATES)
+        make_short(tmp_path / "zoo")
     assert not Zoo.open(tmp_path / "zoo").complete
-    finished = make_zoo(tmp_path / "zoo", axes=TWO_RATES)
+    finished = make_short(tmp_path / "zoo")
     assert finished.complete
     assert finished.content_hash == short.content_hash
     assert not list((tmp_path / "zoo" / "state").iterdir())
 
 
 def test_a_finished_zoo_is_not_trained_again(short: Zoo) -> None:
-    make_zoo(short.path, axes=TWO_RATES, executor=InThisProcess(die_after=0))
+    make_short(short.path, executor=InThisProcess(die_after=0))
     with pytest.raises(InputError, match=r"another configuration .*stack_size"):
-        make_zoo(short.path, "zoo.stack_size=2", axes=TWO_RATES)
+        make_short(short.path, "zoo.stack_size=2")
 
 
 def test_a_lost_checkpoint_is_made_again_to_the_same_bits(short: Zoo, tmp_path: Path) -> None:
     zoo = Zoo.open(copied(short, tmp_path))
     zoo[3].path.unlink()
-    again = make_zoo(zoo.path, axes=TWO_RATES)
+    again = make_short(zoo.path)
     assert again[3].state_dict().keys() == short[3].state_dict().keys()
     assert again.content_hash == short.content_hash
 
 
 def test_a_diverged_model_is_kept_with_its_epoch(tmp_path: Path) -> None:
-    zoo = make_zoo(tmp_path / "zoo", *ONE_EPOCH, axes={"learning_rate": [1e-3, 1e30]})
+    zoo = make_zoo(tmp_path / "zoo", *SHORT, *ONE_EPOCH, axes={"learning_rate": [1e-3, 1e30]})
     wild = zoo.select(stage="finetune", learning_rate=1e30).frame
     assert set(wild["status"]) == {"diverged"}
     assert set(wild["diverged_epoch"]) == {1}

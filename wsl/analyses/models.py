@@ -9,7 +9,7 @@ from torch import Tensor
 from wsl.layout.lookup import layout_of
 from wsl.layout.slots import Axis, Layout, Part
 from wsl.symmetry.group import MAPPED
-from zoo_gen.architecture import skeleton
+from zoo_gen.architecture import outline
 from zoo_gen.errors import InputError
 from zoo_gen.formats.checkpoint import ADAPTER, read_checkpoint
 from zoo_gen.formats.heads import config_beside, heads_beside
@@ -111,7 +111,7 @@ def described(place: Path, weights: Mapping[str, Tensor], reading: Reading) -> L
     if config is None or not isinstance(config.get("architecture"), str):
         return None
     try:
-        model = skeleton({"model_args": {}, **config})  # timm leaves out what is empty
+        model = outline({"model_args": {}, **config})  # timm leaves out what is empty
         layout = layout_of(model, heads=reading.heads, opaque=reading.opaque)
     except InputError:
         return None

@@ -19,7 +19,7 @@ from wsl.layout import layout_of
 from wsl.layout.slots import Layout
 from wsl.symmetry.alignment import aligned_vectors
 from wsl.symmetry.stacks import stack
-from zoo_gen.architecture import skeleton
+from zoo_gen.architecture import outline
 from zoo_gen.evaluate import logits, score_logits
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
@@ -75,7 +75,7 @@ def score_models(
 def layout_of_family(family: Family) -> Layout | None:
     """Returns the layout that the models of a family are aligned by; None where neither its classes nor its heads are known."""
     if family.architecture.get("architecture") is not None:
-        return layout_of(skeleton(family.architecture))
+        return layout_of(outline(family.architecture))
     heads = family.architecture.get("num_heads")
     return None if heads is None else layout_of(family.states[0], heads=heads)
 

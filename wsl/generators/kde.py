@@ -31,10 +31,11 @@ class KDE(FamilySampler):
         found: list[dict[str, Tensor]] = [{}] * n
         for family in {id(family): family for family, _ in drawn}.values():
             own = [number for number, (other, _) in enumerate(drawn) if other is family]
-            points, places = np.unique(np.stack([drawn[number][1] for number in own]), axis=0, return_inverse=True)
-            decoded = family.decode(points)  # equal latents once, as without a bandwidth most are
-            for number, place in zip(own, places.reshape(-1), strict=True):
-                found[number] = {name: tensor.clone() for name, tensor in decoded[place].items()}
+            rows = {number: tuple(drawn[number][1].flatten().tolist()) for number in own}
+            points = sorted(set(rows.values()))  # equal latents once, as without a bandwidth most are
+            decoded = dict(zip(points, family.decode(np.array(points).reshape(-1, *drawn[own[0]][1].shape)), strict=True))
+            for number, row in rows.items():
+                found[number] = {name: tensor.clone() for name, tensor in decoded[row].items()}
         return [(family, weights) for (family, _), weights in zip(drawn, found, strict=True)]
 
     def _latents(self, family: Family, rng: np.random.Generator) -> np.ndarray:

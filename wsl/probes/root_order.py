@@ -16,7 +16,7 @@ from wsl.run import Run
 from wsl.symmetry.alignment import align
 from wsl.symmetry.stacks import stack
 from zoo_gen import InputError
-from zoo_gen.architecture import skeleton
+from zoo_gen.architecture import outline
 from zoo_gen.finite import all_finite
 
 FAR = 0.5
@@ -33,7 +33,7 @@ def heads_of(run: Run) -> int | None:
     if described.get("architecture") is None:
         return described.get("num_heads")
     try:
-        found = {getattr(module, "num_heads", None) for module in skeleton(described).modules()} - {None}
+        found = {getattr(module, "num_heads", None) for module in outline(described).modules()} - {None}
     except InputError:  # it embeds by its tensors all the same
         return None
     heads = found.pop() if len(found) == 1 else None

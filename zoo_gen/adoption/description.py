@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from zoo_gen.adoption.write import UNKNOWN
-from zoo_gen.architecture import skeleton, with_head
+from zoo_gen.architecture import outline, with_head
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
 from zoo_gen.formats.transformers_vit import timm_description
@@ -142,7 +142,7 @@ def fitted_to(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> di
     for change in (lambda described, _: dict(described), _resized):
         try:
             one = change(described, weights)
-            if one is not None and shapes(skeleton(one).state_dict()) == shapes(weights):
+            if one is not None and shapes(outline(one).state_dict()) == shapes(weights):
                 return one
         except InputError:  # timm has no such model, or cannot build it with these sizes
             continue
@@ -151,14 +151,14 @@ def fitted_to(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> di
 
 def difference(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     """Says how weights differ from an architecture: in width and depth, in names, or in a shape; and that a card may say it."""
-    model = skeleton(described)
+    model = outline(described)
     sizes, told = [], []
     patch, width = weights.get("patch_embed.proj.weight"), getattr(model, "embed_dim", None)
     if patch is not None and isinstance(width, int) and len(patch) != width:
         sizes.append(f"embed_dim: {len(patch)}")
         told.append(f"width is {len(patch)}, not {width}")
     try:
-        wanted = shapes(skeleton(_resized(described, weights) or described).state_dict())
+        wanted = shapes(outline(_resized(described, weights) or described).state_dict())
     except InputError:
         wanted = shapes(model.state_dict())
     there = shapes(weights)
@@ -183,7 +183,7 @@ def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _resized(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Returns a VisionTransformer with the sizes of the weights."""
-    model, patch = skeleton(described), weights.get("patch_embed.proj.weight")
+    model, patch = outline(described), weights.get("patch_embed.proj.weight")
     if not isinstance(model, VisionTransformer) or patch is None or patch.dim() != 4 or patch.shape[0] != model.embed_dim:
         return None
     width, channels, height, _ = patch.shape

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo_gen.adoption.description import image_card
-from zoo_gen.architecture import skeleton
+from zoo_gen.architecture import outline
 from zoo_gen.errors import InputError
 from zoo_gen.own_images import Look, look_at
 
@@ -47,7 +47,7 @@ def card_for(images: Look | Mapping[str, Any], models: Sequence[Mapping[str, Any
 def _input(described: Mapping[str, Any]) -> tuple[int | None, int, tuple[float, ...] | None, tuple[float, ...] | None]:
     """Returns the side and channels that a model takes, and the mean and standard deviation that its config.json tells."""
     told, arguments = described["pretrained_cfg"], described["model_args"]
-    usual = told.get("input_size") or getattr(skeleton(described), "default_cfg", {}).get("input_size") or (3, None, None)
+    usual = told.get("input_size") or getattr(outline(described), "default_cfg", {}).get("input_size") or (3, None, None)
     side, channels = arguments.get("img_size", usual[-1]), arguments.get("in_chans", usual[0])
     side = side[0] if isinstance(side, list | tuple) and side else side
     moments = [told.get(name) for name in ("mean", "std")]

@@ -94,7 +94,8 @@ class Match:
         if not train or not held_out:
             raise InputError(f"the train or the val models of {run.path} have no finite weights; name a run on another zoo")
         self.holdout = Holdout(train, held_out)
-        self.shapes = list({shape_key(one): one for one in zoo.select(stage="finetune", final=True)}.values())
+        every = [*zoo.select(stage="finetune", final=True), *run.split.train.select(final=True)]
+        self.shapes = list({shape_key(one): one for one in every}.values())  # train models where they have the shape
         self.widest = max(plan.width for plan in self.plans(Rows(reference="none")))
         self.sources = functools.lru_cache(len(ROW_PARTS))(self._sources)
 
@@ -224,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--zoo", type=Path, help="where the run's zoo is now, if it has moved")
     parser.add_argument("--seconds", type=float, help=f"CPU seconds of each peer; default: the run's, or {SECONDS:g} if unknown")
     parser.add_argument("--latent", type=int, help="numbers per token of the peers, such as 128 (theirs); default: as the run's")
-    parser.add_argument("--scan", type=float, default=8, help="CPU seconds of each row width and rate that is tried")
+    parser.add_argument("--scan", type=float, default=20, help="CPU seconds of each row width, network and rate that is tried")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="learning rates that are tried")
     parser.add_argument("--turns", type=int, default=6, help="of the training, after each of which peers are validated")
     parser.add_argument("--val", type=int, default=24, help="val checkpoints that are decoded, at most")

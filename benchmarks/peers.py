@@ -56,6 +56,7 @@ from zoo_gen import InputError
 from zoo_gen.config import stored
 from zoo_gen.errors import one_clear_error
 from zoo_gen.files import write_json
+from zoo_gen.startup import take_traceback
 
 SECONDS = 360.0
 """CPU seconds of training where the run does not tell its own."""
@@ -71,6 +72,9 @@ CACHE = 10**9
 
 SHARES = (1, 1 / 3, 1 / 9)
 """Weights of a peer's network over the run's that are tried: the run's are by role, so each of its tokens meets few of them."""
+
+WIDE = 150
+"""Columns of tables where stdout is no terminal."""
 
 SCALES = 400
 """Train checkpoints that the scales of errors are taken from, at most."""
@@ -235,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compares the run named on the command line with its peers."""
+    take_traceback()
     options = parser().parse_args(arguments)
     with one_clear_error():
         torch.set_num_threads(1)
@@ -251,8 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about = {"run": run.path.name, "zoo": run.zoo.path.name, **{key: run.config[key] for key in ("split", "fold", "seed")}}
         result = {**about, "latent": options.latent, "seconds": seconds, "rows": rows}
         write_json(options.out or run.path / f"peers{f'_latent{options.latent}' if options.latent else ''}.json", result)
+        console = Console() if sys.stdout.isatty() else Console(width=WIDE)
         for table in tables(rows):
-            Console().print(table)
+            console.print(table)
         print(json.dumps(result))
 
 

@@ -23,21 +23,18 @@ import json
 import math
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import wsl.train  # noqa: F401 (its settings, for `compose`)
 from benchmarks.measure import seconds
-from benchmarks.padded_rows import LayerStandardizer, RowsAutoencoder, masked_error, moments_of
-from benchmarks.race import Contestant, Holdout, InMemory, finite_pairs, gain, race
+from benchmarks.padded_rows import EQUAL, LayerStandardizer, masked_error, moments_of, of_size, per_token, size_of
+from benchmarks.race import ROW_PARTS, Contestant, Holdout, InMemory, best_of, best_settings, finite_pairs, gain, race, row_widths
 from wsl.data.pairs import roots_of
 from wsl.data.side_information import SideInformation, SourceSides
 from wsl.data.sources import FileSource, Source, scan
@@ -61,12 +58,6 @@ RIVALS = {"rows": ("none", "weights"), "rows_root": ("root", "changes")}
 
 SETTINGS = ("objective=reconstruction", "rehearsal.steps=0", "window=448")
 """Settings of `wsl.train` that all sides have."""
-
-EQUAL = 0.02
-"""Difference between two compressions that are called equal."""
-
-ROW_PARTS = (1, 2, 4, 8)
-"""Widths of rows that are tried: the widest row over each."""
 
 CACHE = 2 * 10**9
 """Bytes of standardised windows that each side keeps in memory."""
@@ -98,7 +89,7 @@ class Field:
         self.width = self.config["tokenizer"]["width"]
         self.card = {**self.config["model"], "token_width": self.width + 1, "roles": len(ROLES)}  # no weights for others
         with torch.device("meta"):
-            self.size = _size(instantiate(self.card))
+            self.size = size_of(instantiate(self.card))
 
     def plans(self, tokenizer: Tokenizer) -> list[Plan]:
         """Plans of all checkpoints."""
@@ -140,24 +131,12 @@ class Field:
         """An autoencoder on padded rows, `rows` or `rows_root`, of the size and the compression of ours."""
         tokenizer, sources = self.sources(width, RIVALS[name][0])
         plans = self.plans(tokenizer)
-        blocks, _, places = (torch.stack([plan.positions.amax(0) for plan in plans]).amax(0) + 1).tolist()
-        build = functools.partial(
-            RowsAutoencoder,
-            token_width=width,
-            latent=math.ceil((1 - EQUAL) * _per_token(plans) / self.card["compression_ratio"]),
-            layers=blocks * len(ROLES),
-            places=places,
-            heads=self.card["heads"],
-            depth=self.card["encoder_depth"],
-        )
-        with torch.device("meta"):
-            widths = range(2 * self.card["heads"], 4096, 2 * self.card["heads"])
-            above = bisect_left(widths, self.size, key=lambda width: _size(build(width=width)))
-            best = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(_size(build(width=width)) - self.size))
+        latent = math.ceil((1 - EQUAL) * per_token(plans) / self.card["compression_ratio"])
+        sizes = {"heads": self.card["heads"], "depth": self.card["encoder_depth"], "seed": self.config["seed"]}
+        model = of_size(self.size, plans, latent=latent, **sizes)
         standardizer: Any = LayerStandardizer(moments_of(sources))
         windows = self._windows(plans, sources, standardizer, None)
-        torch.manual_seed(self.config["seed"])
-        return self._contestant(name, tokenizer, windows, standardizer, build(width=best), masked_error, rate)
+        return self._contestant(name, tokenizer, windows, standardizer, model, masked_error, rate)
 
     def _sources(self, width: int, reference: Literal["none", "root"]) -> tuple[Tokenizer, list[InMemory]]:
         """The tokenizer of a rival, and the train tokens in memory."""
@@ -166,9 +145,9 @@ class Field:
 
     def _shape(self, plans: Sequence[Plan]) -> tuple[int, int]:
         """Tokens of a window and windows of a step, which hold as many weights as the default's do."""
-        window, per_token = self.config["window"], _per_token(plans)
-        length = min(window, round(self.width * window / per_token), *(plan.n_tokens for plan in plans))
-        return length, max(1, round(self.config["batch_size"] * self.width * window / (length * per_token)))
+        window, dense = self.config["window"], per_token(plans)
+        length = min(window, round(self.width * window / dense), *(plan.n_tokens for plan in plans))
+        return length, max(1, round(self.config["batch_size"] * self.width * window / (length * dense)))
 
     def _windows(
         self, plans: Sequence[Plan], sources: Sequence[Source], standardizer: Standardizer, sides: SourceSides | None
@@ -196,9 +175,9 @@ class Field:
             about={
                 "token_width": plans[0].width,
                 "rate": rate,
-                "weights": _size(model),
+                "weights": size_of(model),
                 "weights_per_number": sum(plan.n_weights for plan in plans) / sum(model.numbers(plan.positions) for plan in plans),
-                "weights_per_step": batch_size * length * _per_token(plans),
+                "weights_per_step": batch_size * length * per_token(plans),
             },
             model=model,
             objective=objective,
@@ -211,41 +190,17 @@ class Field:
         )
 
 
-def _per_token(plans: Sequence[Plan]) -> float:
-    """Mean weights per token."""
-    return float(np.mean([plan.n_weights / plan.n_tokens for plan in plans]))
-
-
-def _size(model: nn.Module) -> int:
-    """Weights of a network."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def best_of(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
-    """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count."""
-    if len(options) == 1:
-        return options[0]
-    contestants = [build(**each) for each in options]
-    race(contestants, seconds=seconds + max(one.seconds for one in contestants), turns=2)
-    errors = [contestant.course[-1].errors[measure] for contestant in contestants]
-    for each, contestant, error in zip(options, contestants, errors, strict=True):
-        print(f"{contestant.name} {each}: error of {measure} {error:.4f} after {seconds:g} s", flush=True)
-    return options[int(np.nanargmin(errors))]
-
-
 def chosen(field: Field, rates: Sequence[float], *, seconds: float) -> list[Contestant]:
     """Ours and the rivals by the rates and row widths that serve each best."""
     found = []
     for name in OURS:
         build = functools.partial(field.ours, name)
         found.append(build(**best_of(build, [{"rate": rate} for rate in rates], measure="changes", seconds=seconds)))
-    middle = rates[len(rates) // 2]
     widest = max(plan.width for plan in field.plans(Rows(reference="root")))
     for name, (_, measure) in RIVALS.items():
         build = functools.partial(field.rival, name)
-        options = [{"width": math.ceil(widest / parts), "rate": middle} for parts in ROW_PARTS]
-        best = best_of(build, options, measure=measure, seconds=seconds)
-        found.append(build(**best_of(build, [{**best, "rate": rate} for rate in rates], measure=measure, seconds=seconds)))
+        choices = {"width": row_widths(widest), "rate": rates}
+        found.append(build(**best_settings(build, choices, measure=measure, seconds=seconds)))
     return found
 
 

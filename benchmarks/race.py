@@ -10,13 +10,15 @@ over the variance of their part over the train checkpoints:
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from benchmarks.padded_rows import FAINT, moments_of
@@ -32,6 +34,12 @@ from zoo_gen import Checkpoint, Zoo
 
 EMA = 0.99
 """Decay of the averaged weights that are validated."""
+
+RISE, START = 0.3, 1 / 25
+"""Of a cycle of the rate: the share of the training in which it goes up, and where it starts (the defaults of PyTorch)."""
+
+ROW_PARTS = (1, 2, 4, 8)
+"""Widths of rows that are tried: the widest row over each."""
 
 Pair = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 """Weights of a checkpoint and of its root."""
@@ -105,10 +113,11 @@ class Mark(NamedTuple):
 
 @dataclass(kw_only=True)
 class Contestant:
-    """One side of a race: a model in training at a constant rate after the warm-up, and the marks of its course.
+    """One side of a race: a model in training, and the marks of its course.
 
     It has the weight decay, warm-up and clipping of `config`, that of `wsl.train`; `about` is reported of it; `seconds` of training
-    begin with those of preparing the model.
+    begin with those of preparing the model. The rate is constant after the warm-up; with `cycle`, the seconds of the training, it
+    goes up and down once, as the peers' (`torch.optim.lr_scheduler.OneCycleLR`).
     """
 
     name: str
@@ -120,6 +129,7 @@ class Contestant:
     holdout: Holdout
     config: Mapping[str, Any]
     rate: float
+    cycle: float | None = None
     seconds: float = 0.0
     steps: int = 0
     weights: float = 0.0
@@ -136,21 +146,34 @@ class Contestant:
         return self.seconds - self.course[0].seconds
 
     def train(self, *, until: float) -> None:
-        """Takes steps of `wsl.training.trainer`, at a constant rate, for so many seconds, and is marked."""
+        """Takes steps of `wsl.training.trainer` for so many seconds, and is marked.
+
+        An objective that learns from other weights than those of the batch tells their number as `weights`.
+        """
         while self.seconds < until:
             start = time.process_time()
             batch = next(self.batches)
             self.steps += 1
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * min(1, self.steps / self.config["warmup"])
+                group["lr"] = self.rate * self._pace()
             self.optimizer.zero_grad()
-            self.objective(self.model, batch)["loss"].backward()
+            scalars = self.objective(self.model, batch)
+            scalars["loss"].backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config["gradient_clip_val"])
             self.optimizer.step()
             self.average.update(self.steps)
-            self.weights += batch.entries.item()
+            self.weights += scalars.get("weights", batch.entries).item()
             self.seconds += time.process_time() - start
         self.mark()
+
+    def _pace(self) -> float:
+        """The rate of a step over the largest."""
+        if self.cycle is None:
+            return min(1, self.steps / self.config["warmup"])
+        done = self.seconds / self.cycle
+        if done < RISE:
+            return START + (1 - START) * (1 - math.cos(math.pi * done / RISE)) / 2
+        return (1 + math.cos(math.pi * min(1, (done - RISE) / (1 - RISE)))) / 2
 
     def mark(self) -> None:
         """Takes the errors of the averaged weights."""
@@ -173,10 +196,41 @@ class Contestant:
 
 
 def race(contestants: Sequence[Contestant], *, seconds: float, turns: int) -> None:
-    """Trains each for so many seconds, in turns."""
-    for turn in range(1, turns + 1):
+    """Trains each for so many seconds, in turns, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    for turn in track(range(1, turns + 1), "racing", console=console, transient=True, disable=not console.is_terminal):
         for contestant in contestants:
             contestant.train(until=seconds * turn / turns)
+
+
+def best_of(build: Callable[..., Contestant], options: Sequence[dict[str, Any]], *, measure: str, seconds: float) -> dict[str, Any]:
+    """Trains each for so many seconds, in turns, and returns the options of the best; preparation does not count."""
+    if len(options) == 1:
+        return options[0]
+    contestants = [build(**each) for each in options]
+    race(contestants, seconds=seconds + max(one.seconds for one in contestants), turns=2)
+    errors = [contestant.course[-1].errors[measure] for contestant in contestants]
+    for each, contestant, error in zip(options, contestants, errors, strict=True):
+        print(f"{contestant.name} {each}: error of {measure} {error:.4f} after {seconds:g} s", flush=True)
+    return options[int(np.argmin(np.where(np.isfinite(errors), errors, np.inf)))]
+
+
+def best_settings(
+    build: Callable[..., Contestant], choices: Mapping[str, Sequence[float]], *, measure: str, seconds: float
+) -> dict[str, Any]:
+    """Returns the settings of a rival that serve it best after so many seconds, chosen one after the other.
+
+    A setting that is not chosen yet has the middle of its choices.
+    """
+    best = {name: values[len(values) // 2] for name, values in choices.items()}
+    for name, values in choices.items():
+        best = best_of(build, [{**best, name: value} for value in values], measure=measure, seconds=seconds)
+    return best
+
+
+def row_widths(widest: int) -> list[int]:
+    """Returns the widths of rows that are tried."""
+    return sorted({math.ceil(widest / parts) for parts in ROW_PARTS}, reverse=True)
 
 
 def gain(ours: Contestant, rival: Contestant, measure: str) -> float:

@@ -97,8 +97,15 @@ def evaluate_runs(
     return rows
 
 
-def beside(own: Float[np.ndarray, "N F"], run: Run, settings: Settings, *, name: str) -> list[dict[str, Any]]:
-    """Evaluates features of the probed checkpoints on the fold of a run, beside other features.
+def beside(
+    own: Float[np.ndarray, "N F"],
+    run: Run,
+    settings: Settings,
+    *,
+    name: str,
+    tables: Mapping[str, Float[np.ndarray, "N G"]] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Evaluates features of the probed checkpoints on the fold of a run, beside other features: tables by name, and cards.
 
     Returns a row for each target, subset and kind of features, with the paired difference of `own` to it; by the first metric of
     each probe. Targets that cannot be predicted have no row.
@@ -109,7 +116,7 @@ def beside(own: Float[np.ndarray, "N F"], run: Run, settings: Settings, *, name:
     scheme, fold = (run.config[key] for key in ("split", "fold"))
     probes, children = targets_of(run.zoo, settings.targets), probed_checkpoints(run.zoo)
     folds = cross_validation_of(children, {fold: run.split}, scheme, settings)
-    found = {name: evaluate_subsets(folds, probes, [own])}
+    found = {label: evaluate_subsets(folds, probes, [table]) for label, table in {name: own, **tables}.items()}
     for label, extractor, _, by_fold in variants(cards("features", settings.features), {run.model_name: {0: {fold: run}}}, {}):
         found[label] = evaluate_subsets(folds, probes, tables_of(extractor, by_fold, scheme, children))
     rows = []

@@ -76,7 +76,8 @@ def training_section(metrics: Rows, *, decodes: bool) -> Section:
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("error/"))
     errors = {key.removeprefix("error/"): points for key in keys if (points := line("validation", key))}
     if not decodes:
-        scalars = [(key, value) for row in metrics[-1:] for key, value in row.items() if key not in ("event", "step", "time")]
+        left_out = ("event", "step", "time", "cpu_time")
+        scalars = [(key, value) for row in metrics[-1:] for key, value in row.items() if key not in left_out]
         measured = headline([(words(key), number(value, 3), "val models") for key, value in scalars])
         lead = "The model is fitted on train models, and measured on val models at the end. It embeds and does not decode."
         known = {name: points for name, points in losses.items() if points}

@@ -11,20 +11,23 @@ from zoo_gen.errors import InputError
 from zoo_gen.files import named_errors, write_text
 from zoo_gen.reader import shortened
 
-MEASURED = ("time", "memory_mb", "weights_per_second")
+MEASURED = ("time", "cpu_time", "memory_mb", "weights_per_second")
 """Scalars that two runs of one configuration differ in; all others are equal to the bit."""
 
 
 class Journal:
-    """metrics.jsonl: one JSON object per event, with `event`, `step`, its scalars, and `time` (seconds of this process so far).
+    """metrics.jsonl: one JSON object per event, with `event`, `step`, its scalars, `time` (seconds of this process so far), and
+    `cpu_time` (CPU seconds of all its threads, those of the preparation included).
 
     Args:
         path: the file.
         logger: what is told of each event, too.
+        cpu_start: CPU seconds of this process when the training began; None: it begins now.
     """
 
-    def __init__(self, path: Path, logger: Logger):
+    def __init__(self, path: Path, logger: Logger, *, cpu_start: float | None = None):
         self.path, self.logger, self.start = path, logger, time.perf_counter()
+        self.cpu_start = time.process_time() if cpu_start is None else cpu_start
 
     def resume(self, step: int) -> None:
         """Cuts the events after a step (a line that was being written when the process died is one of them).
@@ -50,9 +53,10 @@ class Journal:
     def write(self, event: str, step: int, scalars: Mapping[str, float]) -> None:
         """Appends an event; scalars that are not finite become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        seconds = round(time.perf_counter() - self.start, 3)
+        seconds = {"time": time.perf_counter() - self.start, "cpu_time": time.process_time() - self.cpu_start}
+        measured = {name: round(value, 3) for name, value in seconds.items()}
         with named_errors(self.path), self.path.open("a") as file:
-            file.write(json.dumps({"event": event, "step": step, **finite, "time": seconds}) + "\n")
+            file.write(json.dumps({"event": event, "step": step, **finite, **measured}) + "\n")
         self.logger.log(event, step, {name: value for name, value in finite.items() if value is not None})
 
     def close(self) -> None:

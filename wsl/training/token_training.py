@@ -1,5 +1,6 @@
 """Training of a model of tokens: windows of train checkpoints, an objective, validation, and the loop."""
 
+import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -34,6 +35,7 @@ def train_on_tokens(
 ) -> None:
     """Trains a model of tokens as one of the processes of a strategy; the process of rank 0 writes."""
     torch.set_num_threads(config.threads)
+    cpu_start = time.process_time()
     console = Console(quiet=quiet or not fabric.is_global_zero)
     tokenizer = instantiate(config.tokenizer)
     zoos = [Zoo.open(place) for place in places]
@@ -78,7 +80,7 @@ def train_on_tokens(
             scalars |= {f"{name}/{one.path.name}": value for name, value in validate().items()}
         return scalars
 
-    journal = Journal(folder / "metrics.jsonl", instantiate(config.logger))
+    journal = Journal(folder / "metrics.jsonl", instantiate(config.logger), cpu_start=cpu_start)
     objective = _objective(config, run, learned)
     fit(config, fabric, folder, run.model, objective, train_windows, validation, console, journal)
 

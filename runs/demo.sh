@@ -9,7 +9,7 @@ encoder=checkpoints/runs/demo_invariant_encoder
 $python -m zoo_gen zoo=digits_mini
 # a training takes one core: the second one runs beside the first and prints when it is done
 $python -m wsl.train zoo=digits_mini model=invariant_encoder run=demo_invariant_encoder > checkpoints/demo_invariant_encoder.log 2>&1 &
-$python -m wsl.train zoo=digits_mini model=hyperrep run=demo steps=60 rehearsed=42 rehearsal.steps=22 # quick; more of each is better
+$python -m wsl.train zoo=digits_mini model=hyperrep run=demo steps=60 rehearsed=42 rehearsal.steps=44 # quick; more of each is better
 wait $! || { cat checkpoints/demo_invariant_encoder.log >&2; exit 1; }
 tail -n 1 checkpoints/demo_invariant_encoder.log
 [ $run/probe.json -nt $run/model.safetensors ] && [ $run/probe.json -nt $encoder/model.safetensors ] ||

@@ -96,6 +96,24 @@ def test_bases_are_orthogonal_and_strengths_are_those_of_the_gradients(pair: tup
     assert tokenizer.strength(plan, root=root).shape == (plan.n_tokens, plan.width)
 
 
+def test_bases_are_found_once_and_leave_the_threads_of_a_training_alone(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch):
+    roots, found = list(Zoo.open(tiny_zoo).select(stage="pretrain", final=True)), list[str]()
+    of = RootBasis.of
+    monkeypatch.setattr(RootBasis, "of", lambda root, **settings: found.append(root.model) or of(root, **settings))
+    tokenizer, before = FisherBasis(width=64, images=4, seed=0), torch.get_num_threads()
+    tokenizer.prepare(roots)
+    assert not found
+    try:
+        torch.set_num_threads(3)
+        bases = [tokenizer.basis(root.state_dict()) for root in [*roots, *roots]]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(found) == sorted(root.model for root in roots)
+    assert bases[0] is bases[len(roots)]
+    assert bases[0] is not bases[1]
+
+
 def test_roots_that_it_has_not_been_told_of_are_refused(pair: tuple[Checkpoint, Checkpoint], tokenizer: FisherBasis):
     weights, root = (checkpoint.state_dict() for checkpoint in pair)
     moved = {name: weight + 1e-3 for name, weight in root.items()}

@@ -209,12 +209,14 @@ class TokenInputs:
 @lru_cache(16)
 def _groups(tokenizer: Tokenizer, zoo: Zoo) -> tuple[tuple[int, int], ...]:
     """Returns the (block, role) that tokens of a zoo have, whatever the shape of the model."""
-    found: set[tuple[int, int]] = set()
+    return tuple(sorted({(group.block, ROLES.index(group.role)) for plan in plans_of(tokenizer, zoo) for group in plan.groups}))
+
+
+def plans_of(tokenizer: Tokenizer, zoo: Zoo) -> Iterator[Plan]:
+    """Yields the plan of each shape that fine-tuned models of a zoo have."""
     shapes = {shape_key(checkpoint): checkpoint for checkpoint in zoo.select(stage="finetune", final=True)}
     for checkpoint in shapes.values():
-        plan = tokenizer.plan(checkpoint.state_dict(), root=root_weights(zoo, checkpoint))
-        found |= {(group.block, ROLES.index(group.role)) for group in plan.groups}
-    return tuple(sorted(found))
+        yield tokenizer.plan(checkpoint.state_dict(), root=root_weights(zoo, checkpoint))
 
 
 def _alike(tokens: Sequence[Tokens]) -> Iterator[list[int]]:

@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from wsl.data.logits import lack_to_run
-from wsl.data.pairs import root_weights, rootless, roots_of
-from wsl.data.stacks import shape_key
+from wsl.data.pairs import rootless, roots_of
+from wsl.data.token_inputs import plans_of
 from wsl.run import inputs_of
-from wsl.tokenizers.tokens import Tokenizer
 from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import instantiate, resolve
@@ -42,23 +41,13 @@ def adapted(config: TrainConfig, zoos: Sequence[Zoo]) -> tuple[TrainConfig, list
     if lack := next(filter(None, map(lack_to_run, zoos)), ""):
         config = _without_images(config, notes, lack, "it needs a zoo with images and models that timm builds; leave objective out")
     if config.tokenizer is not None and inputs_of(config.model).reads == "tokens":
-        longest = longest_of(zoos, instantiate(config.tokenizer))
+        tokenizer = instantiate(config.tokenizer)
+        longest = max((plan.n_tokens for zoo in zoos for plan in plans_of(tokenizer, zoo)), default=1)
         config = replace(config, window=min(longest, WHOLE) if config.window is None else config.window)
         if longest > cast(int, config.window):
             lack = f"models have up to {longest} tokens, where a window holds {config.window}"
             config = _without_images(config, notes, lack, f"set window={longest}, or leave objective out")
     return config, notes
-
-
-def longest_of(zoos: Sequence[Zoo], tokenizer: Tokenizer) -> int:
-    """Returns how many tokens the longest fine-tuned model of some zoos has."""
-    found = 1
-    for zoo in zoos:
-        shapes = {shape_key(checkpoint): checkpoint for checkpoint in zoo.select(stage="finetune", final=True)}
-        for checkpoint in shapes.values():
-            plan = tokenizer.plan(checkpoint.state_dict(), root=root_weights(zoo, checkpoint))
-            found = max(found, plan.n_tokens)
-    return found
 
 
 def _without_roots(config: TrainConfig, notes: list[str], why: str, some_are_known: bool) -> TrainConfig:

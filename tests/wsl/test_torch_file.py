@@ -1,6 +1,7 @@
 """Files of torch are followed on paper: their weights are those that torch reads, and nothing else in them is made."""
 
 import argparse
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,20 @@ def test_lightnings_name_of_the_model_is_taken_off_and_others_are_kept(tmp_path:
     ):
         torch.save(content, tmp_path / "last.ckpt")
         assert same(read_checkpoint(tmp_path / "last.ckpt"), expected)
+
+
+@pytest.mark.parametrize("other", [torch.float32, torch.float16])
+def test_a_storage_of_two_types_is_refused(tmp_path: Path, other: torch.dtype) -> None:
+    torch.save({"a": torch.ones(2), "b": torch.ones(2, dtype=other)}, tmp_path / "plain.pt")
+    named_twice = tmp_path / "twice.pt"
+    with zipfile.ZipFile(tmp_path / "plain.pt") as source, zipfile.ZipFile(named_twice, "w") as target:
+        for entry in source.namelist():
+            content = source.read(entry)
+            is_pickle = entry.endswith("data.pkl")
+            target.writestr(entry, content.replace(b"X\x01\x00\x00\x001", b"X\x01\x00\x00\x000") if is_pickle else content)
+    assert "b" in read_checkpoint(tmp_path / "plain.pt")
+    if other == torch.float32:  # the negative control: torch shares storages of one type
+        assert read_checkpoint(named_twice)["b"].equal(torch.ones(2))
+    else:
+        with pytest.raises(InputError, match="storage '0' has numbers of two types"):
+            read_checkpoint(named_twice)

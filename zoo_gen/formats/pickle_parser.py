@@ -148,7 +148,9 @@ class _Paper:
         elif name == "BINPERSID":
             stack.append(storage := _storage(stack.pop()))
             if isinstance(storage, Storage):
-                self.storages[storage.key] = storage
+                known = self.storages.setdefault(storage.key, storage)
+                if known.kind != storage.kind:  # torch writes none, and reads all by the first type
+                    raise ValueError(f"storage {shortened(storage.key)} has numbers of two types, {known.kind} and {storage.kind}")
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
             stack.append(_call(function, arguments))

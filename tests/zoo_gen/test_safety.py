@@ -224,4 +224,5 @@ def test_absurd_learning_rates_diverge_and_the_rest_is_unharmed(tmp_path: Path) 
 @pytest.mark.slow
 def test_fifty_kills_lose_nothing(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "runs" / "kill_zoo.py"
-    subprocess.run([sys.executable, str(script), "--kills", "50", "--seed", "0", "--folder", str(tmp_path)], check=True)
+    done = subprocess.run([sys.executable, str(script), "--kills", "50", "--seed", "0", "--folder", str(tmp_path)])
+    assert done.returncode == 0  # another one where a kill has lost or changed anything

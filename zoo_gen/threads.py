@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -21,26 +20,19 @@ R = TypeVar("R")
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yields `work(item)` of each item, in order, computed on all cores; a few items are read ahead, never all.
 
-    From the first call on, PyTorch uses one thread per operation in the whole process.
+    Until the last one, PyTorch uses one thread per operation in the whole process; then as many as before.
     """
+    cores, before = len(os.sched_getaffinity(0)), torch.get_num_threads()
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0))
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(cores) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-@contextmanager
-def threads_kept() -> Iterator[None]:
-    """A context after which PyTorch has as many threads per operation as before: those of a training are the user's choice."""
-    before = torch.get_num_threads()
     try:
-        yield
+        with ThreadPoolExecutor(cores) as pool:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
     finally:
         torch.set_num_threads(before)
 

@@ -14,7 +14,6 @@ from wsl.data.token_inputs import rehearsal_of
 from zoo_gen import InputError
 from zoo_gen.architecture import build, initialize
 from zoo_gen.images import ImageSplit
-from zoo_gen.threads import in_threads
 
 RECIPE = Rehearsal(steps=5, batch_size=8, sgd=0.03, adamw=1e-3)
 HEAD = frozenset({"head.weight", "head.bias"})
@@ -135,8 +134,6 @@ def test_the_threads_that_a_training_was_given_are_left_alone(images: ImageSplit
         torch.set_num_threads(3)
         changes(models(2), images)
         assert torch.get_num_threads() == 3
-        assert list(in_threads(str, [1])) == ["1"]  # the negative control: alone, it leaves one
-        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 

@@ -22,7 +22,7 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack
-from zoo_gen.threads import in_threads, threads_kept
+from zoo_gen.threads import in_threads
 
 AT_ONCE = 16
 """Models that are rehearsed together, at most."""
@@ -78,8 +78,7 @@ class Rehearsal:
         step = max(1, min(AT_ONCE, WEIGHTS_AT_ONCE // count))
         stacks = [models[start : start + step] for start in range(0, len(models), step)]
         run = in_threads if step > 1 else map  # a large model has all cores, and memory, for itself
-        with threads_kept():
-            return [*chain.from_iterable(run(lambda some: self._stack(architecture, some, fixed, images), stacks))]
+        return [*chain.from_iterable(run(lambda some: self._stack(architecture, some, fixed, images), stacks))]
 
     def _stack(
         self, architecture: Mapping[str, Any], models: Sequence[State], fixed: frozenset[str], images: ImageSplit

@@ -31,7 +31,7 @@ from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint
 from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
-from zoo_gen.threads import in_threads, threads_kept
+from zoo_gen.threads import in_threads
 
 Bases = tuple[tuple[Tensor | None, ...], ...]
 """Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
@@ -161,7 +161,7 @@ class FisherBasis(Residual):
         key = _key(root)
         if key not in self._told:
             raise InputError("the tokenizer has not been told of this root; call tokenizer.prepare([<its checkpoint>]) before")
-        with _FINDING, threads_kept():
+        with _FINDING:
             missing = [one for one in self._told if one not in self._bases]
             find = partial(RootBasis.of, images=self.images, seed=self.seed)
             each = in_threads if len(missing) > 1 else map  # one root has all cores for itself

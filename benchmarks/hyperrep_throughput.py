@@ -132,7 +132,7 @@ class Field:
         tokenizer, sources = self.sources(width, RIVALS[name][0])
         plans = self.plans(tokenizer)
         latent = math.ceil((1 - EQUAL) * per_token(plans) / self.card["compression_ratio"])
-        sizes = {"heads": self.card["heads"], "depth": self.card["encoder_depth"], "seed": self.config["seed"]}
+        sizes = {"heads": self.card["heads"], "depth": self.card["depth"], "seed": self.config["seed"]}
         model = of_size(self.size, plans, latent=latent, **sizes)
         standardizer: Any = LayerStandardizer(moments_of(sources))
         windows = self._windows(plans, sources, standardizer, None)

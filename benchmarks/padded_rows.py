@@ -23,7 +23,7 @@ from wsl.data.sources import Source
 from wsl.data.standardizer import Moments
 from wsl.data.windows import Batch
 from wsl.layout.slots import ROLES
-from wsl.models.autoencoder import Autoencoder
+from wsl.models.pooling import pooled
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
 from wsl.tokenizers.window import Sums, Window
@@ -94,7 +94,7 @@ class LayerStandardizer:
         return self._laid_out[id(plan)][1:]
 
 
-class RowsAutoencoder(Autoencoder):
+class RowsAutoencoder(nn.Module):
     """A transformer autoencoder of padded rows of D weights, with latents of Z numbers, and `depth` blocks on either side.
 
     `layers` and `places` count the embeddings of positions; padded tokens have one of their own.
@@ -122,10 +122,14 @@ class RowsAutoencoder(Autoencoder):
         """How many numbers the decoder gets for a checkpoint whose tokens have these positions."""
         return self.latent * len(positions)
 
+    def forward(self, values: Tensor, mask: Tensor, positions: Tensor, side: Tensor, total: Tensor) -> Float[Tensor, "B T D"]:
+        """Reconstruction of windows, of which neither mask nor what is known beside tokens is read."""
+        return self.decode(self.encode(values, mask, positions), positions)
+
     def encode(
         self, values: Float[Tensor, "B T D+1"], mask: Bool[Tensor, "B T D+1"], positions: Int[Tensor, "B T P"], *_: Tensor
     ) -> Float[Tensor, "B T Z"]:
-        """Latents of windows; the last coordinate and what is known beside tokens are not read."""
+        """Latents of windows; the last coordinate is not read."""
         return self.bottleneck(self.encoder(self.project(values[..., :-1]) + self._positions(positions)))
 
     def decode(self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "B T P"], *_: Tensor) -> Float[Tensor, "B T D"]:
@@ -135,8 +139,8 @@ class RowsAutoencoder(Autoencoder):
     def embed(
         self, latents: Float[Tensor, "B T Z"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint, pooled as `Autoencoder.embed` does; groups have log-scales of zero."""
-        return super().embed(pad(latents, (0, 1)), positions, groups)
+        """One vector per checkpoint, pooled as ours (`wsl.models.pooling`); groups have log-scales of zero."""
+        return pooled(pad(latents, (0, 1)), positions, groups)
 
     def _positions(self, positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T M"]:
         block, role, index = (positions + 1).unbind(-1)

@@ -13,8 +13,8 @@ They are given what the run was: all epochs of its train models, as many CPU sec
 (`EQUAL`, or a few more), and as many weights in a step. They are not told the root. A scan of their row widths, rates and networks
 (of as many weights, or fewer) by the error of val checkpoints comes on top. Test models are read when training is over.
 
-Features of all rows are latents pooled by `Autoencoder.embed`, probed by the same code on the run's fold. `difference` is the score
-of the run less that of the row, paired over resampled test models.
+Features of all rows are latents pooled by `wsl.models.pooling`, probed by the same code on the run's fold. `difference` is the
+score of the run less that of the row, paired over resampled test models.
 """
 
 import argparse
@@ -125,7 +125,7 @@ class Match:
         length, longest = way.window(trained), max(plan.n_tokens for plan in trained)
         latent = self.latent or math.ceil((1 - EQUAL) * self.numbers(self.run, sources) / np.mean([p.n_tokens for p in trained]))
         latent += latent == width + 1  # of that width are latents that hold heads (`TokenInputs.sides`)
-        sizes = {"heads": config["model"]["heads"], "depth": config["model"]["encoder_depth"], "seed": config["seed"]}
+        sizes = {"heads": config["model"]["heads"], "depth": config["model"]["depth"], "seed": config["seed"]}
         model = of_size(round(share * self.size), plans, latent=latent, **sizes)
         about = {"rows": width, "latent": latent, "rate": rate, "weights": size_of(model)}
         objective = Contrast(way, model, sources, length=length, seed=config["seed"])

@@ -1,5 +1,6 @@
 """Foreign files, small and valid, and what mutates them."""
 
+import contextlib
 import copy
 import io
 import json
@@ -110,7 +111,7 @@ def write_zoo(folder: Path, weights: Mapping[str, Tensor]) -> Zoo:
 def write_run(folder: Path) -> None:
     """Writes the folder of a run on the zoo beside it, with fresh weights."""
     folder.mkdir()
-    sizes = {"token_width": 5, "width": 4, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 1.0}
+    sizes = {"token_width": 5, "width": 4, "heads": 2, "depth": 1, "mlp_ratio": 1.0}
     model = {**sizes, "compression_ratio": 4, "blocks": 4, "roles": 10, "places": 8}
     save_file(HyperRep(**model).state_dict(), folder / "model.safetensors")  # type: ignore[arg-type]
     Standardizer(parts={"head.bias": (0.0, 1.0)}, roles={"head": (0.0, 1.0)}).save(folder / "standardizer.json")
@@ -307,7 +308,8 @@ def mutate_frame(content: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             frame[column] = [[1]] * len(frame)
         elif kind == 4:
-            frame[column] = frame[column].astype("category")
+            with contextlib.suppress(TypeError):  # another change made lists of it
+                frame[column] = frame[column].astype("category")
         elif kind == 5:
             frame = pd.concat([frame] * rng.choice((1, 2, 20)), ignore_index=True) if rng.random() < 0.9 else frame.iloc[:0]
         elif kind == 6:

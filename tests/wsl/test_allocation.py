@@ -23,7 +23,7 @@ from wsl.tokenizers.tokens import Tokenizer
 from zoo_gen import InputError, Zoo
 
 PLACES = {"blocks": 5, "roles": 10, "places": 64}
-SIZES = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
+SIZES = {"width": 32, "heads": 2, "depth": 1, "mlp_ratio": 2}
 
 
 def scanned(zoo: Path, tokenizer: Tokenizer) -> list[FileSource]:

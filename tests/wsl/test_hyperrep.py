@@ -16,8 +16,8 @@ from wsl.data.side_information import CHANNELS
 from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Batch, Windows
 from wsl.layout.slots import ROLES
-from wsl.models.autoencoder import OCTAVES, SPECTRUM, Autoencoder
 from wsl.models.hyperrep import HyperRep
+from wsl.models.pooling import OCTAVES, SPECTRUM, pooled
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.tokens import Tokens
 from wsl.training.objectives.reconstruction import Reconstruction
@@ -25,9 +25,9 @@ from wsl.training.strategies import blocks_of
 from zoo_gen import InputError
 from zoo_gen.config import CONFIGS, instantiate
 
-TOKEN_MODELS = [path for path in sorted((CONFIGS / "model").glob("*.yaml")) if "encoder_depth" in path.read_text()]
+TOKEN_MODELS = [path for path in sorted((CONFIGS / "model").glob("*.yaml")) if "compression_ratio" in path.read_text()]
 WIDTH = 16
-SIZES = {"width": 32, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2, "blocks": 4, "roles": 10, "places": 32}
+SIZES = {"width": 32, "heads": 2, "depth": 1, "mlp_ratio": 2, "blocks": 4, "roles": 10, "places": 32}
 
 
 def untrained(family: list[Tokens], *, compression_ratio: float = 4) -> HyperRep:
@@ -95,6 +95,10 @@ def decoded(model: HyperRep, batch: Batch) -> tuple[Tensor, Tensor]:
     return model(*batch.inputs)[..., :-1].detach(), model.allocation(batch.positions, batch.total)
 
 
+def encoded(model: HyperRep, batch: Batch) -> Tensor:
+    return model.encode(batch.values, batch.mask, batch.positions, batch.total)
+
+
 def groups_of(family: list[Tokens]) -> list[tuple[int, int]]:
     return [(group.block, ROLES.index(group.role)) for group in family[0].plan.groups]
 
@@ -103,11 +107,11 @@ def groups_of(family: list[Tokens]) -> list[tuple[int, int]]:
 def test_every_card_of_a_model_of_tokens_builds_a_model_that_compresses_and_decodes(card: Path, family: list[Tokens]):
     described = {**yaml.safe_load(card.read_text()), "token_width": WIDTH + 1}
     with torch.device("meta"):
-        assert len(blocks_of(instantiate(described))) == described["encoder_depth"] + described["decoder_depth"]
-    model = instantiate({**described, "encoder_depth": 1, "decoder_depth": 1})  # at full depth it takes minutes
+        assert len(blocks_of(instantiate(described))) == described["depth"]
+    model = instantiate({**described, "depth": 1})  # at full depth it takes minutes
     model.initialize(Planted(family, ()))
     batch = batch_of(family)
-    latents = model.encode(*batch.inputs)
+    latents = encoded(model, batch)
     assert latents.shape[:2] == batch.values.shape[:2]
     assert model.decode(latents, batch.positions, batch.side, batch.total).shape == batch.values.shape
     assert len(model.embed(latents, batch.positions[0], groups_of(family))) == len(batch.values)
@@ -117,7 +121,7 @@ def test_untrained_and_without_side_information_it_is_the_plain_cut_to_the_bit(f
     model, batch = untrained(family), batch_of(family)
     kept = model.allocation(batch.positions, batch.total)
     cut = torch.cat([batch.values[..., :-1].masked_fill(~kept, 0), batch.values[..., -1:]], dim=-1)
-    assert torch.equal(model.encode(*batch.inputs), cut)
+    assert torch.equal(encoded(model, batch), cut)
     assert torch.equal(model(*batch.inputs), cut)
     assert 0.2 < kept.float().mean() < 0.25
     assert torch.equal(model(*known(batch).inputs), cut)  # gains begin at zero
@@ -131,7 +135,7 @@ def test_untrained_and_without_side_information_it_is_the_plain_cut_to_the_bit(f
 def test_latents_are_no_more_numbers_than_are_counted(family: list[Tokens]):
     for compression_ratio in (2, 4, 16):
         model, batch = moved(untrained(family, compression_ratio=compression_ratio)), known(batch_of(family))
-        latents, scales = model.encode(*batch.inputs)[0].split([WIDTH, 1], dim=1)
+        latents, scales = encoded(model, batch)[0].split([WIDTH, 1], dim=1)
         each = [scales[group.start : group.stop].unique() for group in family[0].plan.groups]
         assert {len(of_group) for of_group in each} == {1}
         counted = int((latents != 0).sum()) + len(each)
@@ -141,7 +145,7 @@ def test_latents_are_no_more_numbers_than_are_counted(family: list[Tokens]):
 
 def test_the_decoder_gets_no_number_that_is_not_counted(family: list[Tokens]):
     model, batch = moved(untrained(family)), known(batch_of(family))
-    latents = model.encode(*batch.inputs)
+    latents = encoded(model, batch)
     rest = batch.positions, batch.side, batch.total
     smuggled = latents + (latents == 0) * torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
     found = model.decode(latents, *rest)
@@ -166,15 +170,13 @@ def test_a_window_that_begins_in_a_group_is_decoded_by_the_scale_of_its_own_toke
         assert not torch.equal(model(*window.inputs), model(*batch.inputs)[:, start + 1 : start + 51])
 
 
-def test_the_encoder_reads_the_root_and_no_rehearsal(family: list[Tokens]):
-    model, batch = moved(untrained(family)), known(batch_of(family))
-    latents, side = model.encode(*batch.inputs), batch.side.clone()
-    side[..., WIDTH:] = 0
-    unrehearsed = batch._replace(side=side)
-    assert torch.equal(model.encode(*unrehearsed.inputs), latents)
-    assert not torch.allclose(model.encode(*batch._replace(side=0 * side).inputs), latents)
-    one, other = (model.decode(latents, batch.positions, of, batch.total) for of in (batch.side, side))
-    assert not torch.allclose(one, other)  # the decoder reads both
+def test_latents_are_what_is_kept_of_the_tokens_whatever_was_learned(family: list[Tokens]):
+    model, batch = untrained(family), batch_of(family)
+    latents = encoded(model, batch)
+    assert torch.equal(encoded(moved(model), batch), latents)
+    assert torch.equal(latents[latents != 0], batch.values[latents != 0])
+    window = cropped(batch, 7, 50)
+    assert torch.equal(encoded(model, window), latents[:, 7:57])
 
 
 def test_flipping_axes_of_the_basis_flips_latents_and_reconstructions(family: list[Tokens]):
@@ -183,7 +185,7 @@ def test_flipping_axes_of_the_basis_flips_latents_and_reconstructions(family: li
     values = torch.cat([signs * batch.values[..., :-1], batch.values[..., -1:]], dim=-1)
     flipped = batch._replace(values=values, side=signs.repeat(1, 1, len(CHANNELS)) * batch.side)
     flips = torch.cat([signs, torch.ones_like(signs[..., :1])], dim=-1)
-    torch.testing.assert_close(model.encode(*flipped.inputs), flips * model.encode(*batch.inputs))
+    torch.testing.assert_close(encoded(model, flipped), flips * encoded(model, batch))
     torch.testing.assert_close(model(*flipped.inputs), flips * model(*batch.inputs))
     unmatched = batch._replace(values=values)
     assert not torch.allclose(model(*unmatched.inputs), flips * model(*batch.inputs), atol=1e-2)
@@ -192,7 +194,7 @@ def test_flipping_axes_of_the_basis_flips_latents_and_reconstructions(family: li
 def test_permuting_the_batch_permutes_latents_and_reconstructions(family: list[Tokens]):
     model, batch, order = moved(untrained(family)), known(batch_of(family)), torch.tensor([2, 0, 1])
     permuted = Batch(*(tensor[order] for tensor in batch))
-    torch.testing.assert_close(model.encode(*permuted.inputs), model.encode(*batch.inputs)[order])
+    torch.testing.assert_close(encoded(model, permuted), encoded(model, batch)[order])
     torch.testing.assert_close(model(*permuted.inputs), model(*batch.inputs)[order])
     assert not torch.allclose(model(*permuted._replace(side=batch.side).inputs), model(*batch.inputs)[order])
     alone = Batch(*(tensor[1:2] for tensor in batch))
@@ -203,9 +205,9 @@ def test_padded_tokens_do_not_change_what_real_tokens_become(family: list[Tokens
     model, batch = moved(untrained(family)), known(batch_of(family))
     n = batch.values.shape[1]
     padded = cropped(batch, 0, n + 7)
-    latents = model.encode(*padded.inputs)
+    latents = encoded(model, padded)
     assert not latents[:, n:].any()
-    torch.testing.assert_close(latents[:, :n], model.encode(*batch.inputs))
+    torch.testing.assert_close(latents[:, :n], encoded(model, batch))
     torch.testing.assert_close(model(*padded.inputs)[:, :n], model(*batch.inputs))
     noise = torch.randn(padded.side.shape, generator=torch.Generator().manual_seed(4))
     noisy = padded._replace(side=padded.side.where(padded.positions[..., :1] >= 0, noise))
@@ -218,9 +220,11 @@ def test_what_the_mask_hides_is_not_seen(family: list[Tokens]):
     model, batch = moved(untrained(family)), known(batch_of(family))
     garbage = batch._replace(values=batch.values.where(batch.mask, torch.tensor(1e6)))
     assert not batch.mask.all()
-    assert torch.equal(model.encode(*garbage.inputs), model.encode(*batch.inputs))
-    unmasked = garbage._replace(mask=torch.ones_like(batch.mask))
-    assert not torch.allclose(model.encode(*unmasked.inputs), model.encode(*batch.inputs))
+    assert torch.equal(encoded(model, garbage), encoded(model, batch))
+    assert torch.equal(model(*garbage.inputs), model(*batch.inputs))
+    hidden = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(6)) < 0.5
+    fewer = encoded(model, batch._replace(mask=batch.mask & ~hidden))
+    assert torch.equal(fewer, encoded(model, batch).masked_fill(hidden, 0))
 
 
 def test_a_regression_in_context_finds_what_is_not_kept_where_channels_explain_a_model(family: list[Tokens]):
@@ -247,12 +251,11 @@ def test_a_regression_on_one_channel_shrinks_as_its_ridge_says(family: list[Toke
         model.gains.fill_(1)
     side = batch.side.clone()
     side[..., WIDTH:] = 0
-    batch = batch._replace(side=7 * side, values=torch.cat([2 * side[..., :WIDTH], batch.values[..., -1:]], dim=-1))
+    batch = batch._replace(side=side, values=torch.cat([2 * side[..., :WIDTH], batch.values[..., -1:]], dim=-1))
     found, kept = decoded(model, batch)
     for block, role in groups_of(family):
         of_group = ((batch.positions[..., 0] == block) & (batch.positions[..., 1] == role))[..., None].expand_as(kept)
-        channel = batch.side[..., :WIDTH] / batch.side[..., :WIDTH][of_group].square().mean().sqrt()  # its size does not matter
-        evidence = channel[of_group & kept].square().sum()
+        evidence = batch.side[..., :WIDTH][of_group & kept].square().sum()
         rest = of_group & ~kept
         expected = batch.values[..., :-1][rest] * evidence / (evidence + 1)
         torch.testing.assert_close(found[rest], expected, atol=1e-5, rtol=1e-4)
@@ -312,7 +315,7 @@ def test_training_reaches_all_weights_and_lowers_the_error(family: list[Tokens])
 
 def test_the_embedding_does_not_depend_on_the_order_of_tokens(family: list[Tokens]):
     model, batch = moved(untrained(family)), batch_of(family)
-    latents, order = model.encode(*batch.inputs), torch.randperm(batch.values.shape[1])
+    latents, order = encoded(model, batch), torch.randperm(batch.values.shape[1])
     positions, groups = batch.positions[0], groups_of(family)
     embedding = model.embed(latents, positions, groups)
     torch.testing.assert_close(model.embed(latents[:, order], positions[order], groups), embedding, atol=1e-4, rtol=1e-4)
@@ -321,9 +324,9 @@ def test_the_embedding_does_not_depend_on_the_order_of_tokens(family: list[Token
 
 
 def test_the_embedding_has_the_spectrum_of_each_group_and_nothing_of_groups_that_are_not_there():
-    model, latents = Autoencoder(), torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([[1, 2, 0], [1, 2, 1], [1, 2, 2], [1, 2, 3], [1, 2, 4], [2, 3, 0]])
-    found = model.embed(latents, positions, [(1, 2), (2, 3), (3, 3)]).view(2, 3, -1)
+    found = pooled(latents, positions, [(1, 2), (2, 3), (3, 3)]).view(2, 3, -1)
     values, scale = latents[:, :5, :3] * latents[:, :1, 3:].exp(), latents[:, 0, 3]
     sizes = values.square().mean(2).sort(descending=True).values
     octaves = [sizes[:, 0], sizes[:, 1], sizes[:, 2:4].mean(1), sizes[:, 4]]
@@ -335,7 +338,7 @@ def test_the_embedding_has_the_spectrum_of_each_group_and_nothing_of_groups_that
     torch.testing.assert_close(found[:, 1, 13].exp(), (latents[:, 5, :3] * latents[:, 5, 3:].exp()).norm(dim=1))
     assert not found[:, 2].any()
     latents[1, 0, 0] = torch.nan
-    assert model.embed(latents, positions, [(1, 2)]).isfinite().all(1).tolist() == [True, False]
+    assert pooled(latents, positions, [(1, 2)]).isfinite().all(1).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +351,8 @@ def test_the_embedding_has_the_spectrum_of_each_group_and_nothing_of_groups_that
         ({"places": 1}, r"model\.places at least 2"),
         ({"width": 33}, r"multiple of model\.heads"),
         ({"width": 0}, r"model\.width must be at least 1"),
-        ({"encoder_depth": -1}, r"model\.encoder_depth"),
+        ({"depth": -1}, r"model\.depth must be at least 0"),
+        ({"mlp_ratio": 0.01}, r"width \* model\.mlp_ratio must be at least 1"),
     ],
 )
 def test_sizes_of_which_no_model_can_be_built_are_refused(changes: dict[str, Any], message: str):

@@ -22,6 +22,7 @@ from wsl.data.standardizer import Standardizer
 from wsl.data.token_inputs import TokenInputs
 from wsl.run import Run
 from wsl.tokenizers.fisher_basis import FisherBasis
+from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokenizer
 from wsl.training.run_training import train
@@ -81,6 +82,15 @@ def found_by(inputs: TokenInputs, pairs: Sequence[tuple[Checkpoint, Checkpoint]]
     return [side.unflatten(1, (len(CHANNELS), WIDTH)) for side in every]
 
 
+def of_unit_size(change: Tensor, plan: Plan) -> Tensor:
+    """A change of a body over the root of its mean square in each group."""
+    size = torch.ones(plan.n_tokens, 1)
+    for group in plan.groups:
+        own = change[group.start : group.stop]
+        size[group.start : group.stop] = own.square().mean().sqrt() if own.any() else 1
+    return change / size
+
+
 def test_the_root_channel_is_the_roots_own_weights_in_the_form_of_tokens(
     inputs: TokenInputs, pairs: list[tuple[Checkpoint, Checkpoint]]
 ):
@@ -90,10 +100,20 @@ def test_the_root_channel_is_the_roots_own_weights_in_the_form_of_tokens(
     for factor in (0.01, -0.3):
         body = body_of(plan)
         moved = {name: (1 + factor) * root[name] if name in body else tensor for name, tensor in weights.items()}
-        tokens = inputs.standardizer.in_deviations(inputs.tokenizer.encode(moved, root=root))
-        torch.testing.assert_close(tokens.where(changing(plan), 0), factor * channel, atol=1e-4, rtol=1e-3)
+        tokens = inputs.standardizer.in_deviations(inputs.tokenizer.encode(moved, root=root)).where(changing(plan), 0)
+        torch.testing.assert_close(of_unit_size(tokens, plan), channel if factor > 0 else -channel, atol=1e-4, rtol=1e-3)
     other = inputs.standardizer.in_deviations(inputs.tokenizer.encode(weights, root=root)).where(changing(plan), 0)
     assert functional.cosine_similarity(other.flatten(), channel.flatten(), dim=0).abs() < 0.5
+
+
+def test_channels_have_a_mean_square_of_one_in_each_group(inputs: TokenInputs, pairs: list[tuple[Checkpoint, Checkpoint]]):
+    root = pairs[0][1].state_dict()
+    plan = inputs.tokenizer.plan(pairs[0][0].state_dict(), root=root)
+    for side in found_by(inputs, pairs):
+        for group in plan.groups:
+            squares = side[group.start : group.stop].square().mean((0, 2))
+            changes = changing(plan)[group.start : group.stop].any()
+            torch.testing.assert_close(squares, torch.full((len(CHANNELS),), float(changes)), atol=1e-4, rtol=1e-4)
 
 
 def test_heads_and_padding_have_none(inputs: TokenInputs, pairs: list[tuple[Checkpoint, Checkpoint]]):
@@ -133,7 +153,7 @@ def test_rehearsals_go_where_the_fine_tuned_model_went(plain: TokenInputs, zoo: 
     for number, change in enumerate(RECIPE.changes(pairs[0][0].architecture, [start], fixed, images)[0], start=1):
         tuned = {name: tensor + change[name] for name, tensor in start.items()}
         tokens = plain.standardizer.in_deviations(plain.tokenizer.encode(tuned, root=root)).where(changing(plan), 0)
-        torch.testing.assert_close(side[:, number], tokens, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(side[:, number], of_unit_size(tokens, plan), atol=1e-4, rtol=1e-3)
         assert not torch.allclose(side[:, 3 - number], tokens, atol=1e-3)
 
 
@@ -202,12 +222,13 @@ def test_models_with_fewer_classes_than_the_images_are_not_rehearsed(
 def test_many_roots_are_looked_at_by_many_threads(plain: TokenInputs, pairs: list[tuple[Checkpoint, Checkpoint]]):
     weights, root = (checkpoint.state_dict() for checkpoint in pairs[0])
     plan = plain.tokenizer.plan(weights, root=root)
-    roots = [{name: factor * tensor for name, tensor in root.items()} for factor in range(1, 41)]
+    roots = [{name: tensor.roll(n) for name, tensor in root.items()} for n in range(40)]
     finder = SideInformation(plain.tokenizer, plain.standardizer, NONE, zoo=None)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda each: finder.roots(plan, weights, each), [*roots, *roots]))
-    for factor, side in enumerate([*found[:40]], start=1):
-        torch.testing.assert_close(side, factor * found[0], atol=1e-4, rtol=1e-3)
+    for each, side in zip(roots, found, strict=False):
+        alone = SideInformation(plain.tokenizer, plain.standardizer, NONE, zoo=None)
+        assert torch.equal(side, alone.roots(plan, weights, each))
     assert not torch.allclose(found[0], found[1])
     assert finder.roots(plan, weights, roots[-1]) is finder.roots(plan, weights, roots[-1])  # of many checkpoints, one in memory
 

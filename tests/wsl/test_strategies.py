@@ -152,10 +152,11 @@ def step(fabric: Fabric, *, folder: Path, card: dict[str, Any]) -> None:
     positions = torch.stack([index // 4, index % 5, index], -1)[mine]
     values = torch.randn(4, 8, 65, generator=torch.Generator().manual_seed(0))[mine]
     mask, losses = torch.ones_like(values, dtype=torch.bool), []
-    others = positions, torch.zeros(len(values), 8, 0), torch.full((len(values),), 8)
+    side, tokens = torch.zeros(len(values), 8, 0), torch.full((len(values),), 8)
     for _ in range(3):
-        latents, moved = (wrapped.encode(scale * values, mask, *others) for scale in (1, 1.1))
-        loss = (wrapped.decode(latents, *others) - values).square().mean() + (latents - moved).square().mean()
+        latents = [wrapped.encode(scale * values, mask, positions, tokens) for scale in (1, 1.1)]
+        decoded, moved = (wrapped.decode(one, positions, side, tokens) for one in latents)
+        loss = (decoded - values).square().mean() + (decoded - moved).square().mean()
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
@@ -174,7 +175,7 @@ def stepped(strategy: str, devices: int, card: dict[str, Any], folder: Path) -> 
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"width": 192, "encoder_depth": 2, "decoder_depth": 1},
+        {"width": 192, "depth": 3},
         pytest.param({"width": 1536, "heads": 24, "mlp_ratio": 4}, marks=pytest.mark.slow),
     ],
 )

@@ -60,7 +60,7 @@ def fit(folder: Path, family: list[Tokens], *, die_at: int | None = None, precis
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        sizes = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "mlp_ratio": 2}
+        sizes = {"width": 16, "heads": 2, "depth": 1, "mlp_ratio": 2}
         model = HyperRep(token_width=17, compression_ratio=4, blocks=4, roles=10, places=32, **sizes)
     plan = family[0].plan
     model.allocation.allocate(model.allocation.measured([(plan, family[0].values.square())]), [plan])
@@ -175,7 +175,7 @@ def test_averaged_weights_are_validated_and_saved_and_the_state_keeps_both(famil
     ]
     assert validated[0] != validated[1]
     last, average = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "average"))
-    name = "encoder.unproject.weight"
+    name = "decoder.unproject.weight"
     assert not torch.equal(last[name], average[name])
 
     with pytest.raises(Killed):

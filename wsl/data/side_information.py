@@ -1,6 +1,7 @@
 """Side information: what is known of a checkpoint's body beside its latents, as tokens in the place of its own.
 
-A token has three channels of its own width, one after the other, each a change of the body in the tokenizer's form:
+A token has three channels of its own width, one after the other, each a change of the body in the tokenizer's form, scaled to a
+mean square of 1 in each group:
 
 - `root`: the root's own weights, as weight decay moves a body along them;
 - `sgd`, `adamw`: where short fine-tunings of the root under the checkpoint's head go (`wsl.data.rehearsal`).
@@ -32,6 +33,9 @@ from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack
 
 CHANNELS = ("root", "sgd", "adamw")
+
+FAINT = 1e-12
+"""Mean squares of a channel in a group below this are none."""
 
 State = Mapping[str, Tensor]
 
@@ -111,9 +115,13 @@ class SideInformation:
         return self.tokenizer.linear and any(plan.differences)
 
     def _channel(self, plan: Plan, weights: State, root: State) -> Float[Tensor, "T D"]:
-        """Tokens of a change of the body, in deviations of their parts; zeros in tensors that are no differences."""
-        tokens = self.tokenizer.encode(weights, root=root)
-        return self.standardizer.in_deviations(tokens).where(changing(plan), 0)
+        """Tokens of a change of the body, of mean square 1 in each group; zeros in tensors that are no differences."""
+        change = self.standardizer.in_deviations(self.tokenizer.encode(weights, root=root)).where(changing(plan), 0)
+        for group in plan.groups:
+            own = change[group.start : group.stop]
+            mean = own.square().mean()
+            own *= mean.rsqrt() if mean > FAINT else 0
+        return change
 
 
 class SourceSides:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
-from itertools import groupby, islice, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 import torch
@@ -128,14 +128,12 @@ class TokenInputs:
 
     def latents(self, model: Any, pairs: Pairs) -> Iterator[tuple[Tokens, Float[Tensor, "T Z"]]]:
         """Yields tokens and latents of weights, in order; latents of a model that diverged are not finite."""
-        encoded = ((self.tokenizer.encode(weights, root=root), weights, root) for weights, root in pairs)
-        for _, alike in groupby(encoded, key=lambda found: found[0].plan):
-            for some in _pieces(alike):
-                every = [tokens for tokens, _, _ in some]
+        encoded = (self.tokenizer.encode(weights, root=root) for weights, root in pairs)
+        for plan, alike in groupby(encoded, key=lambda tokens: tokens.plan):
+            for every in batched(alike, _at_once(plan)):
                 values = torch.stack([self.standardizer.standardize(tokens) for tokens in every])
                 mask = torch.stack([functional.pad(tokens.mask, (0, 1), value=True) for tokens in every])
-                side = torch.stack([self.side_information.roots(one.plan, weights, root) for one, weights, root in some])
-                yield from zip(every, self._by_window(model, model.encode, values, mask, positions_of(every), side), strict=True)
+                yield from zip(every, self._by_window(model, model.encode, values, mask, positions_of(every)), strict=True)
 
     def decode(
         self, model: Any, tokens: Sequence[Tokens], latents: Sequence[Float[Tensor, "T Z"]], *, roots: Sequence[Root]
@@ -183,8 +181,8 @@ class TokenInputs:
 
         def pooled(some: Pairs) -> Tensor:
             rows = []
-            for _, alike in groupby(latents(some), key=lambda found: found[0].plan):
-                for piece in _pieces(alike):
+            for plan, alike in groupby(latents(some), key=lambda found: found[0].plan):
+                for piece in batched(alike, _at_once(plan)):
                     rows.append(model.embed(torch.stack([z for _, z in piece]), piece[0][0].positions, groups))
             return torch.cat(rows)
 
@@ -225,8 +223,7 @@ def _alike(tokens: Sequence[Tokens]) -> Iterator[list[int]]:
     for n, one in enumerate(tokens):
         alike.setdefault(one.plan, []).append(n)
     for plan, every in alike.items():
-        step = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // plan.n_weights))
-        yield from (every[start : start + step] for start in range(0, len(every), step))
+        yield from batched(every, _at_once(plan))
 
 
 def positions_of(every: Iterable[Tokens]) -> Int[Tensor, "B T P"]:
@@ -244,12 +241,6 @@ def rehearsal_of(values: Any) -> Rehearsal:
     return Rehearsal(**{str(key): value for key, value in given.items()})
 
 
-Encoded = TypeVar("Encoded", bound=tuple[Tokens, *tuple[Any, ...]])
-"""Tokens of a checkpoint, and whatever belongs to it."""
-
-
-def _pieces(alike: Iterator[Encoded]) -> Iterator[list[Encoded]]:
-    """Yields checkpoints of one plan, as many at once as memory is meant for."""
-    for first in alike:
-        fitting = max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // first[0].plan.n_weights))
-        yield [first, *islice(alike, fitting - 1)]
+def _at_once(plan: Plan) -> int:
+    """Checkpoints of a plan that are worked on together: as many as memory is meant for."""
+    return max(1, min(CHECKPOINTS_AT_ONCE, WEIGHTS_AT_ONCE // plan.n_weights))

@@ -1,47 +1,19 @@
-"""Blocks of the hyper-representation: a pre-norm transformer block, linear maps per role, position embeddings."""
+"""Parts of the hyper-representation: transformer blocks that begin as the identity, linear maps per role, position embeddings."""
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn import functional
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention in which nobody attends to padded tokens."""
-
-    def __init__(self, width: int, *, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "B T M"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
-        """Attends within each window; `real` is False where a window is padded."""
-        q, k, v = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.heads)
-        x = functional.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(real, "b t -> b 1 1 t"))
-        return self.proj(rearrange(x, "b h t d -> b t (h d)"))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block, `x + attention(norm(x))` then `x + mlp(norm(x))`, that starts as the identity."""
-
-    def __init__(self, width: int, *, heads: int, mlp_ratio: float):
-        super().__init__()
-        hidden = int(width * mlp_ratio)
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads=heads)
-        self.norm2 = nn.LayerNorm(width)
-        last = nn.Linear(hidden, width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
-        for branch in (self.attn.proj, last):
-            nn.init.zeros_(branch.weight)
-            nn.init.zeros_(branch.bias)
-
-    def forward(self, x: Float[Tensor, "B T M"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B T M"]:
-        """Maps a window of tokens; `real` is False where it is padded."""
-        x = x + self.attn(self.norm1(x), real)
-        return x + self.mlp(self.norm2(x))
+def identity_block(width: int, *, heads: int, mlp_ratio: float) -> Block:
+    """Returns a pre-norm transformer block, `x + attention(norm(x))` then `x + mlp(norm(x))`, that starts as the identity."""
+    block = Block(width, heads, mlp_ratio, qkv_bias=True)
+    for name, parameter in block.named_parameters():
+        if name.startswith(("attn.proj.", "mlp.fc2.")):
+            nn.init.zeros_(parameter)
+    return block
 
 
 class RoleLinear(nn.Module):

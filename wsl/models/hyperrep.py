@@ -5,37 +5,40 @@ mask of what is kept (`wsl.models.allocation`) and s what the decoder knows of a
 (`wsl.data.side_information`),
 
 .. math::
-    \mathrm{latents} = m\,(x + e(x, s)), \qquad
+    \mathrm{latents} = m\,x, \qquad
     x' = \mathrm{latents} + (1 - m)\,(g\,\hat{x} + d(\mathrm{latents}, g\,\hat{x}, s))
 
 The estimate :math:`\hat{x}` is a ridge regression in context: in each group of tokens, the kept numbers are regressed on the
-channels of s, and the same coefficients give the others. e and d are transformers that begin as zero, and the gains g of the roles
-begin as zero: an untrained model is the linear code, to the bit. `initialize` fits the gains and the mask to train checkpoints, and
+channels of s, and the same coefficients give the others. d is a transformer that begins as zero, and the gains g of the roles begin
+as zero: an untrained model is the linear code, to the bit. `initialize` fits the gains and the mask to train checkpoints, and
 training goes on from there.
 
-An axis of the basis has no sign of its own. So e and d read and give each number by the sign that a channel of s has at its place
-(the root for e, the way of SGD for d): flipping an axis flips what they give, and numbers of different roots can be compared.
+An axis of the basis has no sign of its own. So d reads and gives each number by the sign that a channel of s has at its place:
+flipping an axis flips what it gives, and numbers of different roots can be compared.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsl.data.side_information import CHANNELS
 from wsl.data.token_statistics import TokenStatistics
 from wsl.data.windows import Batch
 from wsl.models.allocation import Allocation
-from wsl.models.autoencoder import Autoencoder, check_sizes
-from wsl.models.blocks import Block, PositionEmbedding, RoleLinear
+from wsl.models.blocks import PositionEmbedding, RoleLinear, identity_block
+from wsl.models.pooling import pooled
+from zoo_gen.errors import InputError
 
 RIDGE = 1.0
 """Ridge of the regressions in context: as much evidence as one number that is kept."""
 
 FAINT = 1e-12
-"""Mean squares of a channel in a group below this are none."""
+"""Sums of squares of estimates below this are none."""
 
 
 class Correction(nn.Module):
@@ -46,40 +49,54 @@ class Correction(nn.Module):
         outputs: numbers per token (D).
         width, heads, depth, mlp_ratio: of the transformer.
         blocks, roles: largest block index and role id, plus one.
+
+    Raises `InputError` for sizes of which no transformer can be built.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int, heads: int, depth: int, mlp_ratio: float, blocks: int, roles: int):
         super().__init__()
+        at_least = {
+            "width": (width, 1),
+            "heads": (heads, 1),
+            "depth": (depth, 0),
+            "width * model.mlp_ratio": (width * mlp_ratio, 1),
+        }
+        for name, (size, least) in at_least.items():
+            if not size >= least:
+                raise InputError(f"model.{name} must be at least {least}, not {size}")
+        if width % heads:
+            raise InputError(f"model.width must be a multiple of model.heads: {width} is none of {heads}")
         self.project = RoleLinear(inputs, width, roles=roles)
         self.positions = PositionEmbedding(width, blocks=blocks, roles=roles)
-        self.blocks = nn.ModuleList(Block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(identity_block(width, heads=heads, mlp_ratio=mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.unproject = RoleLinear(width, outputs, roles=roles)
         nn.init.zeros_(self.unproject.weight)
 
     def forward(self, x: Float[Tensor, "B T I"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T D"]:
         """Maps the tokens of each window; large entries count by their logarithm."""
-        real = positions[..., 0] >= 0
+        real = rearrange(positions[..., 0] >= 0, "b t -> b 1 1 t")  # nobody attends to padded tokens
         y = self.project(x.asinh(), positions[..., 1]) + self.positions(positions)
         for block in self.blocks:
-            y = block(y, real)
+            y = block(y, attn_mask=real)
         return self.unproject(self.norm(y), positions[..., 1])
 
 
-class HyperRep(Autoencoder):
-    """Autoencoder of windows of tokens; latents are tokens with zeros where nothing is kept.
+class HyperRep(nn.Module):
+    """Autoencoder of windows of tokens (`wsl.data.windows.Batch`); latents are tokens with zeros where nothing is kept.
 
     Args:
         token_width: numbers per standardised token (D + 1, the log-scale of its group among them).
         compression_ratio: weights of a checkpoint per number that the decoder gets, at least.
-        width, heads, mlp_ratio: of both transformers.
-        encoder_depth, decoder_depth: their blocks.
+        width, heads, depth, mlp_ratio: of the decoder's transformer.
         blocks: largest block index a token may have, plus one.
         roles: largest role id a token may have, plus one.
         places: tokens of one (block, role) that are allocated apart; of the second half, several together.
 
     Raises `InputError` for sizes of which no model can be built.
     """
+
+    reads: ClassVar[Literal["tokens"]] = "tokens"
 
     def __init__(
         self,
@@ -88,21 +105,18 @@ class HyperRep(Autoencoder):
         compression_ratio: float,
         width: int,
         heads: int,
-        encoder_depth: int,
-        decoder_depth: int,
+        depth: int,
         mlp_ratio: float,
         blocks: int,
         roles: int,
         places: int,
     ):
         super().__init__()
-        check_sizes({"width": width, "heads": heads}, depths=(encoder_depth, decoder_depth), mlp_ratio=mlp_ratio)
-        d, sizes = token_width - 1, {"width": width, "heads": heads, "mlp_ratio": mlp_ratio, "blocks": blocks, "roles": roles}
-        self.blocks, self.roles = blocks, roles
+        d, self.blocks, self.roles = token_width - 1, blocks, roles
         self.allocation = Allocation(compression_ratio=compression_ratio, width=d, blocks=blocks, roles=roles, places=places)
         self.gains = nn.Parameter(torch.zeros(roles))
-        self.encoder = Correction(2 * d + 1, d, depth=encoder_depth, **sizes)
-        self.decoder = Correction((2 + len(CHANNELS)) * d + 1, d, depth=decoder_depth, **sizes)
+        shape = {"width": width, "heads": heads, "depth": depth, "mlp_ratio": mlp_ratio}
+        self.decoder = Correction((2 + len(CHANNELS)) * d + 1, d, **shape, blocks=blocks, roles=roles)
 
     def linear(self, statistics: TokenStatistics) -> None:
         """Chooses what is kept by the energies of the numbers themselves: with gains of zero, the linear code."""
@@ -142,7 +156,7 @@ class HyperRep(Autoencoder):
         """Returns directions, their estimates from what is kept of them, and what is kept."""
         values = batch.values.masked_fill(~batch.mask, 0)[..., :-1]
         kept = self.allocation(batch.positions, batch.total)
-        channels = self._channels(batch.side, batch.positions)
+        channels = self._channels(batch.side)
         return values, self._estimate(values.masked_fill(~kept, 0), channels, kept, batch.positions), kept
 
     def numbers(self, positions: Int[Tensor, "T P"]) -> int:
@@ -150,7 +164,7 @@ class HyperRep(Autoencoder):
         kept = self.allocation(positions[None], torch.tensor([len(positions)]))
         return int(kept.sum()) + len(positions[:, :2].unique(dim=0))
 
-    def encode(
+    def forward(
         self,
         values: Float[Tensor, "B T D+1"],
         mask: Bool[Tensor, "B T D+1"],
@@ -158,14 +172,19 @@ class HyperRep(Autoencoder):
         side: Float[Tensor, "B T CD"],
         total: Int[Tensor, " B"],
     ) -> Float[Tensor, "B T D+1"]:
-        """Latents of each token. Of the side information, the encoder reads the root alone, which needs no rehearsal."""
-        values = values.masked_fill(~mask, 0)
-        root = self._channels(side, positions)[:, :, 0]
-        sign = _sign(root)
-        read = torch.cat([sign * values[..., :-1], values[..., -1:], sign * root], dim=-1)
-        steered = values[..., :-1] + sign * self.encoder(read, positions)
-        kept = self.allocation(positions, total)
-        return torch.cat([steered.masked_fill(~kept, 0), values[..., -1:]], dim=-1)
+        """Reconstruction of windows; `mask` is False at padding within tokens, and padded tokens have negative positions."""
+        return self.decode(self.encode(values, mask, positions, total), positions, side, total)
+
+    def encode(
+        self,
+        values: Float[Tensor, "B T D+1"],
+        mask: Bool[Tensor, "B T D+1"],
+        positions: Int[Tensor, "B T P"],
+        total: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B T D+1"]:
+        """Latents of each token: what is kept of it, and the log-scale of its group."""
+        kept = functional.pad(self.allocation(positions, total), (0, 1), value=True)
+        return values.masked_fill(~(mask & kept), 0)
 
     def decode(
         self,
@@ -182,26 +201,25 @@ class HyperRep(Autoencoder):
         index = positions[..., 2].clamp(min=0)
         first = (torch.arange(index.shape[1], device=index.device) - index).clamp(min=0)
         given, scale = latents[..., :-1].masked_fill(~kept, 0), latents[..., -1:].gather(1, first[..., None])
-        channels = self._channels(side, positions)
+        channels = self._channels(side)
         guess = self.gains[positions[..., 1].clamp(min=0)][..., None] * self._estimate(given, channels, kept, positions)
-        sign = _sign(torch.where(channels[:, :, 1] != 0, channels[:, :, 1], channels[:, :, 0]))
+        way = torch.where(channels[:, :, 1] != 0, channels[:, :, 1], channels[:, :, 0])
+        sign = torch.where(way < 0, -1.0, 1.0)
         signed = rearrange(sign[:, :, None] * channels, "b t c d -> b t (c d)")
         known = torch.cat([sign * given, sign * guess, scale, signed], dim=-1)
         filled = guess + sign * self.decoder(known, positions)
         return torch.cat([given + filled.masked_fill(kept, 0), scale], dim=-1)
 
-    def _channels(self, side: Float[Tensor, "B T CD"], positions: Int[Tensor, "B T P"]) -> Float[Tensor, "B T C D"]:
-        """Side information of unit mean square in each group; zeros where there is none."""
-        width = self.allocation.energy.shape[-1]
-        if not side.shape[-1]:
-            return side.new_zeros(*side.shape[:2], len(CHANNELS), width)
-        channels = rearrange(side, "b t (c d) -> b t c d", d=width)
-        group, count = self._groups(positions)
-        squares = side.new_zeros(count, len(CHANNELS)).index_add(0, group, reduce(channels.square(), "b t c d -> (b t) c", "mean"))
-        tokens = side.new_zeros(count).index_add(0, group, side.new_ones(len(group)))
-        mean = squares / tokens.clamp(min=1)[:, None]
-        scale = torch.where(mean > FAINT, mean.clamp(min=FAINT).rsqrt(), 0)[group]
-        return channels * rearrange(scale, "(b t) c -> b t c 1", b=len(side))
+    def embed(
+        self, latents: Float[Tensor, "B T D+1"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "B F"]:
+        """One vector per checkpoint: its latents, pooled over each (block, role) of `groups` (`wsl.models.pooling`)."""
+        return pooled(latents, positions, groups)
+
+    def _channels(self, side: Float[Tensor, "B T CD"]) -> Float[Tensor, "B T C D"]:
+        """Side information by channel; zeros where there is none."""
+        shape, width = side.shape[:2], self.allocation.energy.shape[-1]
+        return side.view(*shape, -1, width) if side.shape[-1] else side.new_zeros(*shape, len(CHANNELS), width)
 
     def _estimate(
         self,
@@ -229,8 +247,3 @@ class HyperRep(Autoencoder):
         each = self.blocks * self.roles + 1
         own = torch.where(block >= 0, block * self.roles + role, each - 1)
         return (own + each * torch.arange(len(own), device=own.device)[:, None]).flatten(), each * len(own)
-
-
-def _sign(channel: Tensor) -> Tensor:
-    """Signs of a channel of side information, 1 where it has none."""
-    return torch.where(channel < 0, -1.0, 1.0)

@@ -37,6 +37,9 @@ from zoo_gen.evaluate import images_at_once
 from zoo_gen.stack import ModelStack, stack_of
 from zoo_gen.wording import counted
 
+SCORES, ENTRIES = 6, 8
+"""Arrays of the size of all scores that a fit holds, and how many of its entries weigh as much as a weight (memory)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadFit:
@@ -98,9 +101,10 @@ class HeadFit:
             advance(some.stop - some.start)
             return found
 
-        found = [*on_all_cores(work, slices(len(models), size_of(models[0])))]
+        classes, width = shapes[f"{name}.weight"]
+        entries = len(pixels) * (width + SCORES * classes)  # in float64, for each model
+        found = [*on_all_cores(work, slices(len(models), max(size_of(models[0]), entries // ENTRIES)))]
         layers = torch.cat([one.coefficients for one in found]).float()
-        width = shapes[f"{name}.weight"][1]
         states = []
         for state, layer in zip(models, layers, strict=True):
             new = {f"{name}.weight": layer[:, :width].clone()}

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -132,46 +133,45 @@ class Refinement:
                 f"{len(targets.teachers)}; pass two or more of both (labels take teachers=...), or repulsion=0"
             )
         parts = slices(len(models), size_of(models[0]))
-        stacks = [loaded(architecture, models[some]).eval() for some in parts]
-        descents = [_Descent(stack, self.recipe, self.steps, some, targets) for stack, some in zip(stacks, parts, strict=True)]
         batches = list(_batches(len(pixels), self.batch_size, self.steps, rng))
-        by_part = {some.start: descent for some, descent in zip(parts, descents, strict=True)}
+
+        def descent(some: slice) -> _Descent:
+            return _Descent(loaded(architecture, models[some]), self.recipe, self.steps, some, targets)
+
+        def alone(some: slice) -> list[Refined]:
+            one = descent(some)
+            for images in batches:
+                one.step(torch.as_tensor(pixels[images]), images)
+                advance(some.stop - some.start)
+            return one.end()
+
         if self.repulsion:
-            self._together(by_part, parts, pixels, batches, targets, advance)
+            found = self._together([descent(some) for some in parts], pixels, batches, targets, advance)
         else:
-
-            def alone(some: slice) -> None:
-                for images in batches:
-                    by_part[some.start].step(torch.as_tensor(pixels[images]), images)
-                    advance(some.stop - some.start)
-
-            _ = [*on_all_cores(alone, parts)]
-        states = [stack.weights(row) for stack in stacks for row in range(stack.size)]
+            found = [*chain.from_iterable(on_all_cores(alone, parts))]
+        states, divergences = zip(*found, strict=True)
         seen = float(sum(map(len, batches)))
         cost = Cost(gradients=self.steps, gradient_images=seen, forward_images=seen if self.repulsion else 0.0)
-        return Outcome(states, cost, {"divergence": torch.cat([torch.stack(one.divergences, 1) for one in descents])})
+        return Outcome([*states], cost, {"divergence": torch.stack(divergences)})
 
     def _together(
-        self,
-        descents: Mapping[int, "_Descent"],
-        parts: Sequence[slice],
-        pixels: Tensor,
-        batches: Sequence[Tensor],
-        targets: Targets,
-        advance: Advance,
-    ) -> None:
-        """Steps of all models at once: predictions of all of them, then the gradient of each."""
+        self, descents: Sequence["_Descent"], pixels: Tensor, batches: Sequence[Tensor], targets: Targets, advance: Advance
+    ) -> list["Refined"]:
+        """Steps of all models at once: the predictions of all of them, then the gradient of each."""
+        by_start = {one.models.start: one for one in descents}
+        parts = [one.models for one in descents]
         for images in batches:
             batch = torch.as_tensor(pixels[images])
-            everyone = torch.cat([*on_all_cores(lambda some, batch=batch: descents[some.start].predict(batch), parts)])
+            everyone = torch.cat([*on_all_cores(lambda some, batch=batch: by_start[some.start].predict(batch), parts)])
             level = agreement_of_teachers(targets.teachers[:, images])
             repel = partial(_repulsion, self.repulsion, everyone=functional.normalize(everyone, dim=-1), level=level)
 
             def one(some: slice, batch: Tensor = batch, images: Tensor = images, repel: Any = repel) -> None:
-                descents[some.start].step(batch, images, lambda p: repel(p, first=some.start))
+                by_start[some.start].step(batch, images, partial(repel, first=some.start))
                 advance(some.stop - some.start)
 
             _ = [*on_all_cores(one, parts)]
+        return [*chain.from_iterable(one.end() for one in descents)]
 
 
 def agreement_of_teachers(teachers: Float[Tensor, "E B classes"]) -> Tensor:
@@ -190,11 +190,15 @@ def _repulsion(
     return strength * ((agreement - level).clamp(min=0) * others).sum(1) / (len(everyone) - 1)
 
 
+Refined = tuple[dict[str, Tensor], Float[Tensor, "steps"]]
+"""A model at the end, and its divergence in each step."""
+
+
 class _Descent:
     """The descent of one stack."""
 
     def __init__(self, stack: ModelStack, recipe: Recipe, steps: int, models: slice, targets: Targets):
-        self.stack, self.models, self.targets = stack, models, targets
+        self.stack, self.models, self.targets = stack.eval(), models, targets
         self.parameters = list(stack.parameters())
         self.optimizer = StackOptimizer(stack, [recipe] * stack.size, steps_per_epoch=steps)
         self.divergences: list[Float[Tensor, "k"]] = []
@@ -213,6 +217,10 @@ class _Descent:
                 losses = losses + repel(logits.softmax(-1))
             gradients = torch.autograd.grad(losses.sum(), self.parameters)
         self.optimizer.step(gradients)
+
+    def end(self) -> list[Refined]:
+        by_model = torch.stack(self.divergences, dim=1)
+        return [(self.stack.weights(row), divergence) for row, divergence in enumerate(by_model)]
 
     def _logits(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "k B classes"]:
         return self.stack(pixels.expand(self.stack.size, *pixels.shape))

@@ -21,9 +21,9 @@ def test_every_card_is_built_and_has_a_row_on_the_page() -> None:
     assert all(callable(operation) for operation in built.values())
 
 
-def test_the_code_of_the_page_makes_new_models(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_the_page_makes_new_models(short_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoints" / "zoos").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "zoos" / "digits_mini").symlink_to(tiny_zoo)
+    (tmp_path / "checkpoints" / "zoos" / "digits_mini").symlink_to(short_zoo)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     names: dict[str, object] = {}

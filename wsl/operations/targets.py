@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -54,9 +55,9 @@ class Targets:
         return cls(teachers, torch.full((1, len(teachers)), 1 / len(teachers)), teachers)
 
     @classmethod
-    def mixtures(cls, teachers: Float[Tensor, "E N classes"], shares: Float[Tensor, "K E"]) -> "Targets":
+    def mixtures(cls, teachers: Float[Tensor, "E N classes"], shares: Shaped[Tensor | np.ndarray, "K E"]) -> "Targets":
         """A mixture of teachers for each of K models."""
-        return cls(teachers, shares.to(teachers), teachers)
+        return cls(teachers, torch.as_tensor(shares).to(teachers), teachers)
 
     @property
     def images(self) -> int:

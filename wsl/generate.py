@@ -21,7 +21,7 @@ from wsl.generators.family import anchor_rule, families_of, write_samples
 from wsl.generators.frontier import frontier
 from wsl.generators.relatives import relatives_of
 from wsl.generators.rows import joined, kept, sampled, state_of, stored_rows
-from wsl.reporting.terminal_tables import generator_table
+from wsl.reporting.generator_table import generator_table
 from wsl.run import Run
 from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError

@@ -20,7 +20,11 @@ from wsl.train import main as train
 from zoo_gen import InputError
 from zoo_gen.files import locked
 
-ONE_ROW_EACH = ["scan.copy_noise.noise=[0.2]", "scan.weight_gaussian={spread: [1.0], anchors: [2]}"]
+ONE_ROW_EACH = [
+    "scan.copy_noise.noise=[0.2]",
+    "scan.weight_gaussian={spread: [1.0], anchors: [2]}",
+    "scan.dirichlet={noise: [0.0]}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,8 @@ def rows(folder: Path) -> list[dict]:
 def test_the_rows_hold_the_generator_and_every_baseline(rows):
     names = [row["generator"] for row in rows]
     assert names[:4] == ["train models", "held-out models", "kde", "nearest train model"]
-    assert {"random_init", "new_head", "copy", "copy_noise", "soup", "weight_gaussian", "decoded_copy"} <= set(names)
+    weights = {"random_init", "new_head", "copy", "copy_other_root", "copy_noise", "soup", "dirichlet", "weight_gaussian"}
+    assert weights | {"fitted_head", "decoded_copy"} <= set(names)
     for row in rows:
         assert row["n"] == 6 or row["generator"] in ("train models", "held-out models", "soup")
         assert row["accuracy"]["q25"] <= row["accuracy"]["median"] <= row["accuracy"]["q75"]

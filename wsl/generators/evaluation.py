@@ -1,43 +1,28 @@
 """Bench: measures generated models by their accuracy without training, their novelty and their diversity.
 
 Train models (every kept epoch) are what samples may have copied; held-out models give the scale, and are seen by no sampler.
-Weights are compared modulo symmetry: all models of a family are aligned to its first train model. A sample is compared with another
-root's models, aligned to theirs, where its spectra are as near to them as to its own root's (`wsl.symmetry.spectra`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from wsl.generators.family import Family, Sample
 from wsl.generators.fresh_scale import FEWEST, FreshScale, describe, expected_nearest
+from wsl.generators.neighbours import Neighbours
 from wsl.generators.novelty import Distance, Distances, disagreement, euclidean, judge, null_if_undefined, pool
 from wsl.generators.relatives import Relatives
 from wsl.generators.rows import HELD_OUT, NEAREST, TRAIN
-from wsl.generators.scoring import Probes, Scored, State, layout_of_family, score_models, sketched, vectors_of
+from wsl.generators.scoring import Scored, layout_of_family
 from wsl.generators.verdict import Bars, Measured, verdict
-from wsl.symmetry.stacks import stack
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
-from zoo_gen.threads import in_threads
-
-AT_ONCE = 16
-"""Models that are aligned to another root at once."""
 
 REPLICATES = 100
 """Resamples of held-out models, and of families, that intervals are of."""
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """All kept epochs of the train models of a family, and the number of the train model that each is of."""
-
-    scored: Scored
-    models: Int[np.ndarray, " C"]
-    unit: float = field(default=1.0)
 
 
 class Bench:
@@ -60,33 +45,16 @@ class Bench:
         relatives: Sequence[Relatives] | None = None,
         advance: Callable[[int], None] = lambda done: None,
     ):
-        self.families, self.seed, self.advance = families, seed, advance
-        self.probes = None if images is None else Probes.of(images, seed=seed)
-        self.test = None if images is None else images.test
-        self.alike = [[j for j, other in enumerate(families) if _shapes(other) == _shapes(family)] for family in families]
+        self.families, self.seed = families, seed
+        self.neighbours = Neighbours(families, images, seed=seed, relatives=relatives, advance=advance)
+        self.train, self.held_out, self.probes = self.neighbours.train, self.neighbours.held_out, self.neighbours.probes
         self.aligned = [layout_of_family(family) is not None for family in families]
-        relatives = relatives or [Relatives()] * len(families)
-        finals, earlier, held_out = (dict[int, Sequence[State]](), dict[int, Sequence[State]](), dict[int, Sequence[State]]())
-        for i, (family, kin) in enumerate(zip(families, relatives, strict=True)):
-            finals[i] = family.states
-            earlier |= {i: kin.earlier} if kin.earlier else {}
-            held_out |= {i: kin.held_out} if kin.held_out else {}
-        self.train = self._plain(finals)
-        before = self._plain(earlier, tested=False)
-        self.checkpoints = [
-            _checkpoints(self.train[i], before.get(i), np.array(relatives[i].models, dtype=int)) for i in range(len(families))
-        ]
-        units = [one.unit for one in self.checkpoints]
-        usual = float(np.median(defined)) if (defined := [unit for unit in units if np.isfinite(unit)]) else 1.0
-        self.checkpoints = [one if np.isfinite(one.unit) else replace(one, unit=usual) for one in self.checkpoints]
-        self.train = {i: self._elsewhere(i, models, finals[i], own=True) for i, models in self.train.items()}
-        self.held_out = self._score(held_out)
         self.bars = Bars.of([family.val_accuracy for family in families], [self.train[i].accuracy for i in range(len(families))])
         self.is_fresh = self.probes is not None and sum(map(len, self.held_out.values())) >= FEWEST
         self.reference = self.held_out if self.is_fresh else self.train
         rng, count = stream(seed, "resampled models"), sum(map(len, self.reference.values()))
         self.resampled = [rng.integers(count, size=count) for _ in range(REPLICATES)]
-        apart = [self._nearest(i, models, own=not self.is_fresh) for i, models in self.reference.items()]
+        apart = [self.neighbours.nearest(i, models, own=not self.is_fresh) for i, models in self.reference.items()]
         self.novelty_scale = self._scale([one.distances for one in apart])
         self.novelty_scales = [self.novelty_scale.resampled(chosen) for chosen in self.resampled]
 
@@ -109,7 +77,7 @@ class Bench:
     def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:
         """Scores samples; the keys are the places of their families."""
         of_family = {i: [state for owner, state in samples if owner.name == family.name] for i, family in enumerate(self.families)}
-        return self._score({i: states for i, states in of_family.items() if states})
+        return self.neighbours.score({i: states for i, states in of_family.items() if states})
 
     def measure_train(self) -> dict[str, Any]:
         """Judges each train model against the others: the row that shows what models of the population score."""
@@ -128,7 +96,7 @@ class Bench:
         """Judges scored samples: a row of generate.json."""
         parts, counts = [], {i: len(models) - 1 for i, models in scored.items()}
         for i, models in scored.items():
-            near = self._nearest(i, models, own=models is self.train[i])
+            near = self.neighbours.nearest(i, models, own=models is self.train[i])
             parts.append(
                 replace(near, apart=self._apart(i, models, models, counts, own=True), family=[self.families[i].name] * len(models))
             )
@@ -159,56 +127,6 @@ class Bench:
         accuracy = np.concatenate([models.val_accuracy for models in self.reference.values()]) if self.is_fresh else None
         return FreshScale(accuracy, {space: np.concatenate([one[space] for one in distances]) for space in distances[0]})
 
-    def _plain(self, work: Mapping[int, Sequence[State]], *, tested: bool = True) -> dict[int, Scored]:
-        """Scores models by family, without a comparison to other roots."""
-
-        def one(i: int) -> Scored:
-            test = self.test if tested else None
-            return score_models(work[i], family=self.families[i], probes=self.probes, test=test, advance=self.advance)
-
-        return dict(zip(work, in_threads(one, work), strict=True))
-
-    def _score(self, work: Mapping[int, Sequence[State]]) -> dict[int, Scored]:
-        return {i: self._elsewhere(i, models, work[i], own=False) for i, models in self._plain(work).items()}
-
-    def _elsewhere(self, i: int, models: Scored, states: Sequence[State], *, own: bool) -> Scored:
-        """Returns the models with their distance to the nearest train model of another root, aligned to that one's family."""
-        here = self._within(i, models, euclidean, "spectra", own=own).min(axis=1) / self.checkpoints[i].unit
-        found, work = models.elsewhere.copy(), []
-        for j in self.alike[i]:
-            there = self.checkpoints[j]
-            bound = euclidean(models.spectra, there.scored.spectra).min(axis=1) / there.unit if j != i else np.inf
-            near = np.flatnonzero((bound <= here) & np.isfinite(bound))
-            work += [(j, near[start : start + AT_ONCE]) for start in range(0, len(near), AT_ONCE)]
-
-        def one(item: tuple[int, np.ndarray]) -> np.ndarray:
-            j, chosen = item
-            other, there = self.families[j], self.checkpoints[j]
-            alike = stack([states[k] for k in chosen])
-            rows = sketched(vectors_of(alike, layout_of_family(other), to=stack([other.states[0]])))
-            return euclidean(rows, there.scored.vectors).min(axis=1) / there.unit
-
-        for (_, chosen), distance in zip(work, in_threads(one, work), strict=True):
-            found[chosen] = np.minimum(found[chosen], distance)
-        return replace(models, elsewhere=found)
-
-    def _within(self, i: int, models: Scored, distance: Distance, what: str, *, own: bool) -> Float[np.ndarray, "S C"]:
-        """Returns distances to all checkpoints of the family; a model's own epochs are infinitely far."""
-        there = self.checkpoints[i]
-        found = distance(getattr(models, what), getattr(there.scored, what))
-        return np.where(own & (np.arange(len(models))[:, None] == there.models), np.inf, found)
-
-    def _nearest(self, i: int, models: Scored, *, own: bool) -> Measured:
-        """Returns the distances of models to their nearest train models, in their own root and in others."""
-        here = {"weights": self._within(i, models, euclidean, "vectors", own=own).min(axis=1) / self.checkpoints[i].unit}
-        there = {"weights": models.elsewhere}
-        if self.probes is not None:
-            others = [self.checkpoints[j].scored.predictions for j in self.alike[i] if j != i]
-            far = [disagreement(models.predictions, predictions).min(axis=1) for predictions in others]
-            here["behaviour"] = self._within(i, models, disagreement, "predictions", own=own).min(axis=1)
-            there["behaviour"] = np.min([np.full(len(models), np.inf), *far], axis=0)
-        return Measured(models.accuracy, models.val_accuracy, here, there)
-
     def _apart(
         self, i: int, models: Scored, others: Scored, counts: Mapping[int, int], *, own: bool
     ) -> dict[str, Float[np.ndarray, " S"]]:
@@ -216,29 +134,15 @@ class Bench:
         within = models is others
         there = len(self.train[i])
         count = min(counts.get(i, there), there - (0 if self.is_fresh else 1))
-        found = {"weights": euclidean(models.vectors, others.vectors) / self.checkpoints[i].unit}
+        found = {"weights": euclidean(models.vectors, others.vectors) / self.neighbours.checkpoints[i].unit}
         if self.probes is not None:
             found["behaviour"] = disagreement(models.predictions, others.predictions)
         rows = {space: _without_diagonal(values) if within else values for space, values in found.items()}
         return {space: expected_nearest(values, count) for space, values in rows.items()}
 
 
-def _checkpoints(finals: Scored, earlier: Scored | None, models: np.ndarray) -> Checkpoints:
-    """Joins epochs; the unit is the median distance of a train model to the nearest checkpoint of another one."""
-    every = finals if earlier is None else Scored.joined([finals, earlier])
-    numbers = np.concatenate([np.arange(len(finals)), models])
-    distances = euclidean(finals.vectors, every.vectors)
-    nearest = np.where(np.arange(len(finals))[:, None] == numbers, np.inf, distances).min(axis=1)
-    unit = float(np.median(nearest))
-    return Checkpoints(every, numbers, unit if 0 < unit < np.inf else float("nan"))
-
-
 def _without_diagonal(square: Float[np.ndarray, "S S"]) -> Float[np.ndarray, "S R"]:
     return square[~np.eye(len(square), dtype=bool)].reshape(len(square), -1)
-
-
-def _shapes(family: Family) -> tuple:
-    return tuple((name, tuple(tensor.shape)) for name, tensor in family.states[0].items())
 
 
 def _distances(models: Scored, train: Scored) -> dict[str, Distances]:

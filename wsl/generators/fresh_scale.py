@@ -53,8 +53,11 @@ class FreshScale:
         return {space: values / self.expected(space, self._used(accuracy)) for space, values in distances.items()}
 
     def smaller(self, ratios: Ratios) -> Float[np.ndarray, " S"]:
-        """Returns the verdict: the smaller ratio of each model, 1 for fresh models in the median; NaN where one is undefined."""
-        return np.minimum.reduce(list(ratios.values())) / self._factor
+        """Returns the verdict: the smaller ratio of each model, 1 for fresh models in the median.
+
+        Where fresh models agree entirely, as untrained ones do, behaviour has no scale, and weights alone count.
+        """
+        return np.fmin.reduce(list(ratios.values())) / self._factor
 
     def resampled(self, chosen: Int[np.ndarray, " H"]) -> Self:
         """Returns the scale of some of the fresh models, which may be chosen repeatedly."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from wsl.generators.rows import NEAREST, REAL, Row
 from zoo_gen.streams import stream
 
-LEVELS = (0.25, 0.5, 0.75, 1.0, 1.25)
+LEVELS = (0.25, 0.5, 0.75, 1.0)
 """Least novelty and diversity of the rows that count."""
 
 RESAMPLES = 200

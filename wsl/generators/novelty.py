@@ -28,7 +28,7 @@ from scipy.spatial.distance import cdist
 THRESHOLD = 0.25
 """Samples of a lower median novelty are flagged `copied`, samples of a lower median diversity `collapsed`."""
 
-COPIED, COLLAPSED = "copied", "collapsed"
+COPIED, COLLAPSED, LEAKED = "copied", "collapsed", "leaked"
 
 SUBSETS = 32
 """Random subsets over which nearest neighbours among equally many samples and train models are averaged."""

@@ -61,8 +61,11 @@ class Scored:
         spectra: see `wsl.symmetry.spectra`; zeros where the symmetries are not known.
         accuracy, val_accuracy: on test images, and on the val images among the probes.
         predictions: the predicted classes of the probes.
-        elsewhere: distance to the nearest train model of another root, in units of that one's family; infinite where none may be
-            as near as the nearest one of the own root.
+        directly: distance of weights to the checkpoint of the own root with the nearest spectra, aligned to that one itself, in
+            units of the family; infinite where the model is no copy of it.
+        elsewhere: distance of weights to the nearest train model of another root, in units of that one's family; infinite where
+            none may be as near as the nearest one of the own root.
+        unseen: the same, to the nearest held-out model of another root.
     """
 
     vectors: Float[np.ndarray, "S F"]
@@ -70,7 +73,9 @@ class Scored:
     accuracy: Float[np.ndarray, " S"]
     val_accuracy: Float[np.ndarray, " S"]
     predictions: Int[np.ndarray, "S I"]
+    directly: Float[np.ndarray, " S"]
     elsewhere: Float[np.ndarray, " S"]
+    unseen: Float[np.ndarray, " S"]
 
     def __len__(self) -> int:
         return len(self.accuracy)
@@ -116,7 +121,8 @@ def score_models(
         there = stack(chosen)
         invariant = np.zeros((len(chosen), 1)) if layout is None else spectra(there, layout)
         vectors = sketched(vectors_of(there, layout, to=reference))
-        parts.append(Scored(vectors, invariant, accuracy, val_accuracy, predictions, np.full(len(chosen), np.inf)))
+        far = np.full(len(chosen), np.inf)
+        parts.append(Scored(vectors, invariant, accuracy, val_accuracy, predictions, far, far, far))
         advance(int(copies[start : start + MODELS_AT_ONCE].sum()))
     return Scored.joined(parts)[which]
 

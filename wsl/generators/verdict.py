@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from wsl.generators.fresh_scale import FreshScale, Ratios
-from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
+from wsl.generators.novelty import COLLAPSED, COPIED, LEAKED, THRESHOLD
 
 ENOUGH = 1.0
 """Novelty and diversity from which a sample is new: those of a fresh model."""
@@ -55,6 +55,7 @@ class Measured:
     Attributes:
         accuracy, val_accuracy: on test images, and on val images.
         here, there: distance to the nearest train model of the own root, and of another one, by space.
+        unseen: distance of weights to the nearest held-out model; infinite where samples are real models.
         apart: distance to the nearest other samples, by space.
         family: of each sample.
     """
@@ -63,6 +64,7 @@ class Measured:
     val_accuracy: Float[np.ndarray, " S"]
     here: ByScale
     there: ByScale
+    unseen: Float[np.ndarray, " S"]
     apart: ByScale = field(default_factory=dict)
     family: Sequence[str] = ()
 
@@ -78,8 +80,11 @@ class Measured:
         def by_space(name: str) -> dict[str, np.ndarray]:
             return {space: np.concatenate([getattr(part, name)[space] for part in parts]) for space in getattr(parts[0], name)}
 
-        numbers = (np.concatenate([getattr(part, name) for part in parts]) for name in ("accuracy", "val_accuracy"))
-        return cls(*numbers, by_space("here"), by_space("there"), by_space("apart"), [one for part in parts for one in part.family])
+        accuracy, val_accuracy, unseen = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("accuracy", "val_accuracy", "unseen")
+        )
+        family = [one for part in parts for one in part.family]
+        return cls(accuracy, val_accuracy, by_space("here"), by_space("there"), unseen, by_space("apart"), family)
 
 
 def verdict(
@@ -90,14 +95,14 @@ def verdict(
     Intervals are over families, drawn by `rng`, and over `replicates` of the scales.
     """
     (novelties, novelty), (diversities, diversity) = _both(measured, scales)
-    flagged = {
-        name: _under(verdicts, ratios)
-        for name, verdicts, ratios in ((COPIED, novelty, novelties), (COLLAPSED, diversity, diversities))
+    unseen = scales[0].ratios({"weights": measured.unseen}, measured.val_accuracy)
+    judged = {
+        COPIED: (novelty, *novelties.values()),
+        COLLAPSED: (diversity, *diversities.values()),
+        LEAKED: (*unseen.values(),),
     }
-    medians = {
-        COPIED: [_median(values) for values in (novelty, *novelties.values())],
-        COLLAPSED: [_median(values) for values in (diversity, *diversities.values())],
-    }
+    flagged = {flag: np.any([values < THRESHOLD for values in every], axis=0) for flag, every in judged.items()}
+    medians = {flag: [_median(values) for values in every] for flag, every in judged.items()}
     elsewhere = np.any([measured.there[space] < measured.here[space] for space in measured.here], axis=0)
     known = measured.accuracy[np.isfinite(measured.accuracy)]
     quartiles = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else np.full(3, np.nan)
@@ -115,7 +120,7 @@ def verdict(
         "diversity_by_space": dict(zip(diversities, medians[COLLAPSED][1:], strict=True)),
         "flags": [flag for flag, found in medians.items() if any(value < THRESHOLD for value in found)],
         "flagged": {flag: float(found.mean()) for flag, found in flagged.items()},
-        "good_and_new": _good_and_new(measured, scales, replicates, bars, rng),
+        "good_and_new": _good_and_new(measured, ~flagged[LEAKED], scales, replicates, bars, rng),
         "notes": [] if np.isfinite(diversity).any() else ["no sample has another one of its family, or diversity has no scale"],
         "samples": {
             "family": list(measured.family),
@@ -139,13 +144,13 @@ def _both(measured: Measured, scales: Scales) -> list[tuple[Ratios, Float[np.nda
 
 
 def _good_and_new(
-    measured: Measured, scales: Scales, replicates: Sequence[Scales], bars: Bars, rng: np.random.Generator
+    measured: Measured, honest: np.ndarray, scales: Scales, replicates: Sequence[Scales], bars: Bars, rng: np.random.Generator
 ) -> dict[str, dict[str, float]]:
     names, family = np.unique(np.array(measured.family), return_inverse=True)
 
     def shares(some: Scales, weights: np.ndarray) -> list[float]:
         (_, novelty), (_, diversity) = _both(measured, some)
-        new = (novelty >= ENOUGH) & (diversity >= ENOUGH)
+        new = honest & (novelty >= ENOUGH) & (diversity >= ENOUGH)
         each = [weights[new & (measured.accuracy > bar)].sum() / weights.sum() for bar in vars(bars).values()]
         return [share if np.isfinite(bar) else np.nan for share, bar in zip(each, vars(bars).values(), strict=True)]
 
@@ -154,11 +159,6 @@ def _good_and_new(
     value = shares(scales, np.ones(len(family)))
     low, high = np.quantile(each, [0.025, 0.975], axis=0)
     return {bar: {"share": value[i], "low": low[i], "high": high[i]} for i, bar in enumerate(vars(bars))}
-
-
-def _under(verdicts: Float[np.ndarray, " S"], ratios: Ratios) -> Bool[np.ndarray, " S"]:
-    """Returns which samples are under the threshold; one space suffices, also where the other is undefined."""
-    return np.any([values < THRESHOLD for values in (verdicts, *ratios.values())], axis=0)
 
 
 def _median(values: np.ndarray) -> float:

@@ -17,9 +17,9 @@ from wsl.data.logits import lack_to_run
 from wsl.generators.candidates import Card, candidates
 from wsl.generators.drawing import draw
 from wsl.generators.evaluation import Bench
-from wsl.generators.family import anchor_rule, families_of, write_samples
+from wsl.generators.family import anchor_rule, write_samples
 from wsl.generators.frontier import frontier
-from wsl.generators.relatives import relatives_of
+from wsl.generators.population import families_of, relatives_of
 from wsl.generators.rows import joined, kept, sampled, state_of, stored_rows
 from wsl.reporting.generator_table import generator_table
 from wsl.run import Run

@@ -17,9 +17,11 @@ from tests.zoos import SHORT, known, make_zoo
 from wsl.generators.copy_model import CopyModel
 from wsl.generators.drawing import draw
 from wsl.generators.evaluation import Bench
-from wsl.generators.family import CLASSES, Family, FamilySampler, Sample, draw_families, families_of, given
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families, given
 from wsl.generators.kde import KDE
-from wsl.generators.relatives import Relatives, relatives_of
+from wsl.generators.names import CLASSES
+from wsl.generators.population import families_of, relatives_of
+from wsl.generators.relatives import Relatives
 from wsl.layout import layout_of
 from wsl.run import Run
 from wsl.symmetry.group import MAPPED, MOVES, PERMUTED, random_view

@@ -13,7 +13,8 @@ from tests.commands import call, refused
 from tests.wsl.conftest import SMALL
 from tests.zoos import known, make_zoo
 from wsl.generate import main as generate
-from wsl.generators.family import FamilySampler, Sample, families_of, write_samples
+from wsl.generators.family import FamilySampler, Sample, write_samples
+from wsl.generators.population import families_of
 from wsl.generators.scoring import Probes, score_models
 from wsl.run import Run
 from wsl.train import main as train

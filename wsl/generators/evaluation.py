@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from wsl.generators.family import Family, Sample
 from wsl.generators.fresh_scale import FEWEST, FreshScale, describe, expected_nearest
+from wsl.generators.names import HELD_OUT, NEAREST, TRAIN
 from wsl.generators.neighbours import Neighbours
 from wsl.generators.novelty import Distance, Distances, disagreement, euclidean, judge, null_if_undefined, pool
 from wsl.generators.relatives import Relatives
-from wsl.generators.rows import HELD_OUT, NEAREST, TRAIN
 from wsl.generators.scoring import Scored, layout_of_family
 from wsl.generators.verdict import Bars, Measured, verdict
 from zoo_gen.images import Images

@@ -9,7 +9,6 @@ labels). No family leads to the run, the zoo, held-out models or test images.
 """
 
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,20 +21,11 @@ from einops import pack
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.data.pairs import root_weights
-from wsl.data.stacks import shape_key
-from wsl.data.token_inputs import TokenInputs
-from wsl.generators.decoder import Decoder
-from wsl.run import Run
-from wsl.tokenizers.tokens import Tokens
-from zoo_gen import Checkpoint
+from wsl.generators.names import CLASSES
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json, write_weights
 from zoo_gen.images import ImageSplit
 from zoo_gen.wording import counted
-
-CLASSES = ("weights", "unlabelled images", "labels")
-"""What generators may use, each class more than those before."""
 
 IMAGES = 10_000
 """Train images that a generator gets, at most."""
@@ -77,7 +67,8 @@ class Family:
     def private(self) -> "Family":
         """The same family in tensors of its own, which a generator may change: baselines and measurements see nothing of it."""
         states, root = _Clones(self.states), None if self.root_state is None else _clone(self.root_state)
-        decode = self.decode.again() if isinstance(self.decode, Decoder) else self.decode
+        again = getattr(self.decode, "again", None)  # of a decoder that counts what it is used for
+        decode = self.decode if again is None else again()
         arrays = {"val_accuracy": self.val_accuracy.copy(), "latents": self.latents.copy()}
         return replace(self, states=states, root_state=root, decode=decode, **arrays)
 
@@ -191,55 +182,6 @@ def given(families: Sequence[Family], uses: str, train: ImageSplit | None) -> li
         pixels = torch.as_tensor(train.pixels[chosen]).clone()
         labels = train.labels[chosen].clone() if uses == "labels" else None
     return [replace(family.private(), pixels=pixels, labels=labels) for family in families]
-
-
-def families_of(run: Run) -> list[Family]:
-    """Returns the train models of a run at their final epochs by root, head type and shape; diverged models are left out.
-
-    Raises:
-        InputError: no train model is left.
-    """
-    finals = run.split.train.select(final=True, status="ok")
-    groups = defaultdict(list)
-    for checkpoint, encoded in zip(finals, run.latents(finals), strict=True):
-        groups[family_key(checkpoint)].append((checkpoint, *encoded))
-    if not groups:
-        raise InputError(f"run {run.path} has no train model that finished without diverging; make a larger zoo")
-    shapes: dict[tuple[str | None, str | None], list[str]] = defaultdict(list)
-    for root, head, shape in groups:
-        shapes[root, head].append(shape)
-    variants = [f"shape {n}" if (n := shapes[root, head].index(shape)) else "" for root, head, shape in groups]
-    inputs = run.decoding.without_zoo()
-    return [_family(run, inputs, variant, *zip(*of, strict=True)) for variant, of in zip(variants, groups.values(), strict=True)]
-
-
-def family_key(checkpoint: Checkpoint) -> tuple[str | None, str | None, str]:
-    """Returns what models of one family have in common: root, head type, shape."""
-    return checkpoint.root, checkpoint.factors["head"], shape_key(checkpoint)
-
-
-def _family(
-    run: Run,
-    inputs: TokenInputs,
-    variant: str,
-    checkpoints: Sequence[Checkpoint],
-    tokens: Sequence[Tokens],
-    latents: Sequence[Tensor],
-) -> Family:
-    first = checkpoints[0]
-    root_state = root_weights(run.zoo, first)
-    accuracies = [checkpoint.results["val_accuracy"] for checkpoint in checkpoints]
-    return Family(
-        root=first.root,
-        head=first.factors["head"],
-        architecture=first.architecture,
-        root_state=root_state,
-        states=[checkpoint.state_dict() for checkpoint in checkpoints],
-        val_accuracy=np.array([np.nan if accuracy is None else accuracy for accuracy in accuracies]),
-        latents=np.stack([one.numpy() for one in latents]),
-        decode=Decoder(run.model, inputs, tokens[0], root_state),
-        variant=variant,
-    )
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:

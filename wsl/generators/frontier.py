@@ -1,22 +1,19 @@
 """Frontier: the best accuracy of each generator, over its scanned settings, among rows of a given novelty and diversity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from wsl.generators.rows import NEAREST, REAL, Row
+from wsl.generators.names import LEVELS, NEAREST, REAL
 from zoo_gen.streams import stream
-
-LEVELS = (0.25, 0.5, 0.75, 1.0)
-"""Least novelty and diversity of the rows that count."""
 
 RESAMPLES = 200
 """Resamples of families that intervals are of."""
 
 
-def frontier(rows: Sequence[Row], *, seed: int) -> list[dict[str, Any]]:
+def frontier(rows: Sequence[Mapping[str, Any]], *, seed: int) -> list[dict[str, Any]]:
     """Returns for each generator and level the best median accuracy, None where no setting reaches the level.
 
     Intervals are 95 %, over families, which are drawn with replacement: medians, and which setting is best, follow the draw.
@@ -36,7 +33,7 @@ def frontier(rows: Sequence[Row], *, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def _figures(row: Row) -> dict[str, Float[np.ndarray, "S 3"]]:
+def _figures(row: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "S 3"]]:
     """Returns accuracy, novelty and diversity of the samples of a row, by family."""
     samples = row["samples"]
     table = np.array([samples["accuracy"], samples["novelty"], samples["diversity"]], dtype=float).T

@@ -8,15 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsl.generators.names import NEAREST, REAL
 from wsl.run import Run
 from zoo_gen.files import json_sha256, sha256_of
-
-TRAIN = "train models"
-NEAREST = "nearest train model"
-HELD_OUT = "held-out models"
-
-REAL = (TRAIN, HELD_OUT)
-"""Rows of models that no generator has made."""
 
 Row = Mapping[str, Any]
 

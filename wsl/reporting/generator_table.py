@@ -9,14 +9,12 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
 
-from wsl.generators.family import CLASSES
-from wsl.generators.frontier import LEVELS
+from wsl.generators.names import CLASSES, LEVELS, NEAREST
 from wsl.generators.novelty import COLLAPSED, COPIED, LEAKED, THRESHOLD
-from wsl.generators.rows import NEAREST
 from wsl.reporting.benchmark_rows import Row, Rows
 from wsl.reporting.numbers import number
 
-NAME_WIDTH = 20
+NAME_WIDTH = 19
 """Columns for names and settings of generators; longer settings go on in the next line."""
 
 GOOD = """\
@@ -30,14 +28,14 @@ Test accuracy without training: median over all samples, quartiles.
 Novelty: distance to the nearest train model of any root. Diversity: distance to
 the nearest other sample. 1: {{scale}}.
 The smaller of weights (modulo symmetry) and behaviour (predictions) counts.
-{COPIED}: novelty below {number(THRESHOLD)}. {COLLAPSED}: diversity below {number(THRESHOLD)}. {LEAKED}: nearly a held-out model.
-copies: share of such samples."""
+{COPIED}: novelty below {number(THRESHOLD)}; copies: share of such samples.
+{COLLAPSED}: diversity below {number(THRESHOLD)}. {LEAKED}: nearly a held-out model."""
 
 SCALES = {"held-out models": "as a freshly trained model that is as good", "train models": "as between neighbouring train models"}
 
 FRONTIER = """\
-Best median accuracy of each sampler, over its settings, among those of a novelty
-and a diversity of at least so much; 95 % intervals over families."""
+Best median accuracy of each sampler, over its settings, among those whose
+novelty and diversity are at least so much; 95 % intervals over families."""
 
 
 def class_of(row: Row, rows: Rows) -> str | None:
@@ -61,7 +59,7 @@ def scale_of(rows: Rows) -> str:
 def generator_table(rows: Rows) -> Group:
     """Returns the rows of `generate.json` as tables: a line for each setting of each generator."""
     good = _table("above median", "top quartile", "best", "grads", "CPU s")
-    measures = _table("n", "accuracy", "novelty", "", "copies", "diversity", "")
+    measures = _table("n", "accuracy", "novelty", "", "copies", "diver-\nsity", "")
     for table, figures in ((good, _good), (measures, _measures)):
         for uses, alike in by_class(rows):
             if uses:
@@ -120,7 +118,7 @@ def _table(*figures: str) -> Table:
     """Returns an empty table with a column for names; columns without a head are of flags."""
     columns = (Column(head, justify="right" if head else "left", no_wrap=True) for head in figures)
     name = Column("generator", width=NAME_WIDTH, overflow="fold")
-    return Table(name, *columns, box=SIMPLE, padding=(0, 0, 0, 1), show_edge=False, pad_edge=False)
+    return Table(name, *columns, box=SIMPLE, padding=0, show_edge=False, pad_edge=False)
 
 
 def spread(value: float | None, low: float | None, high: float | None) -> str:

@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from wsl.generators.frontier import LEVELS
+from wsl.generators.names import LEVELS
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
 from wsl.reporting.benchmark_rows import LOW_CEILING, ONE_EACH, Row, Rows, has_one_each, is_counted, is_given, mark, words

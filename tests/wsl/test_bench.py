@@ -74,7 +74,7 @@ def test_a_model_moved_by_what_is_no_symmetry_is_no_copy(bench: Bench) -> None:
     copies = copies_of_three(bench, MOVES)
     wrong = [copy | {"pos_embed": copy["pos_embed"].roll(1, -1)} for copy in copies]
     scored = bench.score([(bench.families[0], copy) for copy in wrong])
-    assert bench.measure("wrong", {}, scored)["novelty_by_space"]["weights"] > THRESHOLD
+    assert bench.measure("wrong", {}, scored)["novelty_by_space"]["weights"] > 0.01
 
 
 def test_no_real_model_is_flagged(bench: Bench) -> None:

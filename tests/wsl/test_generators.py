@@ -217,7 +217,7 @@ def test_a_fitted_head_keeps_the_root_and_knows_the_labels_that_it_was_fitted_on
             float((logits(family.architecture, [each], known(family.pixels)).argmax(-1)[0] == family.labels).float().mean())
             for each in (state, plain)
         ]
-        assert right[0] > 0.6 > right[1]
+        assert right[0] > 0.5 > right[1]
         body = [name for name in state if not name.startswith("head.")]
         assert all(torch.equal(state[name], known(family.root_state)[name]) for name in body)
     assert fitted.gradient_evaluations >= 24

@@ -52,11 +52,14 @@ class FittedHead(FamilySampler):
         name, features = _features(family.architecture, state, pixels[chosen])
         regression = LogisticRegression(C=1 / self.penalty, max_iter=ITERATIONS, tol=1e-3).fit(features, labels[chosen].numpy())
         self.gradient_evaluations += int(regression.n_iter_.max())
-        weight, bias = state[f"{name}.weight"].clone(), state[f"{name}.bias"].clone()
-        weight[:], bias[:] = 0, float(regression.intercept_.min()) - 10  # classes that no image has are never predicted
-        two = len(regression.coef_) == 1
-        rows = np.concatenate([-regression.coef_, regression.coef_]) / 2 if two else regression.coef_
-        shifts = np.concatenate([-regression.intercept_, regression.intercept_]) / 2 if two else regression.intercept_
+        rows, shifts = regression.coef_, regression.intercept_
+        if len(rows) == 1:  # of two classes there is one, which stands for the second
+            rows, shifts = np.concatenate([-rows, rows]) / 2, np.concatenate([-shifts, shifts]) / 2
+        lowest = float((features @ rows.T + shifts).min())
+        weight, bias = (
+            torch.zeros_like(state[f"{name}.weight"]),
+            torch.full_like(state[f"{name}.bias"], lowest),
+        )  # of absent classes
         weight[regression.classes_] = torch.from_numpy(rows).to(weight)
         bias[regression.classes_] = torch.from_numpy(shifts).to(bias)
         return {**state, f"{name}.weight": weight, f"{name}.bias": bias}

@@ -11,7 +11,7 @@ from wsl.data.stacks import shape_key
 from wsl.data.token_inputs import TokenInputs
 from wsl.generators.decoder import Decoder
 from wsl.generators.family import Family
-from wsl.generators.relatives import Relatives, Stored
+from wsl.generators.relatives import OnDisk, Relatives
 from wsl.run import Run
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint, Zoo
@@ -82,7 +82,7 @@ def relatives_of(run: Run) -> list[Relatives]:
     for key in finals:
         epochs, numbers = ([pair[i] for pair in earlier[key]] for i in (0, 1))
         held_out = [checkpoint for part in unseen for checkpoint in part.get(key, [])]
-        found.append(Relatives(Stored(epochs), numbers, Stored(held_out)))
+        found.append(Relatives(OnDisk(epochs), numbers, OnDisk(held_out)))
     return found
 
 

@@ -26,7 +26,7 @@ class Relatives:
     held_out: Sequence[State] = ()
 
 
-class Stored(Sequence[State]):
+class OnDisk(Sequence[State]):
     """State dicts that are read when they are needed."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint]):
@@ -36,4 +36,4 @@ class Stored(Sequence[State]):
         return len(self._checkpoints)
 
     def __getitem__(self, index: Any) -> Any:
-        return Stored(self._checkpoints[index]) if isinstance(index, slice) else self._checkpoints[index].state_dict()
+        return OnDisk(self._checkpoints[index]) if isinstance(index, slice) else self._checkpoints[index].state_dict()

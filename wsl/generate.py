@@ -1,8 +1,8 @@
 """`python -m wsl.generate run=demo generator=kde n=200`: new models from latents, beside the baselines they must beat.
 
 The generator and every baseline are fitted on the train models of a run (final epochs) and sampled n times. The bench scores all
-samples without training, for accuracy, novelty and diversity, on the scale of held-out models; none is selected. The headline is the
-share of samples that are good and new. The generator's models land as timm folders in
+samples without training, for accuracy, novelty and diversity, on the scale of held-out models; none is selected. The headline is
+the share of samples that are good and new. The generator's models land as timm folders in
 `samples/<generator>/`, the rows in `generate.json` beside those of other generators. A repeated generator replaces its own rows.
 A baseline that has samples of its own from an earlier call keeps its rows. Rows of another zoo, split, seed or model go.
 """

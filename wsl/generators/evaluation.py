@@ -71,7 +71,7 @@ class Bench:
         known = null_if_undefined({"bars": vars(self.bars)})
         if self.is_fresh:
             accuracy = np.concatenate([models.val_accuracy for models in self.reference.values()])
-            known["scale"] = null_if_undefined(describe(self.novelty_scale, self.novelty_scales, accuracy))
+            known["scale_by_accuracy"] = null_if_undefined(describe(self.novelty_scale, self.novelty_scales, accuracy))
         return known
 
     def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:

@@ -7,6 +7,7 @@ in different optima, so it is aligned to the checkpoint of the nearest spectra b
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +20,7 @@ from wsl.generators.verdict import Measured
 from wsl.symmetry.alignment import distance
 from wsl.symmetry.stacks import stack
 from zoo_gen.images import Images
-from zoo_gen.threads import in_threads
+from zoo_gen.threads import batched, in_threads
 
 AT_ONCE = 16
 """Models that are aligned to another root at once."""
@@ -132,14 +133,14 @@ class Neighbours:
         doubtful = (np.minimum(aligned, elsewhere) > EXACT) & (nearest.min(axis=0) < THRESHOLD)
         pairs = [(int(k), self.alike[i][int(nearest[:, k].argmin())]) for k in np.flatnonzero(doubtful)]
 
-        def one(pair: tuple[int, int]) -> float:
-            k, j = pair
-            there = stack([self._state(j, int(bounds[j][k].argmin()))])
-            return float(distance(stack([states[k]]), there, layout)) / units[j]
+        def one(some: list[tuple[int, int]]) -> list[float]:
+            there = stack([self._state(j, int(bounds[j][k].argmin())) for k, j in some])
+            return distance(stack([states[k] for k, _ in some]), there, layout).tolist()
 
-        for (k, j), found in zip(pairs, in_threads(one, pairs), strict=True):
+        distances = chain.from_iterable(in_threads(one, batched(pairs, AT_ONCE)))
+        for (k, j), apart in zip(pairs, distances, strict=True):
             far = directly if j == i else elsewhere
-            far[k] = min(far[k], found)
+            far[k] = min(far[k], apart / units[j])
         return replace(models, directly=directly, elsewhere=elsewhere)
 
     def _state(self, j: int, place: int) -> State:

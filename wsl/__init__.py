@@ -19,6 +19,7 @@ The rooms, from the ground up; each imports only those above it in this list. do
     symmetry      other weights, the same function: random views, canonical forms, alignment, distance
     tokenizers    a checkpoint becomes tokens and comes back, bit for bit
     data          what models are given: windows of tokens, invariants, statistics
+    operations    models from models: merging, head fits, refinement, noise
     models        networks that embed checkpoints
     run           a trained model in its folder
     training      from first weights to a trained model

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wsl.analyses.compression import rows_of
 from wsl.reporting.benchmark_tables import compression_table
@@ -38,10 +39,16 @@ def main(arguments: list[str] | None = None) -> None:
         finished = [folder for folder in options.runs if (folder / "model.safetensors").is_file()]
         if not finished:
             raise InputError("no finished run among the folders; train some with runs/compression.sh")
-        rows = [row for folder in finished for row in rows_of(folder, refinement=REFINEMENT)]
+        console, rows = Console(), []
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("", total=3 * len(finished))
+            for number, folder in enumerate(finished):
+                progress.update(bar, description=folder.name, completed=3 * number)
+                rows += rows_of(folder, refinement=REFINEMENT, advance=lambda: progress.advance(bar))
         write_json(options.out, rows)
         write_text(options.out.with_suffix(".md"), compression_table(rows))
-        Console().print(compression_table(rows), soft_wrap=True, markup=False)
+        console.print(compression_table(rows), soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

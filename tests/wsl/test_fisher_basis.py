@@ -11,7 +11,8 @@ from torch import Tensor
 from tests.zoos import known
 from wsl.data.pairs import pairs_of
 from wsl.data.sources import scan
-from wsl.tokenizers.fisher_basis import FisherBasis, RootBasis
+from wsl.symmetry.root_basis import RootBasis
+from wsl.tokenizers.fisher_basis import FisherBasis
 from wsl.tokenizers.residual import Residual
 from zoo_gen import Checkpoint, InputError, Zoo
 

@@ -352,7 +352,7 @@ def test_the_embedding_has_the_spectrum_of_each_group_and_nothing_of_groups_that
         ({"width": 33}, r"multiple of model\.heads"),
         ({"width": 0}, r"model\.width must be at least 1"),
         ({"depth": -1}, r"model\.depth must be at least 0"),
-        ({"mlp_ratio": 0.01}, r"width \* model\.mlp_ratio must be at least 1"),
+        ({"mlp_ratio": 0.01}, r"width \* mlp_ratio must be at least 1"),
     ],
 )
 def test_sizes_of_which_no_model_can_be_built_are_refused(changes: dict[str, Any], message: str):

@@ -10,7 +10,19 @@ import pytest
 import wsl
 
 SOURCE = Path(wsl.__file__).parent
-ROOMS = ["layout", "symmetry", "tokenizers", "data", "models", "run", "training", "features", "generators", "analyses"]
+ROOMS = [
+    "layout",
+    "symmetry",
+    "tokenizers",
+    "data",
+    "operations",
+    "models",
+    "run",
+    "training",
+    "features",
+    "generators",
+    "analyses",
+]
 ROOMS += ["probes", "reporting", "commands"]
 """From the ground up; `run` is run.py and run_*.py, and the commands are the other files at the top."""
 

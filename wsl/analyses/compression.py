@@ -151,20 +151,22 @@ def compress(run: Run, *, refinement: Refine | None = None) -> dict[str, Any]:
     }
 
 
-def rows_of(folder: Path, *, refinement: Refine) -> list[dict[str, Any]]:
+def rows_of(folder: Path, *, refinement: Refine, advance: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
     """Returns the rows of a run: the linear code, and its own without and with refined latents.
 
-    They are measured once for each state of its model. `minus_linear_code` is the mean difference of the accuracy that models
-    retain, and the ends of its interval.
+    They are measured once for each state of its model; `advance` is called after each row that is. `minus_linear_code` is the mean
+    difference of the accuracy that models retain, and the ends of its interval.
     """
     path, state = folder / RESULT, sha256_of(folder / "model.safetensors")
     if path.is_file() and (stored := read_json(path, advice="delete it")).get("model") == state:
         return stored["rows"]
     run = Run.open(folder)
-    linear, *own = compress(linear_code(run)), compress(run), compress(run, refinement=refinement)
-    for row in own:
-        row["minus_linear_code"] = paired(row["retained"], linear["retained"], row["roots"])
-    rows = [linear, *own]
+    rows: list[dict[str, Any]] = []
+    for coder, refine in ((linear_code(run), None), (run, None), (run, refinement)):
+        rows.append(compress(coder, refinement=refine))
+        advance()
+    for row in rows[1:]:
+        row["minus_linear_code"] = paired(row["retained"], rows[0]["retained"], row["roots"])
     write_json(path, {"model": state, "rows": rows})
     return rows
 

@@ -55,13 +55,8 @@ class Correction(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, width: int, heads: int, depth: int, mlp_ratio: float, blocks: int, roles: int):
         super().__init__()
-        at_least = {
-            "width": (width, 1),
-            "heads": (heads, 1),
-            "depth": (depth, 0),
-            "width * model.mlp_ratio": (width * mlp_ratio, 1),
-        }
-        for name, (size, least) in at_least.items():
+        hidden = "width * mlp_ratio", width * mlp_ratio, 1
+        for name, size, least in (("width", width, 1), ("heads", heads, 1), ("depth", depth, 0), hidden):
             if not size >= least:
                 raise InputError(f"model.{name} must be at least {least}, not {size}")
         if width % heads:
@@ -97,6 +92,7 @@ class HyperRep(nn.Module):
     """
 
     reads: ClassVar[Literal["tokens"]] = "tokens"
+    embed = staticmethod(pooled)  # of latents, by groups
 
     def __init__(
         self,
@@ -210,12 +206,6 @@ class HyperRep(nn.Module):
         filled = guess + sign * self.decoder(known, positions)
         return torch.cat([given + filled.masked_fill(kept, 0), scale], dim=-1)
 
-    def embed(
-        self, latents: Float[Tensor, "B T D+1"], positions: Int[Tensor, "T P"], groups: Sequence[tuple[int, int]]
-    ) -> Float[Tensor, "B F"]:
-        """One vector per checkpoint: its latents, pooled over each (block, role) of `groups` (`wsl.models.pooling`)."""
-        return pooled(latents, positions, groups)
-
     def _channels(self, side: Float[Tensor, "B T CD"]) -> Float[Tensor, "B T C D"]:
         """Side information by channel; zeros where there is none."""
         shape, width = side.shape[:2], self.allocation.energy.shape[-1]
@@ -231,7 +221,9 @@ class HyperRep(nn.Module):
         """All numbers, by a ridge regression of those that are kept on the channels, group by group."""
         with torch.autocast(given.device.type, enabled=False):
             given, channels = given.float(), channels.float()
-            group, count = self._groups(positions)
+            each = self.blocks * self.roles + 1  # padded tokens are a group of their own
+            own = torch.where(positions[..., 0] >= 0, positions[..., 0] * self.roles + positions[..., 1], each - 1)
+            group, count = (own + each * torch.arange(len(own), device=own.device)[:, None]).flatten(), each * len(own)
             seen = channels * kept[:, :, None]
             products = rearrange(torch.einsum("btcd,bted->btce", seen, channels), "b t c e -> (b t) c e")
             shares = rearrange(torch.einsum("btcd,btd->btc", seen, given), "b t c -> (b t) c")
@@ -240,10 +232,3 @@ class HyperRep(nn.Module):
             right = given.new_zeros(count, c).index_add(0, group, shares)
             weights = rearrange(torch.linalg.solve(gram, right)[group], "(b t) c -> b t c", b=len(given))
             return torch.einsum("btc,btcd->btd", weights, channels)
-
-    def _groups(self, positions: Int[Tensor, "B T P"]) -> tuple[Int[Tensor, " BT"], int]:
-        """Number of the group of each token, of all windows, and how many there are; padded tokens are one of their own."""
-        block, role = positions[..., 0], positions[..., 1]
-        each = self.blocks * self.roles + 1
-        own = torch.where(block >= 0, block * self.roles + role, each - 1)
-        return (own + each * torch.arange(len(own), device=own.device)[:, None]).flatten(), each * len(own)

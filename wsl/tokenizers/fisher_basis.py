@@ -12,8 +12,7 @@ and vectors stay as they are. Kronecker-factored eigenbases of the Fisher matrix
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -22,98 +21,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsl.layout import layout_of
-from wsl.layout.slots import Slot
-from wsl.symmetry.fisher import moments
+from wsl.symmetry.root_basis import RootBasis, input_size
 from wsl.tokenizers.plan import Plan
 from wsl.tokenizers.residual import Residual
 from wsl.tokenizers.tokens import Tokens
 from zoo_gen import Checkpoint
-from zoo_gen.architecture import build
 from zoo_gen.errors import InputError
 from zoo_gen.threads import in_threads
 
-Bases = tuple[tuple[Tensor | None, ...], ...]
-"""Of a tensor: an orthogonal matrix for each dimension of each part, None where it stays as it is."""
-
 _FINDING = Lock()
 """Locked while bases are found: threads that need the same ones wait for the first."""
-
-NEW = 0.9
-"""Outputs depend on a head, which a root does not have, as strongly as on this quantile of the root's weights."""
-
-
-@dataclass(frozen=True)
-class RootBasis:
-    """Orthogonal bases of the tensors of a root, and how strongly outputs depend on numbers in them; in the shapes of the table."""
-
-    slots: Mapping[str, Slot]
-    bases: Mapping[str, Bases]
-    strength: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, root: Checkpoint, *, images: int, seed: int) -> "RootBasis":
-        """Runs a root on noise. Raises `InputError` if its architecture does not say how large its images are."""
-        weights = {name: tensor.detach().float() for name, tensor in root.state_dict().items()}
-        body = [slot for slot in layout_of(weights).slots if all(part.role != "head" for part in slot.parts)]
-        noise = torch.randn(images, *input_size(root), generator=torch.Generator().manual_seed(seed))
-        found = moments(weights, body, build(root.architecture).eval(), noise)
-        slots, bases, strength = {}, {}, {}
-        for slot in body:
-            if sum(n > 1 for n in slot.shape) > 1:  # a vector stays as it is
-                slots[slot.name] = slot
-                bases[slot.name] = tuple(tuple(map(_basis, part)) for part in found[slot.name])
-            turned = slot.name in slots
-            strength[slot.name] = torch.cat([_strength(part, turned=turned) for part in found[slot.name]])
-        return cls(slots, bases, strength)
-
-    def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turns tensors (... *shape) into the basis; those of other shapes than the root's stay as they are."""
-        return {name: self._turned(name, tensor, back=False) for name, tensor in weights.items()}
-
-    def backward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turns tensors (... *shape) back; gradients flow."""
-        return {name: self._turned(name, tensor, back=True) for name, tensor in weights.items()}
-
-    def _turned(self, name: str, tensor: Tensor, *, back: bool) -> Tensor:
-        slot = self.slots.get(name)
-        if slot is None or slot.turn(tensor).shape[-len(slot.shape) :] != slot.shape:
-            return tensor
-        stacked = tensor.view(-1, *tensor.shape[tensor.ndim - len(slot.shape) :])
-        pieces = []
-        for piece, part in zip(slot.pieces(stacked), self.bases[name], strict=True):
-            for i, basis in enumerate(part):
-                if basis is not None:
-                    turn = basis.to(piece)
-                    piece = (piece.movedim(i + 1, -1) @ (turn.mT if back else turn)).movedim(-1, i + 1)
-            pieces.append(piece)
-        return slot.turn(torch.cat(pieces, dim=1)).reshape(tensor.shape)
-
-
-def input_size(root: Checkpoint) -> Sequence[int]:
-    """Channels, height and width of a root's images. Raises `InputError` if its architecture does not say them."""
-    size = root.architecture.get("pretrained_cfg", {}).get("input_size")
-    if size is None:
-        raise InputError(f"the architecture of root {root.model} has no input_size; choose tokenizer=residual")
-    return size
-
-
-def _basis(moment: Tensor) -> Tensor | None:
-    """Eigenvectors, strongest first, of a moment that is no diagonal."""
-    return torch.linalg.eigh(moment).eigenvectors.flip(-1).float().contiguous() if moment.ndim > 1 and len(moment) > 1 else None
-
-
-def _strength(part: Sequence[Tensor], *, turned: bool) -> Tensor:
-    """Mean squares of the gradients of a part, as of their Kronecker factors."""
-    along = [
-        moment if moment.ndim == 1 else torch.linalg.eigvalsh(moment).flip(-1).clamp(min=0) if turned else moment.diagonal()
-        for moment in part
-    ]
-    total = along[0].sum().clamp(min=torch.finfo(torch.float64).tiny)
-    product = along[0]
-    for values in along[1:]:
-        product = product[..., None] * values / total
-    return product.float()
 
 
 class FisherBasis(Residual):
@@ -183,8 +100,9 @@ class FisherBasis(Residual):
 
     def strength(self, plan: Plan, *, root: Mapping[str, Tensor] | None) -> Float[Tensor, "T D"]:
         """How strongly the root's outputs depend on each number of the tokens of a plan, in mean squares of gradients."""
-        found = self.basis(root).strength
-        values = torch.full((plan.n_tokens, plan.width), float(torch.cat([one.flatten() for one in found.values()]).quantile(NEW)))
+        basis = self.basis(root)
+        found = basis.strength
+        values = torch.full((plan.n_tokens, plan.width), basis.new)
         for (_, slot), segments in zip(plan.tensors, plan.segments, strict=True):
             if slot.name in found and found[slot.name].shape == slot.shape:
                 for segment in segments:

@@ -152,7 +152,7 @@ def disguises(zoo: Zoo, rng: torch.Generator) -> dict[str, Any]:
                 "raw_unflagged_share": float((np.concatenate(raw) >= THRESHOLD).mean()),
             }
     real = bench.measure_train()
-    each = np.concatenate([novelty(Distances.among(train.vectors, distance=euclidean)) for train in bench.train])
+    each = np.concatenate([novelty(Distances.among(train.vectors, distance=euclidean)) for train in bench.train.values()])
     rows["real models"] = {
         "models": len(each),
         "flags": real["flags"],

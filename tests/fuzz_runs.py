@@ -54,6 +54,7 @@ def write_results(folder: Path) -> None:
     (folder / "probe.json").write_text(json.dumps(rows))
     sample = {"n": 9, "accuracy": {"median": 0.4, "q25": 0.3, "q75": 0.5}, "novelty": 0.8, "diversity": 1.0}
     sample |= {"novelty_by_space": {"weights": 2.0, "behaviour": None}, "effective_rank_ratio": None, "aligned": True}
+    sample |= {"good_and_new": {"median": {"share": 0.1, "low": 0.0, "high": 0.2}}, "flagged": {"copied": 0.5}}
     generated = [
         {**sample, "generator": "kde", "settings": {"bandwidth": 0.5, "anchors": None}, "flags": []},
         {**sample, "generator": "copy", "settings": {}, "flags": ["copied", "collapsed"]},

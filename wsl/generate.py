@@ -1,7 +1,8 @@
 """`python -m wsl.generate run=demo generator=kde n=200`: new models from latents, beside the baselines they must beat.
 
 The generator and every baseline are fitted on the train models of a run (final epochs) and sampled n times. The bench scores all
-samples without training, for accuracy, novelty and diversity; none is selected. The generator's models land as timm folders in
+samples without training, for accuracy, novelty and diversity, on the scale of held-out models; none is selected. The headline is
+the share of samples that are good and new. The generator's models land as timm folders in
 `samples/<generator>/`, the rows in `generate.json` beside those of other generators. A repeated generator replaces its own rows.
 A baseline that has samples of its own from an earlier call keeps its rows. Rows of another zoo, split, seed or model go.
 """
@@ -15,10 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wsl.data.logits import lack_to_run
 from wsl.generators.candidates import Card, candidates
+from wsl.generators.drawing import draw
 from wsl.generators.evaluation import Bench
-from wsl.generators.family import Generator, anchor_rule, families_of, write_samples
+from wsl.generators.family import anchor_rule, write_samples
+from wsl.generators.frontier import frontier
+from wsl.generators.population import families_of, relatives_of
 from wsl.generators.rows import joined, kept, sampled, state_of, stored_rows
-from wsl.reporting.terminal_tables import generator_table
+from wsl.reporting.generator_table import generator_table
 from wsl.run import Run
 from zoo_gen.config import command, instantiate
 from zoo_gen.errors import InputError
@@ -63,40 +67,42 @@ def _generate(config: GenerateConfig, every: Sequence[tuple[str, Card]], run: Ru
         console.print(f"left out: {counted(len(stored) - len(alike), 'row')} of another zoo, split, seed or model", soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("encoding train models", total=None)
-        families = families_of(run)
+        families, relatives = families_of(run), relatives_of(run)
         lack = lack_to_run(run.zoo)
         notes = [f"{lack}: samples are compared by their weights alone"] if lack else []
-        total = sum(map(len, families)) + config.n * len(every)
+        judged = sum(len(kin.earlier) + len(kin.held_out) for kin in relatives)
+        total = sum(map(len, families)) + judged + config.n * len(every)
         progress.update(bar, description="train models", total=total)
         images = None if lack else run.zoo.images("finetune")
-        bench = Bench(families, images, seed=config.seed, advance=lambda n: progress.advance(bar, n))
-        rows, first = [bench.measure_train()], []
+        bench = Bench(families, images, seed=config.seed, relatives=relatives, advance=lambda n: progress.advance(bar, n))
+        notes += filter(None, [bench.scale_note])
+        rows, first = [bench.measure_train() | bench.about()], []
+        rows += [bench.measure_held_out()] if bench.held_out else []
         for i, (name, card) in enumerate(every):
             done = total - config.n * (len(every) - i)
             progress.update(bar, description=name, completed=done)
-            generator: Generator = instantiate(card)
             try:
-                generator = generator.fit([family.private() for family in families])
+                drawn = draw(instantiate(card), families, images, n=config.n, rng=stream(config.seed, "sample", name))
             except InputError as error:
                 if i == 0:
                     raise
                 notes.append(f"{name} is left out: {error}")
                 continue
-            samples = generator.sample(config.n, stream(config.seed, "sample", name))
-            scored = bench.score(samples)
+            scored = bench.score(drawn.samples)
             settings = {key: value for key, value in card.items() if key != "_target_"}
             rule: dict[str, str] = {}
             if isinstance(count := settings.get("anchors"), int):
                 rule = {"anchors_by": f"anchors={count}: {anchor_rule(families, count)}"}
                 notes += rule.values()
-            rows.append(bench.measure(name, settings, scored) | rule)
+            rows.append(bench.measure(name, settings, scored) | drawn.about | rule)
             if i == 0:
                 rows.append(bench.measure_nearest(name, scored))
-                first = samples
+                first = drawn.samples
     others = kept(alike, state=state, replaced=[name for name, _ in every])
     write_json(place, others)  # it is never of other samples than those beside it
     write_samples(run.path / "samples" / config.generator_name, first)
     table = joined(others, [{**row, "state": state} for row in rows])
+    table[0] = {**table[0], "frontier": frontier(table, seed=config.seed)}
     write_json(place, table)
     for note in dict.fromkeys(notes):
         console.print(note, soft_wrap=True, markup=False)

@@ -333,7 +333,8 @@ def test_models_are_generated_and_compared_by_their_weights_alone(run: Run, caps
     rows = {row["generator"]: row for row in json.loads((run.path / "generate.json").read_text())}
     assert [rows[name].get("anchors_by") for name in ("kde", "copy", "random_init")] == [rule, rule, None]
     assert rule in "".join(generation_section([*rows.values()], chance=None).body)
-    assert set(rows) == {"train models", "kde", "nearest train model", "random_init", "copy"}
+    assert set(rows) == {"train models", "held-out models", "kde", "nearest train model", "random_init", "copy"}
+    assert "on the scale of train models, whatever their accuracy, as models cannot be run" in " ".join(printed.split())
     assert all(row["accuracy"]["median"] is None and set(row["novelty_by_space"]) == {"weights"} for row in rows.values())
     assert rows["copy"]["novelty"] < 1e-3 < rows["kde"]["novelty"]
     assert "is known" in refused(wsl.generate.main, f"run={run.path}", "generator=new_head", "n=4", "baselines=[]", "scan={}")
@@ -375,7 +376,7 @@ def test_models_of_which_only_tensors_are_known_train_probe_predict_and_generate
     assert found["score"].notna().any()
     call(wsl.generate.main, f"run={run.path}", "n=3", "baselines=[random_init]", "scan={}")
     rows = json.loads((run.path / "generate.json").read_text())
-    assert {row["generator"] for row in rows} == {"train models", "kde", "nearest train model"}
+    assert {row["generator"] for row in rows} == {"train models", "held-out models", "kde", "nearest train model"}
     assert not any(row["aligned"] for row in rows)
     call(wsl.report.main, f"run={run.path}")
     assert "not modulo symmetry" in (run.path / "report.html").read_text()

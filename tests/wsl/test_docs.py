@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from wsl.generators.family import Generator, families_of
+from wsl.generators.family import Generator
+from wsl.generators.population import families_of
 from wsl.run import Run
 from zoo_gen.config import compose
 

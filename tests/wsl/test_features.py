@@ -170,9 +170,10 @@ def test_the_embedding_is_that_of_the_run(run: Run, some: Zoo):
     np.testing.assert_allclose(Embedding().extract(run, some), run.embed(some), rtol=1e-6)
 
 
-def test_an_untrained_model_differs_from_the_trained_one_and_is_the_same_every_time(run: Run, some: Zoo):
+def test_an_untrained_model_differs_where_embeddings_are_learned_and_is_the_same_every_time(run: Run, some: Zoo):
     trained, untrained = (features.extract(run, some) for features in (Embedding(), Untrained()))
-    assert np.abs(trained.to_numpy() - untrained.to_numpy()).max() > 1e-3
+    apart = np.abs(trained.to_numpy() - untrained.to_numpy()).max()
+    assert apart > 1e-3 if run.model_name == "invariant_encoder" else apart == 0  # hyperrep learns in its decoder alone
     pd.testing.assert_frame_equal(run.untrained().embeddings(some).astype(float), untrained)
 
 

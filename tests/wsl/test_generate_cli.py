@@ -13,14 +13,19 @@ from tests.commands import call, refused
 from tests.wsl.conftest import SMALL
 from tests.zoos import known, make_zoo
 from wsl.generate import main as generate
-from wsl.generators.evaluation import score_models
-from wsl.generators.family import FamilySampler, Sample, families_of, write_samples
+from wsl.generators.family import FamilySampler, Sample, write_samples
+from wsl.generators.population import families_of
+from wsl.generators.scoring import Probes, score_models
 from wsl.run import Run
 from wsl.train import main as train
 from zoo_gen import InputError
 from zoo_gen.files import locked
 
-ONE_ROW_EACH = ["scan.copy_noise.noise=[0.2]", "scan.weight_gaussian={spread: [1.0], anchors: [2]}"]
+ONE_ROW_EACH = [
+    "scan.copy_noise.noise=[0.2]",
+    "scan.weight_gaussian={spread: [1.0], anchors: [2]}",
+    "scan.dirichlet={noise: [0.0]}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +54,11 @@ def rows(folder: Path) -> list[dict]:
 
 def test_the_rows_hold_the_generator_and_every_baseline(rows):
     names = [row["generator"] for row in rows]
-    assert names[:3] == ["train models", "kde", "nearest train model"]
-    assert {"random_init", "new_head", "copy", "copy_noise", "soup", "weight_gaussian", "decoded_copy"} <= set(names)
+    assert names[:4] == ["train models", "held-out models", "kde", "nearest train model"]
+    weights = {"random_init", "new_head", "copy", "copy_other_root", "copy_noise", "soup", "dirichlet", "weight_gaussian"}
+    assert weights | {"fitted_head", "decoded_copy"} <= set(names)
     for row in rows:
-        assert row["n"] == 6 or row["generator"] in ("train models", "soup")
+        assert row["n"] == 6 or row["generator"] in ("train models", "held-out models", "soup")
         assert row["accuracy"]["q25"] <= row["accuracy"]["median"] <= row["accuracy"]["q75"]
         assert row["aligned"] is True
 
@@ -93,9 +99,9 @@ def test_copies_are_flagged_and_train_models_judged_against_the_others_are_not(r
     assert flags["train models"] == []
 
 
-def test_random_models_have_copied_nothing(rows):
+def test_random_models_have_no_weights_of_train_models(rows):
     (random,) = (row for row in rows if row["generator"] == "random_init")
-    assert "copied" not in random["flags"]
+    assert random["novelty_by_space"]["weights"] > 1
 
 
 def test_the_samples_are_timm_folders_that_hold_what_was_scored(folder, rows):
@@ -128,8 +134,10 @@ def test_train_models_score_what_the_zoo_recorded(folder):
     run = Run.open(folder)
     finals = list(run.split.train.select(final=True, status="ok"))
     recorded = {checkpoint.state_dict()["pos_embed"].numpy().tobytes(): checkpoint for checkpoint in finals}
+    images = run.zoo.images("finetune")
+    probes = Probes.of(images, seed=0)
     for family in families_of(run)[:2]:  # one of either head
-        scored = score_models(family.states, family=family, images=run.zoo.images("finetune"))
+        scored = score_models(family.states, family=family, probes=probes, test=images.test)
         known = [recorded[state["pos_embed"].numpy().tobytes()].results["test_accuracy"] for state in family.states]
         assert scored.accuracy == pytest.approx(known, abs=1e-6)
 
@@ -138,12 +146,17 @@ def test_a_seed_gives_the_same_rows_whatever_the_baselines_and_another_seed_othe
     sampled = folder / "samples" / "kde" / "0003" / "model.safetensors"
     weights = load_file(sampled)
     call(generate, "n=6", "baselines=[]")
-    assert json.loads((folder / "generate.json").read_text()) == rows
+    again = json.loads((folder / "generate.json").read_text())
+    assert [without_seconds(row) for row in again] == [without_seconds(row) for row in rows]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(sampled).items())
     call(generate, "n=6", "baselines=[]", "seed=1")
     other = json.loads((folder / "generate.json").read_text())
-    assert [row["generator"] for row in other] == ["train models", "kde", "nearest train model"]
-    assert other[1]["samples"] != rows[1]["samples"]
+    assert [row["generator"] for row in other] == ["train models", "held-out models", "kde", "nearest train model"]
+    assert other[2]["samples"] != rows[2]["samples"]
+
+
+def without_seconds(row: dict) -> dict:
+    return {**row, "cost": {**row["cost"], "cpu_seconds": None}} if "cost" in row else row
 
 
 def found(folder: Path) -> dict[tuple[str, str | None], dict]:
@@ -160,14 +173,16 @@ def test_several_generators_leave_one_table_and_a_repeated_one_replaces_its_own_
     both = found(folder)
     nearest = "nearest train model"
     assert list(both) == [
-        *(("train models", None), ("kde", None), (nearest, "kde"), ("soup", None), (nearest, "soup")),
+        *(("train models", None), ("held-out models", None)),
+        *(("kde", None), (nearest, "kde"), ("soup", None), (nearest, "soup")),
         *(("copy", None), ("new_head", None)),
     ]
-    assert {key: row for key, row in both.items() if key in first} == first  # kde keeps the rows of the samples beside them
+    kept = {key: row for key, row in both.items() if key in first and key != ("train models", None)}  # which holds the frontier
+    assert kept == {key: first[key] for key in kept}  # kde keeps the rows of the samples beside them
     assert len(list((folder / "samples" / "kde").iterdir())) == 3
     call(generate, "n=2", "seed=2", "baselines=[]")
     again = found(folder)
-    assert {key for key in both if again[key] != both[key]} == {("kde", None), (nearest, "kde")}
+    assert {key for key in both if again[key] != both[key]} == {("train models", None), ("kde", None), (nearest, "kde")}
     assert len(list((folder / "samples" / "kde").iterdir())) == again["kde", None]["n"] == 2
     capsys.readouterr()
     call(generate, "n=2", "seed=3", "baselines=[]")
@@ -192,7 +207,7 @@ def test_samples_that_are_not_written_leave_no_row_of_theirs_and_all_rows_of_oth
     monkeypatch.undo()
     monkeypatch.chdir(folder.parents[2])
     call(generate, "n=2", "seed=4", "baselines=[]")
-    assert len(found(folder)) == 3
+    assert len(found(folder)) == 4
 
 
 def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(folder, inside):
@@ -203,7 +218,7 @@ def test_fewer_samples_leave_no_older_ones_behind_and_scanned_values_are_rows(fo
     widths = [row["settings"]["bandwidth"] for row in rows if row["generator"] == "kde"]
     assert noises == [0.1, 0.5]
     assert widths[1:] == [0.0, 1.0]
-    assert not np.isnan(rows[1]["accuracy"]["median"])
+    assert not np.isnan(rows[2]["accuracy"]["median"])
 
 
 @pytest.mark.parametrize(

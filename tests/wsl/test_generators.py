@@ -6,8 +6,10 @@ import torch
 
 from tests.zoos import known
 from wsl.generators.copy_model import CopyModel
+from wsl.generators.dirichlet import Dirichlet
 from wsl.generators.evaluation import Bench
 from wsl.generators.family import Family, Generator, anchor_rule, flatten
+from wsl.generators.fitted_head import FittedHead
 from wsl.generators.kde import KDE
 from wsl.generators.random_init import NewHead, RandomInit
 from wsl.generators.soup import UniformSoup
@@ -15,6 +17,7 @@ from wsl.generators.weight_gaussian import WeightGaussian
 from zoo_gen.architecture import architecture, initialize, with_head
 from zoo_gen.config import CONFIGS, instantiate
 from zoo_gen.errors import InputError
+from zoo_gen.evaluate import logits
 from zoo_gen.images import Images, ImageSplit
 
 CARDS = sorted((CONFIGS / "generator").glob("*.yaml"))
@@ -47,13 +50,19 @@ def make_family(root: str, head: str, *, models: int, seed: int) -> Family:
         val_accuracy=np.linspace(0, 1, models),
         latents=latents,
         decode=lambda latents: [family.unflatten(one.reshape(-1)[:size]) for one in latents],
+        pixels=torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(seed)),
+        labels=torch.arange(50) % 5,
     )
     return family
 
 
 @pytest.fixture(scope="module")
 def families() -> list[Family]:
-    return [make_family("a", "linear", models=6, seed=0), make_family("b", "mlp", models=4, seed=100)]
+    return [
+        make_family("a", "linear", models=6, seed=0),
+        make_family("b", "mlp", models=4, seed=100),
+        make_family("c", "linear", models=5, seed=200),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +117,7 @@ def test_other_seeds_give_other_models(card, families):
 def test_every_card_leaves_the_train_models_as_they_were(card):
     family = make_family("a", "linear", models=3, seed=0)
     before = family.weights.copy(), family.latents.copy()
-    sample(load(card), [family])
+    sample(load(card), [family, make_family("b", "linear", models=3, seed=100)])
     assert np.array_equal(np.stack([flatten(state) for state in family.states]), before[0])
     assert np.array_equal(family.latents, before[1])
 
@@ -137,7 +146,7 @@ def test_anchors_are_spread_evenly_where_no_val_accuracy_is_known(families):
 
 
 def test_a_copier_copies_and_is_flagged_and_train_models_against_each_other_are_not(bench):
-    row = measure(CopyModel(noise=0, anchors=None), bench)
+    row = measure(CopyModel(noise=0, anchors=None, root="own"), bench)
     assert row["novelty"] == 0
     assert "copied" in row["flags"]
     assert bench.measure_train()["flags"] == []
@@ -145,7 +154,7 @@ def test_a_copier_copies_and_is_flagged_and_train_models_against_each_other_are_
 
 
 def test_a_copy_with_tiny_noise_is_flagged_and_noise_raises_the_novelty(bench):
-    tiny, large = (measure(CopyModel(noise=noise, anchors=None), bench) for noise in (0.01, 2.0))
+    tiny, large = (measure(CopyModel(noise=noise, anchors=None, root="own"), bench) for noise in (0.01, 2.0))
     assert tiny["novelty_by_space"]["weights"] > 0
     assert "copied" in tiny["flags"]
     assert large["novelty"] > 1
@@ -200,13 +209,61 @@ def test_a_new_head_keeps_the_root_and_replaces_the_head(families):
     assert len(heads) >= 24
 
 
+def test_a_fitted_head_keeps_the_root_and_knows_the_labels_that_it_was_fitted_on(families):
+    family = replace(families[0], labels=(families[0].pixels.mean(dim=(1, 2, 3)) > 0).long())
+    fitted, scores = FittedHead(penalty=1e-4, images=500), []
+    for (_, state), (_, plain) in zip(sample(fitted, [family]), sample(NewHead(), [family]), strict=True):
+        right = [
+            float((logits(family.architecture, [each], known(family.pixels)).argmax(-1)[0] == family.labels).float().mean())
+            for each in (state, plain)
+        ]
+        scores.append(right)
+        body = [name for name in state if not name.startswith("head.")]
+        assert all(torch.equal(state[name], known(family.root_state)[name]) for name in body)
+    with_labels, without = np.mean(scores, axis=0)
+    assert with_labels > 0.55
+    assert without < 0.4
+    assert fitted.gradient_evaluations >= 24
+
+
+def test_a_head_is_not_fitted_without_labels(families):
+    with pytest.raises(InputError, match="labelled train images"):
+        sample(FittedHead(penalty=1, images=500), [replace(families[0], labels=None)])
+
+
+def test_random_soups_lie_between_their_anchors_and_noise_takes_them_away(families):
+    family = families[0]
+    ends = family.weights[family.anchors(2)]
+    line = (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
+
+    def off_the_line(noise: float) -> list[float]:
+        drawn = sample(Dirichlet(concentration=1, noise=noise, anchors=2), [family])
+        apart = [flatten(state) - ends[0] for _, state in drawn]
+        return [float(np.linalg.norm(one - (one @ line) * line)) for one in apart]
+
+    assert max(off_the_line(0)) < 1e-3
+    assert min(off_the_line(0.2)) > 0.1
+
+
+def test_copies_of_another_root_are_of_its_models_in_families_of_that_shape_alone(families):
+    samples = sample(CopyModel(noise=0, anchors=None, root="other"), families)
+    assert {family.name for family, _ in samples} == {"a/linear", "c/linear"}  # no other root has an MLP head
+    theirs = {"a/linear": families[2], "c/linear": families[0]}
+    for family, state in samples:
+        assert any(np.array_equal(flatten(state), row) for row in theirs[family.name].weights)
+    with pytest.raises(InputError, match="no two roots"):
+        sample(CopyModel(noise=0, anchors=None, root="other"), families[:2])
+    with pytest.raises(InputError, match="own or other"):
+        CopyModel(noise=0, anchors=None, root="any")
+
+
 def test_families_are_drawn_in_proportion_to_their_train_models(families):
-    drawn = [family.name for family, _ in sample(CopyModel(noise=0, anchors=None), families, n=2000)]
-    assert drawn.count("a/linear") / 2000 == pytest.approx(0.6, abs=0.05)
+    drawn = [family.name for family, _ in sample(CopyModel(noise=0, anchors=None, root="own"), families, n=2000)]
+    assert drawn.count("a/linear") / 2000 == pytest.approx(0.4, abs=0.05)
 
 
 def test_the_nearest_train_models_of_copies_are_the_copied_ones(bench):
-    samples = sample(CopyModel(noise=0.001, anchors=None), bench.families)
+    samples = sample(CopyModel(noise=0.001, anchors=None, root="own"), bench.families)
     nearest = bench.measure_nearest("kde", bench.score(samples))
     copied = judge(bench, samples)
     assert nearest["novelty"] == 0

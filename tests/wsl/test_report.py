@@ -79,6 +79,7 @@ def probe_rows() -> list[dict[str, Any]]:
 def generated_rows() -> list[dict[str, Any]]:
     accuracy = {"median": 0.4, "q25": 0.3, "q75": 0.5}
     row = {"n": 9, "accuracy": accuracy, "diversity": 1.0, "effective_rank_ratio": None, "flags": [], "aligned": False}
+    row |= {"good_and_new": {"median": {"share": 0.1, "low": 0.0, "high": 0.2}}, "flagged": {"copied": 0.5}}
     spaces = {"novelty_by_space": {"weights": 2.0, "behaviour": None}}
     return [
         {**row, **spaces, "generator": "kde", "settings": {"bandwidth": 0.5, "anchors": None}, "novelty": 0.8},

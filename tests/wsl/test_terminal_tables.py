@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from wsl.reporting.generator_table import generator_table
 from wsl.reporting.probe_table import probe_table
-from wsl.reporting.terminal_tables import generator_table, prediction_table, summary
+from wsl.reporting.terminal_tables import prediction_table, summary
 from wsl.run import Run
 
 WIDEST = {"value": -0.333, "low": -2.468, "high": -0.181}
@@ -54,11 +55,23 @@ def generated(name: str, flags: list[str], **settings: Any) -> dict[str, Any]:
         "novelty": 10.27,
         "diversity": None,
         "flags": flags,
+        "flagged": {"copied": 0.955},
+        "good_and_new": {bar: {"share": 0.045, "low": 0.021, "high": 0.107} for bar in ("median", "top_quartile", "best")},
+        "uses": None if name == "train models" else "weights" if name == "weight_gaussian" else "labels",
+        "cost": None if name == "train models" else {"gradient_evaluations": 1234.0, "cpu_seconds": 12.345},
     }
 
 
 GENERATED = [
-    generated("train models", []),
+    generated("train models", [])
+    | {
+        "bars": {"median": 0.676, "top_quartile": 0.827, "best": None},
+        "scale": "held-out models",
+        "frontier": [
+            {"generator": "weight_gaussian", "at_least": level, "accuracy": best, "low": best, "high": best}
+            for level, best in zip((0.25, 0.5, 0.75, 1.0), (0.71, 0.7, 0.58, None), strict=True)
+        ],
+    },
     generated("weight_gaussian", ["copied", "collapsed"], spread=2.5, anchors=None),
     generated("weight_gaussian", ["collapsed"], spread=2.5, anchors=4),
     generated("generator_with_long_name", ["copied"], temperature=0.125, steps=1000, guidance=7.5),
@@ -178,21 +191,38 @@ def test_words_and_marks_of_the_tables_are_explained_under_them() -> None:
         "control: median R² of permuted targets",
     ):
         assert word in probes
-    for word in ("Novelty:", "Diversity:", "copied: novelty below 0.25", "collapsed: diversity below 0.25"):
+    for word in ("Novelty:", "Diversity:", "copied: novelty below 0.25", "collapsed: diversity below 0.25", "Good and new:"):
         assert word in samples
+    assert "1: as a freshly trained model that is as good" in samples
+    assert "median of train models (0.68)" in samples
 
 
 def test_settings_stand_under_their_generator_and_break_between_settings_only() -> None:
     lines = printed(generator_table(GENERATED))
-    assert lines.index("weight_gaussian") + 1 == next(i for i, line in enumerate(lines) if "anchors=all" in line)
+    lines = lines[lines.index("Generated models") :]
+    assert lines.index("weight_gaussian") + 1 == next(i for i, line in enumerate(lines) if "spread=2.5" in line)
     for setting in ("temperature=0.125", "steps=1000", "guidance=7.5"):
-        assert sum(setting in line for line in lines) == 1
+        assert sum(setting in line for line in lines) == 1, setting
 
 
 def test_a_flag_stands_beside_the_figure_that_raised_it() -> None:
-    (line,) = (line for line in printed(generator_table(GENERATED)) if "anchors=4" in line)
-    assert line.endswith("– collapsed")
+    *_, line = (line for line in printed(generator_table(GENERATED)) if "spread=2.5" in line)
+    assert line.endswith("–  collapsed")
     assert "copied" not in line
+
+
+def test_generators_stand_under_the_class_of_what_they_use() -> None:
+    lines = printed(generator_table(GENERATED))
+    lines = lines[lines.index("Generated models") :]
+    places = [lines.index(word) for word in ("weights", "weight_gaussian", "labels")]
+    assert places == sorted(places)
+    assert "labels" not in printed(generator_table([row for row in GENERATED if row["uses"] != "labels"]))
+
+
+def test_the_frontier_is_the_last_table_and_has_a_dash_where_no_setting_reaches() -> None:
+    lines = printed(generator_table(GENERATED))
+    (line,) = (line for line in lines[lines.index("Frontier") :] if line.startswith("weight_gaussian"))
+    assert line.split() == ["weight_gaussian", "0.71", "0.71…0.71", "0.70", "0.70…0.70", "0.58", "0.58…0.58", "–"]
 
 
 def test_the_summary_tells_of_decoded_models_only_where_there_are_some() -> None:

@@ -72,7 +72,7 @@ class SideInformation:
         """Returns the side information of checkpoints of one plan, of whose weights only the heads are read, given their roots."""
         found = [self.roots(plan, weights, root) for weights, root in zip(heads, roots, strict=True)]
         known = [root for root in roots if root is not None]
-        if len(known) < len(roots) or self.images is None or not self._differs(plan) or plan not in self.architectures:
+        if len(known) < len(roots) or self.images is None or not self.rehearses(plan):
             return found
         body = body_of(plan)
         starts = [
@@ -86,6 +86,16 @@ class SideInformation:
             for channel, change in enumerate(changes, start=1):
                 moved = {name: tensor + change[name] if name in body else tensor for name, tensor in start.items()}
                 side[:, channel * plan.width : (channel + 1) * plan.width] = self._channel(plan, moved, root)
+        return found
+
+    def rehearses(self, plan: Plan) -> bool:
+        """Tells whether checkpoints of a plan are rehearsed where their roots are known."""
+        return self.images is not None and self._differs(plan) and plan in self.architectures
+
+    def without_zoo(self) -> "SideInformation":
+        """Returns what finds the same and holds of the zoo its train images and architectures alone."""
+        found = SideInformation(self.tokenizer, self.standardizer, self.rehearsal, zoo=None)
+        found.images, found.architectures = self.images, self.architectures
         return found
 
     @cached_property

@@ -104,6 +104,12 @@ class TokenInputs:
         """Returns these inputs with rehearsals on the images of a zoo."""
         return replace(self, zoo=zoo)
 
+    def without_zoo(self) -> Self:
+        """Returns these inputs, which decode as before, with nothing of the zoo but train images and architectures."""
+        found = replace(self, zoo=None)
+        found.__dict__["side_information"] = self.side_information.without_zoo()
+        return found
+
     @cached_property
     def side_information(self) -> SideInformation:
         """Finds what is known of checkpoints beside their tokens."""

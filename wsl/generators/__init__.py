@@ -1,5 +1,7 @@
-"""Generators: samplers of new models.
+"""Generators: samplers of new models, and how samples are judged.
 
-Here: one sampler per file, baselines among them, what a sampler may look at (`family`), and how samples are judged (`evaluation`,
-`novelty`). One card in `configs/generator` per kind; a new kind is one module. Not here: the command (`wsl.generate`).
+Samplers: one per file, baselines among them; `family` is what one may look at, `population` where families come from, `drawing` how
+one is fitted and sampled. Judges: `evaluation` measures rows, by `scoring`, `neighbours`, `fresh_scale`, `verdict` and `frontier`;
+`novelty` has distances and the scale of train models. One card in `configs/generator` per kind; a new kind is one module. Not here:
+the command (`wsl.generate`).
 """

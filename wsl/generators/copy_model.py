@@ -1,13 +1,15 @@
 """Copies of train models, with or without noise: the baseline that every sampler must beat at equal novelty."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wsl.generators.family import FamilySampler, Sample, draw_families
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families
+from zoo_gen.errors import InputError
 
 
 @dataclass(kw_only=True, eq=False)
@@ -17,15 +19,35 @@ class CopyModel(FamilySampler):
     Args:
         noise: standard deviation of the noise, in units of the root-mean-square of each tensor; 0 copies exactly.
         anchors: how many train models per family, as `Family.anchors` chooses them; None means all.
+        root: whose train models are copied: those of the `own` root of a family, or of an`other` one of its shape.
     """
 
     noise: float
     anchors: int | None
+    root: str
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for another root than these."""
+        if self.root not in ("own", "other"):
+            raise InputError(f"root must be own or other, not {self.root}")
+
+    def fit(self, families: Sequence[Family]) -> Self:
+        """Keeps the families that have something to copy. Raises `InputError` if there are none."""
+        sources = [[family] if self.root == "own" else _others(family, families) for family in families]
+        self._sources = {family.name: source for family, source in zip(families, sources, strict=True)}
+        kept = [family for family, source in zip(families, sources, strict=True) if source]
+        if not kept:
+            raise InputError("no two roots have train models of one shape, so none can be copied from another root")
+        return super().fit(kept)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n train models with replacement and adds the noise."""
-        drawn = draw_families(self.families, n, rng)
-        return [(family, self._noisy(family.states[rng.choice(family.anchors(self.anchors))], rng)) for family in drawn]
+        samples = []
+        for family in draw_families(self.families, n, rng):
+            sources = self._sources[family.name]
+            source = sources[rng.integers(len(sources))] if len(sources) > 1 else sources[0]
+            samples.append((family, self._noisy(source.states[rng.choice(source.anchors(self.anchors))], rng)))
+        return samples
 
     def _noisy(self, state: Mapping[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
         noisy = {}
@@ -33,3 +55,13 @@ class CopyModel(FamilySampler):
             white = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))
             noisy[name] = tensor + self.noise * tensor.float().square().mean().sqrt() * white
         return noisy
+
+
+def _others(family: Family, families: Sequence[Family]) -> list[Family]:
+    """Returns the families of other roots whose models have the shapes of this one's."""
+    shapes = {name: tensor.shape for name, tensor in family.states[0].items()}
+    return [
+        other
+        for other in families
+        if other.root != family.root and {name: tensor.shape for name, tensor in other.states[0].items()} == shapes
+    ]

@@ -1,155 +1,148 @@
 """Bench: measures generated models by their accuracy without training, their novelty and their diversity.
 
-Weights are compared modulo symmetry (`wsl.symmetry.alignment`): all models of a family are aligned to its first train model.
+Train models (every kept epoch) are what samples may have copied; held-out models give the scale, and are seen by no sampler.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
-from wsl.generators.family import Family, Sample, flatten
+from wsl.generators.family import Family, Sample
+from wsl.generators.fresh_scale import FEWEST, FreshScale, describe, expected_nearest
+from wsl.generators.names import HELD_OUT, NEAREST, TRAIN
+from wsl.generators.neighbours import Neighbours
 from wsl.generators.novelty import Distance, Distances, disagreement, euclidean, judge, null_if_undefined, pool
-from wsl.generators.rows import NEAREST, TRAIN
-from wsl.layout import layout_of
-from wsl.layout.slots import Layout
-from wsl.symmetry.alignment import aligned_vectors
-from wsl.symmetry.stacks import stack
-from zoo_gen.architecture import outline
-from zoo_gen.evaluate import logits, score_logits
+from wsl.generators.relatives import Relatives
+from wsl.generators.scoring import Scored, layout_of_family
+from wsl.generators.verdict import Bars, Measured, verdict
 from zoo_gen.images import Images
 from zoo_gen.streams import stream
-from zoo_gen.threads import in_threads
 
-State = Mapping[str, Tensor]
-
-MODELS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Scored:
-    """S models of one family: weights modulo symmetry, accuracies on the test images, predicted classes of the val images.
-
-    Distances of weights are the Euclidean distances of `vectors`. Without images, accuracies are NaN, and there are no predictions.
-    """
-
-    vectors: Float[np.ndarray, "S F"]
-    accuracy: Float[np.ndarray, " S"]
-    predictions: Int[np.ndarray, "S images"]
-
-
-def score_models(
-    states: Sequence[State], *, family: Family, images: Images | None, advance: Callable[[int], None] = lambda done: None
-) -> Scored:
-    """Scores models of one family without training and aligns them, a stack of them at a time; equal models are run once.
-
-    Test images give the accuracies, val images the predicted classes; no images give neither. `advance` is called with the number
-    of models of each stack.
-    """
-    first, which = distinct([flatten(state) for state in states])
-    pixels = None if images is None else torch.cat([images.test.pixels, images.val.pixels])
-    layout, reference = layout_of_family(family), stack([family.states[0]])
-    copies = np.bincount(which)
-    vectors, accuracy, predictions = [], [], []
-    for start in range(0, len(first), MODELS_AT_ONCE):
-        chosen = [states[i] for i in first[start : start + MODELS_AT_ONCE]]
-        if layout is None:
-            vectors.append(np.stack([flatten(state) for state in chosen]).astype(np.float64))
-        else:
-            vectors.append(aligned_vectors(stack(chosen), layout, to=reference))
-        if images is None or pixels is None:
-            accuracy.append(np.full(len(chosen), np.nan))
-            predictions.append(np.empty((len(chosen), 0), dtype=np.int64))
-        else:
-            test, val = logits(family.architecture, chosen, pixels).split([len(images.test), len(images.val)], dim=1)
-            accuracy.append(score_logits(test, images.test.labels).accuracy)
-            predictions.append(val.argmax(-1))
-        advance(int(copies[start : start + MODELS_AT_ONCE].sum()))
-    return Scored(*(np.concatenate(found)[which] for found in (vectors, accuracy, predictions)))
-
-
-def layout_of_family(family: Family) -> Layout | None:
-    """Returns the layout that the models of a family are aligned by; None where neither its classes nor its heads are known."""
-    if family.architecture.get("architecture") is not None:
-        return layout_of(outline(family.architecture))
-    heads = family.architecture.get("num_heads")
-    return None if heads is None else layout_of(family.states[0], heads=heads)
-
-
-def distinct(rows: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray]:
-    """Returns the place of the first of each of several equal rows, and for each row which of these it equals."""
-    seen: dict[bytes, int] = {}
-    which = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
-    return np.unique(which, return_index=True)[1].tolist(), which
+REPLICATES = 100
+"""Resamples of held-out models, and of families, that intervals are of."""
 
 
 class Bench:
     """Families of train models, scored once, against which any number of generators are measured.
 
-    The seed is that of the random subsets that diversity is computed on. Images (None where models cannot be run) and `advance` are
-    as in `score_models`.
+    Args:
+        families: the train models.
+        images: of the zoo; None where models cannot be run.
+        relatives: of each family; None for none.
+        seed: of the images that behaviour is measured on, and of resamples.
+        advance: called with the number of models whenever some are scored.
     """
 
     def __init__(
-        self, families: Sequence[Family], images: Images | None, *, seed: int, advance: Callable[[int], None] = lambda done: None
+        self,
+        families: Sequence[Family],
+        images: Images | None,
+        *,
+        seed: int,
+        relatives: Sequence[Relatives] | None = None,
+        advance: Callable[[int], None] = lambda done: None,
     ):
-        self.families, self.images, self.seed, self.advance = families, images, seed, advance
-        self.train = self._score([(family, family.states) for family in families])
+        self.families, self.seed = families, seed
+        self.neighbours = Neighbours(families, images, seed=seed, relatives=relatives, advance=advance)
+        self.train, self.held_out, self.probes = self.neighbours.train, self.neighbours.held_out, self.neighbours.probes
         self.aligned = [layout_of_family(family) is not None for family in families]
+        self.bars = Bars.of([family.val_accuracy for family in families], [self.train[i].accuracy for i in range(len(families))])
+        self.is_fresh = self.probes is not None and sum(map(len, self.held_out.values())) >= FEWEST
+        self.reference = self.held_out if self.is_fresh else self.train
+        rng, count = stream(seed, "resampled models"), sum(map(len, self.reference.values()))
+        self.resampled = [rng.integers(count, size=count) for _ in range(REPLICATES)]
+        apart = [self.neighbours.nearest(i, models, own=not self.is_fresh) for i, models in self.reference.items()]
+        self.novelty_scale = self._scale([one.distances for one in apart])
+        self.novelty_scales = [self.novelty_scale.resampled(chosen) for chosen in self.resampled]
+
+    @property
+    def scale_note(self) -> str:
+        """Why the scale is not that of held-out models, for people; nothing where it is."""
+        if self.is_fresh:
+            return ""
+        why = "models cannot be run" if self.probes is None else f"there are fewer than {FEWEST} held-out models of these families"
+        return f"novelty and diversity are on the scale of train models, whatever their accuracy, as {why}"
+
+    def about(self) -> dict[str, Any]:
+        """Returns what all rows share: the accuracy bars and the scale of novelty."""
+        known = null_if_undefined({"bars": vars(self.bars)})
+        if self.is_fresh:
+            accuracy = np.concatenate([models.val_accuracy for models in self.reference.values()])
+            known["scale_by_accuracy"] = null_if_undefined(describe(self.novelty_scale, self.novelty_scales, accuracy))
+        return known
 
     def score(self, samples: Sequence[Sample]) -> dict[int, Scored]:
         """Scores samples; the keys are the places of their families."""
         of_family = {i: [state for owner, state in samples if owner.name == family.name] for i, family in enumerate(self.families)}
-        there = {i: states for i, states in of_family.items() if states}
-        return dict(zip(there, self._score([(self.families[i], states) for i, states in there.items()]), strict=True))
-
-    def _score(self, work: Sequence[tuple[Family, Sequence[State]]]) -> list[Scored]:
-        def one(item: tuple[Family, Sequence[State]]) -> Scored:
-            return score_models(item[1], family=item[0], images=self.images, advance=self.advance)
-
-        return list(in_threads(one, work))
+        return self.neighbours.score({i: states for i, states in of_family.items() if states})
 
     def measure_train(self) -> dict[str, Any]:
-        """Judges each train model against the others: the row that shows what real models score."""
-        return self.measure(TRAIN, {}, dict(enumerate(self.train)))
+        """Judges each train model against the others: the row that shows what models of the population score."""
+        return self.measure(TRAIN, {}, self.train)
+
+    def measure_held_out(self) -> dict[str, Any]:
+        """Judges held-out models as if they were samples: what a perfect sampler scores."""
+        return self.measure(HELD_OUT, {}, self.held_out)
 
     def measure_nearest(self, name: str, scored: Mapping[int, Scored]) -> dict[str, Any]:
         """Measures the train model nearest to each sample of the generator `name`, which retrieves if it is no better."""
-        retrieved: dict[int, Scored] = {}
-        for i, models in scored.items():
-            train, nearest = self.train[i], euclidean(models.vectors, self.train[i].vectors).argmin(axis=1)
-            retrieved[i] = Scored(train.vectors[nearest], train.accuracy[nearest], train.predictions[nearest])
-        return self.measure(NEAREST, {"of": name}, retrieved)
+        nearest = {i: euclidean(models.vectors, self.train[i].vectors).argmin(axis=1) for i, models in scored.items()}
+        return self.measure(NEAREST, {"of": name}, {i: self.train[i][chosen] for i, chosen in nearest.items()})
 
     def measure(self, name: str, settings: Mapping[str, Any], scored: Mapping[int, Scored]) -> dict[str, Any]:
         """Judges scored samples: a row of generate.json."""
-        judgements = {
+        parts, counts = [], {i: len(models) - 1 for i, models in scored.items()}
+        for i, models in scored.items():
+            near = self.neighbours.nearest(i, models, own=models is self.train[i])
+            parts.append(
+                replace(near, apart=self._apart(i, models, models, counts, own=True), family=[self.families[i].name] * len(models))
+            )
+        apart = [self._apart(i, models, self.train[i], counts, own=not self.is_fresh) for i, models in self.reference.items()]
+        diversity = self._scale(apart)
+        scales = [
+            (novelty, diversity.resampled(chosen)) for novelty, chosen in zip(self.novelty_scales, self.resampled, strict=True)
+        ]
+        found = verdict(Measured.joined(parts), (self.novelty_scale, diversity), scales, self.bars, stream(self.seed, "families"))
+        old = {
             self.families[i].name: judge(_distances(models, self.train[i]), stream(self.seed, "judge", i))
             for i, models in scored.items()
         }
-        verdict = pool(judgements)
-        novelties = verdict.pop("novelties")
-        accuracies = np.concatenate([models.accuracy for models in scored.values()])
-        q25, median, q75 = np.quantile(accuracies, [0.25, 0.5, 0.75])
-        return null_if_undefined(
-            {
-                "generator": name,
-                "settings": dict(settings),
-                "n": len(accuracies),
-                "accuracy": {"median": median, "q25": q25, "q75": q75},
-                **verdict,
-                "aligned": all(self.aligned[i] for i in scored),
-                "samples": {
-                    "family": [self.families[i].name for i, models in scored.items() for _ in models.accuracy],
-                    "accuracy": accuracies,
-                    "novelty": novelties,
-                },
-            }
-        )
+        row = {
+            "generator": name,
+            "settings": dict(settings),
+            **found,
+            "scale": "held-out models" if self.is_fresh else "train models",
+        }
+        on_train_scale = pool(old)
+        shape = {key: on_train_scale.pop(key) for key in ("effective_rank_ratio", "dispersion_ratio")}
+        on_train_scale.pop("novelties")
+        row |= {**shape, "on_train_scale": on_train_scale, "aligned": all(self.aligned[i] for i in scored)}
+        return null_if_undefined(row)
+
+    def _scale(self, distances: Sequence[Mapping[str, np.ndarray]]) -> FreshScale:
+        """Returns the scale of the reference models, of which each family has its distances."""
+        accuracy = np.concatenate([models.val_accuracy for models in self.reference.values()]) if self.is_fresh else None
+        return FreshScale(accuracy, {space: np.concatenate([one[space] for one in distances]) for space in distances[0]})
+
+    def _apart(
+        self, i: int, models: Scored, others: Scored, counts: Mapping[int, int], *, own: bool
+    ) -> dict[str, Float[np.ndarray, " S"]]:
+        """Returns the distance of models to the nearest of as many others of the family as both samples and train models have."""
+        within = models is others
+        there = len(self.train[i])
+        count = min(counts.get(i, there), there - (0 if self.is_fresh else 1))
+        found = {"weights": euclidean(models.vectors, others.vectors) / self.neighbours.checkpoints[i].unit}
+        if self.probes is not None:
+            found["behaviour"] = disagreement(models.predictions, others.predictions)
+        rows = {space: _without_diagonal(values) if within else values for space, values in found.items()}
+        return {space: expected_nearest(values, count) for space, values in rows.items()}
+
+
+def _without_diagonal(square: Float[np.ndarray, "S S"]) -> Float[np.ndarray, "S R"]:
+    return square[~np.eye(len(square), dtype=bool)].reshape(len(square), -1)
 
 
 def _distances(models: Scored, train: Scored) -> dict[str, Distances]:

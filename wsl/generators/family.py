@@ -3,37 +3,40 @@
 Models of a family share a shape and their root, so their weights (N W) and latents (N T Z) are points of one space. Models whose
 roots are not known are one family for each shape. A sample inherits root and head type. A generator samples weights or latents;
 the family turns either into a state dict.
+
+A generator gets no more than its class may use: `weights`, `unlabelled images` (train images as well) or `labels` (and their
+labels). No family leads to the run, the zoo, held-out models or test images.
 """
 
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from einops import pack
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsl.data.pairs import root_weights
-from wsl.data.stacks import shape_key
-from wsl.run import Run
-from wsl.tokenizers.tokens import Tokens
-from zoo_gen import Checkpoint
+from wsl.generators.names import CLASSES
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json, write_weights
+from zoo_gen.images import ImageSplit
 from zoo_gen.wording import counted
+
+IMAGES = 10_000
+"""Train images that a generator gets, at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
     """The train models of one root, head type and shape; None for a root or head that is not known.
 
-    `variant` tells families apart that differ in shape alone.
+    `variant` tells families apart that differ in shape alone. `pixels` and `labels` are of the train images; None where they are
+    not known, or not for the class of the generator.
     """
 
     root: str | None
@@ -45,6 +48,8 @@ class Family:
     latents: Float[np.ndarray, "N T Z"]
     decode: Callable[[Float[np.ndarray, "N T Z"]], list[dict[str, Tensor]]]
     variant: str = ""
+    pixels: Float[Tensor, "I C H W"] | None = None
+    labels: Int[Tensor, " I"] | None = None
 
     def __len__(self) -> int:
         return len(self.states)
@@ -62,7 +67,10 @@ class Family:
     def private(self) -> "Family":
         """The same family in tensors of its own, which a generator may change: baselines and measurements see nothing of it."""
         states, root = _Clones(self.states), None if self.root_state is None else _clone(self.root_state)
-        return replace(self, states=states, root_state=root, val_accuracy=self.val_accuracy.copy(), latents=self.latents.copy())
+        again = getattr(self.decode, "again", None)  # of a decoder that counts what it is used for
+        decode = self.decode if again is None else again()
+        arrays = {"val_accuracy": self.val_accuracy.copy(), "latents": self.latents.copy()}
+        return replace(self, states=states, root_state=root, decode=decode, **arrays)
 
     def unflatten(self, weights: Float[np.ndarray, " W"]) -> dict[str, Tensor]:
         """The state dict with these weights: the inverse of `flatten`."""
@@ -114,7 +122,11 @@ Sample = tuple[Family, dict[str, Tensor]]
 
 @runtime_checkable
 class Generator(Protocol):
-    """A sampler of models, shaped like a scikit-learn estimator."""
+    """A sampler of models, shaped like a scikit-learn estimator.
+
+    An attribute `uses` of its class says what it uses beside weights, of `CLASSES`; without one it uses weights alone.
+    `gradient_evaluations`, where it has that, counts those of the samples so far: one is the gradient of one model on one batch.
+    """
 
     def fit(self, families: Sequence[Family]) -> Self:
         """Learns from the train models of each family."""
@@ -128,6 +140,7 @@ class Generator(Protocol):
 class FamilySampler:
     """A generator that learns nothing beforehand: it keeps the families and samples from their train models."""
 
+    uses: ClassVar[str] = "weights"
     families: Sequence[Family] = ()
 
     def fit(self, families: Sequence[Family]) -> Self:
@@ -156,44 +169,19 @@ def anchor_rule(families: Sequence[Family], count: int) -> str:
     return f"{best}; spread evenly over {unknown} of {counted(len(families), 'family')}, where none is known"
 
 
-def families_of(run: Run) -> list[Family]:
-    """Returns the train models of a run at their final epochs by root, head type and shape; diverged models are left out.
+def given(families: Sequence[Family], uses: str, train: ImageSplit | None) -> list[Family]:
+    """Returns families as a generator of a class gets them: tensors of their own, and train images as far as it may use them.
 
-    Raises:
-        InputError: no train model is left.
+    Raises `InputError` for a class that is none of `CLASSES`.
     """
-    finals = run.split.train.select(final=True, status="ok")
-    groups = defaultdict(list)
-    for checkpoint, encoded in zip(finals, run.latents(finals), strict=True):
-        groups[checkpoint.root, checkpoint.factors["head"], shape_key(checkpoint)].append((checkpoint, *encoded))
-    if not groups:
-        raise InputError(f"run {run.path} has no train model that finished without diverging; make a larger zoo")
-    shapes: dict[tuple[str | None, str | None], list[str]] = defaultdict(list)
-    for root, head, shape in groups:
-        shapes[root, head].append(shape)
-    variants = [f"shape {n}" if (n := shapes[root, head].index(shape)) else "" for root, head, shape in groups]
-    return [_family(run, variant, *zip(*of, strict=True)) for variant, of in zip(variants, groups.values(), strict=True)]
-
-
-def _family(
-    run: Run, variant: str, checkpoints: Sequence[Checkpoint], tokens: Sequence[Tokens], latents: Sequence[Tensor]
-) -> Family:
-    first = checkpoints[0]
-    root_state = root_weights(run.zoo, first)
-    accuracies = [checkpoint.results["val_accuracy"] for checkpoint in checkpoints]
-    return Family(
-        root=first.root,
-        head=first.factors["head"],
-        architecture=first.architecture,
-        root_state=root_state,
-        states=[checkpoint.state_dict() for checkpoint in checkpoints],
-        val_accuracy=np.array([np.nan if accuracy is None else accuracy for accuracy in accuracies]),
-        latents=np.stack([one.numpy() for one in latents]),
-        decode=lambda latents: run.decode_all(
-            [tokens[0]] * len(latents), [*torch.from_numpy(latents).float()], roots=[root_state] * len(latents)
-        ),
-        variant=variant,
-    )
+    if uses not in CLASSES:
+        raise InputError(f"a generator uses one of {', '.join(CLASSES)}, not {uses!r}; set the attribute uses of its class")
+    pixels = labels = None
+    if train is not None and uses != "weights":
+        chosen = torch.arange(min(len(train), IMAGES))
+        pixels = torch.as_tensor(train.pixels[chosen]).clone()
+        labels = train.labels[chosen].clone() if uses == "labels" else None
+    return [replace(family.private(), pixels=pixels, labels=labels) for family in families]
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:

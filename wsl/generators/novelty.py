@@ -28,7 +28,7 @@ from scipy.spatial.distance import cdist
 THRESHOLD = 0.25
 """Samples of a lower median novelty are flagged `copied`, samples of a lower median diversity `collapsed`."""
 
-COPIED, COLLAPSED = "copied", "collapsed"
+COPIED, COLLAPSED, LEAKED = "copied", "collapsed", "leaked"
 
 SUBSETS = 32
 """Random subsets over which nearest neighbours among equally many samples and train models are averaged."""
@@ -46,7 +46,7 @@ def euclidean(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Flo
 
 def disagreement(a: Shaped[np.ndarray, "A F"], b: Shaped[np.ndarray, "B F"]) -> Float[np.ndarray, "A B"]:
     """Returns the fraction of images on which two models predict different classes."""
-    return np.stack([(a != row).mean(axis=1) for row in b], axis=1)
+    return cdist(a, b, "hamming")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Judgement:
     novelty: dict[str, Float[np.ndarray, " S"]]
     diversity: dict[str, Float[np.ndarray, " X"]]
     effective_rank_ratio: float
+    dispersion_ratio: float
     notes: tuple[str, ...]
 
 
@@ -123,7 +124,15 @@ def judge(spaces: Mapping[str, Distances], rng: np.random.Generator) -> Judgemen
     for name, space in spaces.items():
         if n_train > 1 and np.median(nearest_other(space.train)) == 0:
             notes.append(f"half of the train models or more coincide in {name}, which leaves no scale")
-    return Judgement(novelty, diversity, ratio, tuple(notes))
+    wide, usual = _dispersion(weights.samples), _dispersion(weights.train)
+    return Judgement(novelty, diversity, ratio, wide / usual if usual > 0 else float("nan"), tuple(notes))
+
+
+def _dispersion(distances: Float[np.ndarray, "N N"]) -> float:
+    """Returns the root mean square of the distances of different models; NaN for a single one."""
+    finite = distances[~np.eye(len(distances), dtype=bool)]
+    finite = finite[np.isfinite(finite)]
+    return float(np.sqrt(np.square(finite).mean())) if len(finite) else float("nan")
 
 
 def _within(distances: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -151,7 +160,7 @@ def pool(judgements: Mapping[str, Judgement]) -> dict[str, Any]:
             flags.append(flag)
     return {
         **found,
-        "effective_rank_ratio": _median(np.array([one.effective_rank_ratio for one in each])),
+        **{key: _median(np.array([getattr(one, key) for one in each])) for key in ("effective_rank_ratio", "dispersion_ratio")},
         "flags": flags,
         "notes": [f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes],
         "novelties": np.concatenate([smaller(one.novelty) for one in each]),

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsl.generators.names import NEAREST, REAL
 from wsl.run import Run
 from zoo_gen.files import json_sha256, sha256_of
-
-TRAIN = "train models"
-NEAREST = "nearest train model"
 
 Row = Mapping[str, Any]
 
@@ -29,7 +27,7 @@ def stored_rows(path: Path) -> list[Row]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    needed = ("generator", "settings", "n", "accuracy", "novelty", "diversity", "flags", "state")
+    needed = ("generator", "settings", "n", "accuracy", "novelty", "diversity", "flags", "good_and_new", "samples", "state")
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return [row for row in rows if all(key in row for key in needed) and isinstance(row["settings"], dict)]
 
@@ -46,12 +44,13 @@ def kept(rows: Sequence[Row], *, state: str, replaced: Sequence[str]) -> list[Ro
 
 
 def joined(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """Returns rows of both, the train models once and first, then generators with samples of their own, then baselines."""
-    rows = [row for row in old if row["generator"] != TRAIN] + list(new)
+    """Returns rows of both, real models once and first, then generators with samples of their own, then baselines."""
+    rows = [row for row in old if row["generator"] not in REAL] + list(new)
     own = sampled(rows)
 
     def place(row: Row) -> tuple[int, int, bool]:
         name = row["settings"].get("of", row["generator"])
-        return row["generator"] != TRAIN, own.index(name) if name in own else len(own), row["generator"] == NEAREST
+        first = REAL.index(name) if name in REAL else len(REAL)
+        return first, own.index(name) if name in own else len(own), row["generator"] == NEAREST
 
     return sorted(rows, key=place)

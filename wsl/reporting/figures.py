@@ -213,7 +213,7 @@ def frontier(rows: Rows, *, threshold: float, chance: float | None) -> Figure:
             hovertemplate="%{text}<br>accuracy %{y:.2f}, novelty %{x:.2f}",
         )
 
-    layout = axes("novelty (distance to the nearest train model; 1 = as between train models)", "test accuracy, untrained")
+    layout = axes("novelty (distance to the nearest train model; 1 = as a fresh model that is as good)", "test accuracy, untrained")
     layout |= {"height": 480, "showlegend": True, "yaxis_rangemode": "tozero"}
     layout |= {"xaxis_range": [-0.03 * widest, 1.05 * widest]}
     band = {"type": "rect", "x0": 0, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0}}

@@ -1,12 +1,15 @@
 """Sections of the report: each function turns rows of a run's folder into a part of the page, with its caveats."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import pandas as pd
 
+from wsl.generators.names import LEVELS
 from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting import figures
 from wsl.reporting.benchmark_rows import LOW_CEILING, ONE_EACH, Row, Rows, has_one_each, is_counted, is_given, mark, words
+from wsl.reporting.generator_table import class_of, scale_of
 from wsl.reporting.numbers import number
 from wsl.reporting.page import Section, figure_row, headline, interval, paragraph, table, text
 from wsl.reporting.style import heading, score_of
@@ -156,20 +159,24 @@ def _score(row: Row) -> str:
 
 def generation_section(rows: Rows, *, chance: float | None) -> Section:
     """Returns the section about generated models and their baselines; `rows` are those of generate.json."""
-    body = []
+    body, good = [], []
     for row in rows:
         name = f"{heading(row['generator'])} <small>{figures.settings(row)}</small>"
         accuracy = interval(*(row["accuracy"][key] for key in ("median", "q25", "q75")))
         spaces = [number(row["novelty_by_space"].get(space)) for space in ("weights", "behaviour")]
-        rest = [number(row["diversity"]), number(row["effective_rank_ratio"]), text(", ".join(row["flags"]))]
-        body.append([name, str(row["n"]), accuracy, number(row["novelty"]), *spaces, *rest])
+        rest = [number(row["diversity"]), number(row["effective_rank_ratio"]), f"{row['flagged'][COPIED]:.0%}"]
+        body.append([name, str(row["n"]), accuracy, number(row["novelty"]), *spaces, *rest, text(", ".join(row["flags"]))])
+        shares = [interval(share["share"], share["low"], share["high"]) for share in row["good_and_new"].values()]
+        cost = [row["cost"]["gradient_evaluations"], row["cost"]["cpu_seconds"]] if row.get("cost") else [None, None]
+        good.append([name, class_of(row, rows) or "–", *shares, number(cost[0], 0), number(cost[1], 3)])
     novelty = ["novelty", "of weights", "of behaviour"]
-    head = ["sampler", "models", "test accuracy", *novelty, "diversity", "rank ratio", "flags"]
+    head = ["sampler", "models", "test accuracy", *novelty, "diversity", "rank ratio", "copies", "flags"]
     lead = (
         "Generated models without training: the median over all of them, bars from the lower to the upper quartile. "
-        "Novelty is the distance of a model to the nearest train model, diversity its distance to the nearest other sample. "
-        "The unit of both is the distance between neighbouring train models, and the smaller of weights and behaviour counts. "
+        "Novelty is the distance of a model to the nearest train model of any root, diversity its distance to the nearest other "
+        f"sample; 1 is {scale_of(rows)}. The smaller of weights and behaviour counts. "
         f"Samples are flagged {COPIED} for a novelty, {COLLAPSED} for a diversity below {number(THRESHOLD)}. "
+        "Good and new is the share of samples at a novelty and a diversity of at least 1 and above an accuracy. "
         "A sampler is better only where it lies above every baseline of equal novelty."
     )
     if all(row["accuracy"]["median"] is None for row in rows):
@@ -179,7 +186,18 @@ def generation_section(rows: Rows, *, chance: float | None) -> Section:
     gauge = "modulo symmetry" if all(row["aligned"] for row in rows) else "as they are, not modulo symmetry: heads are not known"
     samplers = table("All samplers", head, body, [bool(row["flags"]) for row in rows])
     anchors = "".join(f" {text(rule)}." for rule in dict.fromkeys(row["anchors_by"] for row in rows if row.get("anchors_by")))
-    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}.{anchors}"), figure, samplers]
+    about = next((row["bars"] for row in rows if "bars" in row), {})
+    named = {"median": "above the median", "top_quartile": "the top quartile", "best": "the best"}
+    bars = [f"{named[bar]} {number(about.get(bar))}" for bar in rows[0]["good_and_new"]]
+    new = table("Good and new", ["sampler", "uses", *bars, "gradients", "CPU s"], good, [bool(row["flags"]) for row in rows])
+    found = next((row["frontier"] for row in rows if row.get("frontier")), [])
+    best = [
+        [heading(name), *(interval(one["accuracy"], one["low"], one["high"]) for one in alike)]
+        for name, alike in groupby(found, key=lambda one: one["generator"])
+    ]
+    levels = [f"at least {number(level)}" for level in LEVELS]
+    edge = [table("Best accuracy by novelty and diversity", ["sampler", *levels], best, [False] * len(best))] if best else []
+    parts = [paragraph(lead), paragraph(f"Distances of weights are taken {gauge}.{anchors}"), new, figure, samplers, *edge]
     return Section("generation", "Generation", parts)
 
 

@@ -1,10 +1,7 @@
-"""Tables for the terminal, in 80 columns: coverage, generated models, predictions, and the summary of a run.
+"""Tables for the terminal, in 80 columns: coverage, predictions, and the summary of a run.
 
-The table of probes is in `wsl.reporting.probe_table`.
+The table of probes is in `wsl.reporting.probe_table`, those of generated models in `wsl.reporting.generator_table`.
 """
-
-import textwrap
-from itertools import groupby
 
 import pandas as pd
 from rich.box import SIMPLE
@@ -12,26 +9,15 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
 
-from wsl.generators.novelty import COLLAPSED, COPIED, THRESHOLD
 from wsl.reporting.benchmark_rows import ONE_EACH, Row, Rows, has_one_each, is_given, mark, rank, words
 from wsl.reporting.numbers import number
 from wsl.reporting.style import score_of
 from wsl.run import Run
 from zoo_gen.wording import as_wide_as_needed, counted
 
-NAME_WIDTH = 25
-"""Columns for names and settings of generators; longer settings go on in the next line."""
-
 COVERAGE = """\
 role: kind of tensor. tokens: rows of equal width that the weights are cut into.
 padding: fraction of the values of tokens that hold no weight."""
-
-GENERATED = f"""\
-Test accuracy without training: median over all samples, quartiles.
-Novelty: distance of a sample to the nearest train model. Diversity: to the
-nearest other sample. Both in units of the distance between neighbouring train
-models, the smaller of weights (modulo symmetry) and behaviour (predictions).
-{COPIED}: novelty below {number(THRESHOLD)}. {COLLAPSED}: diversity below {number(THRESHOLD)}."""
 
 PREDICTED = ("test_accuracy", "test_loss", "epoch")
 """Targets that are shown of many checkpoints, as far as there are predictions; then others."""
@@ -45,35 +31,6 @@ def coverage_table(frame: pd.DataFrame) -> Group:
             table.add_section()
         table.add_row(str(role), f"{weights:,.0f}", f"{tokens:,.0f}", f"{padding:.1%}")
     return Group(table, f"\n{COVERAGE}")
-
-
-def generator_table(rows: Rows) -> Group:
-    """Returns the rows of `generate.json` as a table: a line for each setting of each generator."""
-    heads = ("n", "test accuracy", "novelty", "", "diversity", "")
-    columns = [Column(head, justify="right" if head else "left", no_wrap=True) for head in heads]
-    name_column = Column("generator", width=NAME_WIDTH, overflow="fold")
-    table = Table(name_column, *columns, box=SIMPLE, padding=0, show_edge=False, pad_edge=False)
-    for name, alike in groupby(rows, key=lambda row: row["generator"]):
-        for i, row in enumerate(alike):
-            if row["settings"] and i == 0:
-                table.add_row(escape(name))
-            table.add_row(f"[dim]{escape(_settings(row))}[/]" if row["settings"] else escape(name), *_figures(row))
-    return Group("Generated models\n", table, f"\n{GENERATED}")
-
-
-def _figures(row: Row) -> list[str]:
-    """Returns the figures of a row, each flag beside the figure that raised it."""
-    median, low, high = (number(row["accuracy"][key]) for key in ("median", "q25", "q75"))
-    copied, collapsed = (f"[red]{flag}[/]" if flag in row["flags"] else "" for flag in (COPIED, COLLAPSED))
-    accuracy = median if row["accuracy"]["median"] is None else f"{median} {low}…{high}"
-    return [str(row["n"]), accuracy, number(row["novelty"]), copied, number(row["diversity"]), collapsed]
-
-
-def _settings(row: Row) -> str:
-    """Returns the settings of a row as indented text that breaks between settings only."""
-    text = " ".join(f"{key}={'all' if value is None else value}" for key, value in row["settings"].items())
-    lines = textwrap.wrap(text, NAME_WIDTH - 2, break_long_words=False, break_on_hyphens=False)
-    return textwrap.indent("\n".join(lines), "  ")
 
 
 def prediction_table(table: pd.DataFrame, *, test_set: str) -> Table:
@@ -167,13 +124,14 @@ def _score(row: Row) -> str:
 
 
 def _generators(rows: Rows) -> Table:
-    """Returns medians of each generator, in the first of its settings."""
-    table = _table(Column("generated models", min_width=26), "test accuracy", "novelty", "diversity")
+    """Returns medians of each generator in the first of its settings, and the share of good and new samples."""
+    table = _table(Column("generated models", min_width=26), "accuracy", "novelty", "diversity", "good, new")
     table.add_column("")
     first = {row["generator"]: row for row in reversed(rows)}
     for name in dict.fromkeys(row["generator"] for row in rows):
         row = first[name]
-        figures = number(row["accuracy"]["median"]), number(row["novelty"]), number(row["diversity"])
+        good = number(row["good_and_new"]["median"]["share"])
+        figures = number(row["accuracy"]["median"]), number(row["novelty"]), number(row["diversity"]), good
         table.add_row(escape(words(name)), *figures, f"[red]{escape(', '.join(row['flags']))}[/]")
     return table
 

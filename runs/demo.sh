@@ -14,5 +14,5 @@ wait $! || { cat checkpoints/demo_invariant_encoder.log >&2; exit 1; }
 tail -n 1 checkpoints/demo_invariant_encoder.log
 [ $run/probe.json -nt $run/model.safetensors ] && [ $run/probe.json -nt $encoder/model.safetensors ] ||
   $python -m wsl.probe run=demo beside=[demo_invariant_encoder]
-[ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=kde n=100 # 200 or more for figures to be quoted
+[ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=kde n=100 ~scan.dirichlet ~scan.weight_gaussian # quick; 200 samples and all settings for figures to be quoted
 $python -m wsl.report run=demo

@@ -125,7 +125,7 @@ def _score(row: Row) -> str:
 
 def _generators(rows: Rows) -> Table:
     """Returns medians of each generator in the first of its settings, and the share of good and new samples."""
-    table = _table(Column("generated models", min_width=26), "accuracy", "novelty", "diversity", "good, new")
+    table = _table(Column("generated models", min_width=20), "accuracy", "novelty", "diversity", "good, new")
     table.add_column("")
     first = {row["generator"]: row for row in reversed(rows)}
     for name in dict.fromkeys(row["generator"] for row in rows):

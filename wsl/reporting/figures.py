@@ -12,6 +12,9 @@ from wsl.reporting.benchmark_rows import Row, Rows
 from wsl.reporting.numbers import number
 from wsl.reporting.style import FAINT, GRID, INK, MUTED, PALETTE, Figure, axes, heading, is_quantity, kinds, label, levels, score_of
 
+SYMBOLS = ("circle", "diamond", "square")
+"""Of samplers; each has another one once the colours are used up."""
+
 
 def score_by_factor(final: pd.DataFrame, factors: Sequence[str], *, score: str) -> Figure:
     """Box plots of a final score (one row of `final` per model) for each level of a chosen factor."""
@@ -197,7 +200,8 @@ def frontier(rows: Rows, *, threshold: float, chance: float | None) -> Figure:
     names = list(dict.fromkeys(row["generator"] for row in drawn))
     widest = max([threshold, *(row["novelty"] for row in drawn)])
 
-    def points(name: str, colour: str) -> go.Scatter:
+    def points(number: int, name: str) -> go.Scatter:
+        colour, symbol = PALETTE[number % len(PALETTE)], SYMBOLS[number // len(PALETTE) % len(SYMBOLS)]
         part = [row for row in drawn if row["generator"] == name]
         median, low, high = ([row["accuracy"][key] for row in part] for key in ("median", "q25", "q75"))
         return go.Scatter(
@@ -208,7 +212,7 @@ def frontier(rows: Rows, *, threshold: float, chance: float | None) -> Figure:
             text=[settings(row) for row in part],
             mode="lines+markers",
             line={"color": colour, "width": 1, "dash": "dot"},
-            marker={"size": 10},
+            marker={"size": 10, "symbol": symbol},
             cliponaxis=False,
             hovertemplate="%{text}<br>accuracy %{y:.2f}, novelty %{x:.2f}",
         )
@@ -235,7 +239,7 @@ def frontier(rows: Rows, *, threshold: float, chance: float | None) -> Figure:
         cliponaxis=False,
         hoverinfo="skip",
     )
-    views = {"": [*(points(*each) for each in zip(names, kinds(len(names)), strict=True)), rings]}
+    views = {"": [*(points(*each) for each in enumerate(names)), rings]}
     return Figure("frontier", "Accuracy against novelty", views, layout)
 
 

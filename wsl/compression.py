@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wsl.analyses.compression import rows_of
 from wsl.reporting.benchmark_tables import compression_table
-from wsl.training.latent_optimization import Refinement
+from wsl.training.latent_optimization import LatentRefinement
 from zoo_gen.errors import InputError, one_clear_error, refuse_bytes
 from zoo_gen.files import write_json, write_text
 
-REFINEMENT = Refinement(steps=40, learning_rate=0.02, images=64, batch_size=16)
+REFINEMENT = LatentRefinement(steps=40, learning_rate=0.02, images=64, batch_size=16)
 """Of the rows with refined latents: chosen on fold 0 of digits, seed 0, at compression ratio 16."""
 
 

@@ -13,11 +13,11 @@ from wsl.analyses.compression import DecodedFamily, compress, measure, paired
 from wsl.compression import main
 from wsl.reporting.benchmark_tables import compression_table
 from wsl.run import Run
-from wsl.training.latent_optimization import Refinement
+from wsl.training.latent_optimization import LatentRefinement
 from zoo_gen import InputError
 from zoo_gen.evaluate import logits
 
-QUICK = Refinement(steps=8, learning_rate=0.05, images=32, batch_size=4)
+QUICK = LatentRefinement(steps=8, learning_rate=0.05, images=32, batch_size=4)
 
 
 def family(seed: int, *, keep: float, collapse: bool = False) -> DecodedFamily:
@@ -92,7 +92,7 @@ def test_models_of_refined_latents_predict_more_like_the_originals_and_latents_s
     elsewhere = [one + 0.05 * torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).sign() for one in latents]
     assert divergence(elsewhere) > divergence(refined)
     with pytest.raises(InputError, match="refinement"):
-        Refinement(steps=0, learning_rate=0.1, images=1, batch_size=1)
+        LatentRefinement(steps=0, learning_rate=0.1, images=1, batch_size=1)
 
 
 def test_a_run_reopens_with_its_allocation_and_keeps_more_of_its_models_at_a_lower_ratio(tiny_zoo: Path, tmp_path: Path):

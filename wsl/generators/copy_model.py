@@ -1,14 +1,12 @@
 """Copies of train models, with or without noise: the baseline that every sampler must beat at equal novelty."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from wsl.generators.family import Family, FamilySampler, Sample, draw_families
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families, with_noise
 from zoo_gen.errors import InputError
 
 
@@ -19,7 +17,7 @@ class CopyModel(FamilySampler):
     Args:
         noise: standard deviation of the noise, in units of the root-mean-square of each tensor; 0 copies exactly.
         anchors: how many train models per family, as `Family.anchors` chooses them; None means all.
-        root: whose train models are copied: those of the `own` root of a family, or of an`other` one of its shape.
+        root: whose train models are copied: those of the `own` root of a family, or of an `other` one of its shape.
     """
 
     noise: float
@@ -46,22 +44,10 @@ class CopyModel(FamilySampler):
         for family in draw_families(self.families, n, rng):
             sources = self._sources[family.name]
             source = sources[rng.integers(len(sources))] if len(sources) > 1 else sources[0]
-            samples.append((family, self._noisy(source.states[rng.choice(source.anchors(self.anchors))], rng)))
+            samples.append((family, with_noise(source.states[rng.choice(source.anchors(self.anchors))], self.noise, rng)))
         return samples
-
-    def _noisy(self, state: Mapping[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-        noisy = {}
-        for name, tensor in state.items():
-            white = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))
-            noisy[name] = tensor + self.noise * tensor.float().square().mean().sqrt() * white
-        return noisy
 
 
 def _others(family: Family, families: Sequence[Family]) -> list[Family]:
     """Returns the families of other roots whose models have the shapes of this one's."""
-    shapes = {name: tensor.shape for name, tensor in family.states[0].items()}
-    return [
-        other
-        for other in families
-        if other.root != family.root and {name: tensor.shape for name, tensor in other.states[0].items()} == shapes
-    ]
+    return [other for other in families if other.root != family.root and other.shapes == family.shapes]

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from wsl.generators.family import Family, FamilySampler, Sample, draw_families
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families, with_noise
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,7 +30,4 @@ class Dirichlet(FamilySampler):
         chosen = family.anchors(self.anchors)
         shares = rng.dirichlet(np.full(len(chosen), self.concentration)).astype(np.float32)
         state = family.unflatten(shares @ family.weights[chosen])
-        for name, tensor in state.items() if self.noise else ():
-            white = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))
-            state[name] = tensor + self.noise * tensor.square().mean().sqrt() * white
-        return state
+        return with_noise(state, self.noise, rng) if self.noise else state

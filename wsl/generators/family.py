@@ -8,6 +8,7 @@ A generator gets no more than its class may use: `weights`, `unlabelled images` 
 labels). No family leads to the run, the zoo, held-out models or test images.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,11 @@ class Family:
         """Root, head type and variant, as far as they are known, for people."""
         return "/".join(filter(None, (self.root or "unknown root", self.head, self.variant)))
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor of its models."""
+        return {name: tuple(tensor.shape) for name, tensor in self.states[0].items()}
+
     @cached_property
     def weights(self) -> Float[np.ndarray, "N W"]:
         """All weights of each train model, in the order of its state dict."""
@@ -74,9 +80,8 @@ class Family:
 
     def unflatten(self, weights: Float[np.ndarray, " W"]) -> dict[str, Tensor]:
         """The state dict with these weights: the inverse of `flatten`."""
-        shapes = {name: tensor.shape for name, tensor in self.states[0].items()}
-        parts = torch.from_numpy(np.array(weights, dtype=np.float32)).split([shape.numel() for shape in shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        parts = torch.from_numpy(np.array(weights, dtype=np.float32)).split([math.prod(shape) for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def anchors(self, count: int | None) -> np.ndarray:
         """Indices of `count` train models; None means all.
@@ -114,6 +119,15 @@ def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def flatten(state: Mapping[str, Tensor]) -> Float[np.ndarray, " W"]:
     """Returns all weights of a state dict, one after the other, as float32."""
     return pack([tensor.float() for tensor in state.values()], "*")[0].numpy()
+
+
+def with_noise(state: Mapping[str, Tensor], noise: float, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Returns weights plus white noise, whose deviation is given in units of the root-mean-square of each tensor."""
+    noisy = {}
+    for name, tensor in state.items():
+        white = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), dtype=np.float32))
+        noisy[name] = tensor + noise * tensor.float().square().mean().sqrt() * white
+    return noisy
 
 
 Sample = tuple[Family, dict[str, Tensor]]

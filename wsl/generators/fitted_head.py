@@ -2,25 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsl.generators.family import Family, FamilySampler, Sample
 from wsl.generators.random_init import NewHead
-from zoo_gen.architecture import skeleton
+from wsl.operations.head_fit import HeadFit
+from wsl.operations.targets import Targets
 from zoo_gen.errors import InputError
-
-ITERATIONS = 500
-"""Most steps of a fit; a hundred is usual. Each counts as one gradient evaluation."""
 
 
 @dataclass(kw_only=True, eq=False)
 class FittedHead(FamilySampler):
-    """A family's root with a new head, whose last layer is a logistic regression on a bootstrap of the train images.
+    """A family's root with a new head, whose last layer is fitted to a bootstrap of the train images (`wsl.operations.head_fit`).
 
     Args:
         penalty: inverse of scikit-learn's C: the weight of the squared norm of the head.
@@ -37,11 +34,11 @@ class FittedHead(FamilySampler):
         if any(family.pixels is None or family.labels is None for family in families):
             raise InputError("heads cannot be fitted, as the labelled train images of the zoo are not known")
         self._new = NewHead().fit(families)
-        self.gradient_evaluations = 0
+        self.gradient_evaluations = 0.0
         return super().fit(self._new.families)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
-        """Draws n heads, each with images of its own."""
+        """Draws n heads, each with images of its own. A gradient of a head on all of its images counts as one evaluation."""
         return [(family, self._fitted(family, state, rng)) for family, state in self._new.sample(n, rng)]
 
     def _fitted(self, family: Family, state: Mapping[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
@@ -49,30 +46,8 @@ class FittedHead(FamilySampler):
         assert pixels is not None  # or `fit` would have raised
         assert labels is not None
         chosen = torch.from_numpy(rng.integers(len(labels), size=min(len(labels), self.images)))
-        name, features = _features(family.architecture, state, pixels[chosen])
-        regression = LogisticRegression(C=1 / self.penalty, max_iter=ITERATIONS, tol=1e-3).fit(features, labels[chosen].numpy())
-        self.gradient_evaluations += int(regression.n_iter_.max())
-        rows, shifts = regression.coef_, regression.intercept_
-        if len(rows) == 1:  # of two classes there is one, which stands for the second
-            rows, shifts = np.concatenate([-rows, rows]) / 2, np.concatenate([-shifts, shifts]) / 2
-        lowest = float((features @ rows.T + shifts).min())
-        weight, bias = (
-            torch.zeros_like(state[f"{name}.weight"]),
-            torch.full_like(state[f"{name}.bias"], lowest),
-        )  # of absent classes
-        weight[regression.classes_] = torch.from_numpy(rows).to(weight)
-        bias[regression.classes_] = torch.from_numpy(shifts).to(bias)
-        return {**state, f"{name}.weight": weight, f"{name}.bias": bias}
-
-
-@torch.no_grad()
-def _features(architecture: Mapping[str, Any], state: Mapping[str, Tensor], pixels: Tensor) -> tuple[str, np.ndarray]:
-    """Returns the name of the last linear layer of a model, and what it reads of images (N F)."""
-    model = skeleton(architecture)
-    model.load_state_dict(dict(state), assign=True)
-    name, layer = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    seen: list[Tensor] = []
-    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    for piece in pixels.split(256):
-        model.eval()(piece)
-    return name, torch.cat(seen).numpy()
+        operation = HeadFit(penalty=self.penalty / len(chosen), tolerance=1e-4, steps=100)
+        targets = Targets.labels(labels[chosen], family.architecture["num_classes"])
+        found = operation(family.architecture, [state], pixels[chosen], targets)
+        self.gradient_evaluations += found.cost.head_gradients
+        return found.states[0]

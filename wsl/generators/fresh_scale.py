@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
 
+from wsl.generators.novelty import median_of
+
 FEWEST = 8
 """Fresh models below which there is no scale of them."""
 
@@ -113,6 +115,5 @@ def _curve(accuracy: np.ndarray | None, values: np.ndarray) -> tuple[np.ndarray,
 
 
 def _positive_median(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    middle = float(np.median(known)) if len(known) else float("nan")
+    middle = median_of(values[np.isfinite(values)])
     return middle if middle > 0 else float("nan")

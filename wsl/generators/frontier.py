@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsl.generators.names import LEVELS, NEAREST, REAL
+from wsl.generators.novelty import median_of
 from zoo_gen.streams import stream
 
 RESAMPLES = 200
@@ -47,15 +48,10 @@ def _joined(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 def _best(tables: Sequence[Float[np.ndarray, "S 3"]]) -> list[float | None]:
     """Returns the best median accuracy of tables at each level; None where none reaches it."""
-    medians = [[_median(column) for column in table.T] for table in tables]
+    medians = [[median_of(column) for column in table.T] for table in tables]
     found: list[float | None] = []
     for level in LEVELS:
         reached = [accuracy for accuracy, novelty, diversity in medians if novelty >= level and diversity >= level]
         reached = [accuracy for accuracy in reached if np.isfinite(accuracy)]
         found.append(max(reached) if reached else None)
     return found
-
-
-def _median(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else float("nan")

@@ -62,7 +62,7 @@ class Neighbours:
         self.families, self.advance = families, advance
         self.probes = None if images is None else Probes.of(images, seed=seed)
         self.test = None if images is None else images.test
-        self.alike = [[j for j, other in enumerate(families) if _shapes(other) == _shapes(family)] for family in families]
+        self.alike = [[j for j, other in enumerate(families) if other.shapes == family.shapes] for family in families]
         self.relatives = relatives = relatives or [Relatives()] * len(families)
         finals, earlier, held_out = (dict[int, Sequence[State]](), dict[int, Sequence[State]](), dict[int, Sequence[State]]())
         for i, (family, kin) in enumerate(zip(families, relatives, strict=True)):
@@ -178,7 +178,3 @@ def _checkpoints(finals: Scored, earlier: Scored | None, models: np.ndarray) -> 
     nearest = np.where(np.arange(len(finals))[:, None] == numbers, np.inf, distances).min(axis=1)
     unit = float(np.median(nearest))
     return Checkpoints(every, numbers, unit if 0 < unit < np.inf else float("nan"))
-
-
-def _shapes(family: Family) -> tuple:
-    return tuple((name, tuple(tensor.shape)) for name, tensor in family.states[0].items())

@@ -154,13 +154,13 @@ def pool(judgements: Mapping[str, Judgement]) -> dict[str, Any]:
     flags = []
     for name, flag in (("novelty", COPIED), ("diversity", COLLAPSED)):
         ratios = {space: np.concatenate([getattr(one, name)[space] for one in each]) for space in each[0].novelty}
-        by_space = {space: _median(values) for space, values in ratios.items()}
-        found |= {name: _median(smaller(ratios)), f"{name}_by_space": by_space}
+        by_space = {space: median_of(values) for space, values in ratios.items()}
+        found |= {name: median_of(smaller(ratios)), f"{name}_by_space": by_space}
         if any(median < THRESHOLD for median in (found[name], *by_space.values())):
             flags.append(flag)
     return {
         **found,
-        **{key: _median(np.array([getattr(one, key) for one in each])) for key in ("effective_rank_ratio", "dispersion_ratio")},
+        **{key: median_of(np.array([getattr(one, key) for one in each])) for key in ("effective_rank_ratio", "dispersion_ratio")},
         "flags": flags,
         "notes": [f"{name}: {note}" for name, judgement in judgements.items() for note in judgement.notes],
         "novelties": np.concatenate([smaller(one.novelty) for one in each]),
@@ -172,7 +172,8 @@ def smaller(ratios: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.minimum.reduce(list(ratios.values()))
 
 
-def _median(values: np.ndarray) -> float:
+def median_of(values: np.ndarray) -> float:
+    """Returns the median of the values that are defined; NaN where none is."""
     defined = values[~np.isnan(values)]
     return float(np.median(defined)) if len(defined) else float("nan")
 

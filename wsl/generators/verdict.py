@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsl.generators.fresh_scale import FreshScale, Ratios
-from wsl.generators.novelty import COLLAPSED, COPIED, LEAKED, THRESHOLD
+from wsl.generators.novelty import COLLAPSED, COPIED, LEAKED, THRESHOLD, median_of
 
 ENOUGH = 1.0
 """Novelty and diversity from which a sample is new: those of a fresh model."""
@@ -102,7 +102,7 @@ def verdict(
         LEAKED: (*unseen.values(),),
     }
     flagged = {flag: np.any([values < THRESHOLD for values in every], axis=0) for flag, every in judged.items()}
-    medians = {flag: [_median(values) for values in every] for flag, every in judged.items()}
+    medians = {flag: [median_of(values) for values in every] for flag, every in judged.items()}
     elsewhere = np.any([measured.there[space] < measured.here[space] for space in measured.here], axis=0)
     known = measured.accuracy[np.isfinite(measured.accuracy)]
     quartiles = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else np.full(3, np.nan)
@@ -112,7 +112,7 @@ def verdict(
         "novelty": medians[COPIED][0],
         "novelty_by_space": dict(zip(novelties, medians[COPIED][1:], strict=True)),
         "novelty_by_root": {
-            name: _median(scales[0].smaller(scales[0].ratios(values, measured.val_accuracy)))
+            name: median_of(scales[0].smaller(scales[0].ratios(values, measured.val_accuracy)))
             for name, values in (("own", measured.here), ("other", measured.there))
         },
         "nearest_is_of_another_root": float(elsewhere.mean()),
@@ -159,8 +159,3 @@ def _good_and_new(
     value = shares(scales, np.ones(len(family)))
     low, high = np.quantile(each, [0.025, 0.975], axis=0)
     return {bar: {"share": value[i], "low": low[i], "high": high[i]} for i, bar in enumerate(vars(bars))}
-
-
-def _median(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(np.median(defined)) if len(defined) else float("nan")

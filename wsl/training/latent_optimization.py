@@ -23,7 +23,7 @@ from zoo_gen.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
+class LatentRefinement:
     """Descent on latents by Adam, with half a cosine of the learning rate down to zero.
 
     Attributes:

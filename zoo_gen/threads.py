@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TypeVar
 
 import torch
@@ -41,3 +41,10 @@ def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:
     """Yields the items, n at a time."""
     left = iter(items)
     return iter(lambda: list(islice(left, n)), [])
+
+
+def pieces(count: int, most: int) -> list[slice]:
+    """Divides `count` items into as few pieces of at most `most` as there can be, of nearly equal size: they end together."""
+    number = -(-count // most)
+    bounds = [count * i // number for i in range(number + 1)] if count else [0]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]

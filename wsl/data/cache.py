@@ -8,7 +8,7 @@ import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -53,14 +53,32 @@ def cached(
     settings = {} if kind is extractor else vars(extractor)
     about = [name, json.dumps(settings, sort_keys=True, default=repr), *state, code_hash((kind.__module__, *modules))]
     content = [checkpoints.content_hash, *checkpoints.frame["weights_sha256"], *map(str, checkpoints.frame["epoch"])]
-    key = hashlib.sha256("\n".join([*about, *content]).encode()).hexdigest()
-    path = FOLDER / f"{key[:32]}.safetensors"
-    found = _read(path)
-    if found is None:
+
+    def arrays() -> Mapping[str, np.ndarray]:
         found = compute().astype(np.float64)
-        values = np.ascontiguousarray(found.to_numpy())
-        data = safetensors.numpy.save({"values": values}, {"columns": json.dumps(list(map(str, found.columns)))})  # one: no order
-        saved(path, data)
+        # the names are an array as well: their JSON, in bytes
+        names = np.frombuffer(json.dumps(list(map(str, found.columns))).encode(), dtype=np.uint8)
+        return {"values": found.to_numpy(), "columns": names}
+
+    found = cached_arrays([*about, *content], arrays, needed=("values", "columns"))
+    return pd.DataFrame(found["values"], columns=json.loads(found["columns"].tobytes()))
+
+
+def cached_arrays(
+    about: Sequence[str], compute: Callable[[], Mapping[str, np.ndarray]], *, needed: Collection[str] = ()
+) -> Mapping[str, np.ndarray]:
+    """Returns named arrays from the cache, or computes and keeps them.
+
+    Args:
+        about: texts that tell them from all others: names, settings, hashes of data and of code (`code_hash`).
+        compute: makes the arrays.
+        needed: names without which a file is damaged.
+    """
+    path = FOLDER / f"{hashlib.sha256(json.dumps(list(about)).encode()).hexdigest()[:32]}.safetensors"
+    found = _read(path)
+    if found is None or not found.keys() >= {*needed}:
+        found = compute()
+        saved(path, safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in found.items()}))
     return found
 
 
@@ -117,10 +135,9 @@ def _is_module(name: str) -> bool:
     return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
-def _read(path: Path) -> pd.DataFrame | None:
-    """Returns a stored table; None if there is none, or one that is damaged."""
+def _read(path: Path) -> Mapping[str, np.ndarray] | None:
+    """Returns stored arrays; None if there are none, or if the file is damaged."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return pd.DataFrame(file.get_tensor("values"), columns=json.loads(file.metadata()["columns"]))
+        return safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError, KeyError, ValueError):
         return None

@@ -22,7 +22,7 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack
-from zoo_gen.threads import in_threads
+from zoo_gen.threads import in_threads, pieces
 
 AT_ONCE = 16
 """Models that are rehearsed together, at most."""
@@ -76,7 +76,7 @@ class Rehearsal:
         """
         count = sum(tensor.numel() for tensor in models[0].values())
         step = max(1, min(AT_ONCE, WEIGHTS_AT_ONCE // count))
-        stacks = [models[start : start + step] for start in range(0, len(models), step)]
+        stacks = [models[some] for some in pieces(len(models), step)]
         run = in_threads if step > 1 else map  # a large model has all cores, and memory, for itself
         return [*chain.from_iterable(run(lambda some: self._stack(architecture, some, fixed, images), stacks))]
 

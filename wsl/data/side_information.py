@@ -31,6 +31,7 @@ from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.images import ImageSplit
 from zoo_gen.stack import ModelStack
+from zoo_gen.threads import pieces
 
 CHANNELS = ("root", "sgd", "adamw")
 
@@ -157,7 +158,7 @@ class SourceSides:
         alike: dict[tuple[Plan, int], list[int]] = {}
         for number, source in enumerate(self._sources):
             alike.setdefault((source.plan, id(self._finders[number])), []).append(number)
-        return [every[start : start + AT_ONCE] for every in alike.values() for start in range(0, len(every), AT_ONCE)]
+        return [every[some] for every in alike.values() for some in pieces(len(every), AT_ONCE)]
 
     def find(self, numbers: Sequence[int]) -> None:
         """Finds the side information of some checkpoints of one of the `stacks`."""

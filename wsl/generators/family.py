@@ -26,6 +26,7 @@ from wsl.generators.names import CLASSES
 from zoo_gen.errors import InputError
 from zoo_gen.files import write_json, write_weights
 from zoo_gen.images import ImageSplit
+from zoo_gen.threads import in_threads
 from zoo_gen.wording import counted
 
 IMAGES = 10_000
@@ -169,6 +170,27 @@ def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) 
         raise InputError(f"n={n} models cannot be sampled; ask for at least 1, and for 200 if the figures are to be quoted")
     sizes = np.array([len(family) for family in families])
     return [families[i] for i in rng.choice(len(families), size=n, p=sizes / sizes.sum())]
+
+
+def decoded(drawn: Sequence[tuple[Family, Float[np.ndarray, "T Z"]]]) -> list[Sample]:
+    """Decodes latents of models, family by family, on all cores; equal ones once."""
+    places: dict[int, list[int]] = {}
+    for number, (family, _) in enumerate(drawn):
+        places.setdefault(id(family), []).append(number)
+
+    def work(numbers: list[int]) -> list[dict[str, Tensor]]:
+        family, latents = drawn[numbers[0]][0], np.stack([drawn[number][1] for number in numbers])
+        points, which = np.unique(latents.reshape(len(latents), -1), axis=0, return_inverse=True)
+        found = family.decode(points.reshape(-1, *latents.shape[1:]))
+        return [_clone(found[place]) for place in which.flatten()]
+
+    by_family = in_threads(work, places.values())
+    states = {
+        number: state
+        for some, found in zip(places.values(), by_family, strict=True)
+        for number, state in zip(some, found, strict=True)
+    }
+    return [(family, states[number]) for number, (family, _) in enumerate(drawn)]
 
 
 def anchor_rule(families: Sequence[Family], count: int) -> str:

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata
-from sklearn.isotonic import IsotonicRegression
 
 from wsl.generators.novelty import median_of
 
@@ -110,8 +110,9 @@ def _curve(accuracy: np.ndarray | None, values: np.ndarray) -> tuple[np.ndarray,
         return np.zeros(1), np.median(values[known], keepdims=True)
     x, y = accuracy[known], values[known]
     rises = bool(np.dot(rankdata(x) - rankdata(x).mean(), rankdata(y)) > 0)
-    fitted = IsotonicRegression(increasing=rises, out_of_bounds="clip").fit(x, y)
-    return fitted.X_thresholds_, fitted.y_thresholds_
+    places, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    means = np.bincount(which, weights=y) / counts
+    return places, isotonic_regression(means, weights=counts, increasing=rises).x
 
 
 def _positive_median(values: np.ndarray) -> float:

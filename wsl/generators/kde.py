@@ -8,9 +8,8 @@ latent. Bandwidth :math:`h = 0` gives the decoded anchors themselves, and a larg
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from wsl.generators.family import Family, FamilySampler, Sample, draw_families
+from wsl.generators.family import Family, FamilySampler, Sample, decoded, draw_families
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,16 +26,7 @@ class KDE(FamilySampler):
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models: anchor, noise, decoder."""
-        drawn = [(family, self._latents(family, rng)) for family in draw_families(self.families, n, rng)]
-        found: list[dict[str, Tensor]] = [{}] * n
-        for family in {id(family): family for family, _ in drawn}.values():
-            own = [number for number, (other, _) in enumerate(drawn) if other is family]
-            rows = {number: tuple(drawn[number][1].flatten().tolist()) for number in own}
-            points = sorted(set(rows.values()))  # equal latents once, as without a bandwidth most are
-            decoded = dict(zip(points, family.decode(np.array(points).reshape(-1, *drawn[own[0]][1].shape)), strict=True))
-            for number, row in rows.items():
-                found[number] = {name: tensor.clone() for name, tensor in decoded[row].items()}
-        return [(family, weights) for (family, _), weights in zip(drawn, found, strict=True)]
+        return decoded([(family, self._latents(family, rng)) for family in draw_families(self.families, n, rng)])
 
     def _latents(self, family: Family, rng: np.random.Generator) -> np.ndarray:
         anchors = family.latents[family.anchors(self.anchors)]

@@ -13,8 +13,7 @@ from torch import Tensor
 from wsl.generators.family import Family, flatten
 from wsl.layout import layout_of
 from wsl.layout.slots import Layout
-from wsl.symmetry.alignment import aligned_vectors
-from wsl.symmetry.spectra import spectra
+from wsl.symmetry.forms import Forms
 from wsl.symmetry.stacks import stack
 from zoo_gen.architecture import outline
 from zoo_gen.evaluate import logits, score_logits
@@ -58,7 +57,7 @@ class Scored:
 
     Attributes:
         vectors: weights modulo symmetry, aligned to the family's first train model; a sketch of them where they are many.
-        spectra: see `wsl.symmetry.spectra`; zeros where the symmetries are not known.
+        spectra: see `wsl.symmetry.forms`; zeros where the symmetries are not known.
         accuracy, val_accuracy: on test images, and on the val images among the probes.
         predictions: the predicted classes of the probes.
         directly: distance of weights to the checkpoint of the own root with the nearest spectra, aligned to that one itself, in
@@ -102,7 +101,8 @@ def score_models(
     Without probes or test images what they would give is missing. `advance` is called with the number of models of each stack.
     """
     first, which = distinct(flatten(state) for state in states)
-    layout, reference = layout_of_family(family), stack([family.states[0]])
+    layout = layout_of_family(family)
+    reference = None if layout is None else Forms.of(stack([family.states[0]]), layout)
     copies = np.bincount(which)
     parts = []
     for start in range(0, len(first), MODELS_AT_ONCE):
@@ -119,19 +119,20 @@ def score_models(
             val_accuracy = (predictions[:, : len(labels)] == labels).mean(axis=1)
             accuracy = nothing if test is None else score_logits(on_test, test.labels).accuracy.numpy().astype(np.float64)
         there = stack(chosen)
-        invariant = np.zeros((len(chosen), 1)) if layout is None else spectra(there, layout)
-        vectors = sketched(vectors_of(there, layout, to=reference))
+        if layout is None or reference is None:
+            invariant, vectors = np.zeros((len(chosen), 1)), as_they_are(there)
+        else:
+            forms = Forms.of(there, layout)
+            invariant, vectors = forms.spectra, forms.vectors(reference)
         far = np.full(len(chosen), np.inf)
-        parts.append(Scored(vectors, invariant, accuracy, val_accuracy, predictions, far, far, far))
+        parts.append(Scored(sketched(vectors), invariant, accuracy, val_accuracy, predictions, far, far, far))
         advance(int(copies[start : start + MODELS_AT_ONCE].sum()))
     return Scored.joined(parts)[which]
 
 
-def vectors_of(weights: State, layout: Layout | None, *, to: State) -> Float[np.ndarray, "S F"]:
-    """Returns a stack of models as rows: aligned to one model, or as they are where the symmetries are not known."""
-    if layout is None:
-        return torch.cat([tensor.reshape(len(tensor), -1).double() for tensor in weights.values()], dim=1).numpy()
-    return aligned_vectors(weights, layout, to=to)
+def as_they_are(weights: State) -> Float[np.ndarray, "S F"]:
+    """Returns all weights of each model of a stack as rows, not aligned."""
+    return torch.cat([tensor.reshape(len(tensor), -1).double() for tensor in weights.values()], dim=1).numpy()
 
 
 def sketched(vectors: Float[np.ndarray, "S F"]) -> Float[np.ndarray, "S K"]:
@@ -156,6 +157,15 @@ def layout_of_family(family: Family) -> Layout | None:
         return layout_of(outline(family.architecture))
     heads = family.architecture.get("num_heads")
     return None if heads is None else layout_of(family.states[0], heads=heads)
+
+
+def content_of(states: Sequence[State]) -> str:
+    """Returns a hash of the names, shapes and weights of models, in order."""
+    digest = hashlib.sha256()
+    for state in states:
+        digest.update(repr([(name, tuple(tensor.shape)) for name, tensor in state.items()]).encode())
+        digest.update(flatten(state).tobytes())
+    return digest.hexdigest()
 
 
 def distinct(rows: Iterable[np.ndarray]) -> tuple[list[int], np.ndarray]:

@@ -13,7 +13,7 @@ from zoo_gen.architecture import outline, skeleton
 from zoo_gen.errors import InputError
 from zoo_gen.finite import all_finite
 from zoo_gen.stack import ModelStack
-from zoo_gen.threads import in_threads
+from zoo_gen.threads import in_threads, pieces
 from zoo_gen.wording import counted
 
 State = Mapping[str, Tensor]
@@ -96,8 +96,7 @@ def loaded(architecture: Mapping[str, Any], states: Sequence[State]) -> ModelSta
 
 def slices(count: int, weights: int) -> list[slice]:
     """Divides models of so many weights into stacks: a few small models together, a large one alone."""
-    step = max(1, min(AT_ONCE, WEIGHTS_AT_ONCE // max(1, weights)))
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    return pieces(count, max(1, min(AT_ONCE, WEIGHTS_AT_ONCE // max(1, weights))))
 
 
 def on_all_cores(work: Callable[[slice], R], stacks: Sequence[slice]) -> Iterator[R]:

@@ -6,7 +6,6 @@ copies of a checkpoint by these reach the same optimum. With some of the moves a
 again, from permutations that the other moves do not disturb. A loss can refine it: `wsl.symmetry.learned_alignment`.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from wsl.layout.slots import Layout
 from wsl.symmetry.canonical import balance, canonicalize, choose
-from wsl.symmetry.group import MAPPED, PERMUTED, Maps, Matrix, check_moves, inverse, transform
+from wsl.symmetry.forms import COMPACT, Forms
+from wsl.symmetry.group import Maps, Matrix, check_moves, inverse, transform
 from wsl.symmetry.learned_alignment import Loss, descend
 from wsl.symmetry.null_directions import NULLS, fold, unfold
 from wsl.symmetry.profiles import match_twice
@@ -100,25 +100,10 @@ def distances_by_part(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: 
 
 
 def aligned_vectors(weights: Mapping[str, Tensor], layout: Layout, *, to: Mapping[str, Tensor]) -> Float[np.ndarray, "N F"]:
-    """Returns a stack (N, *shape) in standard form, aligned to one checkpoint (1, *shape), as rows.
-
-    The Euclidean distance of two rows is 0 for copies by the symmetries of the table, and otherwise no less than the distance of
-    their orbits: all-pairs distances for the price of N alignments. Rows of checkpoints that are not finite are NaN.
-    """
-    check_stack(weights, layout)
-    finite = torch.stack([tensor.reshape(len(tensor), -1).isfinite().all(1) for tensor in weights.values()]).all(0)
-    vectors = np.full((len(finite), sum(math.prod(slot.shape) for slot in layout.slots)), np.nan)
-    if finite.any():
-        stacked = {name: torch.cat([to[name].double(), tensor[finite].double()]) for name, tensor in weights.items()}
-        forms = canonicalize(stacked, layout)
-        b, a = ({name: tensor[rows] for name, tensor in forms.items()} for rows in (slice(1), slice(1, None)))
-        layout = folded_layout(layout)
-        aligned = transform(a, match(a, b, layout, _COMPACT), layout)
-        vectors[finite.cpu().numpy()] = _rows(aligned, layout).cpu().numpy()
-    return vectors
+    """Returns a stack (N, *shape) in standard form, aligned to one checkpoint (1, *shape), as rows: see `Forms.vectors`."""
+    return Forms.of(weights, layout).vectors(Forms.of(to, layout))
 
 
-_COMPACT = (*PERMUTED, *MAPPED, "rotation")
 Match = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Layout, Collection[str]], Maps]
 Climb = Callable[[dict[str, Tensor], dict[str, Tensor], Layout, Collection[str], Match], Maps]
 
@@ -164,7 +149,7 @@ def _compared(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) 
     """Returns two stacks in canonical form, the first aligned to the second."""
     a, b = canonicalize(a, layout), _expand(canonicalize(b, layout), a)
     layout = folded_layout(layout)
-    return transform(a, match(a, b, layout, _COMPACT), layout), b
+    return transform(a, match(a, b, layout, COMPACT), layout), b
 
 
 def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,8 +162,3 @@ def _expand(one: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, 
 
 def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Float[Tensor, "K"]:
     return torch.stack([(a[name] - b[name]).square().reshape(len(a[name]), -1).sum(1) for name in a]).sum(0).sqrt()
-
-
-def _rows(weights: Mapping[str, Tensor], layout: Layout) -> Tensor:
-    """Returns a stack (N, *shape) as rows (N, F), tensor by tensor."""
-    return torch.cat([weights[slot.name].reshape(len(weights[slot.name]), -1) for slot in layout.slots], dim=1)

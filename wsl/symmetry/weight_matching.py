@@ -33,7 +33,9 @@ RIDGE = 1e-3
 """Weight of the identity in the first step, relative to the products of the vectors that the step matches."""
 
 
-def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, moves: Collection[str]) -> Maps:
+def match(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, moves: Collection[str], *, sweeps: int = SWEEPS
+) -> Maps:
     """Climbs from each checkpoint of a stack to that of another; the others in the stack do not matter.
 
     Args:
@@ -41,6 +43,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
         b: the stack that it moves to: K checkpoints, or one for all.
         layout: of both.
         moves: which of `wsl.symmetry.group.MOVES`; null directions are ignored.
+        sweeps: most rounds over all axes, at least 1; fewer end before the optimum.
 
     Returns:
         The maps that were taken.
@@ -76,7 +79,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
     least = GAIN * target.similarity(target).expand_as(best)
     climbing = torch.arange(len(best), device=best.device)
     ended: list[tuple[Int[Tensor, " k"], Steps]] = []
-    for sweep in range(SWEEPS):
+    for sweep in range(sweeps):
         for name in heads:
             take(_head_step(moving, target, layout, name, moves, maps))
         for name in neurons:
@@ -84,7 +87,7 @@ def match(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout, move
         for name, rotates in streams.items():
             take(_stream_step(moving, target, layout, name, _everywhere, rotates=rotates))
         reached = moving.similarity(target)
-        climbs = (reached - best > least) & (sweep + 1 < SWEEPS)
+        climbs = (reached - best > least) & (sweep + 1 < sweeps)
         ended.append((climbing[~climbs], {name: step[~climbs] for name, step in maps.items()}))
         if not climbs.any():
             break

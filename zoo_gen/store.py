@@ -28,9 +28,14 @@ class Store:
             self.files, self.root = _opened(self.url)
 
     def has(self, name: str) -> bool:
-        """Tells whether there is a file."""
-        with self._clear(name):
-            return _tried(lambda: self.files.exists(self._place(name)))
+        """Tells whether there is a file that is not empty. A server that does not answer is an error: `exists` calls it none."""
+        try:
+            with self._clear(name):
+                return bool(_tried(lambda: self.files.cat_file(self._place(name), start=0, end=1)))
+        except InputError as error:
+            if _is_missing(error.__cause__):
+                return False
+            raise
 
     def info(self, name: str = "") -> dict[str, Any]:
         """Returns what the server tells of a file, or of the folder itself."""
@@ -97,8 +102,6 @@ class Store:
             yield
         except InputError:
             raise
-        except FileNotFoundError as error:
-            raise InputError(f"there is no {url}") from error
         except ImportError as error:
             raise InputError(
                 f"{url} needs another package ({error}): pip install 'vit-weight-space[s3]' has https and s3"
@@ -106,10 +109,11 @@ class Store:
         except Exception as error:  # each server and library has errors of its own
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
-            reason = printable(str(error).strip().partition("\n")[0], limit=300)
-            raise InputError(
-                f"{url} could not be {done} ({type(error).__name__}: {reason}); the same command tries again"
-            ) from error
+            if _is_missing(error):
+                raise InputError(f"there is no {url}") from error
+            why = error.__cause__ if isinstance(error, FileNotFoundError) else error
+            reason = printable(str(why).strip().partition("\n")[0], limit=300)
+            raise InputError(f"{url} could not be {done} ({type(why).__name__}: {reason}); the same command tries again") from error
 
 
 @functools.cache
@@ -123,16 +127,21 @@ def _opened(url: str) -> tuple[Any, str]:
     return fsspec.url_to_fs(url, **options)
 
 
+def _is_missing(error: BaseException | None) -> bool:
+    """Whether a server said that there is no such file; fsspec says so, too, of one that does not answer."""
+    cause = None if error is None else error.__cause__
+    broken = type(cause).__module__.partition(".")[0] == "aiohttp" and getattr(cause, "status", None) not in (404, 410)
+    return isinstance(error, FileNotFoundError | IsADirectoryError) and not broken
+
+
 def _tried(work: Callable[[], Any]) -> Any:
     """Does some work, again if the connection breaks."""
     for attempt in range(TRIES):
         try:
             return work()
-        except (FileNotFoundError, PermissionError, ImportError):
-            raise
         except Exception as error:
-            full = isinstance(error, OSError) and error.errno in FULL
-            if full or attempt + 1 == TRIES:
+            lasts = _is_missing(error) or isinstance(error, PermissionError | ImportError)
+            if lasts or (isinstance(error, OSError) and error.errno in FULL) or attempt + 1 == TRIES:
                 raise
     raise AssertionError
 

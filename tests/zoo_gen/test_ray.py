@@ -19,9 +19,10 @@ from zoo_gen.config import compose, instantiate
 from zoo_gen.executors.ray import RayExecutor, train
 from zoo_gen.files import sha256_of
 from zoo_gen.hardware import CPU
+from zoo_gen.on_ray import run, run_line
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install -e '.[ray]'")
-STACKS = ("zoo.stack_size=3", "zoo.finetune.recipe.epochs=4")
+STACKS = ("zoo.stack_size=3", "zoo.finetune.recipe.epochs=8")
 
 
 def executor(**settings: Any) -> Any:
@@ -29,16 +30,16 @@ def executor(**settings: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def second_node() -> Iterator[Any]:
-    """A cluster of two nodes of one core each, that this process is connected to; the second node."""
+def cluster() -> Iterator[Any]:
+    """A cluster of two nodes of one core each, that this process is connected to."""
     ray, patch = importlib.import_module("ray"), pytest.MonkeyPatch()
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("PYTHONPATH", os.getcwd())
     cluster = importlib.import_module("ray.cluster_utils").Cluster()
     cluster.add_node(num_cpus=1, include_dashboard=False)
-    second = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
     executor(address=cluster.address).connect()
-    yield second
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
     patch.undo()
@@ -60,17 +61,18 @@ def workers_of(node: Any) -> list[int]:
 
 @needs_ray
 @pytest.mark.filterwarnings("ignore")  # of Ray
-def test_a_cluster_makes_the_zoo_of_one_process_though_a_worker_is_killed(tmp_path: Path, second_node: Any) -> None:
+def test_a_cluster_makes_the_zoo_of_one_process_though_a_worker_is_killed(tmp_path: Path, cluster: Any) -> None:
     alone = make_short(tmp_path / "alone", *STACKS)
     killed: list[int] = []
     kept: dict[Path, int] = {}
-    path = tmp_path / "zoo"
+    path, trained = tmp_path / "zoo", threading.Event()
 
     def kill() -> None:
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            time.sleep(0.01)
-            if list(path.glob("state/finetune_*")) and (found := workers_of(second_node)):
+        while not killed and not trained.is_set():
+            time.sleep(0.002)
+            if list(path.glob("state/finetune_*")) and (
+                found := [pid for node in cluster.list_all_nodes() for pid in workers_of(node)]
+            ):
                 killed.extend(found)
                 for pid in found:
                     os.kill(pid, signal.SIGKILL)
@@ -78,8 +80,11 @@ def test_a_cluster_makes_the_zoo_of_one_process_though_a_worker_is_killed(tmp_pa
 
     killer = threading.Thread(target=kill)
     killer.start()
-    together = make_short(path, *STACKS, executor=executor())
-    killer.join()
+    try:
+        together = make_short(path, *STACKS, executor=executor())
+    finally:
+        trained.set()
+        killer.join()
     assert killed
     assert kept
     assert {file: file.stat().st_mtime_ns for file in kept} == kept  # no epoch that was saved is trained again
@@ -90,13 +95,25 @@ def test_a_cluster_makes_the_zoo_of_one_process_though_a_worker_is_killed(tmp_pa
 
 @needs_ray
 @pytest.mark.filterwarnings("ignore")
-def test_an_error_of_a_task_arrives_as_it_was(tmp_path: Path, short_zoo: Path, second_node: Any) -> None:
+def test_an_error_of_a_task_arrives_as_it_was(tmp_path: Path, short_zoo: Path, cluster: Any) -> None:
     shutil.copytree(short_zoo, zoo := tmp_path / "zoo")
     (child,) = Zoo.open(zoo).select(stage="finetune", final=True)[:1]
     (child.folder / "record.json").unlink()
     (root := zoo / "models" / str(child.root) / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(InputError, match=rf"^checkpoint {root} is damaged"):
         make_short(zoo, executor=executor())
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")
+def test_commands_run_on_the_cluster_and_those_that_fail_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [*(f"touch {number}" for number in range(3)), "ls nowhere", "touch 0"]
+    with pytest.raises(InputError, match=r"^1 of 4 commands failed: ls nowhere .*nowhere"):
+        run(lines, address="auto", cpus=1, gpus=0, retries=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
 
 def test_a_node_that_sees_no_zoo_or_another_one_says_so(tmp_path: Path, short_zoo: Path) -> None:
@@ -136,3 +153,13 @@ def test_without_the_package_the_error_names_what_to_install(monkeypatch: pytest
         patch.setattr(importlib, "import_module", missing)
         with pytest.raises(InputError, match=r"vit-weight-space\[ray\]"):
             RayExecutor(**card)
+
+
+def test_a_command_is_run_where_it_was_given_and_its_last_word_comes_back(tmp_path: Path) -> None:
+    assert run_line("touch 'a file'", str(tmp_path)) == (0, "")
+    assert (tmp_path / "a file").exists()
+    code, said = run_line("ls nowhere", str(tmp_path))
+    assert code
+    assert "nowhere" in said
+    with pytest.raises(InputError, match="cannot run no-such-program"):
+        run_line("no-such-program", str(tmp_path))

@@ -73,7 +73,7 @@ class Served(SimpleHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 

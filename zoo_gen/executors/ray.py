@@ -9,10 +9,10 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,8 @@ from zoo_gen.generate import train_stack
 from zoo_gen.hardware import Hardware, models_that_fit
 from zoo_gen.reader import read_json
 from zoo_gen.writer import epochs_done
+
+T = TypeVar("T")
 
 LOCAL = "local"
 """The address of a cluster that is this machine alone, started for one command."""
@@ -91,28 +93,38 @@ class RayExecutor:
         """Trains stacks, as many at once as the cluster has room for."""
         if not stacks:
             return
-        self.connect()
         zoo, plans = zoo.resolve(), read_json(zoo / "zoo.json")["stacks"]
         told = (str(zoo), sha256_of(zoo / "zoo.json"), os.getcwd(), self.hardware)
-        task, waiting, running = self._task(train), deque(stacks), {}
         with progress_of(zoo, {name: plans[name] for name in stacks}) as update:
-            try:
-                while waiting or running:
-                    while waiting and len(running) < self.in_flight:
-                        name = waiting.popleft()
-                        running[task.remote(name, *told)] = name
-                    done, _ = self._ray.wait(list(running), timeout=1)
-                    update()
-                    for one in done:
-                        name = running.pop(one)
-                        _await_files(zoo, name, plans[name], node=self._get(one, f"stack {name}"))
-                        yield name
-            except BaseException:  # an error, Ctrl-C, or nobody listens any more
-                with suppress(Exception):  # the cluster may be gone
-                    for one in running:
-                        self._ray.cancel(one, force=True)
-                    self._ray.wait(list(running), num_returns=len(running), timeout=10)
-                raise
+            for name, node in self.each(train, stacks, *told, meanwhile=update):
+                _await_files(zoo, name, plans[name], node=node)
+                yield name
+
+    def each(
+        self, work: Callable[..., T], items: Sequence[str], *told: Any, meanwhile: Callable[[], None]
+    ) -> Iterator[tuple[str, T]]:
+        """Calls `work(item, *told)` as a task for each item; yields the item and what came of it as each ends.
+
+        Raises what a task has raised, or `InputError` if Ray has given it up, after the others have been cancelled.
+        """
+        self.connect()
+        task, waiting, running = self._task(work), deque(items), {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.in_flight:
+                    item = waiting.popleft()
+                    running[task.remote(item, *told)] = item
+                done, _ = self._ray.wait(list(running), timeout=1)
+                meanwhile()
+                for one in done:
+                    item = running.pop(one)
+                    yield item, self._get(one, item)
+        except BaseException:  # an error, Ctrl-C, or nobody listens any more
+            with suppress(Exception):  # the cluster may be gone
+                for one in running:
+                    self._ray.cancel(one, force=True)
+                self._ray.wait(list(running), num_returns=len(running), timeout=10)
+            raise
 
     def connect(self) -> None:
         """Connects this process to the cluster, unless it is already. Raises `InputError` if that is not possible."""
@@ -164,10 +176,10 @@ class RayExecutor:
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:
-            reason = printable(str(error).strip().partition("\n")[0], limit=300)
+            reason = printable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", limit=300)
             raise InputError(
-                f"{what} was given up by Ray ({type(error).__name__}: {reason}); the same command goes on where it was, "
-                "executor.retries says how often a stack may be started again"
+                f"{printable(what, limit=200)} was given up by Ray ({reason}); the same command goes on where it was, "
+                "retries says how often a task is started again"
             ) from error
 
 

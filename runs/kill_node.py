@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 from zoo_gen import Zoo
 from zoo_gen.verify import problems
 
-SHORT = ["zoo.pretrain.recipe.epochs=6", "zoo.finetune.recipe.epochs=6", "zoo.pretrain.members.2.epochs=6", "zoo.stack_size=9"]
+SHORT = ["zoo.pretrain.recipe.epochs=4", "zoo.finetune.recipe.epochs=4", "zoo.pretrain.members.2.epochs=4", "zoo.stack_size=9"]
 
 
 def command(path: Path, *executor: str) -> list[str]:

@@ -13,7 +13,7 @@ from zoo_gen.errors import InputError, printable
 from zoo_gen.files import sha256_of, write_atomically
 
 TRIES = 3
-"""How often a server is asked before it is an error."""
+"""Attempts at reading from a server before it is an error."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the disk here, not of a server."""
@@ -118,7 +118,7 @@ class Store:
 
 @functools.cache
 def _opened(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it; servers are asked anew for what they have."""
+    """The file system of a URL, and the path in it; lists of files are never kept."""
     options: dict[str, Any] = {"use_listings_cache": False}
     if url.startswith(("http://", "https://")):
         import aiohttp

@@ -1,5 +1,6 @@
 """A zoo that a Ray cluster of two nodes makes is the zoo of one process, whatever dies meanwhile."""
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,11 @@ def cluster() -> Iterator[Any]:
     cluster.add_node(num_cpus=1)
     executor(address=cluster.address).connect()
     yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with warnings.catch_warnings(action="ignore"):  # Ray leaves sockets and processes to the garbage collector
+        ray.shutdown()
+        cluster.shutdown()
+        del cluster
+        gc.collect()
     patch.undo()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 from zoo_gen.files import write_atomically, write_bytes, write_json
 from zoo_gen.store import Store
 
@@ -87,6 +87,17 @@ def copy_of(url: str, *, header: bool = False) -> Path:
     if store.has("zoo.json"):
         return zoo_at(url)
     return _whole_folder(store)
+
+
+def place_of(name: str | Path) -> Path:
+    """Returns the place of what a path or URL names: of a URL that of its copy. Raises `InputError` as `copy_of`."""
+    return copy_of(name) if isinstance(name, str) and is_remote(name) else Path(name)
+
+
+def refuse_remote(setting: str, value: str | None) -> None:
+    """Raises `InputError` for a URL where something is written, or checked, on a local disk alone."""
+    if is_remote(value):
+        raise InputError(f"{setting} takes a folder of this machine, not the URL {printable(str(value), limit=200)}")
 
 
 def _whole_folder(store: Store) -> Path:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import wsl.tokenize
+import wsl.train
+from tests.commands import refused
 from wsl.run import Run
-from zoo_gen import InputError, Zoo, remote
+from zoo_gen import InputError, Zoo, adopt, remote
 from zoo_gen.remote import upload
 
 
@@ -35,5 +37,10 @@ def test_a_run_and_its_zoo_by_url_are_those_on_disk(
     assert np.array_equal(run.embed(one), tiny_encoder.embed(str(here[len(here) - 1].path)))
     wsl.tokenize.main([one])
     assert "weights in" in capsys.readouterr().out
+    for main, *setting in (
+        (wsl.train.main, "zoo=memory://zoos/tiny", "run=memory://runs/new"),
+        (adopt.main, "folder=s3://a", "path=b"),
+    ):
+        assert "takes a folder of this machine, not the URL" in refused(main, *setting)
     with pytest.raises(InputError, match="there are no files at memory://runs/none"):
         Run.open("memory://runs/none")

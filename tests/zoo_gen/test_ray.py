@@ -23,6 +23,7 @@ from zoo_gen.files import sha256_of
 from zoo_gen.hardware import CPU
 from zoo_gen.on_ray import run, run_line
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install -e '.[ray]'")
 STACKS = ("zoo.stack_size=3", "zoo.finetune.recipe.epochs=8")
 
@@ -65,7 +66,6 @@ def workers_of(node: Any) -> list[int]:
 
 
 @needs_ray
-@pytest.mark.filterwarnings("ignore")  # of Ray
 def test_a_cluster_makes_the_zoo_of_one_process_though_a_worker_is_killed(tmp_path: Path, cluster: Any) -> None:
     alone = make_short(tmp_path / "alone", *STACKS)
     killed: list[int] = []
@@ -99,7 +99,6 @@ def test_a_cluster_makes_the_zoo_of_one_process_though_a_worker_is_killed(tmp_pa
 
 
 @needs_ray
-@pytest.mark.filterwarnings("ignore")
 def test_an_error_of_a_task_arrives_as_it_was(tmp_path: Path, short_zoo: Path, cluster: Any) -> None:
     shutil.copytree(short_zoo, zoo := tmp_path / "zoo")
     (child,) = Zoo.open(zoo).select(stage="finetune", final=True)[:1]
@@ -110,7 +109,6 @@ def test_an_error_of_a_task_arrives_as_it_was(tmp_path: Path, short_zoo: Path, c
 
 
 @needs_ray
-@pytest.mark.filterwarnings("ignore")
 def test_commands_run_on_the_cluster_and_those_that_fail_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
 ) -> None:

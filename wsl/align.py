@@ -20,6 +20,7 @@ from zoo_gen import InputError
 from zoo_gen.command_line import WORD
 from zoo_gen.config import command
 from zoo_gen.files import write_weights
+from zoo_gen.remote import place_of
 
 DTYPES = {"own": None, "float32": torch.float32, "float64": torch.float64}
 
@@ -54,7 +55,7 @@ def main(config: AlignConfig) -> None:
     moves = MOVES if config.moves is None else config.moves
     check_moves(moves)
     reading = Reading(config.heads, config.base, config.prefix, config.leave_out, config.opaque)
-    a, b = (open_model(Path(place), reading) for place in (config.a, config.to))
+    a, b = (open_model(place_of(place), reading) for place in (config.a, config.to))
     found = align_models(a, b, moves, dtype=DTYPES[config.dtype])
     write_weights(out, found.weights)
     for note in dict.fromkeys([*a.notes, *b.notes]):

@@ -19,6 +19,7 @@ from wsl.reporting.comparison_tables import comparison_table
 from zoo_gen.command_line import WORD
 from zoo_gen.config import command
 from zoo_gen.files import as_json, write_json
+from zoo_gen.remote import place_of
 
 
 @dataclass
@@ -40,7 +41,7 @@ class CompareConfig:
 def main(config: CompareConfig) -> None:
     """Compares, and prints the tables, or JSON; writes JSON if `out` names a file."""
     reading = Reading(config.heads, config.base, config.prefix, config.leave_out, config.opaque)
-    a, b = (open_model(Path(place), reading) for place in (config.a, config.b))
+    a, b = (open_model(place_of(place), reading) for place in (config.a, config.b))
     console = Console(stderr=config.json)
     found = {"a": config.a, "b": config.b} | (comparison := compare(a, b, console)).as_json()
     if config.json:

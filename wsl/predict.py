@@ -21,6 +21,7 @@ from zoo_gen import InputError
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.files import write_text
+from zoo_gen.remote import place_of
 from zoo_gen.wording import counted
 from zoo_gen.zoo import zoo_folder
 
@@ -34,7 +35,7 @@ def main(config: PredictConfig) -> None:
     """Predicts, prints the table, and writes it if `out` names a file."""
     if config.out is not None and Path(config.out).suffix not in (".csv", ".json"):
         raise InputError(f"out must end in .csv or .json, not {config.out}")
-    console, path = Console(), Path(config.path)
+    console, path = Console(), place_of(config.path)
     path = zoo_folder(path) if not path.exists() and (zoo_folder(path) / "zoo.json").is_file() else path
     places = checkpoints_in(path)
     run = Run.open(config.run, zoo=config.zoo)

@@ -31,6 +31,7 @@ from zoo_gen import Checkpoint, InputError, Zoo
 from zoo_gen.config import instantiate, resolve
 from zoo_gen.errors import printable
 from zoo_gen.splits import Split
+from zoo_gen.zoo import zoo_folder
 
 Inputs = TokenInputs | InvariantInputs
 INPUTS: dict[str, type[TokenInputs] | type[InvariantInputs]] = {"tokens": TokenInputs, "invariants": InvariantInputs}
@@ -66,10 +67,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, *, zoo: str | Path | None = None) -> "Run":
-        """Opens a finished run by its folder, or by its name under checkpoints/runs.
+        """Opens a finished run by its folder, by its name under checkpoints/runs, or by its URL (`s3://`, `hf://`, `https://` ...).
 
         Args:
-            path: the folder or the name.
+            path: the folder, the name or the URL.
             zoo: where the run's zoo is now, if it has moved since, or which of several it is to be seen on.
 
         Raises `InputError` for a run that is missing, unfinished, damaged, of an older version, or names a `_target_` without a
@@ -149,7 +150,7 @@ class Run:
         if self._place is None:
             return self._prepared(find(self.path, entries_of(self.path, self.config)[0]))
         hashes = [entry["content_hash"] for entry in entries_of(self.path, self.config)]
-        return self._prepared(first_of(self.path, [Path(self._place)], hashes))
+        return self._prepared(first_of(self.path, [zoo_folder(self._place)], hashes))
 
     @cached_property
     def zoos(self) -> list[Zoo]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo_gen import InputError
 from zoo_gen.files import write_text
 from zoo_gen.reader import read_text, read_weights, shortened
+from zoo_gen.remote import copy_of, is_remote
 
 FORMAT = 3
 """Version of the files of a run. Runs of other versions are refused: they are trained again in minutes."""
@@ -121,6 +122,11 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_folder(path: str | Path) -> Path:
-    """Returns the folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs."""
+    """Returns the folder of a run: a path that holds one or has more than one part, else a name under checkpoints/runs.
+
+    Of a URL it is that of its copy (`zoo_gen.remote`).
+    """
+    if isinstance(path, str) and is_remote(path):
+        return copy_of(path)
     given = Path(path)
     return given if (given / "config.yaml").is_file() or len(given.parts) > 1 else Path("checkpoints", "runs", given)

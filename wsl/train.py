@@ -18,6 +18,7 @@ from wsl.training.settings import TrainConfig
 from zoo_gen import InputError, Zoo
 from zoo_gen.config import command
 from zoo_gen.files import locked, remove_leftovers
+from zoo_gen.remote import is_remote, refuse_remote
 from zoo_gen.zoo import zoo_folder
 
 
@@ -25,8 +26,9 @@ from zoo_gen.zoo import zoo_folder
 def main(config: TrainConfig) -> None:
     """Opens the zoos, and trains the run."""
     console = Console()
+    refuse_remote("run=", config.run)
     torch.set_num_threads(config.threads)
-    names = [config.zoo] if zoo_folder(config.zoo).is_dir() else config.zoo.split(",")
+    names = [config.zoo] if not is_remote(config.zoo) and zoo_folder(config.zoo).is_dir() else config.zoo.split(",")
     zoos = [Zoo.open(zoo_folder(name)) for name in names]
     for zoo in zoos:
         if not zoo.complete:

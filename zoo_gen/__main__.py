@@ -14,10 +14,11 @@ from rich.console import Console
 
 from zoo_gen.blueprint import blueprint_of
 from zoo_gen.config import command, instantiate
-from zoo_gen.errors import InputError
+from zoo_gen.errors import InputError, printable
 from zoo_gen.generate import generate
 from zoo_gen.own_images import refuse_set_twice, with_images
 from zoo_gen.plan import GPUS, estimate, print_plan
+from zoo_gen.remote import is_remote, upload
 from zoo_gen.wording import counted
 
 
@@ -61,6 +62,9 @@ def main(config: ZooGenConfig) -> None:
         print_plan(estimate(blueprint_of(card, load=[]), seed=config.seed, executor=executor), gpu=config.gpu)
         return
     zoo = generate(path, card, name=path.resolve().name, seed=config.seed, executor=executor)
+    if is_remote(config.path):
+        upload(path, str(config.path))
+        console.print(f"written to {printable(str(config.path))}", markup=False)
 
     final = zoo.select(stage="finetune", final=True).frame
     low, median, high = final["test_accuracy"].quantile([0.05, 0.5, 0.95])
@@ -75,6 +79,8 @@ def main(config: ZooGenConfig) -> None:
 
 def place_of(config: ZooGenConfig) -> Path:
     """The folder of the zoo; where none is named, it is called after the card, the images and the seed."""
+    if is_remote(config.path):  # made here, then uploaded
+        return Path("checkpoints", "zoos", str(config.path).rstrip("/").rpartition("/")[2])
     if config.path:
         return Path(config.path)
     images = "" if config.images is None else f"-{Path(config.images).resolve().stem}"

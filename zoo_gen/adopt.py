@@ -24,6 +24,7 @@ from zoo_gen.adoption.scan import LeftOut
 from zoo_gen.config import command
 from zoo_gen.errors import printable
 from zoo_gen.index import own_columns
+from zoo_gen.remote import refuse_remote
 from zoo_gen.wording import as_wide_as_needed, counted
 from zoo_gen.zoo import Zoo
 
@@ -54,6 +55,8 @@ class AdoptConfig:
 def main(config: AdoptConfig) -> None:
     """Adopts the models of a folder, and prints what the zoo holds and what was left out."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    for setting, value in {"folder=": config.folder, "path=": config.path, "metrics=": config.metrics}.items():
+        refuse_remote(setting, value)
     wanted = Adoption(
         folder=Path(config.folder),
         kind=config.kind,

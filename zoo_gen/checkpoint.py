@@ -1,6 +1,6 @@
 """Checkpoints: the rows of a zoo, each a model at one epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo_gen.architecture import skeleton
 from zoo_gen.errors import InputError
-from zoo_gen.reader import ZOO_ADVICE, inside, read_json, read_weights, shortened
+from zoo_gen.reader import ZOO_ADVICE, inside, read_json, read_tensors, read_weights, shortened
 from zoo_gen.reference import is_reference, read_reference
 
 
@@ -65,9 +65,17 @@ class Checkpoint:
         scored = "" if accuracy is None else f", test accuracy {accuracy:.2f}"
         return f"Checkpoint({shortened(self.model)}, epoch {self.epoch}{' (final)' if self.final else ''}{scored})"
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Reads the weights as views of their file. Raises `InputError` if it is missing, damaged, or not the adopted one."""
-        return read_reference(self.path).read() if self.is_reference else read_weights(self.path)
+    def state_dict(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Reads the weights as views of their file, or the tensors of some names alone (of a zoo on a server, only their bytes).
+
+        Raises `InputError` if it is missing, damaged, or not the adopted one, or has no tensor of a name.
+        """
+        if not self.is_reference:
+            return read_weights(self.path) if names is None else read_tensors(self.path, names)
+        found = read_reference(self.path).read()
+        if odd := [name for name in names or () if name not in found]:
+            raise InputError(f"checkpoint {self.path} has no tensor {shortened(odd[0])}")
+        return found if names is None else {name: found[name] for name in names}
 
     def build(self) -> nn.Module:
         """Builds the timm model with these weights, in eval mode and float32. Raises `InputError` if they do not fit each other."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo_gen.errors import InputError, printable, refuse_bytes
+from zoo_gen.remote import begun, fetch, fill
 
 LIMIT = 8 * 2**20
 """Bytes of a JSON file, or of the part of a file of weights that describes its tensors: some 50,000 tensors."""
@@ -115,6 +116,8 @@ def size_of(path: Path, *, advice: str, missing: str | None = None) -> int:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
+        if fetch(path):  # it lies on a server
+            return size_of(path, advice=advice, missing=missing)
         raise InputError(missing or f"{path} is missing; {advice}") from error
     except (OSError, ValueError) as error:  # a name too long, no permission, a loop of links
         reason = error.strerror if isinstance(error, OSError) else error
@@ -177,6 +180,22 @@ def tensors_in(path: Path, *, advice: str = WEIGHTS_ADVICE) -> dict[str, StoredT
                 dtype, at = DTYPES[entry["dtype"]], 8 + len(header)
                 found[name] = StoredTensor(dtype, tuple(entry["shape"]), at + start, at + stop)
         return found
+
+
+def read_tensors(path: Path, names: Sequence[str], *, advice: str = WEIGHTS_ADVICE) -> dict[str, Tensor]:
+    """Reads some tensors of a safetensors file; of one on a server, no bytes but theirs and those of the header.
+
+    Raises `InputError` as `read_weights`, and for a name that the file does not have.
+    """
+    place = begun(path)
+    there = tensors_in(place or path, advice=advice)
+    if odd := [name for name in names if name not in there]:
+        some = ", ".join(map(shortened, list(there)[:5]))
+        raise InputError(f"checkpoint {path} has no tensor {shortened(odd[0])}; it has {some} ...")
+    if place is not None:
+        fill(path, {name: (there[name].start, there[name].stop) for name in names})
+    with _weights_read(path, advice), safetensors.safe_open(place or path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
 
 
 def metadata_of(path: Path, *, advice: str = "fetch it again") -> dict[str, str]:

@@ -17,6 +17,7 @@ from zoo_gen.files import json_sha256, locked, sha256_of, weights_sha256, write_
 from zoo_gen.index import COLUMNS, CONFIG, plain, read_record, record_path, rows_of
 from zoo_gen.reader import inside, read_json, read_weights
 from zoo_gen.reference import Reference, is_reference, read_reference
+from zoo_gen.remote import refuse_remote
 from zoo_gen.wording import counted, file_size
 from zoo_gen.writer import write_index
 from zoo_gen.zoo import Zoo, zoo_folder
@@ -228,6 +229,7 @@ def main(given: list[str] | None = None) -> None:
     arguments = parser().parse_args(given)
     with one_clear_error():
         refuse_bytes(arguments.zoo)
+        refuse_remote("verify", arguments.zoo)
         path = zoo_folder(arguments.zoo)
         if arguments.repair:
             repair(path)

@@ -17,6 +17,7 @@ from zoo_gen.foreign import as_foreign
 from zoo_gen.images import Images
 from zoo_gen.index import ALL_FACTORS, RESULTS, own_columns, plain, read_index
 from zoo_gen.reader import ZOO_ADVICE, Places, inside, shortened
+from zoo_gen.remote import is_remote, zoo_at
 from zoo_gen.splits import Split, split_models
 from zoo_gen.wording import counted, values_there, written
 
@@ -42,9 +43,10 @@ class Zoo:
 
     @classmethod
     def open(cls, path: str | Path) -> "Zoo":
-        """Opens a zoo by its folder, or by its name under checkpoints/zoos.
+        """Opens a zoo by its folder, by its name under checkpoints/zoos, or by its URL (`s3://`, `hf://`, `https://` ...).
 
-        Raises `InputError` for a folder that is missing, is no zoo, has a newer format, or has a damaged index.
+        Raises `InputError` for a folder that is missing, is no zoo, has a newer format, or has a damaged index, and for a server
+        that does not answer.
         """
         folder = zoo_folder(path)
         if not (folder / "zoo.json").is_file():
@@ -244,7 +246,12 @@ class Zoo:
 
 
 def zoo_folder(path: str | Path) -> Path:
-    """The folder of a zoo: a path that holds one or has more than one part, else a name under checkpoints/zoos."""
+    """The folder of a zoo: a path that holds one or has more than one part, else a name under checkpoints/zoos.
+
+    Of a URL it is that of its copy (`zoo_gen.remote`).
+    """
+    if isinstance(path, str) and is_remote(path):
+        return zoo_at(path)
     given = Path(path)
     return given if (given / "zoo.json").is_file() or len(given.parts) > 1 else Path("checkpoints", "zoos", given)
 

@@ -4,11 +4,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
@@ -65,17 +66,24 @@ def out_of_reach() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
-    """Yields the name of each stack as its training ends, with a progress bar meanwhile; raises what a training raised."""
-    plans = {name: read_json(zoo / "zoo.json")["stacks"][name] for name in running.values()}
+@contextmanager
+def progress_of(zoo: Path, plans: Mapping[str, Mapping[str, Any]]) -> Iterator[Callable[[], None]]:
+    """A context with a progress bar of stacks, by their plans; it yields the function that brings the bar up to date."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "model epochs", TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         total = sum(len(plan["models"]) * plan["epochs"] for plan in plans.values())
         bar = progress.add_task(f"{zoo.name}: {counted(len(plans), 'stack')}", total=total)
+        yield lambda: progress.update(bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values()))
+
+
+def watch(zoo: Path, running: dict[Future[None], str]) -> Iterator[str]:
+    """Yields the name of each stack as its training ends, with a progress bar meanwhile; raises what a training raised."""
+    stacks = read_json(zoo / "zoo.json")["stacks"]
+    with progress_of(zoo, {name: stacks[name] for name in running.values()}) as update:
         waiting = set(running)
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            progress.update(bar, completed=sum(len(plan["models"]) * epochs_done(zoo, plan) for plan in plans.values()))
+            update()
             for future in done:
                 try:
                     future.result()

@@ -16,6 +16,7 @@ from zoo_gen.formats.lora import merge
 from zoo_gen.formats.names import ATTRIBUTES, LIGHTNING, below, unwrapped, without
 from zoo_gen.formats.torch_file import read_torch_file
 from zoo_gen.reader import inside, read_json, read_text, read_weights, shortened, size_of, what_it_is
+from zoo_gen.remote import copy_of, is_remote
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -44,7 +45,8 @@ def read_checkpoint(
             checkpoint; a folder that holds `model.safetensors` or `pytorch_model.bin`, or their index; the folder of a model
             in the cache of the Hugging Face hub (`models--owner--name`) or of one of its snapshots; or the folder of a LoRA
             adapter (`adapter_config.json`); or a row of a matrix of weights, `weights.npy/12` (`zoo_gen.formats.matrix_row`); or a
-            reference of an adopted zoo (`*.reference.json`) or the folder of one, which says how its weights are read.
+            reference of an adopted zoo (`*.reference.json`) or the folder of one, which says how its weights are read; or the
+            URL of one of these (`zoo_gen.remote`).
         base: the checkpoint that an adapter is merged into, of any of these kinds. The name of a base in the adapter is never
             followed.
         prefix: reads only the tensors below it, as of a model that is part of another (`backbone`).
@@ -54,7 +56,7 @@ def read_checkpoint(
         InputError: there is no such file; it is damaged, of an unknown kind, or not as it was adopted; a shard lies outside the
             folder; an adapter has no base, does not fit it, or is no plain LoRA; no name is below the prefix or fits a pattern.
     """
-    place = _snapshot(Path(path))
+    place = _snapshot(copy_of(path) if isinstance(path, str) and is_remote(path) else Path(path))
     attributes = ATTRIBUTES
     if _exists(place / ADAPTER):
         config = read_json(_member(place, ADAPTER), advice=ADVICE)

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo_gen.errors import InputError
 from zoo_gen.formats.checkpoint import INDEX, REFERENCE, SUFFIXES, read_checkpoint
 from zoo_gen.formats.names import unwrapped, without
+from zoo_gen.remote import copy_of, is_remote
 
 HUB = ("hf-hub:", "hf_hub:")
 """Prefixes by which timm names models on the Hugging Face hub."""
@@ -35,6 +36,8 @@ def shapes_of(
     Raises:
         InputError: there is no such checkpoint or model, or it is damaged.
     """
+    if is_remote(source):
+        source = str(copy_of(source, header=True))
     name = source.removeprefix("timm/")
     if timm.is_model(name.partition(".")[0]) and not Path(source).exists() and not name.endswith((*SUFFIXES, REFERENCE)):
         _check_tag(name)

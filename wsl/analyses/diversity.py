@@ -18,7 +18,7 @@ from wsl.analyses.analysis import Findings, Subject
 from wsl.analyses.behaviour import calibration_error, debiased_cka, error_overlap, features_by_layer, jensen_shannon
 from wsl.analyses.corruptions import check_strengths, corrupted
 from wsl.analyses.diversity_findings import findings
-from wsl.analyses.explained_variance import bootstrap, gram_of, terms_of, type_two
+from wsl.analyses.explained_variance import bootstrap, gram_of, intervals, terms_of, type_two
 from wsl.analyses.weight_distances import WeightDistances, distances_modulo_symmetry, layers_of, weight_distances, without_heads
 from wsl.data.logits import run_models
 from wsl.data.pairs import roots_by_checkpoint
@@ -153,20 +153,19 @@ class Diversity:
         if "behaviour" in numbers:
             accuracy = np.asarray(numbers["behaviour"]["accuracy"])
             grams["accuracy"] = np.outer(accuracy - accuracy.mean(), accuracy - accuracy.mean())
-        bar = progress.add_task("explained variance", total=1)
+        bar = progress.add_task("explained variance", total=self.n_bootstrap)
         levels = frame[factors].reset_index(drop=True)
         terms = terms_of(factors, pairs=True)
         table = type_two(levels, terms, grams)
         rng = stream(self.seed, "analysis", "diversity")
-        ends = bootstrap(levels, terms, grams, n=self.n_bootstrap, rng=rng)
-        progress.advance(bar)
-        found = {
-            name: {
-                str(term): {"df": int(table["df"][term]), "share": table[name][term], "interval": ends[name][str(term)]}
+        errors = bootstrap(levels, terms, grams, n=self.n_bootstrap, rng=rng, advance=lambda: progress.advance(bar))
+        found = {}
+        for name in grams:
+            ends = intervals(table[name], errors[name])
+            found[name] = {
+                str(term): {"df": int(table["df"][term]), "share": table[name][term], "interval": ends[str(term)]}
                 for term in table.index
             }
-            for name in grams
-        }
         return found, factors
 
 

@@ -9,9 +9,9 @@ from wsl.analyses.analysis import Chart, Findings, Table
 
 LEAD = (
     "All pairs of fine-tuned models at their final epochs. Disagreement is the share of test images on which two models predict "
-    "different classes. Error overlap is the share of errors that two models have in common. The Jensen-Shannon divergence is "
-    "in bits. CKA is debiased: 0 for unrelated features, 1 for equal ones up to rotation. Explained variance is of type II: the share of a "
-    "factor beside all others, with 95 % intervals from bootstraps over models."
+    "different classes. Error overlap is the share of errors that two models have in common. The Jensen-Shannon divergence is in "
+    "bits. Debiased CKA is 0 for unrelated features, and 1 for features that are equal up to rotation. Explained variance is of "
+    "type II: the share of a factor beside all others, with 95 % intervals from bootstraps over models."
 )
 
 SHOWN = ("L2", "L2 modulo symmetry", "disagreement", "Jensen-Shannon")

@@ -79,7 +79,7 @@ def bootstrap(
 ) -> dict[str, pd.Series]:
     """Returns the standard error of each share by n bootstraps over models, by the name of the response.
 
-    Resampled models stand there twice, which lowers residuals: the mean of the bootstraps is biased, their deviation is what counts.
+    Resampled models stand there twice, which lowers residuals: the mean of the bootstraps is biased, and their deviation counts.
     `advance` is called after each one.
     """
     drawn = []

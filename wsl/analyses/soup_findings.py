@@ -11,11 +11,11 @@ from wsl.analyses.connectivity import barriers
 from wsl.analyses.soup_rows import Row
 
 LEAD = (
-    "A soup is one model: a mean of weights, whose coefficients are chosen on val images. Gains are differences of test accuracy to "
-    "the best single model by val, or over epochs to the final epoch and to the best one by val. They are paired, with 95 % "
+    "A soup is one model: a mean of weights, whose coefficients are chosen on val images. Gains are differences of test accuracy "
+    "to the best single model by val; over epochs, to the final epoch and to the best one by val. They are paired, with 95 % "
     "intervals by a bootstrap over families (root and head type). Corrupted: the mean over all corruptions of the test images. "
-    "Ingredients: the mean number of models with a coefficient above .01. Barrier: the mean excess of the val loss on the line from "
-    "the best ingredient to each other one. An ensemble runs all of its models."
+    "Ingredients: the mean number of models with a coefficient above .01. Barrier: the mean excess of the val loss on the line "
+    "from the best ingredient to each other one. An ensemble runs all of its models."
 )
 
 

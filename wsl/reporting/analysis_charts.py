@@ -1,6 +1,7 @@
 """Charts of analyses, drawn from their data: interactive ones of the report by plotly, SVG and PNG by matplotlib."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -56,7 +57,16 @@ def interactive(chart: Data, *, of: str) -> Figure:
             )
         ]
         layout |= {"yaxis_autorange": "reversed", "height": 140 + 22 * len(rows)}
-    return Figure(f"{of}-{chart['name']}", str(chart["title"]), {"": traces}, layout)
+    return Figure(slug(f"{of}-{chart['name']}"), str(chart["title"]), {"": traces}, layout)
+
+
+def slug(name: object) -> str:
+    """A name for files and for places in a page.
+
+    >>> slug("L2 & more")
+    'L2---more'
+    """
+    return re.sub(r"[^\w-]", "-", str(name))
 
 
 def static(chart: Data) -> tuple[str, bytes]:

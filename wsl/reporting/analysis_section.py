@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from wsl.reporting.analysis_charts import interactive, static
+from wsl.reporting.analysis_charts import interactive, slug, static
 from wsl.reporting.numbers import compact, number
 from wsl.reporting.page import Section, figure_row, paragraph, table, text
 from zoo_gen.files import write_bytes, write_text
@@ -38,7 +38,7 @@ def _section(name: str, found: Found) -> Section:
         )
         for one in found["tables"]
     ]
-    return Section(f"analysis-{name}", str(found["title"]), [paragraph(text(found["lead"])), *notes, *drawn, *tables])
+    return Section(f"analysis-{slug(name)}", str(found["title"]), [paragraph(text(found["lead"])), *notes, *drawn, *tables])
 
 
 def terminal_tables(found: Found) -> Group:
@@ -58,7 +58,7 @@ def write_charts(name: str, found: Found, folder: Path) -> list[Path]:
     """Writes the charts of an analysis as `<analysis>_<chart>.svg` and `.png`."""
     written = []
     for chart in found["charts"]:
-        place = folder / f"{name}_{chart['name']}.svg"
+        place = folder / f"{name}_{slug(chart['name'])}.svg"
         svg, png = static(chart)
         write_text(place, svg)
         write_bytes(place.with_suffix(".png"), png)

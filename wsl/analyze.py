@@ -44,8 +44,9 @@ def main(config: AnalyzeConfig) -> None:
         subject = Subject(Zoo.open(zoo_folder(config.zoo)))
         out = Path(config.out) if config.out else subject.population.path / FOLDER
     else:
-        subject = Subject(None, Path(str(config.path)))
-        if not subject.folder.is_dir():  # type: ignore[union-attr]
+        folder = Path(str(config.path))
+        subject = Subject(None, folder)
+        if not folder.is_dir():
             raise InputError(f"there is no folder {config.path}; path= is a folder of checkpoints")
         out = Path(config.out) if config.out else Path(FOLDER)
     console, notes = Console(), []

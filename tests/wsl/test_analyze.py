@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Count:
 
 
 @pytest.fixture
-def own_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def own_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An analysis in a temporary package, whose card lies in a copy of the folder of cards."""
     import wsl.analyses
 
@@ -57,7 +58,7 @@ def own_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     caches = [config.resolve.__globals__["_targets"], config.card_names]
     for cache in caches:
         cache.cache_clear()
-    yield "own_count"  # type: ignore[misc]
+    yield "own_count"
     for cache in caches:
         cache.cache_clear()
     sys.modules.pop("wsl.analyses.own_count", None)

@@ -218,13 +218,13 @@ def _distances_to_roots(zoo: Zoo, checkpoints: Sequence[Checkpoint], layers: Map
 def _by_layer(raw: WeightDistances, to_root: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
     """Returns norms, distances, effective rank of the population and distances to the root, by layer and of all weights."""
 
-    def measured(layer: str | None) -> dict[str, Any]:
+    def measured(layer: str | None = None) -> dict[str, Any]:
         distances = raw.distances(layer)
         upper = distances[np.triu_indices(len(distances), 1)]
         found = {"norm": raw.norms(layer), "median_distance": np.median(upper), "effective_rank": effective_rank(distances)}
         if to_root is not None and layer is None:
             found["distance_to_root"] = np.sqrt(sum(np.square(values) for values in to_root.values()))
-        elif to_root is not None and layer in to_root:
+        elif to_root is not None and layer is not None and layer in to_root:
             found["distance_to_root"] = to_root[layer]
         return found
 
@@ -255,7 +255,9 @@ def _cka(checkpoints: Sequence[Checkpoint], pixels: torch.Tensor) -> Pairwise:
 def _summary(matrix: np.ndarray, roots: Sequence[str | None]) -> dict[str, float | None]:
     """Returns the medians over pairs: all, of one root, of two roots."""
     upper = np.triu_indices(len(matrix), 1)
-    same = np.array([roots[i] is not None and roots[i] == roots[j] for i, j in zip(*upper, strict=True)])
+    same = np.array(
+        [roots[i] is not None and roots[i] == roots[j] for i, j in zip(*(side.tolist() for side in upper), strict=True)]
+    )
     values = matrix[upper]
 
     def median(some: np.ndarray) -> float | None:

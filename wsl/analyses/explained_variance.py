@@ -110,6 +110,6 @@ def _basis(columns: Sequence[np.ndarray], n: int) -> Float[np.ndarray, "N rank"]
     if not columns:
         return np.zeros((n, 0))
     x = np.concatenate(columns, axis=1)
-    q, r, _ = qr(x - x.mean(0), mode="economic", pivoting=True)
+    q, r = qr(x - x.mean(0), mode="economic", pivoting=True)[:2]  # type: ignore[misc]
     size = np.abs(np.diag(r))
-    return q[:, size > 1e-9 * max(float(size[0]), 1.0)]
+    return np.asarray(q)[:, size > 1e-9 * max(float(size[0]), 1.0)]

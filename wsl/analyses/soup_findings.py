@@ -91,7 +91,7 @@ def _chart(rows: Sequence[Row], key: str) -> Chart:
     shown = []
     for row in rows:
         for name, found in (row.gain or {}).items():
-            if name in ("best single by val", "final epoch") and found[key] is not None:
-                shown.append([f"{row.recipe} ({row.setting})", *found[key]])
+            if name in ("best single by val", "final epoch") and (gain := found[key]) is not None:
+                shown.append([f"{row.recipe} ({row.setting})", *gain])
     title = f"Gain in test accuracy over one model, {key} images"
     return Chart(f"gains-{key}", title, "intervals", "gain", "", {"rows": shown})

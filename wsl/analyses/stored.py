@@ -37,9 +37,8 @@ def read_findings(path: Path) -> dict[str, Any]:
     found = read_json(path, advice=again)
     analyses = found.get("analyses") if isinstance(found, dict) else None
     whole = isinstance(analyses, dict) and isinstance(found.get("subject"), dict)
-    whole = whole and all(
-        isinstance(one, dict) and all(isinstance(one.get(k), t) for k, t in KEYS.items()) for one in analyses.values()
-    )  # type: ignore[union-attr]
+    for one in analyses.values() if isinstance(analyses, dict) else ():
+        whole = whole and isinstance(one, dict) and all(isinstance(one.get(key), kind) for key, kind in KEYS.items())
     if not whole:
         raise InputError(f"{path} holds no findings of analyses; {again}")
     return found

@@ -20,7 +20,7 @@ README, CONTRIBUTING = (ROOT / name for name in ("README.md", "CONTRIBUTING.md")
 HOW_TO = ROOT / "docs" / "how_to"
 COMMANDS = {"zoo_gen": "zoo_gen.__main__", "zoo_gen.adopt": "zoo_gen.adopt", "wsl.train": "wsl.train", "wsl.probe": "wsl.probe"}
 COMMANDS |= {"wsl.generate": "wsl.generate", "wsl.report": "wsl.report", "wsl.predict": "wsl.predict"}
-COMMANDS |= {name: name for name in ("wsl.compare", "wsl.duplicates", "wsl.align")}
+COMMANDS |= {name: name for name in ("wsl.compare", "wsl.duplicates", "wsl.align", "wsl.analyze")}
 
 
 def blocks(page: Path, language: str) -> list[str]:

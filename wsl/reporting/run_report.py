@@ -12,8 +12,10 @@ from rich.console import Group
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from wsl.analyses.stored import read_findings
 from wsl.probes.targets import own_targets
 from wsl.reporting import sections
+from wsl.reporting.analysis_section import FOLDER, RESULT, analysis_sections
 from wsl.reporting.benchmark_rows import Rows
 from wsl.reporting.page import Section, page, text
 from wsl.reporting.style import score_of
@@ -137,9 +139,29 @@ def report(run: Run, results: Results, *, checkpoints: int) -> str:
             sections.embedding_section(points, list(colourings), explained=explained, total=len(children)),
             parts["probes"],
             parts["generation"],
+            *analyses_of(run.zoo),
         ],
         footer=f"Made by <code>{text(command_for(run, 'report'))}</code>. One file that loads nothing.",
     )
+
+
+def analyses_of(zoo: Zoo) -> list[Section]:
+    """Returns the sections of the analyses of a zoo that `wsl.analyze` has written there; none of an earlier content of the zoo.
+
+    Raises `InputError` for findings that cannot be drawn.
+    """
+    place = zoo.path / FOLDER / RESULT
+    if not place.is_file():
+        return []
+    found = read_findings(place)
+    if found["subject"].get("content_hash") != zoo.content_hash:
+        return []
+    try:
+        return analysis_sections(found)
+    except WRONG as error:
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        again = f"python -m wsl.analyze zoo={zoo.path}"
+        raise InputError(f"{place} holds findings that cannot be drawn ({reason}); delete it and make it again: {again}") from error
 
 
 def project(run: Run, children: Zoo, *, limit: int) -> tuple[pd.DataFrame, list[float]]:

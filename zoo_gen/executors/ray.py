@@ -183,10 +183,6 @@ class RayExecutor:
             ) from error
 
 
-def _listed(counts: Mapping[str, float]) -> str:
-    return " and ".join(f"{count:g} {kind}" for kind, count in counts.items())
-
-
 def train(name: str, zoo: str, sha256: str, folder: str, hardware: Hardware) -> str:
     """Trains a stack on a node, from its saved state if there is one, and returns the name of the node.
 

@@ -87,7 +87,7 @@ def test_task_vectors_do_not_depend_on_the_coordinates_of_the_other_root(familie
 
 
 def test_task_vectors_need_another_root_of_the_same_shape(families: list[Family]) -> None:
-    with pytest.raises(InputError, match="no two roots have train models of one shape"):
+    with pytest.raises(InputError, match="no two known roots have train models of one shape"):
         sampled(task_vectors(0.5), families[:1])
 
 

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from wsl.data.logits import lack_to_run
 from zoo_gen import InputError, Zoo
+from zoo_gen.wording import counted
 
 Cell = str | float | int | None
 """A cell of a table; a number is shown with two or three digits."""
@@ -103,7 +104,9 @@ class Subject:
         """The fine-tuned models at their final epochs, without those that diverged. Raises `InputError` for fewer than two."""
         finals = self.population.select(stage="finetune", final=True, status="ok")
         if len(finals) < 2:
-            raise InputError(f"zoo {self.population.path} has {len(finals)} fine-tuned models that did not diverge; two are needed")
+            raise InputError(
+                f"zoo {self.population.path} has {counted(len(finals), 'fine-tuned model')} that did not diverge; two are needed"
+            )
         return finals
 
     def require_images(self) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from wsl.analyses.analysis import Chart, Findings, Table
 from wsl.analyses.connectivity import barriers
 from wsl.analyses.soup_rows import Row
+from zoo_gen.wording import counted
 
 LEAD = (
     "A soup is one model: a mean of weights, whose coefficients are chosen on val images. Gains are differences of test accuracy "
@@ -76,7 +77,9 @@ def _table(setting: str, rows: Sequence[Row]) -> Table:
         cells += [found["accuracy"]["clean"], found["accuracy"]["corrupted"]]
         body.append([*cells, *(_gain(row, name, key) for name in references for key in ("clean", "corrupted"))])
     head = ["recipe", *(["ingredients", "barrier"] if has_ingredients else []), "clean", "corrupted", *of]
-    return Table(f"{'Means' if setting == 'over epochs' else 'Soups'} {setting} ({len(rows[0].families)} groups)", head, body)
+    return Table(
+        f"{'Means' if setting == 'over epochs' else 'Soups'} {setting} ({counted(len(rows[0].families), 'group')})", head, body
+    )
 
 
 def _gain(row: Row, name: str, key: str) -> str:

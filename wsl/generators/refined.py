@@ -74,8 +74,9 @@ class Refined:
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:
         """Draws n models, and refines those of one architecture together."""
+        before = getattr(self.generator, "gradient_evaluations", 0.0)
         samples = self.generator.sample(n, rng)
-        self.gradient_evaluations += getattr(self.generator, "gradient_evaluations", 0.0)
+        self.gradient_evaluations += getattr(self.generator, "gradient_evaluations", 0.0) - before
         alike: dict[str, list[int]] = {}
         for number, (family, _) in enumerate(samples):
             alike.setdefault(json.dumps(family.architecture, sort_keys=True, default=repr), []).append(number)
@@ -102,11 +103,13 @@ class Refined:
         chosen = {name: family.anchors(self.teachers) for name, family in families.items()}
         architecture = samples[0][0].architecture
         models = [family.states[place] for name, family in families.items() for place in chosen[name]]
-        teachers = predictions(architecture, models, pixels)
         if self.towards == "labels":
             labels = samples[0][0].labels
             assert labels is not None  # or `fit` would have raised
+            repels = self.refinement is not None and self.repulsion > 0
+            teachers = predictions(architecture, models, pixels) if repels else None
             return Targets.labels(labels, architecture["num_classes"], teachers=teachers)
+        teachers = predictions(architecture, models, pixels)
         first = dict(zip(families, np.cumsum([0, *map(len, chosen.values())]), strict=False))
         shares = np.zeros((len(samples), len(models)))
         for row, (family, _) in enumerate(samples):

@@ -47,7 +47,7 @@ class TaskVectors(FamilySampler):
         }
         kept = [family for family in rooted if self._others[family.name]]
         if not kept:
-            raise InputError("no two roots have train models of one shape, so there is no task vector of another root")
+            raise InputError("no two known roots have train models of one shape, so there is no task vector of another root")
         return super().fit(kept)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Sample]:

@@ -17,6 +17,6 @@ $python -m wsl.train zoo=digits_mini model=hyperrep run=demo steps=60 rehearsed=
 show 1
 [ $run/probe.json -nt $run/model.safetensors ] && [ $run/probe.json -nt $encoder/model.safetensors ] ||
   { beside demo_probe $python -m wsl.probe run=demo beside=[demo_invariant_encoder]; probed=$!; }
-[ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=refined_task_vectors generator.steps=0 n=100 +scan.refined_copy.steps=[0] ~scan.dirichlet ~scan.weight_gaussian # quick; 200 samples, steps and all settings for figures to be quoted
+[ $run/generate.json -nt $run/model.safetensors ] || $python -m wsl.generate run=demo generator=refined_task_vectors generator.steps=0 n=100 +scan.refined_copy.steps=[0] +scan.refined_root.steps=[0] ~scan.dirichlet ~scan.weight_gaussian # quick; 200 samples, steps and all settings for figures to be quoted
 [ -z "${probed:-}" ] || show +1
 $python -m wsl.report run=demo

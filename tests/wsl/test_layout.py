@@ -43,6 +43,25 @@ def test_every_tensor_of_a_model_has_one_slot_of_its_shape(name: str) -> None:
     assert layout == layout_of(dict(reversed(state_dict.items())))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_hold_every_tensor_once_in_the_order_of_the_blocks(name: str) -> None:
+    layout = layout_of(meta(name))
+    layers = layout.layers()
+    assert sorted(tensor for some in layers.values() for tensor in some) == sorted(slot.name for slot in layout.slots)
+    blocks = [f"block {i}" for i in range(layout.depth)]
+    assert [layer for layer in layers if layer.startswith("block ")] == [block for block in blocks if block in layers]
+    assert set(layers) <= {"stem", "tail", "head", *blocks}
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "resnet18"])
+def test_the_head_is_what_depends_on_the_number_of_classes(name: str) -> None:
+    with torch.device("meta"):
+        few, many = (create_model(name, num_classes=classes).state_dict() for classes in (3, 5))
+    changed = {tensor for tensor in few if few[tensor].shape != many[tensor].shape}
+    assert layout_of(few).head == changed
+    assert layout_of(few).layers()["head"] == [slot.name for slot in layout_of(few).slots if slot.name in changed]
+
+
 def test_blocks_count_from_one_between_stem_and_tail() -> None:
     layout = layout_of(meta("plain"))
     blocks = {slot.name: slot.parts[0].block for slot in layout.slots}

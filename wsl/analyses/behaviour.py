@@ -15,7 +15,7 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor
 
 from zoo_gen.architecture import skeleton
-from zoo_gen.stack import ModelStack
+from zoo_gen.stack import stack_of
 
 BINS = 15
 """Of confidence, in the expected calibration error."""
@@ -81,9 +81,7 @@ def features_by_layer(
     architecture: Mapping[str, object], states: Sequence[Mapping[str, Tensor]], pixels: Float[Tensor, "I C H W"]
 ) -> dict[str, Float[Tensor, "K I width"]]:
     """Returns the first token after each block of K models of one architecture; nothing of models without `blocks.<n>`."""
-    stack = ModelStack(skeleton(architecture), len(states)).eval()
-    for row, state in enumerate(states):
-        stack.load(row, state)
+    stack = stack_of(skeleton(architecture), states).eval()
     found: dict[str, Tensor] = {}
     hooks = []
     for name, module in stack.model.named_modules():

@@ -239,14 +239,9 @@ def _standard(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) 
 
 def _layers(a: Mapping[str, Tensor], b: Mapping[str, Tensor], layout: Layout) -> list[Far]:
     """Returns how far apart each layer is: the stem, the blocks by the beginning of their names, the tail, the head."""
-    names: dict[str, list[str]] = {}
-    for slot in layout.slots:
-        block, is_head = slot.parts[0].block, any(part.role == "head" for part in slot.parts)
-        label = "head" if is_head else "stem" if block == 0 else f"{block}" if block <= layout.depth else "tail"
-        names.setdefault(label, []).append(slot.name)
     found = []
-    for label, some in names.items():
-        what = _beginning(some) or f"block {label}" if label.isdigit() else label
+    for label, some in layout.layers().items():
+        what = _beginning(some) or label if label.startswith("block ") else label
         found.append(_far(what, {name: a[name] for name in some}, {name: b[name] for name in some}))
     return found
 

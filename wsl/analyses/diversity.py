@@ -19,7 +19,7 @@ from wsl.analyses.behaviour import calibration_error, debiased_cka, error_overla
 from wsl.analyses.corruptions import check_strengths, corrupted
 from wsl.analyses.diversity_findings import findings
 from wsl.analyses.explained_variance import bootstrap, gram_of, intervals, terms_of, type_two
-from wsl.analyses.weight_distances import WeightDistances, distances_modulo_symmetry, layers_of, weight_distances, without_heads
+from wsl.analyses.weight_distances import WeightDistances, distances_modulo_symmetry, weight_distances, without_heads
 from wsl.data.logits import run_models
 from wsl.data.pairs import roots_by_checkpoint
 from wsl.data.stacks import shape_key
@@ -84,7 +84,7 @@ class Diversity:
         several = len({shape_key(one) for one in checkpoints}) > 1
         if several:
             notes.append("heads differ in shape: distances of weights are those of the bodies")
-        layers = layers_of(layout, heads=not several)
+        layers = {name: some for name, some in layout.layers().items() if name != "head" or not several}
         bar = progress.add_task("weights of all pairs", total=len(checkpoints))
         raw = weight_distances([one.state_dict for one in checkpoints], layers, advance=lambda n: progress.advance(bar, n))
         pairs: Pairwise = {"L2": raw.distances(), "cosine": raw.cosines()}
@@ -191,7 +191,7 @@ def _of_one_body(finals: Zoo) -> tuple[Zoo, int]:
     for checkpoint in finals:
         state = checkpoint.state_dict()
         layout = layout_of(state)
-        body = {slot.name for slot in layout.slots if all(part.role != "head" for part in slot.parts)}
+        body = {slot.name for slot in layout.slots} - layout.head
         bodies.append(str(sorted((name, tuple(state[name].shape)) for name in body)))
     common = max(dict.fromkeys(bodies), key=bodies.count)
     chosen = finals.where([body == common for body in bodies])

@@ -53,7 +53,7 @@ class Model:
     @property
     def head(self) -> frozenset[str]:
         """Names of the tensors of the classifier."""
-        return frozenset(slot.name for slot in self.layout.slots if any(part.role == "head" for part in slot.parts))
+        return self.layout.head
 
 
 def open_model(place: Path, reading: Reading) -> Model:

@@ -148,22 +148,9 @@ def distances_modulo_symmetry(
     return found
 
 
-def layers_of(layout: Layout, *, heads: bool) -> dict[str, list[str]]:
-    """Returns the names of the tensors of the stem, each block, the tail and, if wanted, the head."""
-    found: dict[str, list[str]] = {}
-    for slot in layout.slots:
-        block, is_head = slot.parts[0].block, any(part.role == "head" for part in slot.parts)
-        if is_head and not heads:
-            continue
-        name = "head" if is_head else "stem" if block == 0 else f"block {block - 1}" if block <= layout.depth else "tail"
-        found.setdefault(name, []).append(slot.name)
-    return found
-
-
 def without_heads(state: State, like: State, layout: Layout) -> dict[str, Tensor]:
     """Returns the body of a model with a head of zeros in the shapes of another one's."""
-    heads = {slot.name for slot in layout.slots if any(part.role == "head" for part in slot.parts)}
-    return {name: torch.zeros_like(tensor) if name in heads else state[name] for name, tensor in like.items()}
+    return {name: torch.zeros_like(tensor) if name in layout.head else state[name] for name, tensor in like.items()}
 
 
 def _row(state: State, names: Sequence[str]) -> Float[Tensor, " W"]:

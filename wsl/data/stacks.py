@@ -68,7 +68,7 @@ def changes(weights: Mapping[str, Tensor], root: Mapping[str, Tensor]) -> dict[s
     """Returns weights minus the root's, of those that have a counterpart there; a head has none, whatever its shape."""
     if not root:
         return {}
-    new = {slot.name for slot in layout_of(weights).slots for part in slot.parts if part.role == "head"}
+    new = layout_of(weights).head
     shared = {name for name, tensor in root.items() if name not in new and name in weights and weights[name].shape == tensor.shape}
     return {name: tensor - root[name] for name, tensor in weights.items() if name in shared}
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from wsl.generators.family import Family, FamilySampler, Sample, draw_families, with_noise
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families, others_of, with_noise
 from zoo_gen.errors import InputError
 
 
@@ -31,7 +31,7 @@ class CopyModel(FamilySampler):
 
     def fit(self, families: Sequence[Family]) -> Self:
         """Keeps the families that have something to copy. Raises `InputError` if there are none."""
-        sources = [[family] if self.root == "own" else _others(family, families) for family in families]
+        sources = [[family] if self.root == "own" else others_of(family, families) for family in families]
         self._sources = {family.name: source for family, source in zip(families, sources, strict=True)}
         kept = [family for family, source in zip(families, sources, strict=True) if source]
         if not kept:
@@ -46,8 +46,3 @@ class CopyModel(FamilySampler):
             source = sources[rng.integers(len(sources))] if len(sources) > 1 else sources[0]
             samples.append((family, with_noise(source.states[rng.choice(source.anchors(self.anchors))], self.noise, rng)))
         return samples
-
-
-def _others(family: Family, families: Sequence[Family]) -> list[Family]:
-    """Returns the families of other roots whose models have the shapes of this one's."""
-    return [other for other in families if other.root != family.root and other.shapes == family.shapes]

@@ -172,6 +172,11 @@ def draw_families(families: Sequence[Family], n: int, rng: np.random.Generator) 
     return [families[i] for i in rng.choice(len(families), size=n, p=sizes / sizes.sum())]
 
 
+def others_of(family: Family, families: Sequence[Family]) -> list[Family]:
+    """Returns the families of other roots whose models have the shapes of this one's."""
+    return [other for other in families if other.root != family.root and other.shapes == family.shapes]
+
+
 def decoded(drawn: Sequence[tuple[Family, Float[np.ndarray, "T Z"]]]) -> list[Sample]:
     """Decodes latents of models, family by family, on all cores; equal ones once."""
     places: dict[int, list[int]] = {}

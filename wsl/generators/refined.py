@@ -39,6 +39,9 @@ class Refined:
         penalty: of the fit of last layers (`HeadFit`); None for no fit.
         steps: of AdamW, with a tenth of them to warm up, and a cosine to zero; 0 for none.
         batch_size, learning_rate, repulsion: of these steps (`wsl.operations.refine.Refinement`).
+
+    Attributes:
+        gradient_evaluations: of the sampler, of the steps, and of heads: one of a head, on all images, counts as much as a step.
     """
 
     generator: Generator

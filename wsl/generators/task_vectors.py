@@ -10,14 +10,14 @@ same accuracy, than one with noise does. Task arithmetic within one root: Ilharc
 `wsl.symmetry.alignment`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from torch import Tensor
 
-from wsl.generators.family import Family, FamilySampler, Sample, draw_families, with_noise
+from wsl.generators.family import Family, FamilySampler, Sample, draw_families, others_of, with_noise
 from wsl.generators.scoring import layout_of_family
 from wsl.operations.merge import interpolate
 from zoo_gen.errors import InputError
@@ -42,9 +42,7 @@ class TaskVectors(FamilySampler):
     def fit(self, families: Sequence[Family]) -> Self:
         """Keeps families that have another root of their shapes beside them. Raises `InputError` if there are none."""
         rooted = [family for family in families if family.root_state is not None and layout_of_family(family) is not None]
-        self._others = {
-            family.name: [one for one in rooted if one.root != family.root and one.shapes == family.shapes] for family in rooted
-        }
+        self._others = {family.name: others_of(family, rooted) for family in rooted}
         kept = [family for family in rooted if self._others[family.name]]
         if not kept:
             raise InputError("no two known roots have train models of one shape, so there is no task vector of another root")
@@ -71,7 +69,7 @@ class TaskVectors(FamilySampler):
         layout, root = layout_of_family(family), family.root_state
         assert layout is not None  # as `fit` has kept the family
         assert root is not None
-        body = [name for name in family.states[0] if name in root and not name.startswith("head.")]
+        body = [name for name in family.states[0] if name in root and name not in layout.head]
         anchors = [family.states[anchor] for anchor, _, _ in chosen]
         children = [other.states[place] for _, other, place in chosen]
         # roots have no such heads, so they get those of the models that they are aligned beside
@@ -84,6 +82,6 @@ class TaskVectors(FamilySampler):
         ]
 
 
-def _only(state: object, names: Sequence[str]) -> dict[str, Tensor]:
-    assert isinstance(state, dict)
+def _only(state: Mapping[str, Tensor] | None, names: Sequence[str]) -> dict[str, Tensor]:
+    assert state is not None  # as `fit` has kept families with a root
     return {name: state[name] for name in names}

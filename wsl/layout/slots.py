@@ -167,6 +167,20 @@ class Layout:
                 found |= {flat[i]: flat[owner] for i, owner in owners(part.axes).items()}
         return found
 
+    @functools.cached_property
+    def head(self) -> frozenset[str]:
+        """Names of the tensors of the classifier."""
+        return frozenset(slot.name for slot in self.slots if any(part.role == "head" for part in slot.parts))
+
+    def layers(self) -> dict[str, list[str]]:
+        """Returns the names of the tensors of `stem`, `block 0`, `block 1`, ..., `tail` and `head`, as far as there are any."""
+        found: dict[str, list[str]] = {}
+        for slot in self.slots:
+            block = slot.parts[0].block
+            name = "stem" if block == 0 else f"block {block - 1}" if block <= self.depth else "tail"
+            found.setdefault("head" if slot.name in self.head else name, []).append(slot.name)
+        return found
+
     def turn(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns views of tensors (... *shape) of the checkpoint as the table has them, and the other way round."""
         return {slot.name: slot.turn(weights[slot.name]) for slot in self.slots}

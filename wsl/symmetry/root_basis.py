@@ -38,7 +38,8 @@ class RootBasis:
     def of(cls, root: Checkpoint, *, images: int, seed: int) -> "RootBasis":
         """Runs a root on noise. Raises `InputError` if its architecture does not say how large its images are."""
         weights = {name: tensor.detach().float() for name, tensor in root.state_dict().items()}
-        body = [slot for slot in layout_of(weights).slots if all(part.role != "head" for part in slot.parts)]
+        layout = layout_of(weights)
+        body = [slot for slot in layout.slots if slot.name not in layout.head]
         noise = torch.randn(images, *input_size(root), generator=torch.Generator().manual_seed(seed))
         found = moments(weights, body, build(root.architecture).eval(), noise)
         slots, bases, strength = {}, {}, {}
